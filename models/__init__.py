@@ -1,0 +1,23 @@
+"""Plain PyTorch networks whose depth is worth turning into parallelism."""
+
+from .odenet import ConvStep, DenseStep, ODENet, odenet
+from .resnet import PreActBottleneck, ResNet, resnet, resnet56, resnet164, resnet1001
+from .vgg import VGG, vgg11, vgg13, vgg16, vgg19
+
+__all__ = [
+    "VGG",
+    "ConvStep",
+    "DenseStep",
+    "ODENet",
+    "PreActBottleneck",
+    "ResNet",
+    "odenet",
+    "resnet",
+    "resnet56",
+    "resnet164",
+    "resnet1001",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+]

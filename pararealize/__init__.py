@@ -1,0 +1,22 @@
+"""Turn the depth of a PyTorch network into parallelism: ``pararealize(model, n=6)``."""
+
+from pararealize.compiler import load, pararealize
+from pararealize.emit.network import ParallelNetwork
+from pararealize.errors import PararealizeError, SlowerThanSerialWarning
+from pararealize.ir.methods import Parareal
+from pararealize.ir.plan import Machine, Plan
+from pararealize.ir.schedule import Schedule
+from pararealize.runtime.report import Report
+
+__all__ = [
+    "Machine",
+    "Parareal",
+    "ParallelNetwork",
+    "PararealizeError",
+    "Plan",
+    "Report",
+    "Schedule",
+    "SlowerThanSerialWarning",
+    "load",
+    "pararealize",
+]

@@ -1,0 +1,1 @@
+"""What can be said of a plan and its schedule: predictions, explanations, pictures."""

@@ -1,0 +1,66 @@
+"""Simulate: run a placed schedule against a clock instead of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pararealize.ir.schedule import Schedule, Task
+
+#: Seconds that a task takes.
+Clock = Callable[[Task], float]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When every task of a schedule runs: ``start[i]`` and ``stop[i]`` are seconds of task i."""
+
+    schedule: Schedule
+    start: tuple[float, ...]
+    stop: tuple[float, ...]
+    critical: tuple[int, ...]
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the first start to the last stop."""
+        return max(self.stop, default=0.0)
+
+    def critical_seconds(self, wanted: Callable[[Task], bool]) -> float:
+        """Seconds that the tasks ``wanted`` take on the critical path."""
+        tasks = self.schedule.tasks
+        return sum(self.stop[i] - self.start[i] for i in self.critical if wanted(tasks[i]))
+
+
+def simulate(schedule: Schedule, clock: Clock, message: Callable[[Task], float]) -> Timeline:
+    """The timeline of a placed schedule, every rank running its tasks in order.
+
+    A receive ends ``message(recv)`` seconds after its send began, or when the rank gets to it;
+    sends cost the sender nothing (they overlap with what it computes next).
+    """
+    graph = schedule.dag()
+    start: list[float] = []
+    stop: list[float] = []
+    cause: list[int | None] = []
+    last: dict[int, int] = {}
+    for i, task in enumerate(schedule.tasks):
+        waits = {p: stop[p] for p in graph.predecessors(i)}
+        if task.op == "recv":
+            waits = {p: start[p] + message(task) for p in waits}
+        if task.rank in last:
+            waits[last[task.rank]] = max(waits.get(last[task.rank], 0.0), stop[last[task.rank]])
+        cause.append(max(waits, key=lambda p: waits[p]) if waits else None)
+        start.append(max(waits.values(), default=0.0))
+        busy = clock(task) if task.op in {"apply", "combine"} else 0.0
+        stop.append(start[-1] + busy)
+        last[task.rank] = i
+    return Timeline(schedule, tuple(start), tuple(stop), _critical(stop, cause))
+
+
+def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
+    """Tasks on the chain of waits that ends last, from its start."""
+    path: list[int] = []
+    at: int | None = max(range(len(stop)), key=lambda i: stop[i]) if stop else None
+    while at is not None:
+        path.append(at)
+        at = cause[at]
+    return tuple(reversed(path))

@@ -1,0 +1,1 @@
+"""Emit: a schedule and its propagators as a ``torch.nn.Module``."""

@@ -1,0 +1,123 @@
+"""Assemble: propagators for a schedule's tasks, and the module that runs them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import nn
+
+from pararealize.emit.network import Emission, ParallelNetwork
+from pararealize.ir.chain import Partition
+from pararealize.ir.inputs import Expectation
+from pararealize.ir.methods import Parareal
+from pararealize.ir.parts import Coarse, Guess
+from pararealize.ir.plan import Plan
+from pararealize.ir.program import Segment
+from pararealize.ir.schedule import Schedule
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.registered import Registered
+from pararealize.propagators.zero import ZeroPreserving
+from pararealize.runtime.masks import Masks
+
+
+def assemble(
+    partition: Partition,
+    serial: nn.Module,
+    method: Parareal,
+    schedule: Schedule,
+    plan: Plan,
+    coarse: Mapping[int, Coarse],
+    guesses: Mapping[int, Guess],
+    expectations: Mapping[str, Expectation],
+) -> ParallelNetwork:
+    """The module that runs ``schedule`` with the weights of ``serial``."""
+    registries = {
+        "coarse": _registry({j: c.module for j, c in coarse.items()}),
+        "guess": _registry({j: g.module for j, g in guesses.items()}),
+    }
+    parts: dict[str, Propagator] = dict(_fine(partition, serial))
+    parts |= _coarse(partition, serial, method, coarse, registries["coarse"], parts)
+    parts |= _guess(guesses, registries["guess"])
+    used = Counter(task.propagator for task in schedule if task.op == "apply")
+    parts = {name: part for name, part in parts.items() if name in used}
+    _share_masks(parts, used)
+    arguments = partition.chain.train.inputs
+    return ParallelNetwork(
+        Emission(serial, registries, parts, arguments, expectations, plan, schedule)
+    )
+
+
+def _registry(modules: Mapping[int, nn.Module | None]) -> nn.ModuleDict:
+    return nn.ModuleDict({str(j): m for j, m in modules.items() if m is not None})
+
+
+def _fine(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
+    chain = partition.chain
+    spans = {f"fine.{j}": partition.piece(j) for j in range(1, partition.n + 1)}
+    if partition.has_head:
+        spans["head"] = (partition.bounds[-1], len(chain.layers))
+    found = {}
+    for name, (first, last) in spans.items():
+        train = chain.segment(first, last, training=True)
+        same = chain.train is chain.eval
+        evaluate = train if same else chain.segment(first, last, training=False)
+        title = "the head" if name == "head" else f"subnetwork {name.removeprefix('fine.')}"
+        layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
+        found[name] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
+    return found
+
+
+def _coarse(
+    partition: Partition,
+    serial: nn.Module,
+    method: Parareal,
+    coarse: Mapping[int, Coarse],
+    registry: nn.ModuleDict,
+    fine: Mapping[str, Propagator],
+) -> dict[str, Propagator]:
+    found: dict[str, Propagator] = {}
+    for j, choice in coarse.items():
+        label = f"the {choice.kind} coarse propagator of subnetwork {j}"
+        leaves = len(partition.chain.state(partition.piece(j)[0]))
+        part = _propagator(choice, serial, registry, str(j), label, leaves) or fine[f"fine.{j}"]
+        if method.correction == "residual" and not choice.zero_preserving:
+            part = ZeroPreserving(part, shared=choice.module is None)
+        found[f"coarse.{j}"] = part
+    return found
+
+
+def _propagator(
+    choice: Coarse,
+    serial: nn.Module,
+    registry: nn.ModuleDict,
+    key: str,
+    label: str,
+    leaves: int,
+) -> Propagator | None:
+    if choice.segment is not None:
+        return Fine(serial, choice.segment, choice.segment, label)
+    if choice.module is None:
+        return None
+    return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
+
+
+def _guess(guesses: Mapping[int, Guess], registry: nn.ModuleDict) -> dict[str, Propagator]:
+    return {
+        f"guess.{j}": Registered(
+            registry, str(j), f"the guess network of interface {j}", leaves=0, inputs=guess.inputs
+        )
+        for j, guess in guesses.items()
+    }
+
+
+def _share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
+    """Masks for what may draw random numbers more than once a step, or besides the network."""
+    network = {id(p) for name, p in parts.items() if name.startswith(("fine.", "head"))}
+    wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
+    again = {id(p) for p in wrapped} | {id(p) for name, p in parts.items() if used[name] > 1}
+    for part in (*parts.values(), *wrapped):
+        own_stream = id(part) not in network
+        if part.masks is None and part.draws and (own_stream or id(part) in again):
+            part.masks = Masks(own_stream=own_stream)

@@ -1,0 +1,213 @@
+"""The emitted module: the network with its depth in parallel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from pararealize.analysis.explain import explain
+from pararealize.emit.graph import lower
+from pararealize.emit.storage import write
+from pararealize.errors import ShapeError, TraceError
+from pararealize.ir.inputs import Expectation
+from pararealize.ir.plan import Plan
+from pararealize.ir.program import Operation
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.combine import combine
+from pararealize.runtime.masks import Masks
+from pararealize.runtime.report import Jump, Report, norm
+
+RESERVED = ("coarse", "guess")
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What the compiler decided and built: everything a network is made of.
+
+    Attributes:
+        serial: a copy of the caller's model; it holds the fine weights.
+        registries: coarse and guess networks by reserved prefix.
+        propagators: what the schedule's ``apply`` tasks name.
+        arguments: the network's inputs.
+        expectations: what the first layers take of each input.
+    """
+
+    serial: nn.Module
+    registries: Mapping[str, nn.ModuleDict]
+    propagators: Mapping[str, Propagator]
+    arguments: tuple[Operation, ...]
+    expectations: Mapping[str, Expectation]
+    plan: Plan
+    schedule: Schedule
+
+
+@final
+class ParallelNetwork(nn.Module):
+    """A network whose depth runs as a schedule; call it, train it, save it like the original.
+
+    Parameters, buffers and sub-modules have the original's names; coarse and guess networks are
+    registered as ``coarse`` and ``guess``. Hooks on layers fire whenever a sweep evaluates them;
+    hooks on containers whose ``forward`` was traced through do not.
+    """
+
+    def __init__(self, emission: Emission) -> None:
+        super().__init__()
+        serial = emission.serial
+        _adopt(self, serial)
+        for prefix, registry in emission.registries.items():
+            if registry:
+                self._modules[prefix] = registry
+        object.__setattr__(self, "_emission", emission)
+        object.__setattr__(self, "_lowered", self._lower())
+        self._watched: tuple[tuple[Any, Any], ...] = ()
+        self.training = serial.training
+
+    def _lower(self) -> fx.GraphModule:
+        e = self._emission
+        return lower(e.schedule, e.arguments, e.propagators)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's answer, through the schedule.
+
+        Raises:
+            ShapeError: an input does not fit the first layer.
+        """
+        emission: Emission = self._emission
+        if not torch.compiler.is_compiling():
+            _check(emission.arguments, emission.expectations, args, kwargs)
+        masks = self._masks()
+        for mask in masks:
+            mask.begin_step()
+        output, watched = self._lowered(*args, **kwargs)
+        if any(mask.own_stream for mask in masks):
+            torch.rand(())  # moves on, so that the next step's coarse masks are new ones
+        if not torch.compiler.is_compiling():
+            self._watched = tuple((_detached(a), _detached(b)) for a, b in watched)
+        return output
+
+    def _masks(self) -> list[Masks]:
+        return [mask for p in self._emission.propagators.values() for mask in p.step_masks()]
+
+    @property
+    def plan(self) -> Plan:
+        """Cuts, coarse choices, costs and predicted time."""
+        plan: Plan = self._emission.plan
+        return plan
+
+    @property
+    def schedule(self) -> Schedule:
+        """The tasks of one call."""
+        schedule: Schedule = self._emission.schedule
+        return schedule
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The schedule as a ``torch.fx.GraphModule``, one node for each task."""
+        lowered: fx.GraphModule = self._lowered
+        return lowered
+
+    @property
+    def code(self) -> str:
+        """The schedule as Python code."""
+        return str(self.graph_module.code)
+
+    @property
+    def report(self) -> Report:
+        """Jump norms by interface and sweep, of the last call."""
+        watches: tuple[Watch, ...] = self.schedule.watches
+        pairs = zip(watches, self._watched, strict=False)
+        return Report(tuple(_jump(watch, new, old) for watch, (new, old) in pairs))
+
+    def explain(self) -> str:
+        """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
+        return explain(self.plan)
+
+    def to_serial(self) -> nn.Module:
+        """A copy of the original, of its own class, with today's weights."""
+        serial = copy.deepcopy(self._emission.serial)
+        for prefix in RESERVED:
+            if prefix in self._emission.registries:
+                serial._modules.pop(prefix, None)
+        return serial.train(self.training)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights (safetensors) and plan (JSON) to the folder ``path``, atomically.
+
+        Raises:
+            StorageError: the folder cannot be written; what was there is left whole.
+        """
+        write(Path(path), self.state_dict(), self.plan)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, of the original's root as well."""
+        super().train(mode)
+        self._emission.serial.training = mode
+        return self
+
+    def extra_repr(self) -> str:
+        """The plan in a line."""
+        return f"n={self.plan.n}, schedule={len(self.schedule.tasks)} tasks"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but generated code and the last call's states."""
+        hidden = {"_lowered": None, "_watched": ()}
+        return {**self.__dict__, **hidden}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Generate the code again."""
+        super().__setstate__(state)
+        object.__setattr__(self, "_lowered", self._lower())
+
+
+def _adopt(network: nn.Module, serial: nn.Module) -> None:
+    """Make both modules hold the same dictionaries of parameters, buffers and sub-modules.
+
+    What is moved, loaded or replaced in one is so in the other, and names are the original's.
+
+    Raises:
+        TraceError: the model uses a reserved name.
+    """
+    taken = [name for name in RESERVED if name in serial._modules]
+    if taken:
+        raise TraceError(
+            f"{type(serial).__name__} has a sub-module called {taken[0]!r}, which is where coarse "
+            "and guess networks are kept: rename it."
+        )
+    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        network.__dict__[registry] = serial.__dict__[registry]
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tuple(map(_detached, value)) if isinstance(value, tuple) else value
+
+
+def _jump(watch: Watch, new: Any, old: Any) -> Jump:
+    size = norm(new) if old is None else norm(combine("+-", new, old))
+    scale = norm(new) if old is not None else size
+    return Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0)
+
+
+def _check(
+    arguments: tuple[Operation, ...],
+    expectations: Mapping[str, Expectation],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
+    for name, expected in expectations.items():
+        value = given.get(name)
+        problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
+        if problem and isinstance(value, Tensor):
+            raise ShapeError(
+                f"input {name} has shape {list(value.shape)}, and {problem}: give a tensor with "
+                f"{expected.size} on axis {expected.axis}."
+            )

@@ -1,0 +1,45 @@
+"""What can go wrong, said once: what was expected, what was found, what to write instead."""
+
+
+class PararealizeError(Exception):
+    """A problem the user can mend; its text is one readable paragraph."""
+
+
+class NotAModuleError(PararealizeError, TypeError):
+    """The object to compile is not a ``torch.nn.Module``."""
+
+
+class TraceError(PararealizeError):
+    """The network cannot be written as one graph, or not copied."""
+
+
+class ShapeError(PararealizeError, ValueError):
+    """Shapes are unknown, or do not fit the network."""
+
+
+class CutError(PararealizeError, ValueError):
+    """The network cannot be cut as asked."""
+
+
+class MethodError(PararealizeError, ValueError):
+    """An option has a value it cannot take."""
+
+
+class CoarseError(PararealizeError, ValueError):
+    """A coarse or guess network cannot be built, or does not fit its interface."""
+
+
+class ScheduleError(PararealizeError, ValueError):
+    """A schedule breaks one of the rules that make it safe to run."""
+
+
+class StorageError(PararealizeError, OSError):
+    """A saved network cannot be written or read back."""
+
+
+class ModelSpecError(PararealizeError, ValueError):
+    """A model's name on the command line leads to no module."""
+
+
+class SlowerThanSerialWarning(UserWarning):
+    """The parallel network is predicted to be slower than the serial one."""

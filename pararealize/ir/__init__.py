@@ -1,0 +1,1 @@
+"""Frozen data: what the passes read and write."""

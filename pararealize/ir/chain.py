@@ -1,0 +1,177 @@
+"""The network as a chain of layers and the legal interfaces between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pararealize.ir.program import Program, Segment, cut_segment
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor, e.g. ``[batch, channels, height, width]``."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes, in bytes."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
+
+
+State = tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one evaluation takes: floating-point operations, bytes moved, kernel launches, seconds.
+
+    ``seconds`` is predicted by a :class:`~pararealize.ir.plan.Machine` or measured.
+    """
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    launches: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.launches + other.launches,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What every value of a program looks like and what it costs to compute it.
+
+    ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor.
+    """
+
+    specs: Mapping[str, TensorSpec | None]
+    costs: Mapping[str, Cost]
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A position between two layers whose live values are known.
+
+    ``values`` are the live values in the train program, ``eval_values`` the same ones in the eval
+    program; ``stop`` and ``eval_stop`` are the positions just after the interface.
+    """
+
+    name: str
+    module: str
+    values: tuple[str, ...]
+    eval_values: tuple[str, ...]
+    stop: int
+    eval_stop: int
+    state: State
+
+    @property
+    def bytes(self) -> int:
+        """Size of the state that crosses it, in bytes."""
+        return sum(spec.bytes for spec in self.state)
+
+    def __str__(self) -> str:
+        return self.module or self.name
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The operations between two neighbouring interfaces.
+
+    ``branch`` names φ(x) where the layer is residual, x + φ(x); ``signature`` is equal for layers
+    that compute the same function of equal shapes with other weights.
+    """
+
+    name: str
+    start: int
+    stop: int
+    parameters: tuple[str, ...]
+    cost: Cost
+    preserves: bool
+    branch: str | None
+    signature: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``."""
+
+    train: Program
+    eval: Program
+    profile: Profile
+    layers: tuple[Layer, ...]
+    interfaces: tuple[Interface, ...]
+    sizes: Mapping[str, int]
+
+    def entry(self, layer: int) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
+        """Where ``layer`` begins in both programs, and the live values there."""
+        if layer == 0:
+            return 0, 0, (), ()
+        i = self.interfaces[layer - 1]
+        return i.stop, i.eval_stop, i.values, i.eval_values
+
+    def segment(self, first: int, last: int, *, training: bool) -> Segment:
+        """Layers ``first`` … ``last - 1`` as a function of the state before them."""
+        start, eval_start, state, eval_state = self.entry(first)
+        if last == len(self.layers):
+            program = self.train if training else self.eval
+            begin, live = (start, state) if training else (eval_start, eval_state)
+            return cut_segment(program, begin, len(program), live, None)
+        stop, eval_stop, results, eval_results = self.entry(last)
+        if training:
+            return cut_segment(self.train, start, stop, state, results)
+        return cut_segment(self.eval, eval_start, eval_stop, eval_state, eval_results)
+
+    def state(self, layer: int) -> State:
+        """Specs of the state before ``layer``; empty before the first and after the last."""
+        return self.interfaces[layer - 1].state if 0 < layer < len(self.layers) else ()
+
+    def cost(self, first: int, last: int) -> Cost:
+        """Cost of the layers ``first`` … ``last - 1``."""
+        return sum((layer.cost for layer in self.layers[first:last]), Cost())
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A chain cut into subnetworks: piece j holds layers ``bounds[j-1]`` … ``bounds[j] - 1``.
+
+    The layers from ``bounds[-1]`` on are the head h, applied to the corrected last state.
+    """
+
+    chain: Chain
+    bounds: tuple[int, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of subnetworks."""
+        return len(self.bounds) - 1
+
+    @property
+    def has_head(self) -> bool:
+        """Whether layers follow the last subnetwork."""
+        return self.bounds[-1] < len(self.chain.layers)
+
+    def piece(self, j: int) -> tuple[int, int]:
+        """First layer of subnetwork j (counted from 1) and the one after its last."""
+        return self.bounds[j - 1], self.bounds[j]
+
+    def interface(self, j: int) -> Interface:
+        """The interface after subnetwork j."""
+        return self.chain.interfaces[self.bounds[j] - 1]

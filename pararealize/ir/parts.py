@@ -1,0 +1,39 @@
+"""What the compiler chose to propagate coarsely, and to guess with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pararealize.ir.chain import Cost
+from pararealize.ir.program import Segment
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """The coarse propagator of one subnetwork.
+
+    ``kind`` is what was chosen; at most one of ``module`` (a network with or without weights of
+    its own) and ``segment`` (operations run with the fine weights) is set, neither for ``"fine"``.
+    ``inputs`` names the network's inputs that it reads besides the state, ``error`` is measured
+    where the choice was made by measurement, ``zero_preserving`` says that F(0) = 0.
+    """
+
+    kind: str
+    cost: Cost
+    module: nn.Module | None = None
+    segment: Segment | None = None
+    inputs: tuple[str, ...] = ()
+    error: float | None = None
+    zero_preserving: bool = False
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The network C_j that guesses an interface's state from the network's inputs."""
+
+    kind: str
+    cost: Cost
+    module: nn.Module
+    inputs: tuple[str, ...]

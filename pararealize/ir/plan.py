@@ -1,0 +1,164 @@
+"""The plan: what was decided for a network, in numbers; it prints as a table and is saved as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pararealize.ir.chain import Cost
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device and its links, as predictions see them.
+
+    An operation takes max(flops / ``flops_per_second``, bytes / ``bytes_per_second``) plus
+    ``launch_seconds``; a message ``link_latency`` seconds plus bytes / ``link_bandwidth``.
+    Defaults are one CPU core and shared-memory messages; only ratios of them matter for a cut.
+    """
+
+    flops_per_second: float = 4e10
+    bytes_per_second: float = 8e9
+    launch_seconds: float = 1e-5
+    link_latency: float = 2e-5
+    link_bandwidth: float = 4e9
+
+    def cost(self, flops: float, moved: float, *, launches: int) -> Cost:
+        """Cost of ``launches`` operations that do ``flops`` and move ``moved`` bytes."""
+        if not launches:
+            return Cost()
+        busy = max(flops / self.flops_per_second, moved / self.bytes_per_second)
+        return Cost(flops, moved, launches, busy + launches * self.launch_seconds)
+
+    def message(self, size: float) -> float:
+        """Seconds that a message of ``size`` bytes takes."""
+        return self.link_latency + size / self.link_bandwidth
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One subnetwork: where it lies, what it costs, what corrects it.
+
+    ``layers`` names its first and last layer; ``after`` the operation and ``module`` the module
+    whose output is its interface (empty for the last); costs are in seconds, sizes in bytes.
+    ``error`` is the measured error of a coarse propagator that was chosen by measurement.
+    """
+
+    index: int
+    layers: tuple[str, str]
+    depth: int
+    after: str
+    module: str
+    state: tuple[str, ...]
+    interface_bytes: int
+    parameters: int
+    memory: int
+    flops: float
+    seconds: float
+    coarse: str = "none"
+    coarse_parameters: int = 0
+    coarse_seconds: float = 0.0
+    guess: str = "none"
+    guess_parameters: int = 0
+    guess_seconds: float = 0.0
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions and their predicted worth.
+
+    ``serial_seconds`` and ``parallel_seconds`` are one forward evaluation on one device and on
+    one device a subnetwork; ``critical_coarse_seconds`` is the part of the latter that goes to
+    guesses, coarse propagators and combinations of states.
+    """
+
+    model: str
+    pieces: tuple[Piece, ...]
+    head: str
+    inputs: dict[str, str]
+    method: dict[str, Any]
+    machine: Machine
+    serial_seconds: float
+    parallel_seconds: float
+    critical_coarse_seconds: float
+    head_seconds: float = 0.0
+    parameters: int = 0
+    format: int = FORMAT
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n(self) -> int:
+        """Number of subnetworks."""
+        return len(self.pieces)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Operations after which the network is cut."""
+        return tuple(piece.after for piece in self.pieces[:-1])
+
+    @property
+    def speedup(self) -> float:
+        """Predicted time of the serial network over that of the parallel one."""
+        return self.serial_seconds / self.parallel_seconds if self.parallel_seconds else 1.0
+
+    @property
+    def added_parameters(self) -> int:
+        """Parameters of all coarse and guess networks."""
+        return sum(p.coarse_parameters + p.guess_parameters for p in self.pieces)
+
+    @property
+    def coarse_share(self) -> float:
+        """Coarse seconds on the critical path, relative to the heaviest subnetwork."""
+        return self.critical_coarse_seconds / max(piece.seconds for piece in self.pieces)
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence, whether it pays."""
+        times = f"{self.serial_seconds * 1e3:.3g} ms serial, {self.parallel_seconds * 1e3:.3g} ms"
+        if self.n == 1:
+            return "n = 1 is the serial network."
+        if self.speedup > 1:
+            return f"Predicted {self.speedup:.2f}× faster than serial on {self.n} devices ({times})."
+        small = "its layers are too small for the messages and corrections between them"
+        exact = self.critical_coarse_seconds == 0
+        reason = "as many sweeps as subnetworks are the serial network" if exact else small
+        return (
+            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.n} devices "
+            f"({times}), because {reason}. Use fewer subnetworks, or n=1."
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan read back from :meth:`to_json`.
+
+        Raises:
+            ValueError, TypeError, KeyError: the text is no plan.
+        """
+        values = json.loads(text)
+        values["pieces"] = tuple(
+            Piece(**{**p, "layers": tuple(p["layers"]), "state": tuple(p["state"])})
+            for p in values["pieces"]
+        )
+        values["machine"] = Machine(**values["machine"])
+        values["notes"] = tuple(values["notes"])
+        return cls(**values)
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} in {self.n} subnetworks, predicted speedup {self.speedup:.2f}×"]
+        for p in self.pieces:
+            span = p.layers[0] if p.layers[0] == p.layers[1] else f"{p.layers[0]} … {p.layers[1]}"
+            lines.append(
+                f"  {p.index}: {span}  {p.seconds * 1e3:.3f} ms, {p.parameters:,} parameters, "
+                f"coarse {p.coarse}, guess {p.guess}"
+            )
+        if self.head:
+            lines.append(f"  head: {self.head}")
+        return "\n".join(lines)

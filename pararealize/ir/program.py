@@ -1,0 +1,128 @@
+"""A traced network as plain data: operations in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from torch.fx.node import map_aggregate
+
+Kind = Literal["input", "attribute", "training", "module", "function", "method", "output"]
+
+#: Operations that any segment may repeat for itself: they are no part of the state.
+AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training"})
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A use of another operation's value."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of the network.
+
+    ``kind`` says how ``target`` is meant: an argument's name, an attribute's or a module's path,
+    the path of the module whose ``training`` flag is read, a function, or a method's name.
+    ``scope`` is the path of the innermost module whose ``forward`` wrote the operation.
+    """
+
+    name: str
+    kind: Kind
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    scope: str = ""
+
+    @cached_property
+    def uses(self) -> tuple[str, ...]:
+        """Names of the values this operation reads, in order of first use."""
+        found: dict[str, None] = {}
+        self.map_refs(lambda ref: found.setdefault(ref.name))
+        return tuple(found)
+
+    def map_refs(self, change: Callable[[Ref], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with ``change`` applied to every reference in them."""
+
+        def visit(leaf: Any) -> Any:
+            return change(leaf) if isinstance(leaf, Ref) else leaf
+
+        arguments: Any = map_aggregate((self.args, dict(self.kwargs)), visit)
+        return tuple(arguments[0]), dict(arguments[1])
+
+    def renamed(self, names: Mapping[str, str]) -> Operation:
+        """The same operation reading other values where ``names`` says so."""
+        args, kwargs = self.map_refs(lambda ref: Ref(names.get(ref.name, ref.name)))
+        return replace(self, args=args, kwargs=kwargs)
+
+    @property
+    def describe(self) -> str:
+        """What a reader of an error message recognises: the module's path, or the call."""
+        target = getattr(self.target, "__name__", self.target)
+        if self.kind == "module":
+            return f"{target}"
+        return f"{target} in {self.scope}" if self.scope else f"{target}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of one mode (train or eval), in single-assignment form."""
+
+    operations: tuple[Operation, ...]
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Position of every value's operation."""
+        return {operation.name: i for i, operation in enumerate(self.operations)}
+
+    def __getitem__(self, name: str) -> Operation:
+        return self.operations[self.index[name]]
+
+    @property
+    def inputs(self) -> tuple[Operation, ...]:
+        """The network's arguments."""
+        return tuple(o for o in self.operations if o.kind == "input")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a program as a function: (state, inputs) → next state.
+
+    ``state`` names the values it takes, ``inputs`` the network's arguments it reads as well
+    (every subnetwork is called with the same ones), ``results`` the values it gives; ``None``
+    means that it ends the network and gives whatever the network returns.
+    """
+
+    operations: tuple[Operation, ...]
+    state: tuple[str, ...]
+    inputs: tuple[str, ...]
+    results: tuple[str, ...] | None
+
+
+def cut_segment(
+    program: Program,
+    start: int,
+    stop: int,
+    state: tuple[str, ...],
+    results: tuple[str, ...] | None,
+) -> Segment:
+    """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
+    body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
+    wanted = {name for operation in body for name in operation.uses} | set(results or ())
+    ambient = [o for o in program.operations if o.name in wanted and o.kind in AMBIENT]
+    inputs = tuple(o.name for o in ambient if o.kind == "input")
+    constants = tuple(o for o in ambient if o.kind != "input")
+    return Segment(constants + tuple(body), state, inputs, results)

@@ -1,0 +1,193 @@
+"""The schedule: a DAG of tasks in single-assignment form with two computing operations.
+
+``apply(propagator, value)`` evaluates a network, ``combine(±values)`` adds states leaf by leaf;
+``send`` and ``recv`` appear when tasks are placed on ranks. Guesses, fine sweeps, jumps and
+corrections are all programs of these. A schedule is decided, printed and verified without tensors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import networkx as nx
+
+from pararealize.errors import ScheduleError
+
+Op = Literal["apply", "combine", "send", "recv"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One assignment ``value = op(...)``.
+
+    Attributes:
+        value: the name it assigns. ``send`` assigns a token that nothing reads.
+        propagator: what ``apply`` applies, e.g. ``"fine.2"``.
+        reads: values it reads; for ``recv`` none, for ``send`` the one it sends.
+        signs: one of ``+-`` per value that ``combine`` reads.
+        commits: whether this application moves statistics (BatchNorm): one per propagator.
+        piece: the subnetwork it belongs to, counted from 1.
+        rank: where it runs, once placed.
+        peer: the other end of ``send`` and ``recv``.
+    """
+
+    value: str
+    op: Op
+    reads: tuple[str, ...] = ()
+    propagator: str = ""
+    signs: str = ""
+    commits: bool = True
+    piece: int = 1
+    rank: int = 0
+    peer: int = -1
+
+    def __str__(self) -> str:
+        match self.op:
+            case "apply":
+                quiet = "" if self.commits else ", quiet"
+                return f"{self.value} = {self.propagator}({', '.join(self.reads)}{quiet})"
+            case "combine":
+                terms = zip(self.signs, self.reads, strict=True)
+                text = " ".join(f"{sign} {name}" for sign, name in terms)
+                return f"{self.value} = {text.removeprefix('+ ')}"
+            case "send":
+                return f"send {self.reads[0]} → {self.peer}"
+            case "recv":
+                return f"{self.value} ← {self.peer}"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A jump worth reporting: interface, sweep, and ``new - old`` (``old`` empty: one value)."""
+
+    sweep: int
+    interface: int
+    new: str
+    old: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tasks in an order that runs; ``output`` is the value the network returns."""
+
+    tasks: tuple[Task, ...]
+    output: str
+    watches: tuple[Watch, ...] = ()
+    inputs: tuple[str, ...] = ()
+    ranks: int = 1
+    title: str = field(default="", compare=False)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def dag(self) -> Any:
+        """The tasks as a ``networkx.DiGraph``: node i is task i, edges carry values or messages."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from((i, {"task": task}) for i, task in enumerate(self.tasks))
+        makers = {(task.rank, task.value): i for i, task in enumerate(self.tasks)}
+        sends = {
+            (t.rank, t.peer, t.reads[0]): i for i, t in enumerate(self.tasks) if t.op == "send"
+        }
+        for i, task in enumerate(self.tasks):
+            for name in task.reads:
+                if (task.rank, name) in makers:
+                    graph.add_edge(makers[task.rank, name], i, value=name)
+            if task.op == "recv" and (task.peer, task.rank, task.value) in sends:
+                graph.add_edge(sends[task.peer, task.rank, task.value], i, value=task.value)
+        return graph
+
+    def verify(self) -> Schedule:
+        """Itself, once every rule of a safe schedule is seen to hold.
+
+        Single assignment; no use before definition; each send has its receive and each receive its
+        send; the output exists; the order of every rank, together with the messages, is acyclic,
+        so that no two ranks wait for each other.
+
+        Raises:
+            ScheduleError: names the first task that breaks a rule.
+        """
+        self._check_assignments()
+        self._check_messages()
+        self._check_deadlock()
+        return self
+
+    def _check_assignments(self) -> None:
+        seen: set[tuple[int, str]] = set()
+        for task in self.tasks:
+            for name in task.reads:
+                if (task.rank, name) not in seen and name not in self.inputs:
+                    raise ScheduleError(
+                        f"rank {task.rank}: {task} uses {name} before it is defined."
+                    )
+            if (task.rank, task.value) in seen:
+                raise ScheduleError(f"rank {task.rank}: {task} assigns {task.value} twice.")
+            if task.op == "combine" and len(task.signs) != len(task.reads):
+                raise ScheduleError(f"{task.value} combines {task.reads} with signs {task.signs!r}.")
+            if not 0 <= task.rank < self.ranks:
+                raise ScheduleError(f"{task} is placed on rank {task.rank} of {self.ranks}.")
+            seen.add((task.rank, task.value))
+        if not any(value == self.output for _, value in seen):
+            raise ScheduleError(f"no task makes the output {self.output}.")
+
+    def _check_messages(self) -> None:
+        sent = Counter((t.rank, t.peer, t.reads[0]) for t in self.tasks if t.op == "send")
+        received = Counter((t.peer, t.rank, t.value) for t in self.tasks if t.op == "recv")
+        for source, target, value in (sent - received) + (received - sent):
+            lacks = "receive" if (source, target, value) in sent - received else "send"
+            raise ScheduleError(f"message {value} from rank {source} to {target} has no {lacks}.")
+
+    def _check_deadlock(self) -> None:
+        graph = self.dag()
+        last: dict[int, int] = {}
+        for i, task in enumerate(self.tasks):
+            if task.rank in last:
+                graph.add_edge(last[task.rank], i)
+            last[task.rank] = i
+        if not nx.is_directed_acyclic_graph(graph):
+            cycle = nx.find_cycle(graph)
+            waits = " → ".join(f"[rank {self.tasks[a].rank}] {self.tasks[a]}" for a, *_ in cycle)
+            raise ScheduleError(f"ranks wait for each other: {waits}.")
+
+    def steps(self) -> list[list[int]]:
+        """Tasks by the step at which they can start, counted in tasks, every rank busy with one.
+
+        Step s holds what runs when all tasks take one unit of time and ranks follow their order.
+        """
+        graph, free = self.dag(), Counter[int]()
+        start: dict[int, int] = {}
+        for i, task in enumerate(self.tasks):
+            ready = max((start[p] + 1 for p in graph.predecessors(i)), default=0)
+            start[i] = max(ready, free[task.rank])
+            free[task.rank] = start[i] + 1
+        rows: list[list[int]] = [[] for _ in range(max(start.values(), default=-1) + 1)]
+        for i, step in start.items():
+            rows[step].append(i)
+        return rows
+
+    def grid(self) -> list[list[str]]:
+        """The rank × step table: ``grid()[rank][step]`` is the task's text, or an empty one."""
+        table = [["" for _ in self.steps()] for _ in range(self.ranks)]
+        for step, row in enumerate(self.steps()):
+            for i in row:
+                table[self.tasks[i].rank][step] = str(self.tasks[i])
+        return table
+
+    def text(self) -> str:
+        """The schedule for people: one line a step, one column a rank."""
+        columns = self.grid()
+        widths = [max([len(cell) for cell in column] + [6]) for column in columns]
+        lines = ["step  " + "  ".join(f"rank {r}".ljust(w) for r, w in enumerate(widths))]
+        for step, row in enumerate(zip(*columns, strict=True)):
+            cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append(f"{step:>4}  {cells}".rstrip())
+        return "\n".join(lines)
+
+    __str__ = text
+
+
+def propagators(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """Names of the propagators that tasks apply, in order of first use."""
+    return tuple(dict.fromkeys(task.propagator for task in tasks if task.op == "apply"))

@@ -1,0 +1,1 @@
+"""Compiler passes: pure functions from frozen data to frozen data."""

@@ -1,0 +1,246 @@
+"""Coarsen: build the coarse and guess networks of a partition."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pararealize.errors import CoarseError
+from pararealize.ir.chain import Cost, Partition, State
+from pararealize.ir.methods import Parareal
+from pararealize.ir.parts import Coarse, Guess
+from pararealize.ir.plan import Machine
+from pararealize.passes.estimate import main_input
+from pararealize.passes.probe import Probe
+from pararealize.passes.profile import module_cost
+from pararealize.passes.thin import Thinning, rediscretized, residual_runs, thin
+from pararealize.propagators.fresh import Fresh
+from pararealize.propagators.generic import generic_coarse, generic_guess, identity
+
+
+def build_coarse(
+    partition: Partition, model: nn.Module, method: Parareal, machine: Machine, probe: Probe
+) -> dict[int, Coarse]:
+    """Coarse propagators of the subnetworks that need one, by index.
+
+    Those are 2 … n, and 1 as well where a coarse sweep makes the guesses. Fresh weights come from
+    ``method.seed``; the caller's random state is restored.
+
+    Raises:
+        CoarseError: none of the asked kind exists for a subnetwork; names it and its shapes.
+    """
+    if partition.n == 1 or needs_no_coarse(partition.n, method):
+        return {}
+    first = 1 if method.guess == "coarse" else 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(method.seed)
+        builder = _Builder(partition, model, method, machine, probe)
+        return {j: builder(j) for j in range(first, partition.n + 1)}
+
+
+def needs_no_coarse(n: int, method: Parareal) -> bool:
+    """Whether nothing coarse is ever applied: no sweep over network guesses, or all exact."""
+    exact = method.iterations >= n
+    return exact or (method.iterations == 0 and method.guess == "network")
+
+
+class _Builder:
+    def __init__(
+        self,
+        partition: Partition,
+        model: nn.Module,
+        method: Parareal,
+        machine: Machine,
+        probe: Probe,
+    ) -> None:
+        self.partition, self.model, self.method = partition, model, method
+        self.machine, self.probe = machine, probe
+        self.chain = partition.chain
+
+    def __call__(self, j: int) -> Coarse:
+        kind = self.method.coarse
+        if callable(kind):
+            return self._custom(j, kind)
+        makers: dict[str, Callable[[int], Coarse | None]] = {
+            "network": self._network,
+            "identity": self._identity,
+            "rediscretized": self._rediscretized,
+            "fine": self._fine,
+            "auto": self._auto,
+        }
+        coarse = makers[kind](j)
+        if coarse is None:
+            raise CoarseError(self._none(kind, j))
+        return coarse
+
+    def states(self, j: int) -> tuple[State, State]:
+        """States before and after subnetwork j."""
+        first, last = self.partition.piece(j)
+        return self.chain.state(first), self.chain.state(last)
+
+    def _fine(self, j: int) -> Coarse:
+        return Coarse("fine", self.chain.cost(*self.partition.piece(j)))
+
+    def _network(self, j: int) -> Coarse:
+        own = self._own(j)
+        fine = self.chain.cost(*self.partition.piece(j)).seconds
+        if own is not None and own.cost.seconds <= self.method.coarse_budget * fine:
+            return own
+        generic = self._generic(j)
+        if own is None and generic is None:
+            raise CoarseError(self._none("network", j))
+        options = [c for c in (own, generic) if c is not None]
+        return min(options, key=lambda c: c.cost.seconds)
+
+    def _own(self, j: int) -> Coarse | None:
+        difference = self.method.correction == "difference"
+        how = Thinning(self.method.coarse_depth, normalisation=difference)
+        segment = thin(self.chain, self.model, *self.partition.piece(j), how)
+        if not any(o.kind in {"module", "attribute"} for o in segment.operations):
+            return None
+        cost = sum((self.chain.profile.costs[o.name] for o in segment.operations), Cost())
+        module = Fresh(self.model, segment, bias=difference)
+        return self._choice("own layers", j, cost, module, segment.inputs)
+
+    def _generic(self, j: int) -> Coarse | None:
+        source, target = self.states(j)
+        bias = self.method.correction == "difference"
+        module = generic_coarse(source, target or self._output(), bias=bias)
+        if module is None:
+            return None
+        module = like(module, self.model)
+        return self._choice("generic", j, module_cost(module, source, self.machine), module)
+
+    def _output(self) -> State:
+        """The network's output, where it is one tensor: what a last piece without head gives."""
+        values = self.chain.train.operations[-1].uses
+        spec = self.chain.profile.specs[values[0]] if len(values) == 1 else None
+        return (spec,) if spec is not None else ()
+
+    def _identity(self, j: int) -> Coarse | None:
+        source, target = self.states(j)
+        module = identity(source, target or self._output())
+        return module and self._choice("identity", j, Cost(), module)
+
+    def _rediscretized(self, j: int) -> Coarse | None:
+        segment = rediscretized(self.chain, *self.partition.piece(j))
+        if segment is None:
+            return None
+        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
+        return Coarse("rediscretized", sum(costs, Cost()), segment=segment, inputs=segment.inputs)
+
+    def _choice(
+        self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()
+    ) -> Coarse:
+        residual = self.method.correction == "residual"
+        zero = residual and not inputs and is_zero_preserving(module, self.states(j)[0])
+        return Coarse(kind, cost, module, inputs=inputs, zero_preserving=zero)
+
+    def _auto(self, j: int) -> Coarse:
+        """The cheapest propagator without new weights that contracts, else a fresh network."""
+        free = [c for c in (self._identity(j), self._rediscretized(j)) if c is not None]
+        for coarse in sorted(free, key=lambda c: c.cost.seconds):
+            error = self.probe.response_error(j, coarse.module, coarse.segment)
+            if error < CONTRACTS:
+                return replace(coarse, error=error)
+        return self._network(j)
+
+    def _custom(self, j: int, factory: Callable[..., nn.Module]) -> Coarse:
+        source, target = self.states(j)
+        target = target or self._output()
+        specs = [s[0] if len(s) == 1 else s for s in (source, target)]
+        module = factory(self.probe.fine(j), *specs)
+        name = getattr(factory, "__name__", "coarse")
+        if not isinstance(module, nn.Module):
+            raise CoarseError(
+                f"{name}(fine, interface_in, interface_out) must return a torch.nn.Module, and "
+                f"returned a {type(module).__name__} for subnetwork {j}."
+            )
+        module = like(module, self.model)
+        self._check(j, name, module, source, target)
+        return self._choice(name, j, module_cost(module, source, self.machine), module)
+
+    def _check(self, j: int, name: str, module: nn.Module, source: State, target: State) -> None:
+        wanted = [spec.shape for spec in target]
+        found = self.probe.shapes(module, source)
+        if found != wanted:
+            raise CoarseError(
+                f"the coarse network {name} made for subnetwork {j} maps "
+                f"{[list(s.shape) for s in source]} to {[list(s) for s in found]}, and the "
+                f"interface after it has {[list(s) for s in wanted]}: make its output that shape."
+            )
+
+    def _none(self, kind: str, j: int) -> str:
+        first, last = self.partition.piece(j)
+        source, target = self.states(j)
+        shapes = f"{' and '.join(map(str, source))} to {' and '.join(map(str, target)) or 'output'}"
+        if kind == "rediscretized" and not residual_runs(self.chain, first, last):
+            reason = "it has no two neighbouring residual layers x + φ(x) of equal shape"
+        else:
+            reason = f"none is known from {shapes}"
+        return (
+            f"no {kind!r} coarse propagator for subnetwork {j} "
+            f"({self.chain.layers[first].name} … {self.chain.layers[last - 1].name}): {reason}. "
+            "Write method=Parareal(coarse='network'), or give a function "
+            "(fine, interface_in, interface_out) -> nn.Module."
+        )
+
+
+#: A sweep must at least halve an error for a coarse propagator without weights to be chosen.
+CONTRACTS = 0.5
+
+
+def like(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The module on the model's device, in its floating-point dtype."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return module if weight is None else module.to(weight.device, weight.dtype)
+
+
+def build_guesses(
+    partition: Partition, model: nn.Module, method: Parareal, machine: Machine
+) -> dict[int, Guess]:
+    """Guess networks C_j of the interfaces 1 … n - 1, by interface.
+
+    A generic network of patches where the input and the state are images, sequences or vectors;
+    else the network's own layers that change the shape, from the input to the interface.
+
+    Raises:
+        CoarseError: no guess network is known for an interface.
+    """
+    if method.guess != "network" or method.iterations >= partition.n:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(method.seed + 1)
+        return {j: _guess(partition, model, machine, j) for j in range(1, partition.n)}
+
+
+def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> Guess:
+    chain = partition.chain
+    target = partition.interface(j).state
+    source = main_input(chain)
+    module = generic_guess(source, target[0]) if source and len(target) == 1 else None
+    if module is not None and source is not None:
+        module = like(module, model)
+        names = tuple(n for n, s in chain.profile.inputs.items() if s == source)
+        return Guess("patches", module_cost(module, (source,), machine), module, names[:1])
+    segment = thin(chain, model, 0, partition.bounds[j], Thinning(0, normalisation=True))
+    cost = sum((chain.profile.costs[o.name] for o in segment.operations), Cost())
+    return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
+
+
+def is_zero_preserving(module: nn.Module, state: State) -> bool:
+    """Whether the network answers zero to zero in both modes; seen on a copy of it."""
+    first = next(module.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    dtype = first.dtype if first is not None else state[0].dtype
+    zeros = [torch.zeros(s.shape, dtype=dtype, device=device) for s in state]
+    probe = copy.deepcopy(module)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        results = [probe.train(mode)(*zeros) for mode in (True, False)]
+    leaves = [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
+    return all(not leaf.any() for leaf in leaves)

@@ -1,0 +1,105 @@
+"""Estimate: what coarse and guess networks of a piece will cost, before they are built."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import nn
+
+from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
+from pararealize.ir.methods import Parareal
+from pararealize.ir.plan import Machine
+from pararealize.passes.profile import module_cost
+from pararealize.passes.thin import Thinning, is_weighted, thin_cost
+from pararealize.propagators.generic import generic_coarse, generic_guess
+
+
+class Estimate:
+    """Predicted seconds of what parareal adds to the piece ``first`` … ``last - 1``."""
+
+    def __init__(self, chain: Chain, model: nn.Module, method: Parareal, machine: Machine) -> None:
+        self.chain, self.model, self.method, self.machine = chain, model, method, machine
+        self.fine = [0.0, *accumulate(layer.cost.seconds for layer in chain.layers)]
+        how = Thinning(method.coarse_depth, method.correction == "difference")
+        costs = [thin_cost(chain, model, i, how).seconds for i in range(len(chain.layers))]
+        layers = chain.layers
+        changes = [is_weighted(x) and not x.preserves for x in layers]
+        self.changing = [0.0, *accumulate(c * d for c, d in zip(costs, changes, strict=True))]
+        self.changes = [0, *accumulate(map(int, changes))]
+        self.repeated = [i for i, x in enumerate(layers) if is_weighted(x) and x.preserves]
+        self.costs = costs
+        self.next_repeated = _next(self.repeated, len(layers))
+        self._generic: dict[tuple[State, State], float] = {}
+        self._guesses: dict[State, float] = {}
+
+    def seconds(self, first: int, last: int) -> float:
+        """Fine cost of the piece."""
+        return self.fine[last] - self.fine[first]
+
+    def coarse(self, first: int, last: int) -> float:
+        """One evaluation of the piece's coarse propagator."""
+        kind = self.method.coarse
+        if kind == "fine":
+            return self.seconds(first, last)
+        if kind == "identity" or callable(kind):
+            return 0.0
+        own = self.own(first, last)
+        if own <= self.method.coarse_budget * self.seconds(first, last):
+            return own
+        return min(own, self.generic(self.chain.state(first), self.chain.state(last)))
+
+    def own(self, first: int, last: int) -> float:
+        """A network of the piece's own layers: those that change shape and a few repeated ones."""
+        missing = self.method.coarse_depth - (self.changes[last] - self.changes[first])
+        total = self.changing[last] - self.changing[first]
+        i = self.next_repeated[first]
+        for j in self.repeated[i : i + max(0, missing)]:
+            total += self.costs[j] if j < last else 0.0
+        return total
+
+    def generic(self, source: State, target: State) -> float:
+        """A generic network between two states; infinite where none is known."""
+        key = (source, target)
+        if key not in self._generic:
+            with torch.device("meta"):
+                module = generic_coarse(source, target, bias=False)
+            self._generic[key] = self._price(module, source)
+        return self._generic[key]
+
+    def guess(self, layer: int) -> float:
+        """The guess network that starts a piece at ``layer``."""
+        state = self.chain.state(layer)
+        if self.method.guess != "network" or not state:
+            return 0.0
+        if state not in self._guesses:
+            source = main_input(self.chain)
+            with torch.device("meta"):
+                module = generic_guess(source, state[0]) if source and len(state) == 1 else None
+            cost = self._price(module, (source,)) if module and source else self.changing[layer]
+            self._guesses[state] = cost
+        return self._guesses[state]
+
+    def _price(self, module: nn.Module | None, state: State) -> float:
+        return module_cost(module, state, self.machine).seconds if module else float("inf")
+
+
+def main_input(chain: Chain) -> TensorSpec | None:
+    """The network's only tensor input, or ``None``."""
+    specs = [s for s in chain.profile.inputs.values() if isinstance(s, TensorSpec)]
+    return specs[0] if len(specs) == 1 else None
+
+
+def _next(positions: list[int], size: int) -> list[int]:
+    """For every index up to ``size``, which of the ascending positions is the first not below."""
+    found, k = [], 0
+    for i in range(size + 1):
+        while k < len(positions) and positions[k] < i:
+            k += 1
+        found.append(k)
+    return found
+
+
+def total(layers: tuple[Layer, ...]) -> Cost:
+    """Cost of a run of layers."""
+    return sum((layer.cost for layer in layers), Cost())

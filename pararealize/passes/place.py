@@ -1,0 +1,46 @@
+"""Place: put the tasks of a schedule on ranks and add the messages between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pararealize.errors import ScheduleError
+from pararealize.ir.schedule import Schedule, Task
+
+
+def owner(piece: int, pieces: int, ranks: int) -> int:
+    """The rank of a subnetwork: neighbours share ranks, in runs as equal as can be."""
+    return (piece - 1) * ranks // pieces
+
+
+def place(schedule: Schedule, pieces: int, ranks: int) -> Schedule:
+    """The schedule on ``ranks`` ranks, every subnetwork with its corrections on one of them.
+
+    A value that another rank reads is sent once, right after it is made, and received right
+    before its first use; the network's inputs are known everywhere.
+
+    Raises:
+        ScheduleError: more ranks than subnetworks, or none.
+    """
+    if not 1 <= ranks <= pieces:
+        raise ScheduleError(f"{pieces} subnetworks run on 1 to {pieces} ranks, not on {ranks}.")
+    home = {t.value: owner(t.piece, pieces, ranks) for t in schedule}
+    readers: dict[str, dict[int, None]] = {}
+    for task in schedule:
+        for name in task.reads:
+            if name in home and home[name] != home[task.value]:
+                readers.setdefault(name, {})[home[task.value]] = None
+    tasks: list[Task] = []
+    here: set[tuple[int, str]] = set()
+    for task in schedule:
+        rank = home[task.value]
+        for name in task.reads:
+            if name in home and home[name] != rank and (rank, name) not in here:
+                tasks.append(Task(name, "recv", rank=rank, peer=home[name], piece=task.piece))
+                here.add((rank, name))
+        tasks.append(replace(task, rank=rank))
+        tasks += [
+            Task(f"{task.value}→{to}", "send", (task.value,), rank=rank, peer=to, piece=task.piece)
+            for to in readers.get(task.value, ())
+        ]
+    return replace(schedule, tasks=tuple(tasks), ranks=ranks).verify()

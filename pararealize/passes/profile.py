@@ -1,0 +1,177 @@
+"""Profile: shapes, floating-point operations and bytes of every value, without computing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from pararealize.errors import ShapeError
+from pararealize.ir.chain import Cost, Profile, TensorSpec
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import Operation, Program
+
+
+def profile(
+    program: Program,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    machine: Machine,
+    *,
+    training: bool = True,
+) -> Profile:
+    """Shapes and costs of every value for the given inputs (tensors, specs or plain values).
+
+    Runs on meta tensors, which have shapes and no data: nothing is computed, no statistics move,
+    no random number is drawn. Layers of equal configuration and input are evaluated once, so that the time grows with the
+    number of different layers, not with depth.
+
+    Raises:
+        ShapeError: an operation does not take what it is given; names it and the shapes.
+    """
+    with torch.device("meta"):
+        evaluator = _Evaluator(model, training)
+        values: dict[str, Any] = {}
+        flops: dict[str, tuple[float, float]] = {}
+        for operation in program:
+            values[operation.name], flops[operation.name] = evaluator(operation, values, inputs)
+        specs = {name: _spec(value) for name, value in values.items()}
+    costs = {
+        operation.name: machine.cost(*flops[operation.name], launches=_launches(operation))
+        for operation in program
+    }
+    return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs})
+
+
+def _launches(operation: Operation) -> int:
+    return int(operation.kind in {"module", "function", "method"})
+
+
+def _spec(value: Any) -> TensorSpec | None:
+    return TensorSpec(tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
+
+
+def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
+    """Cost of one call of ``module`` on tensors of the given specs, without computing."""
+    with torch.device("meta"):
+        inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
+        leaves = sum(1 for m in module.modules() if not list(m.children()))
+        _, (flops, moved) = _measure(without_data(module), inputs, {})
+    return machine.cost(flops, moved, launches=leaves)
+
+
+def without_data(module: nn.Module) -> nn.Module:
+    """A copy of the module on the meta device; no weight is read."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, tuple[float, float]]:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call = function.forward if isinstance(function, nn.Module) else function
+        result = call(*args, **kwargs)
+    tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+    if isinstance(function, nn.Module):
+        tensors.extend(function.parameters())
+    moved = sum(t.numel() * t.element_size() for t in tensors)
+    return result, (float(counter.get_total_flops()), float(moved))
+
+
+class _Evaluator:
+    """Runs operations on meta tensors; equal leaves with equal inputs are run once."""
+
+    def __init__(self, model: nn.Module, training: bool) -> None:
+        self.model, self.training = model, training
+        self.known: dict[Any, tuple[Any, tuple[float, float]]] = {}
+
+    def __call__(
+        self, operation: Operation, values: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> tuple[Any, tuple[float, float]]:
+        args, kwargs = operation.map_refs(lambda ref: values[ref.name])
+        match operation.kind:
+            case "input":
+                default = operation.args[0] if operation.args else None
+                return _meta(inputs.get(operation.target, default)), (0.0, 0.0)
+            case "attribute":
+                return _meta(_attribute(self.model, operation.target)), (0.0, 0.0)
+            case "training":
+                return self.training, (0.0, 0.0)
+            case "output":
+                return None, (0.0, 0.0)
+        return self._run(operation, args, kwargs)
+
+    def _run(self, operation: Operation, args: Any, kwargs: Any) -> Any:
+        module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
+        key = (_identity(operation, module), str(_shapes((args, kwargs))))
+        if key in self.known:
+            return self.known[key]
+        try:
+            result = _measure(self._callable(operation, module), args, kwargs)
+        except Exception as error:
+            raise ShapeError(_explain(operation, module, args, error)) from error
+        if key[0] is not None:
+            self.known[key] = result
+        return result
+
+    def _callable(self, operation: Operation, module: nn.Module | None) -> Callable[..., Any]:
+        if module is not None:
+            return without_data(module)
+        if operation.kind == "method":
+            name: str = operation.target
+            return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
+        function: Callable[..., Any] = operation.target
+        return function
+
+
+def _meta(value: Any) -> Any:
+    if isinstance(value, TensorSpec):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), value)
+
+
+def _attribute(model: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
+
+
+def _identity(operation: Operation, module: nn.Module | None) -> Any:
+    """What decides the result besides the inputs; ``None`` where that is not known."""
+    if module is None:
+        return (operation.kind, operation.target)
+    if not type(module).__module__.startswith("torch.nn.modules"):
+        return None
+    weights = [(n, tuple(t.shape), t.dtype) for n, t in module.state_dict(keep_vars=True).items()]
+    return (type(module), repr(module), module.training, str(weights))
+
+
+def _shapes(arguments: Any) -> Any:
+    def shape(leaf: Tensor) -> Any:
+        return f"{list(leaf.shape)} {leaf.stride()} {leaf.dtype}"
+
+    return tree_map_only(Tensor, shape, arguments)
+
+
+def _explain(operation: Operation, module: nn.Module | None, args: Any, error: Exception) -> str:
+    shapes = [str(list(a.shape)) for a in tree_leaves(args) if isinstance(a, Tensor)]
+    what = f"layer {operation.describe}" + (f" = {module}" if module is not None else "")
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return (
+        f"{what} cannot take an input of shape {', '.join(shapes) or 'unknown'}: {reason} "
+        "Give inputs that the network takes: pararealize(model, n, "
+        "example_inputs=(torch.randn(2, channels, height, width),))."
+    )
+
+
+def unresolved(program: Program) -> tuple[str, ...]:
+    """Names of inputs that have no default, in order."""
+    return tuple(str(o.target) for o in program.inputs if not o.args)

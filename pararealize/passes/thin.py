@@ -1,0 +1,175 @@
+"""Thin: rewrite a piece of the chain to fewer layers, as operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pararealize.ir.chain import Chain, Cost, Layer
+from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
+from pararealize.propagators.fresh import normalises
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """What a fresh coarse network keeps of a piece.
+
+    ``depth`` is the least number of layers with weights it has, layers that change the shape
+    counted; ``normalisation`` says whether normalisation layers stay.
+    """
+
+    depth: int
+    normalisation: bool
+
+
+def is_weighted(layer: Layer) -> bool:
+    """Whether the layer multiplies by weights: what a coarse network leaves out to be cheap."""
+    return layer.cost.flops > 0
+
+
+def kept_layers(chain: Chain, first: int, last: int, depth: int) -> list[int]:
+    """Layers of a piece that its thin version keeps.
+
+    All that change the state's shape; of the repeated ones as many, from the first on, as reach
+    ``depth``; and of layers without weights (activations, normalisation) those that follow them.
+    """
+    weighted = [i for i in range(first, last) if is_weighted(chain.layers[i])]
+    changing = [i for i in weighted if not chain.layers[i].preserves]
+    repeated = [i for i in weighted if chain.layers[i].preserves]
+    chosen = set(changing) | set(repeated[: max(0, depth - len(changing))])
+    kept, follows = [], True
+    for i in range(first, last):
+        if i in weighted:
+            follows = i in chosen
+        if follows or not chain.layers[i].preserves:
+            kept.append(i)
+    return kept
+
+
+def thin(chain: Chain, model: nn.Module, first: int, last: int, how: Thinning) -> Segment:
+    """The piece ``first`` … ``last - 1`` with repeated layers left out, in train mode."""
+    kept = set(kept_layers(chain, first, last, how.depth))
+    whole = chain.segment(first, last, training=True)
+    names: dict[str, str] = {}
+    operations = [o for o in whole.operations if o.kind in AMBIENT]
+    for i in range(first, last):
+        body = chain.segment(i, i + 1, training=True)
+        if i not in kept:
+            names.update(_bypass_layer(chain, i, names))
+            continue
+        for operation in body.operations:
+            if operation.kind in AMBIENT:
+                continue
+            source = _skipped(chain, model, operation, chain.layers[i], how)
+            if source is not None:
+                names[operation.name] = names.get(source, source)
+            else:
+                operations.append(operation.renamed(names))
+    results = whole.results and tuple(names.get(name, name) for name in whole.results)
+    return _pruned(replace(whole, operations=tuple(operations), results=results))
+
+
+def _bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
+    before, after = chain.interfaces[i - 1].values, chain.interfaces[i].values
+    return {b: names.get(a, a) for a, b in zip(before, after, strict=True)}
+
+
+def _skipped(
+    chain: Chain, model: nn.Module, operation: Operation, layer: Layer, how: Thinning
+) -> str | None:
+    """The value to use instead of an operation that a thin network leaves out, or ``None``."""
+    source = operation.args[0] if operation.args else None
+    specs = chain.profile.specs
+    if not isinstance(source, Ref) or specs[source.name] != specs[operation.name]:
+        return None
+    name = str(getattr(operation.target, "__name__", operation.target))
+    if operation.kind != "module":
+        return source.name if "dropout" in name or name == "stochastic_depth" else None
+    module = model.get_submodule(operation.target)
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return source.name
+    if normalises(module):
+        return None if how.normalisation else source.name
+    inner = is_weighted(layer) and not layer.preserves
+    heavy = chain.profile.costs[operation.name].flops
+    return source.name if inner and 0 < heavy < layer.cost.flops else None
+
+
+def _pruned(segment: Segment) -> Segment:
+    """Without operations whose values nothing reads any more."""
+    wanted = set(segment.results or ())
+    kept: list[Operation] = []
+    for operation in reversed(segment.operations):
+        if operation.name in wanted or operation.kind == "output":
+            kept.append(operation)
+            wanted.update(operation.uses)
+    inputs = tuple(name for name in segment.inputs if name in wanted)
+    return replace(segment, operations=tuple(reversed(kept)), inputs=inputs)
+
+
+def thin_cost(chain: Chain, model: nn.Module, layer: int, how: Thinning) -> Cost:
+    """Cost of one kept layer of a thin network."""
+    body = chain.segment(layer, layer + 1, training=True).operations
+    costs = [
+        chain.profile.costs[o.name]
+        for o in body
+        if o.kind not in AMBIENT and _skipped(chain, model, o, chain.layers[layer], how) is None
+    ]
+    return sum(costs, Cost())
+
+
+def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
+    """One residual layer for each run of them, its step as long as the run: x + c φ(x).
+
+    A run is made of neighbouring residual layers of equal signature; other layers stay as they
+    are. ``None`` where the piece has no run of two or more.
+    """
+    whole = chain.segment(first, last, training=True)
+    runs = residual_runs(chain, first, last)
+    if not runs:
+        return None
+    names: dict[str, str] = {}
+    operations = [o for o in whole.operations if o.kind in AMBIENT]
+    for i in range(first, last):
+        if any(start < i < stop for start, stop in runs):
+            names.update(_bypass_layer(chain, i, names))
+            continue
+        length = next((stop - start for start, stop in runs if start == i), 1)
+        body = chain.segment(i, i + 1, training=True).operations
+        operations += _lengthened(body, chain.layers[i], length, names)
+    results = whole.results and tuple(names.get(name, name) for name in whole.results)
+    return _pruned(replace(whole, operations=tuple(operations), results=results))
+
+
+def residual_runs(chain: Chain, first: int, last: int) -> list[tuple[int, int]]:
+    """Half-open ranges of two or more neighbouring residual layers of equal signature."""
+    runs: list[tuple[int, int]] = []
+    start = first
+    for i in range(first + 1, last + 1):
+        a, b = chain.layers[start], chain.layers[i] if i < last else None
+        if b is None or b.branch is None or a.branch is None or a.signature != b.signature:
+            if a.branch is not None and i - start > 1:
+                runs.append((start, i))
+            start = i
+    return runs
+
+
+def _lengthened(
+    body: tuple[Operation, ...], layer: Layer, length: int, names: Mapping[str, str]
+) -> list[Operation]:
+    import operator
+
+    operations: list[Operation] = []
+    scaled = f"{layer.branch}_times_{length}"
+    for operation in body:
+        if operation.kind in AMBIENT:
+            continue
+        ends = length > 1 and operation is body[-1]
+        change = {**names, layer.branch: scaled} if ends and layer.branch else names
+        operations.append(operation.renamed(change))
+        if length > 1 and operation.name == layer.branch:
+            args = (Ref(operation.name), float(length))
+            operations.append(Operation(scaled, "function", operator.mul, args))
+    return operations

@@ -1,0 +1,1 @@
+"""The networks that a schedule applies: fine, coarse and guess propagators."""

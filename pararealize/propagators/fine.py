@@ -1,0 +1,72 @@
+"""Fine propagators: stretches of the network itself, run with its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, final
+
+from torch import nn
+
+from pararealize.ir.program import Segment
+from pararealize.propagators.program import compile_segment, is_random, modules_of
+from pararealize.propagators.propagator import Propagator, with_buffers
+
+
+@final
+class Fine(Propagator):
+    """Φ_j: the layers between two interfaces, as a view of the network that holds their weights.
+
+    The view owns nothing: modules are found in ``root`` at every call, so that moving, loading or
+    replacing them there is enough.
+
+    Args:
+        root: the network whose modules the segments name.
+        train: operations in train mode.
+        evaluate: operations in eval mode (the same object where they do not differ).
+        label: how errors name it.
+    """
+
+    def __init__(self, root: nn.Module, train: Segment, evaluate: Segment, label: str) -> None:
+        super().__init__(label, len(train.state))
+        self.segments = (train, evaluate)
+        object.__setattr__(self, "root", root)
+        self._functions = self._compile()
+
+    def _compile(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        train, evaluate = self.segments
+        function = self._function(train)
+        return function, function if evaluate == train else self._function(evaluate)
+
+    def _function(self, segment: Segment) -> Callable[..., Any]:
+        return compile_segment(replace(segment, inputs=self.inputs), self.root, self.label)
+
+    def propagate(self, *values: Any) -> Any:
+        """Φ_j(state), in the mode of the network."""
+        function = self._functions[0 if self.root.training else 1]
+        return function(self.root, *values)
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules of this stretch that hold buffers."""
+        paths = modules_of(self.segments[0 if self.root.training else 1])
+        return with_buffers(self.root.get_submodule(path) for path in paths)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that either mode reads."""
+        train, evaluate = self.segments
+        return tuple(dict.fromkeys((*train.inputs, *evaluate.inputs)))
+
+    @property
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+        return any(is_random(segment, self.root) for segment in self.segments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the compiled functions."""
+        return {k: v for k, v in self.__dict__.items() if k != "_functions"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Compile again."""
+        self.__dict__.update(state)
+        self._functions = self._compile()

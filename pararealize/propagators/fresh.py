@@ -1,0 +1,117 @@
+"""Fresh networks: a subnetwork's own kinds of layers with new weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.ir.program import Operation, Segment
+from pararealize.propagators.program import compile_segment
+
+NORMALISATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@final
+class Fresh(nn.Module):
+    """A segment run with freshly initialised copies of the layers it names.
+
+    Args:
+        root: the network the segment was taken from; only its layers' kinds and sizes are read.
+        segment: the operations to run; modes do not matter (no operation of it reads a flag).
+        bias: whether layers keep their biases. Without biases and normalisation a network of
+            ReLUs is positively homogeneous, F(a r) = a F(r) for a ≥ 0: no jump gives no
+            correction, a small jump a small one.
+    """
+
+    def __init__(self, root: nn.Module, segment: Segment, *, bias: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        names = {o.target: _key(o.target) for o in segment.operations if o.kind == "module"}
+        for path, key in names.items():
+            self.layers[key] = _renewed(root.get_submodule(path), bias)
+        self.weights = nn.ParameterDict()
+        operations = tuple(self._adopt(o, root, names) for o in segment.operations)
+        self.segment = replace(segment, operations=operations)
+        self._function = self._compile()
+
+    def _adopt(self, operation: Operation, root: nn.Module, names: dict[str, str]) -> Operation:
+        if operation.kind == "module":
+            return replace(operation, target=f"layers.{names[operation.target]}")
+        if operation.kind != "attribute":
+            return operation
+        owner, _, name = operation.target.rpartition(".")
+        value = getattr(root.get_submodule(owner), name)
+        key = _key(operation.target)
+        if isinstance(value, nn.Parameter):
+            self.weights[key] = _like(value)
+            return replace(operation, target=f"weights.{key}")
+        self.register_buffer(key, value.detach().clone())
+        return replace(operation, target=key)
+
+    def _compile(self) -> Callable[..., Any]:
+        return compile_segment(self.segment, self, "coarse network")
+
+    def forward(self, *values: Any) -> Any:
+        """The segment's result."""
+        return self._function(self, *values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the compiled function."""
+        return {k: v for k, v in self.__dict__.items() if k != "_function"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Compile again."""
+        super().__setstate__(state)
+        self._function = self._compile()
+
+
+def _key(path: str) -> str:
+    return path.replace(".", "_")
+
+
+def _like(value: Tensor) -> nn.Parameter:
+    """New numbers of the same mean and spread, drawn from the caller's (forked) random state."""
+    spread = value.detach().float().std().item() if value.numel() > 1 else 0.0
+    noise = torch.randn(value.shape, dtype=value.dtype).to(value.device)
+    return nn.Parameter(value.detach().mean() + spread * noise)
+
+
+def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
+    layer = copy.deepcopy(layer)
+    for part in layer.modules():
+        _clear_hooks(part)
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        else:
+            for name, value in list(part.named_parameters(recurse=False)):
+                setattr(part, name, _like(value))
+        if not bias and isinstance(getattr(part, "bias", None), Tensor):
+            part.register_parameter("bias", None)
+        if hasattr(part, "inplace"):
+            part.inplace = False
+    for parameter in layer.parameters():
+        parameter.requires_grad_(True)
+    return layer.train()
+
+
+def _clear_hooks(module: nn.Module) -> None:
+    """The user's hooks watch the user's layers, not copies of them."""
+    for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
+        hooks.clear()
+
+
+def normalises(module: nn.Module) -> bool:
+    """Whether the module is a normalisation layer."""
+    return isinstance(module, NORMALISATIONS)
+

@@ -1,0 +1,228 @@
+"""Generic networks between two shapes: pooling and 1×1 convolutions, or low-rank linear maps."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pararealize.ir.chain import State, TensorSpec
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+#: Inner width of low-rank maps and guesses, as a share of the narrower side.
+RANK_SHARE = 4
+
+
+@final
+class Resize(nn.Module):
+    """Average pooling, or nearest-neighbour enlargement, by the ratio of two sizes.
+
+    ``[batch, channels, *before] -> [batch, channels, *after]``; where the ratio is no whole number
+    the result has the sizes ``after`` whatever the input's.
+    """
+
+    def __init__(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        super().__init__()
+        self.after = after
+        self.down = _ratio(before, after)
+        self.up = _ratio(after, before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The resized state."""
+        if self.down is not None:
+            if all(size == 1 for size in self.down):
+                return x
+            pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
+            return pool[len(self.down) - 1](x, self.down)
+        if self.up is not None:
+            for axis, factor in enumerate(self.up, start=2):
+                x = x.repeat_interleave(factor, dim=axis)
+            return x
+        adaptive = (
+            functional.adaptive_avg_pool1d,
+            functional.adaptive_avg_pool2d,
+            functional.adaptive_avg_pool3d,
+        )
+        return adaptive[len(self.after) - 1](x, self.after)  # type: ignore[no-any-return,operator]
+
+    def extra_repr(self) -> str:
+        """The ratio."""
+        return f"down={self.down}, up={self.up}"
+
+
+def _ratio(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | None:
+    if all(a >= b > 0 and a // math.ceil(a / b) == b for a, b in zip(large, small, strict=True)):
+        return tuple(math.ceil(a / b) for a, b in zip(large, small, strict=True))
+    return None
+
+
+@final
+class Mapping1x1(nn.Module):
+    """Pooling, then a 1×1 convolution; plus the state itself where shapes agree.
+
+    ``[batch, c_in, *before] -> [batch, c_out, *after]``. Without ``bias`` the map is linear.
+    """
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
+        super().__init__()
+        self.resize = Resize(source.shape[2:], target.shape[2:])
+        convolution = CONVOLUTIONS[len(source.shape) - 2]
+        self.mix = convolution(source.shape[1], target.shape[1], 1, bias=bias)
+        self.skips = source.shape == target.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mapped state."""
+        y: Tensor = self.mix(self.resize(x))
+        return x + y if self.skips else y
+
+
+@final
+class LowRank(nn.Module):
+    """W₂ W₁ x on the last axis, rank a quarter of the narrower side; plus x where shapes agree.
+
+    ``[..., f_in] -> [..., f_out]``. Without ``bias`` the map is linear.
+    """
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
+        super().__init__()
+        before, after = source.shape[-1], target.shape[-1]
+        rank = max(1, min(before, after) // RANK_SHARE)
+        self.compress = nn.Linear(before, rank, bias=bias)
+        self.expand = nn.Linear(rank, after, bias=bias)
+        self.skips = source.shape == target.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mapped state."""
+        y: Tensor = self.expand(self.compress(x))
+        return x + y if self.skips else y
+
+
+@final
+class PooledLinear(nn.Module):
+    """Global average of a map, then a low-rank linear map: ``[b, c, *size] -> [b, features]``."""
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
+        super().__init__()
+        flat = TensorSpec(source.shape[:2], source.dtype)
+        self.linear = LowRank(flat, TensorSpec(target.shape, target.dtype), bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mapped state."""
+        y: Tensor = self.linear(x.flatten(2).mean(2))
+        return y
+
+
+@final
+class PatchGuess(nn.Module):
+    """C_j(x): non-overlapping patches of the input, normalised, mixed by a 1×1 convolution.
+
+    ``[batch, c_in, *size] -> [batch, c_out, *size/ratio]``.
+    """
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, ratio: tuple[int, ...]) -> None:
+        super().__init__()
+        axes = len(ratio)
+        width = max(1, target.shape[1] // RANK_SHARE)
+        convolution = CONVOLUTIONS[axes]
+        self.patches = convolution(source.shape[1], width, ratio, ratio, bias=False)  # type: ignore[arg-type]
+        self.norm = NORMS[axes](width)
+        self.mix = convolution(width, target.shape[1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The guessed state."""
+        y: Tensor = self.mix(torch.relu(self.norm(self.patches(x))))
+        return y
+
+
+@final
+class Leafwise(nn.Module):
+    """One network for each leaf of a tuple state."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """The mapped leaves."""
+        return tuple(part(leaf) for part, leaf in zip(self.parts, leaves, strict=True))
+
+
+def generic_coarse(source: State, target: State, *, bias: bool) -> nn.Module | None:
+    """A small network from one state's shapes to another's, or ``None`` where none is known."""
+    if len(source) != len(target) or not source:
+        return None
+    parts = [_map_leaf(a, b, bias) for a, b in zip(source, target, strict=True)]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        return None
+    return found[0] if len(found) == 1 else Leafwise(found)
+
+
+def _map_leaf(source: TensorSpec, target: TensorSpec, bias: bool) -> nn.Module | None:
+    if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
+        return None
+    before, after = len(source.shape), len(target.shape)
+    if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
+        return Mapping1x1(source, target, bias=bias)
+    if before == after and source.shape[:-1] == target.shape[:-1]:
+        return LowRank(source, target, bias=bias)
+    if after == 2 and before - 2 in CONVOLUTIONS:
+        return PooledLinear(source, target, bias=bias)
+    return None
+
+
+def _is_map(source: TensorSpec, target: TensorSpec) -> bool:
+    """Axis 1 holds channels rather than a sequence: always for images and volumes."""
+    return len(source.shape) > 3 or source.shape[1] != target.shape[1]
+
+
+def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
+    """A small network from the network's input to an interface, or ``None``."""
+    if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
+        return None
+    same_axes = len(source.shape) == len(target.shape)
+    if same_axes and len(source.shape) - 2 in CONVOLUTIONS and _is_map(source, target):
+        ratio = _ratio(source.shape[2:], target.shape[2:])
+        if ratio is not None:
+            return PatchGuess(source, target, ratio)
+    if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
+        return nn.Sequential(LowRank(source, target, bias=True))
+    return None
+
+
+@final
+class ParameterFree(nn.Module):
+    """The identity between two shapes: average pooling, channels cut off or padded with zeros.
+
+    ``[batch, c_in, *before] -> [batch, c_out, *after]``, as the parameter-free shortcuts of He et
+    al. (arXiv 1512.03385, option A).
+    """
+
+    def __init__(self, source: TensorSpec, target: TensorSpec) -> None:
+        super().__init__()
+        self.channels = target.shape[1] - source.shape[1]
+        self.resize = Resize(source.shape[2:], target.shape[2:]) if len(source.shape) > 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reshaped state."""
+        if self.resize is not None:
+            x = self.resize(x)
+        if self.channels < 0:
+            return x[:, : self.channels]
+        padding = [0, 0] * (x.ndim - 2) + [0, self.channels]
+        return functional.pad(x, padding) if self.channels else x
+
+
+def identity(source: State, target: State) -> nn.Module | None:
+    """The parameter-free map from one state's shapes to another's, or ``None``."""
+    if len(source) != len(target) or any(
+        len(a.shape) != len(b.shape) or (len(a.shape) == 3 and a.shape != b.shape)
+        for a, b in zip(source, target, strict=True)
+    ):
+        return None
+    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in zip(source, target, strict=True)]
+    return parts[0] if len(parts) == 1 else Leafwise(parts)

@@ -1,0 +1,149 @@
+"""Run a segment: its operations as a compiled function of a module and a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from pararealize.ir.program import Operation, Ref, Segment
+
+#: Operations whose result never shares memory with what they read.
+ALLOCATING = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Embedding,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+)
+
+
+class _Source:
+    """Lets tracebacks show the lines of generated code."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_source(self, _name: str) -> str:
+        return self.text
+
+
+def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
+    """The segment as a ``torch.fx.Graph``: arguments are its state, then the inputs it reads.
+
+    A state or input that the segment would change in place is copied first: the same tensor is
+    also a term of the jump at its interface.
+    """
+    graph = fx.Graph()
+    arguments = (*segment.state, *segment.inputs)
+    nodes = {name: graph.placeholder(name) for name in arguments}
+    for name in arguments:
+        if _is_overwritten(segment, name, root):
+            nodes[name] = graph.call_method("clone", (nodes[name],))
+    for operation in segment.operations:
+        _copy(graph, operation, nodes)
+    if segment.results is not None:
+        results = tuple(nodes[name] for name in segment.results)
+        graph.output(results[0] if len(results) == 1 else results)
+    return graph
+
+
+def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> None:
+    args, kwargs = operation.map_refs(lambda ref: nodes[ref.name])
+    match operation.kind:
+        case "output":
+            graph.output(args[0])
+        case "attribute":
+            nodes[operation.name] = graph.create_node("get_attr", operation.target)
+        case "training":
+            path = f"{operation.target}.training" if operation.target else "training"
+            nodes[operation.name] = graph.create_node("get_attr", path)
+        case kind:
+            nodes[operation.name] = graph.create_node(
+                f"call_{kind}", operation.target, args, kwargs, name=operation.name
+            )
+
+
+def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
+    """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
+    code = segment_graph(segment, root).python_code("self")
+    scope: dict[str, Any] = dict(code.globals)
+    scope["__name__"] = f"<pararealize {name}>"
+    scope["__loader__"] = _Source(code.src)
+    exec(compile(code.src, f"<pararealize {name}>", "exec"), scope)
+    function: Callable[..., Any] = scope["forward"]
+    return function
+
+
+def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
+    """Whether an operation may write on ``name`` or on a view of it."""
+    aliases = {name}
+    for operation in segment.operations:
+        first = operation.args[0] if operation.args else None
+        reads_alias = any(used in aliases for used in operation.uses)
+        if isinstance(first, Ref) and first.name in aliases and _in_place(operation, root):
+            return True
+        if reads_alias and not _allocates(operation, root):
+            aliases.add(operation.name)
+    return False
+
+
+def _in_place(operation: Operation, root: nn.Module) -> bool:
+    if operation.kind == "module":
+        return bool(getattr(root.get_submodule(operation.target), "inplace", False))
+    name = str(getattr(operation.target, "__name__", operation.target))
+    written = name in {"iadd", "isub", "imul", "itruediv", "setitem"}
+    trailing = name.endswith("_") and not name.endswith("__")
+    return written or trailing or operation.kwargs.get("inplace") not in (None, False)
+
+
+def _allocates(operation: Operation, root: nn.Module) -> bool:
+    if operation.kind == "module":
+        return isinstance(root.get_submodule(operation.target), ALLOCATING)
+    name = str(getattr(operation.target, "__name__", operation.target))
+    return name in {"add", "sub", "mul", "truediv", "matmul", "relu", "tanh", "conv2d", "linear"}
+
+
+def modules_of(segment: Segment) -> tuple[str, ...]:
+    """Paths of the modules that the segment calls."""
+    return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
+
+
+RANDOM_FUNCTIONS = frozenset(
+    {
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "rrelu"),
+        *("feature_alpha_dropout", "dropout_", "rand", "randn", "rand_like", "randn_like"),
+        *("bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "multinomial", "randint"),
+        *("randperm", "gumbel_softmax", "stochastic_depth", "scaled_dot_product_attention"),
+        *("multi_head_attention_forward", "drop_path", "randint_like", "exponential_"),
+    }
+)
+
+
+def is_random(segment: Segment, root: nn.Module) -> bool:
+    """Whether the segment may draw random numbers; unknown modules may."""
+    return any(_draws(operation, root) for operation in segment.operations)
+
+
+def _draws(operation: Operation, root: nn.Module) -> bool:
+    if operation.kind == "module":
+        return module_draws(root.get_submodule(operation.target))
+    name = str(getattr(operation.target, "__name__", operation.target))
+    return name in RANDOM_FUNCTIONS
+
+
+def module_draws(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers: dropout-like ones, and any not from torch."""
+    for part in module.modules():
+        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU)):
+            return True
+        if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout:
+            return True
+        if not type(part).__module__.startswith(("torch.nn", "pararealize.propagators")):
+            return True
+    return False
+

@@ -1,0 +1,87 @@
+"""Propagator: a network that a schedule applies to a state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pararealize.runtime.masks import Masks
+from pararealize.runtime.quiet import quiet
+
+
+class Propagator(nn.Module, ABC):
+    """State in, state out; statistics move only when told to, masks are drawn once a step.
+
+    Args:
+        label: how errors name it, e.g. ``"subnetwork 2 (layer2.0 … layer2.7)"``.
+        leaves: tensors in the state it takes; two or more come as one tuple.
+    """
+
+    def __init__(self, label: str, leaves: int) -> None:
+        super().__init__()
+        self.label = label
+        self.leaves = leaves
+        self.masks: Masks | None = None
+
+    @abstractmethod
+    def propagate(self, *values: Any) -> Any:
+        """The next state."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that it reads besides the state."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+
+    @abstractmethod
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules whose buffers an evaluation may move."""
+
+    def step_masks(self) -> Iterable[Masks]:
+        """Masks to forget when a step begins."""
+        return () if self.masks is None else (self.masks,)
+
+    def forward(self, *values: Any, commits: bool = True) -> Any:
+        """The next state, of the state and the network's inputs that this propagator reads.
+
+        With ``commits=False`` no buffer moves.
+        """
+        if self.leaves > 1:
+            values = (*values[0], *values[1:])
+        if torch.compiler.is_compiling():
+            return self._evaluate(values, commits)
+        try:
+            return self._evaluate(values, commits)
+        except Exception as error:
+            error.add_note(f"in {self.label}, called with {_shapes(values)}")
+            raise
+
+    def _evaluate(self, values: tuple[Any, ...], commits: bool) -> Any:
+        if commits and self.masks is None:
+            return self.propagate(*values)
+        with ExitStack() as stack:
+            if self.masks is not None:
+                stack.enter_context(self.masks.drawn(values))
+            if not commits:
+                stack.enter_context(quiet(self.stateful()))
+            return self.propagate(*values)
+
+
+def _shapes(values: tuple[Any, ...]) -> str:
+    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{list(t.shape)} {t.dtype}" for t in leaves) or "no tensor"
+
+
+def with_buffers(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those of the modules, and of their parts, that hold buffers."""
+    return [part for module in modules for part in module.modules() if part._buffers]

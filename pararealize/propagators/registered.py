@@ -1,0 +1,54 @@
+"""Registered propagators: coarse and guess networks, whose parameters the user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, final
+
+from torch import nn
+
+from pararealize.propagators.program import module_draws
+from pararealize.propagators.propagator import Propagator, with_buffers
+
+
+@final
+class Registered(Propagator):
+    """The module registered as ``key``, found at every call, so that it may be replaced."""
+
+    def __init__(
+        self,
+        registry: nn.ModuleDict,
+        key: str,
+        label: str,
+        *,
+        leaves: int = 1,
+        inputs: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(label, leaves)
+        self.key = key
+        self._inputs = inputs
+        object.__setattr__(self, "registry", registry)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network applied."""
+        registry: nn.ModuleDict = self.registry
+        return registry[self.key]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that it reads besides the state."""
+        return self._inputs
+
+    def propagate(self, *values: Any) -> Any:
+        """The network's answer."""
+        return self.module(*values)
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Its parts that hold buffers."""
+        return with_buffers([self.module])
+
+    @property
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+        return module_draws(self.module)

@@ -1,0 +1,1 @@
+"""What a running schedule needs: combinations of states, quiet statistics, masks, reports."""

@@ -1,0 +1,51 @@
+"""Combine: sums and differences of states, leaf by leaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pararealize.errors import ShapeError
+
+
+def combine(signs: str, *values: Any) -> Any:
+    """± a ± b …, leaf by leaf: ``combine("+-", new, old)`` is the jump new - old.
+
+    A state is a tensor or a nest of them. Leaves that are no floating-point tensors (indices,
+    masks) cannot be corrected and are taken from the first value.
+
+    Raises:
+        ShapeError: the values differ in shape, so that adding them would broadcast.
+    """
+    flat = [tree_flatten(value) for value in values]
+    first, structure = flat[0]
+    for leaves, other in flat[1:]:
+        if other != structure:
+            raise ShapeError(f"states of different structure meet: {structure} and {other}.")
+        _check_shapes(first, leaves)
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return tree_unflatten([_combine_leaf(signs, column) for column in columns], structure)
+
+
+def _check_shapes(first: list[Any], other: list[Any]) -> None:
+    for a, b in zip(first, other, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
+            raise ShapeError(
+                f"a state of shape {list(a.shape)} meets a guess or correction of shape "
+                f"{list(b.shape)}: compile for inputs of this size, "
+                "pararealize(model, n, example_inputs=(x,))."
+            )
+
+
+def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
+    total = leaves[0]
+    if not isinstance(total, Tensor) or not (total.is_floating_point() or total.is_complex()):
+        return total
+    if signs[0] == "-":
+        total = -total
+    for sign, leaf in zip(signs[1:], leaves[1:], strict=True):
+        total = torch.add(total, leaf) if sign == "+" else torch.sub(total, leaf)
+    return total

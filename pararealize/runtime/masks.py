@@ -1,0 +1,59 @@
+"""Masks: draw random numbers once a step, and the same ones at every further evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+class Masks:
+    """The random state at a propagator's first evaluation in a step.
+
+    ``own_stream`` propagators leave the main random stream as they found it, so that the serial
+    network's draws come in the serial network's order.
+    """
+
+    def __init__(self, *, own_stream: bool) -> None:
+        self.own_stream = own_stream
+        self.states: list[tuple[torch.device, Tensor]] = []
+
+    def begin_step(self) -> None:
+        """Forget the last step's draws."""
+        self.states = []
+
+    @contextmanager
+    def drawn(self, values: tuple[Any, ...]) -> Iterator[None]:
+        """Run with this step's random numbers: new ones at first, later the same again."""
+        devices = {leaf.device for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
+        devices.add(torch.device("cpu"))
+        before = [(device, _get_state(device)) for device in sorted(devices, key=str)]
+        first = not self.states
+        if first:
+            self.states = before
+        for device, state in self.states:
+            _set_state(device, state)
+        try:
+            yield
+        finally:
+            if self.own_stream or not first:
+                for device, state in before:
+                    _set_state(device, state)
+
+
+def _get_state(device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    state: Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def _set_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, device)

@@ -1,0 +1,201 @@
+"""Shapes, sizes, depths, traces and gradients of the networks in `pararealize.models`."""
+
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from pararealize.models import (
+    DenseStep,
+    PreActBottleneck,
+    odenet,
+    resnet,
+    resnet56,
+    resnet164,
+    resnet1001,
+    vgg11,
+    vgg13,
+    vgg16,
+    vgg19,
+)
+
+SMALL_NETS: dict[str, Callable[[], nn.Module]] = {
+    "vgg11": lambda: vgg11(classes=10, channels=1, head="small", width=4),
+    "vgg13-bn": lambda: vgg13(classes=10, channels=1, head="small", width=4, batch_norm=True),
+    "resnet11": lambda: resnet(11, channels=1, width=4),
+    "resnet29": lambda: resnet(29, channels=1, width=4),
+    "odenet-dense": lambda: odenet(3, width=8),
+    "odenet-conv": lambda: odenet(3, width=8, kind="conv"),
+}
+
+
+@pytest.fixture(params=SMALL_NETS)
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return SMALL_NETS[request.param]()
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def count(net: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(module, kind) for module in net.modules())
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def digits(batch: int = 2, side: int = 28) -> Tensor:
+    return torch.randn(batch, 1, side, side)
+
+
+def test_logits_have_one_row_per_image(net: nn.Module) -> None:
+    assert net(digits(3)).shape == (3, 10)
+
+
+def test_gradients_reach_every_parameter(net: nn.Module) -> None:
+    net.eval()
+    loss = functional.cross_entropy(net(digits(4)), torch.arange(4))
+    names, values = zip(*net.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(loss, values), strict=True):
+        assert gradient.isfinite().all(), name
+        assert gradient.abs().sum() > 0, name
+
+
+def test_trace_computes_the_same_logits(net: nn.Module) -> None:
+    net.eval()
+    images = digits()
+    torch.testing.assert_close(fx.symbolic_trace(net)(images), net(images))
+
+
+def test_no_operation_is_in_place(net: nn.Module) -> None:
+    assert not any(getattr(module, "inplace", False) for module in net.modules())
+    for node in fx.symbolic_trace(net).graph.nodes:
+        assert not str(node.target).endswith("_")
+        assert not node.kwargs.get("inplace", False)
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_small_images_reach_the_heads(side: int) -> None:
+    for build in (
+        lambda: vgg16(classes=7, channels=1, head="small", width=4),
+        lambda: resnet(20, classes=7, channels=1, width=4),
+        lambda: odenet(2, width=4, kind="conv", classes=7),
+    ):
+        assert build().eval()(digits(2, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (vgg11, 132_863_336),
+        (vgg13, 133_047_848),
+        (vgg16, 138_357_544),
+        (vgg19, 143_667_240),
+        (lambda: vgg16(batch_norm=True), 138_365_992),
+    ],
+)
+def test_imagenet_vgg_parameter_counts(build: Callable[[], nn.Module], expected: int) -> None:
+    assert parameters(on_meta(build)) == expected
+
+
+@pytest.mark.parametrize(("build", "depth"), [(vgg11, 11), (vgg13, 13), (vgg16, 16), (vgg19, 19)])
+def test_vgg_depth_counts_weight_layers(build: Callable[[], nn.Module], depth: int) -> None:
+    net = on_meta(build)
+    assert count(net, nn.Conv2d) + count(net, nn.Linear) == depth
+
+
+def test_vgg_carries_torchvision_names() -> None:
+    net = on_meta(vgg11)
+    weights = [name for name in net.state_dict() if name.endswith("weight")]
+    features = [f"features.{index}.weight" for index in (0, 3, 6, 8, 11, 13, 16, 18)]
+    assert weights == features + [f"classifier.{index}.weight" for index in (0, 3, 6)]
+
+
+def test_imagenet_vgg_maps_large_images_to_classes() -> None:
+    net = on_meta(vgg16)
+    assert net(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
+
+
+def test_vgg_rejects_an_unknown_head() -> None:
+    with pytest.raises(ValueError, match="head"):
+        vgg11(head="large")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("build", "blocks"), [(resnet56, 18), (resnet164, 54), (resnet1001, 333)])
+def test_resnet_block_counts(build: Callable[[], nn.Module], blocks: int) -> None:
+    assert count(on_meta(build), PreActBottleneck) == blocks
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(164, 1_703_258), (1001, 10_327_706)])
+def test_resnet_parameter_counts(depth: int, expected: int) -> None:
+    assert parameters(on_meta(lambda: resnet(depth))) == expected
+
+
+@pytest.mark.parametrize("depth", [11, 20, 56, 110, 1001])
+def test_resnet_depth_counts_weight_layers(depth: int) -> None:
+    net = on_meta(lambda: resnet(depth))
+    shortcuts = sum(
+        block.shortcut is not None for block in net.modules() if isinstance(block, PreActBottleneck)
+    )
+    assert shortcuts == 3
+    assert count(net, nn.Conv2d) - shortcuts + count(net, nn.Linear) == depth
+
+
+@pytest.mark.parametrize(
+    ("depth", "nearest"), [(57, "56, 65"), (1000, "992, 1001"), (2, "11"), (-4, "11")]
+)
+def test_resnet_names_the_nearest_valid_depths(depth: int, nearest: str) -> None:
+    with pytest.raises(ValueError, match=rf"nearest valid depths: {nearest}$"):
+        resnet(depth)
+
+
+def test_residual_blocks_add_once() -> None:
+    graph = fx.symbolic_trace(resnet(29, channels=1, width=4)).graph
+    additions = [node for node in graph.nodes if node.target is operator.add]
+    assert len(additions) == 9
+    assert all(str(node.args[1].target).endswith("conv3") for node in additions)
+
+
+def test_downsampling_block_strides_its_first_convolution() -> None:
+    block = PreActBottleneck(8, 16, stride=2)
+    assert block.shortcut is not None
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    assert (block.shortcut.kernel_size, block.shortcut.stride) == ((1, 1), (2, 2))
+    assert block(torch.randn(2, 8, 14, 14)).shape == (2, 16, 7, 7)
+
+
+def test_projection_acts_on_the_activated_input() -> None:
+    block = PreActBottleneck(8, 16, stride=2).eval()
+    assert block.shortcut is not None
+    nn.init.zeros_(block.conv3.weight)
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(block(x), block.shortcut(functional.relu(block.bn1(x))))
+
+
+def test_dense_step_is_forward_euler() -> None:
+    net = odenet(4, width=5, horizon=2.0, in_features=3, classes=2)
+    x = torch.randn(6, 3)
+    state = net.opening(x)
+    for step in net.steps:
+        assert isinstance(step, DenseStep)
+        state = state + 0.5 * torch.tanh(state @ step.linear.weight.T + step.linear.bias)
+    torch.testing.assert_close(net(x), net.closing(state))
+
+
+def test_ode_net_names_its_parts() -> None:
+    children = [name for name, _ in odenet(3, kind="conv").named_children()]
+    assert children == ["opening", "steps", "closing"]
+
+
+def test_ode_net_rejects_what_it_cannot_build() -> None:
+    with pytest.raises(ValueError, match="at least one layer"):
+        odenet(0)
+    with pytest.raises(ValueError, match="kind"):
+        odenet(1, kind="sparse")  # type: ignore[arg-type]
