@@ -10,8 +10,8 @@ from pararealize.runtime.report import Report
 
 __all__ = [
     "Machine",
-    "Parareal",
     "ParallelNetwork",
+    "Parareal",
     "PararealizeError",
     "Plan",
     "Report",

@@ -18,6 +18,7 @@ from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Program
 from pararealize.passes.coarsen import build_coarse, build_guesses
+from pararealize.passes.copying import collection_paused
 from pararealize.passes.cut import check_count, cut, cut_at
 from pararealize.passes.infer import bind, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
@@ -67,25 +68,39 @@ def pararealize(
 
     Source: Lee, Lee & Park, "Parareal neural networks emulating a parallel-in-time algorithm",
     arXiv 2103.08802.
+
     """
     method, machine = method or Parareal(), machine or Machine()
     _check_options(n, method, cost)
-    serial = copy_module(model)
     given = bind(model, example_inputs, example_kwargs)
+    with collection_paused():
+        network = _compile(model, n, method, given, interfaces, cost, machine)
+    if network.plan.n > 1 and network.plan.speedup < 1:
+        warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
+    return network
+
+
+def _compile(
+    model: nn.Module,
+    n: int | str,
+    method: Parareal,
+    given: Mapping[str, Any] | None,
+    interfaces: Sequence[str] | None,
+    cost: str,
+    machine: Machine,
+) -> ParallelNetwork:
+    """The passes, one after another."""
+    serial = copy_module(model)
     traced = trace(serial, given or {})
     profiled = _profile(traced.train, serial, given, machine)
     chain = build_chain(serial, traced, profiled)
     if cost == "measured":
         chain = measured(chain, serial, given or {}, seed=method.seed)
-    if n == "auto":
-        n = _best_count(chain, serial, method, machine)
-    if isinstance(n, int) and n - 1 > len(chain.interfaces):
+    count = _best_count(chain, serial, method, machine) if isinstance(n, str) else n
+    if count - 1 > len(chain.interfaces):
         chain = build_chain(serial, traced, profiled, width=WIDEST)
-    partition = _partition(chain, serial, int(n), method, machine, interfaces)
-    network = _emit(partition, serial, method, machine, given or {})
-    if network.plan.n > 1 and network.plan.speedup < 1:
-        warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
-    return network
+    partition = _partition(chain, serial, count, method, machine, interfaces)
+    return _emit(partition, serial, method, machine, given or {})
 
 
 def _check_options(n: int | str, method: Parareal, cost: str) -> None:
@@ -168,6 +183,7 @@ def load(
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
+
     """
     saved = read(Path(path))
     plan = saved.plan

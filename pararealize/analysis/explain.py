@@ -19,8 +19,8 @@ def explain_table(plan: Plan) -> Table:
     """One row for each subnetwork, with what its guess and coarse networks add."""
     table = Table(title=f"{plan.model}, n = {plan.n}", title_justify="left")
     for column in COLUMNS:
-        justify = "left" if column in {"layers", "guess", "coarse"} else "right"
-        table.add_column(column, justify=justify)
+        text = column in {"layers", "guess", "coarse"}
+        table.add_column(column, justify="left" if text else "right")
     for piece in plan.pieces:
         table.add_row(*_row(piece))
     if plan.head:

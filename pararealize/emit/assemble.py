@@ -13,7 +13,6 @@ from pararealize.ir.inputs import Expectation
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Coarse, Guess
 from pararealize.ir.plan import Plan
-from pararealize.ir.program import Segment
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -82,7 +81,8 @@ def _coarse(
         label = f"the {choice.kind} coarse propagator of subnetwork {j}"
         leaves = len(partition.chain.state(partition.piece(j)[0]))
         part = _propagator(choice, serial, registry, str(j), label, leaves) or fine[f"fine.{j}"]
-        if method.correction == "residual" and not choice.zero_preserving:
+        found[f"guess.{j}"] = part  # a coarse sweep makes the guesses; else replaced below
+        if method.correction == "residual" and not choice.zero_preserving and j > 1:
             part = ZeroPreserving(part, shared=choice.module is None)
         found[f"coarse.{j}"] = part
     return found

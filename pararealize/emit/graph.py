@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import fx
 
@@ -27,9 +28,7 @@ def lower(
     for task in schedule:
         values[task.value] = _node(graph, task, values, inputs, propagators)
         values[task.value].meta["task"] = str(task)
-    watched = tuple(
-        (values[w.new], values[w.old] if w.old else None) for w in schedule.watches
-    )
+    watched = tuple((values[w.new], values[w.old] if w.old else None) for w in schedule.watches)
     graph.output((values[schedule.output], watched))
     return fx.GraphModule(dict(propagators), graph, "Schedule")
 
@@ -47,6 +46,6 @@ def _node(
         node = graph.create_node("call_function", combine, (task.signs, *state), name=name)
     else:
         extra = tuple(inputs[i] for i in propagators[task.propagator].inputs)
-        quiet = {} if task.commits else {"commits": False}
+        quiet: dict[str, Any] = {} if task.commits else {"commits": False}
         node = graph.create_node("call_module", task.propagator, (*state, *extra), quiet, name=name)
     return node

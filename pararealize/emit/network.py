@@ -37,6 +37,7 @@ class Emission:
         propagators: what the schedule's ``apply`` tasks name.
         arguments: the network's inputs.
         expectations: what the first layers take of each input.
+
     """
 
     serial: nn.Module
@@ -56,6 +57,9 @@ class ParallelNetwork(nn.Module):
     registered as ``coarse`` and ``guess``. Hooks on layers fire whenever a sweep evaluates them;
     hooks on containers whose ``forward`` was traced through do not.
     """
+
+    _emission: Emission
+    _lowered: fx.GraphModule
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -78,8 +82,9 @@ class ParallelNetwork(nn.Module):
 
         Raises:
             ShapeError: an input does not fit the first layer.
+
         """
-        emission: Emission = self._emission
+        emission = self._emission
         if not torch.compiler.is_compiling():
             _check(emission.arguments, emission.expectations, args, kwargs)
         masks = self._masks()
@@ -98,20 +103,17 @@ class ParallelNetwork(nn.Module):
     @property
     def plan(self) -> Plan:
         """Cuts, coarse choices, costs and predicted time."""
-        plan: Plan = self._emission.plan
-        return plan
+        return self._emission.plan
 
     @property
     def schedule(self) -> Schedule:
         """The tasks of one call."""
-        schedule: Schedule = self._emission.schedule
-        return schedule
+        return self._emission.schedule
 
     @property
     def graph_module(self) -> fx.GraphModule:
         """The schedule as a ``torch.fx.GraphModule``, one node for each task."""
-        lowered: fx.GraphModule = self._lowered
-        return lowered
+        return self._lowered
 
     @property
     def code(self) -> str:
@@ -142,8 +144,18 @@ class ParallelNetwork(nn.Module):
 
         Raises:
             StorageError: the folder cannot be written; what was there is left whole.
+
         """
         write(Path(path), self.state_dict(), self.plan)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
+        if not any(_is_added(name) for name in state_dict):
+            own = {name: v for name, v in self.state_dict().items() if _is_added(name)}
+            state_dict = {**own, **state_dict}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""
@@ -162,8 +174,12 @@ class ParallelNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Generate the code again."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         object.__setattr__(self, "_lowered", self._lower())
+
+
+def _is_added(name: str) -> bool:
+    return name.split(".", 1)[0] in RESERVED
 
 
 def _adopt(network: nn.Module, serial: nn.Module) -> None:
@@ -173,6 +189,7 @@ def _adopt(network: nn.Module, serial: nn.Module) -> None:
 
     Raises:
         TraceError: the model uses a reserved name.
+
     """
     taken = [name for name in RESERVED if name in serial._modules]
     if taken:

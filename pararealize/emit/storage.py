@@ -37,6 +37,7 @@ def write(path: Path, weights: Mapping[str, Any], plan: Plan) -> None:
 
     Raises:
         StorageError: the folder cannot be written.
+
     """
     tensors, aliases = _separate(weights)
     content = save(tensors)
@@ -98,6 +99,7 @@ def read(path: Path) -> Saved:
 
     Raises:
         StorageError: no saved network, another version, a damaged or a foreign file.
+
     """
     document = _document(path)
     if document.get("format") != FORMAT:
@@ -122,7 +124,8 @@ def _document(path: Path) -> dict[str, Any]:
         document = json.loads((path / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StorageError(
-            f"{path} holds no saved network ({PLAN} is missing): write one with net.save({str(path)!r})."
+            f"{path} holds no saved network ({PLAN} is missing): write one with "
+            f"net.save({str(path)!r})."
         ) from error
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{PLAN} cannot be read: {error}") from error
@@ -155,6 +158,7 @@ def match(saved: Saved, wanted: Mapping[str, Tensor]) -> None:
 
     Raises:
         StorageError: names the first weights that are missing, left over or of another shape.
+
     """
     missing = [name for name in wanted if name not in saved.weights]
     extra = [name for name in saved.weights if name not in wanted]

@@ -31,6 +31,7 @@ class Parareal:
         coarse_budget: largest share of a subnetwork's cost that its coarse network may take when
             it is made of the subnetwork's own layers; above it a generic one is built.
         seed: of the fresh weights; the caller's random state is left alone.
+
     """
 
     coarse: str | CoarseFactory = "network"
@@ -67,7 +68,9 @@ class Parareal:
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise MethodError(f"Parareal({name}={value!r}): expected an integer of {least} or more.")
+            raise MethodError(
+                f"Parareal({name}={value!r}): expected an integer of {least} or more."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Options as JSON values; a callable is named, and must be given again on loading."""
@@ -82,6 +85,7 @@ class Parareal:
 
         Raises:
             MethodError: unknown options, or a callable was saved and none is given.
+
         """
         known = {field.name for field in fields(cls)}
         options = {key: value for key, value in values.items() if key != "method"}

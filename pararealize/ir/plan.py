@@ -1,4 +1,4 @@
-"""The plan: what was decided for a network, in numbers; it prints as a table and is saved as JSON."""
+"""The plan: what was decided for a network, in numbers, printable and saved as JSON."""
 
 from __future__ import annotations
 
@@ -122,13 +122,15 @@ class Plan:
         if self.n == 1:
             return "n = 1 is the serial network."
         if self.speedup > 1:
-            return f"Predicted {self.speedup:.2f}× faster than serial on {self.n} devices ({times})."
+            return (
+                f"Predicted {self.speedup:.2f}× faster than serial on {self.n} devices ({times})."
+            )
         small = "its layers are too small for the messages and corrections between them"
         exact = self.critical_coarse_seconds == 0
         reason = "as many sweeps as subnetworks are the serial network" if exact else small
         return (
-            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.n} devices "
-            f"({times}), because {reason}. Use fewer subnetworks, or n=1."
+            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.n} "
+            f"devices ({times}), because {reason}. Use fewer subnetworks, or n=1."
         )
 
     def to_json(self) -> str:
@@ -141,6 +143,7 @@ class Plan:
 
         Raises:
             ValueError, TypeError, KeyError: the text is no plan.
+
         """
         values = json.loads(text)
         values["pieces"] = tuple(

@@ -122,7 +122,8 @@ def cut_segment(
     """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
     body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
     wanted = {name for operation in body for name in operation.uses} | set(results or ())
-    ambient = [o for o in program.operations if o.name in wanted and o.kind in AMBIENT]
+    places = sorted(program.index[name] for name in wanted if program[name].kind in AMBIENT)
+    ambient = [program.operations[i] for i in places]
     inputs = tuple(o.name for o in ambient if o.kind == "input")
     constants = tuple(o for o in ambient if o.kind != "input")
     return Segment(constants + tuple(body), state, inputs, results)

@@ -32,6 +32,7 @@ class Task:
         piece: the subnetwork it belongs to, counted from 1.
         rank: where it runs, once placed.
         peer: the other end of ``send`` and ``recv``.
+
     """
 
     value: str
@@ -108,6 +109,7 @@ class Schedule:
 
         Raises:
             ScheduleError: names the first task that breaks a rule.
+
         """
         self._check_assignments()
         self._check_messages()
@@ -125,7 +127,9 @@ class Schedule:
             if (task.rank, task.value) in seen:
                 raise ScheduleError(f"rank {task.rank}: {task} assigns {task.value} twice.")
             if task.op == "combine" and len(task.signs) != len(task.reads):
-                raise ScheduleError(f"{task.value} combines {task.reads} with signs {task.signs!r}.")
+                raise ScheduleError(
+                    f"{task.value} combines {task.reads} with signs {task.signs!r}."
+                )
             if not 0 <= task.rank < self.ranks:
                 raise ScheduleError(f"{task} is placed on rank {task.rank} of {self.ranks}.")
             seen.add((task.rank, task.value))

@@ -15,7 +15,7 @@ from pararealize.ir.chain import Cost, Partition, State
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Coarse, Guess
 from pararealize.ir.plan import Machine
-from pararealize.passes.estimate import main_input
+from pararealize.passes.estimate import input_names, main_input
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
 from pararealize.passes.thin import Thinning, rediscretized, residual_runs, thin
@@ -33,6 +33,7 @@ def build_coarse(
 
     Raises:
         CoarseError: none of the asked kind exists for a subnetwork; names it and its shapes.
+
     """
     if partition.n == 1 or needs_no_coarse(partition.n, method):
         return {}
@@ -81,7 +82,8 @@ class _Builder:
     def states(self, j: int) -> tuple[State, State]:
         """States before and after subnetwork j."""
         first, last = self.partition.piece(j)
-        return self.chain.state(first), self.chain.state(last)
+        source = self.chain.state(first) or tuple(filter(None, (main_input(self.chain),)))
+        return source, self.chain.state(last) or self._output()
 
     def _fine(self, j: int) -> Coarse:
         return Coarse("fine", self.chain.cost(*self.partition.piece(j)))
@@ -110,7 +112,7 @@ class _Builder:
     def _generic(self, j: int) -> Coarse | None:
         source, target = self.states(j)
         bias = self.method.correction == "difference"
-        module = generic_coarse(source, target or self._output(), bias=bias)
+        module = generic_coarse(source, target, bias=bias)
         if module is None:
             return None
         module = like(module, self.model)
@@ -124,8 +126,8 @@ class _Builder:
 
     def _identity(self, j: int) -> Coarse | None:
         source, target = self.states(j)
-        module = identity(source, target or self._output())
-        return module and self._choice("identity", j, Cost(), module)
+        module = identity(source, target)
+        return None if module is None else self._choice("identity", j, Cost(), module)
 
     def _rediscretized(self, j: int) -> Coarse | None:
         segment = rediscretized(self.chain, *self.partition.piece(j))
@@ -137,6 +139,8 @@ class _Builder:
     def _choice(
         self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()
     ) -> Coarse:
+        if j == 1:
+            inputs = inputs or input_names(self.chain)
         residual = self.method.correction == "residual"
         zero = residual and not inputs and is_zero_preserving(module, self.states(j)[0])
         return Coarse(kind, cost, module, inputs=inputs, zero_preserving=zero)
@@ -152,7 +156,6 @@ class _Builder:
 
     def _custom(self, j: int, factory: Callable[..., nn.Module]) -> Coarse:
         source, target = self.states(j)
-        target = target or self._output()
         specs = [s[0] if len(s) == 1 else s for s in (source, target)]
         module = factory(self.probe.fine(j), *specs)
         name = getattr(factory, "__name__", "coarse")
@@ -211,6 +214,7 @@ def build_guesses(
 
     Raises:
         CoarseError: no guess network is known for an interface.
+
     """
     if method.guess != "network" or method.iterations >= partition.n:
         return {}
@@ -226,8 +230,8 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
     module = generic_guess(source, target[0]) if source and len(target) == 1 else None
     if module is not None and source is not None:
         module = like(module, model)
-        names = tuple(n for n, s in chain.profile.inputs.items() if s == source)
-        return Guess("patches", module_cost(module, (source,), machine), module, names[:1])
+        cost = module_cost(module, (source,), machine)
+        return Guess("patches", cost, module, input_names(chain))
     segment = thin(chain, model, 0, partition.bounds[j], Thinning(0, normalisation=True))
     cost = sum((chain.profile.costs[o.name] for o in segment.operations), Cost())
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)

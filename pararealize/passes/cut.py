@@ -22,18 +22,21 @@ Weight = Callable[[int, int], float]
 HEAD_SHARE = 0.2
 
 
-def min_max(size: int, n: int, weight: Weight) -> tuple[int, ...]:
+def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> tuple[int, ...]:
     """Bounds 0 = b₀ < b₁ < … < b_n = ``size`` that minimise the largest ``weight(b_{j-1}, b_j)``.
 
     Among the partitions with the smallest largest weight, the one with the least sum of squares.
-    Exact: dynamic programming over all positions, O(n size²).
+    Exact: dynamic programming over all positions, O(n size²). ``least``, where it is known, bounds
+    the weight from below and grows with the piece, so that pieces too heavy are not even weighed.
 
     Raises:
         CutError: fewer than ``n`` positions.
+
     """
     if not 1 <= n <= size:
         raise CutError(f"{size} layers cannot be cut into {n} pieces.")
-    table = _weights(size, weight, _upper_bound(size, n, weight))
+    bound = _upper_bound(size, n, weight)
+    table = _weights(size, weight, least or (lambda _a, _b: 0.0), bound)
     best = _solve(table, n, np.maximum)[0]
     allowed = np.where(table <= best * (1 + 1e-9), table, np.inf)
     return _solve(allowed**2, n, np.add)[1]
@@ -45,14 +48,15 @@ def _upper_bound(size: int, n: int, weight: Weight) -> float:
     return max(weight(a, b) for a, b in pairwise(bounds))
 
 
-def _weights(size: int, weight: Weight, bound: float) -> np.ndarray:
+def _weights(size: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
     """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere."""
     table = np.full((size + 1, size + 1), np.inf)
     for a in range(size):
         for b in range(a + 1, size + 1):
-            value = weight(a, b)
-            if value <= bound:
-                table[a, b] = value
+            if least(a, b) > bound:
+                break
+            table[a, b] = weight(a, b)
+    table[table > bound] = np.inf
     return table
 
 
@@ -71,9 +75,7 @@ def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int,
     return float(reach[-1]), tuple(reversed(bounds))
 
 
-def cut(
-    chain: Chain, model: nn.Module, n: int, method: Parareal, machine: Machine
-) -> Partition:
+def cut(chain: Chain, model: nn.Module, n: int, method: Parareal, machine: Machine) -> Partition:
     """The partition into ``n`` subnetworks whose heaviest one is lightest.
 
     A subnetwork weighs its layers, its guess and coarse networks and the message it sends; the
@@ -81,20 +83,21 @@ def cut(
 
     Raises:
         CutError: no legal interface, or fewer than ``n - 1``.
+
     """
     check_count(chain, n)
     end = head_start(chain, n)
     estimate = Estimate(chain, model, method, machine)
+    guesses = [estimate.guess(first) for first in range(end)]
+    messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
 
     def weight(first: int, last: int) -> float:
         value = estimate.seconds(first, last)
         if first > 0:
-            value += estimate.guess(first) + method.iterations * estimate.coarse(first, last)
-        if last < end:
-            value += machine.message(chain.interfaces[last - 1].bytes)
-        return value
+            value += guesses[first] + method.iterations * estimate.coarse(first, last)
+        return value + (messages[last - 1] if last < end else 0.0)
 
-    return Partition(chain, min_max(end, n, weight))
+    return Partition(chain, min_max(end, n, weight, estimate.seconds))
 
 
 def check_count(chain: Chain, n: int) -> None:
@@ -102,6 +105,7 @@ def check_count(chain: Chain, n: int) -> None:
 
     Raises:
         CutError: says how many pieces are possible and what to write.
+
     """
     possible = len(chain.interfaces) + 1
     if n <= possible:
@@ -124,6 +128,7 @@ def cut_at(chain: Chain, names: Sequence[str], n: int) -> Partition:
 
     Raises:
         CutError: an unknown name, a position that is no legal interface, or not ``n - 1`` names.
+
     """
     if len(names) != n - 1:
         raise CutError(

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
+from pararealize.ir.chain import Chain, State, TensorSpec
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Machine
 from pararealize.passes.profile import module_cost
@@ -30,7 +30,7 @@ class Estimate:
         self.repeated = [i for i, x in enumerate(layers) if is_weighted(x) and x.preserves]
         self.costs = costs
         self.next_repeated = _next(self.repeated, len(layers))
-        self._generic: dict[tuple[State, State], float] = {}
+        self._generic: dict[tuple[int, int], float] = {}
         self._guesses: dict[State, float] = {}
 
     def seconds(self, first: int, last: int) -> float:
@@ -60,7 +60,7 @@ class Estimate:
 
     def generic(self, source: State, target: State) -> float:
         """A generic network between two states; infinite where none is known."""
-        key = (source, target)
+        key = (id(source), id(target))
         if key not in self._generic:
             with torch.device("meta"):
                 module = generic_coarse(source, target, bias=False)
@@ -90,6 +90,12 @@ def main_input(chain: Chain) -> TensorSpec | None:
     return specs[0] if len(specs) == 1 else None
 
 
+def input_names(chain: Chain) -> tuple[str, ...]:
+    """The name of the network's only tensor input."""
+    source = main_input(chain)
+    return tuple(name for name, spec in chain.profile.inputs.items() if spec == source)[:1]
+
+
 def _next(positions: list[int], size: int) -> list[int]:
     """For every index up to ``size``, which of the ascending positions is the first not below."""
     found, k = [], 0
@@ -98,8 +104,3 @@ def _next(positions: list[int], size: int) -> list[int]:
             k += 1
         found.append(k)
     return found
-
-
-def total(layers: tuple[Layer, ...]) -> Cost:
-    """Cost of a run of layers."""
-    return sum((layer.cost for layer in layers), Cost())

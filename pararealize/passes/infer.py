@@ -28,6 +28,7 @@ def bind(
 
     Raises:
         ShapeError: they are not the arguments of the model's ``forward``.
+
     """
     if args is None and kwargs is None:
         return None
@@ -75,10 +76,11 @@ def infer_profile(program: Program, model: nn.Module, machine: Machine) -> Profi
 
     Raises:
         ShapeError: no candidate fits; the message shows the call to write.
+
     """
     names = unresolved(program)
     if len(names) == 1:
-        for spec in _candidates(program, model, names[0]):
+        for spec in _candidates(program, model):
             found = _try(program, model, {names[0]: spec}, machine)
             if found is not None:
                 return found
@@ -113,7 +115,7 @@ def _enlarges(specs: Any, uses: tuple[str, ...], result: TensorSpec | None) -> b
     return any(a < b for a, b in zip(source.shape[2:], result.shape[2:], strict=True))
 
 
-def _candidates(program: Program, model: nn.Module, name: str) -> Iterator[TensorSpec]:
+def _candidates(program: Program, model: nn.Module) -> Iterator[TensorSpec]:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for operation in program:
         if operation.kind != "module":
@@ -127,7 +129,7 @@ def _candidates(program: Program, model: nn.Module, name: str) -> Iterator[Tenso
                 TensorSpec((BATCH, layer.in_channels, s, s), dtype) for s in _image_sizes(layer)
             )
         elif expected is not None:
-            yield from _other(layer, expected, dtype)
+            yield from _other(expected, dtype)
         if expected is not None:
             return
 
@@ -140,7 +142,7 @@ def _image_sizes(layer: nn.Conv2d) -> tuple[int, ...]:
     return (32, *IMAGE_SIZES) if small else IMAGE_SIZES
 
 
-def _other(layer: nn.Module, expected: Expectation, dtype: torch.dtype) -> Iterator[TensorSpec]:
+def _other(expected: Expectation, dtype: torch.dtype) -> Iterator[TensorSpec]:
     size = expected.size
     match expected.rank:
         case 3:

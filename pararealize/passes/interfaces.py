@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
@@ -11,7 +12,7 @@ import networkx as nx
 from torch import nn
 
 from pararealize.errors import CutError
-from pararealize.ir.chain import Chain, Cost, Interface, Layer, Profile, TensorSpec
+from pararealize.ir.chain import Chain, Cost, Interface, Layer, Profile, State, TensorSpec
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
 from pararealize.passes.trace import Trace
 
@@ -70,6 +71,12 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
     else:
         pairs = _matched(traced, train, live_values(traced.eval, width))
     makers = _last_writers(traced.train)
+    states: dict[State, State] = {}  # equal states are one object, which is cheap to compare
+
+    def state(live: tuple[str, ...]) -> State:
+        specs = tuple(_tensor(profile, name) for name in live)
+        return states.setdefault(specs, specs)
+
     interfaces = tuple(
         Interface(
             name=traced.train.operations[stop - 1].name,
@@ -78,7 +85,7 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
             eval_values=eval_live,
             stop=stop,
             eval_stop=eval_stop,
-            state=tuple(_tensor(profile, name) for name in live),
+            state=state(live),
         )
         for stop, eval_stop, live, eval_live in pairs
     )
@@ -246,6 +253,7 @@ def find_interface(chain: Chain, wanted: str) -> int:
 
     Raises:
         CutError: nothing is called so, or no legal interface follows it.
+
     """
     by_name = {interface.name: i for i, interface in enumerate(chain.interfaces)}
     if wanted in by_name:
@@ -265,8 +273,6 @@ def find_interface(chain: Chain, wanted: str) -> int:
 
 
 def _unknown(wanted: str, chain: Chain, names: list[str]) -> str:
-    import difflib
-
     legal = [i.module for i in chain.interfaces if i.module]
     near = difflib.get_close_matches(wanted, [*legal, *names], n=3) or legal[:3]
     hint = f"interfaces=[{', '.join(map(repr, near))}]" if near else "n=1"

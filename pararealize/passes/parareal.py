@@ -52,9 +52,10 @@ def parareal_schedule(
             are not computed again. Without it every term of the equations is computed.
 
     Source: Lee, Lee & Park, arXiv 2103.08802; Lions, Maday & Turinici 2001.
+
     """
     writer = _Writer()
-    old = _guesses(writer, n, method, shared)
+    old = _guesses(writer, n, method)
     watches: list[Watch] = []
     for k in range(max(method.iterations, 0)):
         fine = _fine_sweep(writer, n, k, old)
@@ -74,14 +75,21 @@ def _coarse(j: int, shared: bool) -> str:
     return f"fine.{j}" if shared else f"coarse.{j}"
 
 
-def _guesses(writer: _Writer, n: int, method: Parareal, shared: bool) -> list[str]:
+def _sweeper(j: int, method: Parareal) -> str:
+    """What a coarse sweep applies: corrections of residual form have lost the constant part."""
+    if method.coarse == "fine":
+        return f"fine.{j}"
+    return f"coarse.{j}" if method.correction == "difference" else f"guess.{j}"
+
+
+def _guesses(writer: _Writer, n: int, method: Parareal) -> list[str]:
     """u^0_0 … u^0_{n-1}, and a place for the network's last state."""
     states = [INPUT]
     for j in range(1, n):
         if method.guess == "network":
             states.append(writer.apply(f"u{j}.0", f"guess.{j}", INPUT, j + 1))
         else:
-            states.append(writer.apply(f"u{j}.0", _coarse(j, shared), states[-1], j))
+            states.append(writer.apply(f"u{j}.0", _sweeper(j, method), states[-1], j))
     return [*states, ""]
 
 

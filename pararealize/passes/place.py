@@ -21,6 +21,7 @@ def place(schedule: Schedule, pieces: int, ranks: int) -> Schedule:
 
     Raises:
         ScheduleError: more ranks than subnetworks, or none.
+
     """
     if not 1 <= ranks <= pieces:
         raise ScheduleError(f"{pieces} subnetworks run on 1 to {pieces} ranks, not on {ranks}.")

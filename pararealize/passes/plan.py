@@ -26,13 +26,13 @@ def make_plan(
 ) -> Plan:
     """What was decided, and what it should be worth with one device a subnetwork."""
     chain, n = partition.chain, partition.n
-    seconds = _clock(partition, machine, coarse, guesses)
+    seconds = _clock(partition, method, machine, coarse, guesses)
     sizes = {i: partition.interface(i).bytes for i in range(1, n)}
     timeline = simulate(
         place(schedule, n, n), seconds, lambda task: machine.message(sizes.get(task.peer + 1, 0))
     )
     overhead = timeline.critical_seconds(
-        lambda t: t.op == "combine" or t.propagator.startswith(("coarse", "guess"))
+        lambda t: t.op == "combine" or (t.op == "apply" and t.value[0] in "ugc")
     )
     end = len(chain.layers)
     head = chain.layers[partition.bounds[-1] : end]
@@ -51,8 +51,15 @@ def make_plan(
     )
 
 
+def _correction(coarse: Coarse, method: Parareal) -> Cost:
+    """One correction: a residual one made zero-preserving evaluates its network twice."""
+    twice = method.correction == "residual" and not coarse.zero_preserving
+    return coarse.cost + coarse.cost if twice else coarse.cost
+
+
 def _clock(
     partition: Partition,
+    method: Parareal,
     machine: Machine,
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
@@ -60,7 +67,8 @@ def _clock(
     chain, n = partition.chain, partition.n
     costs: dict[str, Cost] = {f"fine.{j}": chain.cost(*partition.piece(j)) for j in range(1, n + 1)}
     costs["head"] = chain.cost(partition.bounds[-1], len(chain.layers))
-    costs.update({f"coarse.{j}": c.cost for j, c in coarse.items()})
+    costs.update({f"guess.{j}": c.cost for j, c in coarse.items()})
+    costs.update({f"coarse.{j}": _correction(c, method) for j, c in coarse.items()})
     costs.update({f"guess.{j}": g.cost for j, g in guesses.items()})
     sizes = {j: partition.interface(j).bytes for j in range(1, n)}
     return _Clock(costs, sizes, machine)
@@ -69,7 +77,9 @@ def _clock(
 class _Clock:
     """Seconds of a task."""
 
-    def __init__(self, costs: Mapping[str, Cost], sizes: Mapping[int, int], machine: Machine) -> None:
+    def __init__(
+        self, costs: Mapping[str, Cost], sizes: Mapping[int, int], machine: Machine
+    ) -> None:
         self.costs, self.sizes, self.machine = costs, sizes, machine
 
     def __call__(self, task: Task) -> float:

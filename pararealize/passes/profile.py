@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch._dynamo  # evaluating on meta tensors imports it in the middle of the first compile
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +16,9 @@ from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
+
+#: How operations refuse shapes; anything else is a fault of this pass.
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 
 
 def profile(
@@ -28,11 +32,12 @@ def profile(
     """Shapes and costs of every value for the given inputs (tensors, specs or plain values).
 
     Runs on meta tensors, which have shapes and no data: nothing is computed, no statistics move,
-    no random number is drawn. Layers of equal configuration and input are evaluated once, so that the time grows with the
-    number of different layers, not with depth.
+    no random number is drawn. Layers of equal configuration and input are evaluated once, so that
+    the time grows with the number of different layers, not with depth.
 
     Raises:
         ShapeError: an operation does not take what it is given; names it and the shapes.
+
     """
     with torch.device("meta"):
         evaluator = _Evaluator(model, training)
@@ -61,7 +66,7 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved) = _measure(without_data(module), inputs, {})
+        _, (flops, moved) = _measure(without_data(module).eval(), inputs, {})
     return machine.cost(flops, moved, launches=leaves)
 
 
@@ -76,7 +81,9 @@ def without_data(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, tuple[float, float]]:
+def _measure(
+    function: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[Any, tuple[float, float]]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
@@ -108,16 +115,18 @@ class _Evaluator:
                 return self.training, (0.0, 0.0)
             case "output":
                 return None, (0.0, 0.0)
-        return self._run(operation, args, kwargs)
+        result: tuple[Any, tuple[float, float]] = self._run(operation, args, kwargs)
+        return result
 
     def _run(self, operation: Operation, args: Any, kwargs: Any) -> Any:
         module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
-        key = (_identity(operation, module), str(_shapes((args, kwargs))))
+        key = (_identity(operation, module), _key(args), _key(kwargs))
         if key in self.known:
             return self.known[key]
+        result: tuple[Any, tuple[float, float]]
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
-        except Exception as error:
+        except REFUSALS as error:
             raise ShapeError(_explain(operation, module, args, error)) from error
         if key[0] is not None:
             self.known[key] = result
@@ -150,15 +159,19 @@ def _identity(operation: Operation, module: nn.Module | None) -> Any:
         return (operation.kind, operation.target)
     if not type(module).__module__.startswith("torch.nn.modules"):
         return None
-    weights = [(n, tuple(t.shape), t.dtype) for n, t in module.state_dict(keep_vars=True).items()]
-    return (type(module), repr(module), module.training, str(weights))
+    weights = tuple((t.shape, t.dtype) for t in module.parameters())
+    return (type(module), repr(module), weights)
 
 
-def _shapes(arguments: Any) -> Any:
-    def shape(leaf: Tensor) -> Any:
-        return f"{list(leaf.shape)} {leaf.stride()} {leaf.dtype}"
-
-    return tree_map_only(Tensor, shape, arguments)
+def _key(argument: Any) -> Any:
+    """A hashable stand-in for an argument: tensors by shape, layout and dtype."""
+    if isinstance(argument, Tensor):
+        return (argument.shape, argument.stride(), argument.dtype)
+    if isinstance(argument, (tuple, list)):
+        return tuple(_key(item) for item in argument)
+    if isinstance(argument, dict):
+        return tuple((name, _key(item)) for name, item in argument.items())
+    return (type(argument), str(argument))
 
 
 def _explain(operation: Operation, module: nn.Module | None, args: Any, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -159,8 +160,6 @@ def residual_runs(chain: Chain, first: int, last: int) -> list[tuple[int, int]]:
 def _lengthened(
     body: tuple[Operation, ...], layer: Layer, length: int, names: Mapping[str, str]
 ) -> list[Operation]:
-    import operator
-
     operations: list[Operation] = []
     scaled = f"{layer.branch}_times_{length}"
     for operation in body:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import traceback
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from torch.fx.node import map_aggregate
 
 from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.program import Kind, Operation, Program, Ref
+from pararealize.passes.copying import collection_paused, copy_tree
 
 KINDS: Mapping[str, Kind] = {
     "placeholder": "input",
@@ -39,6 +39,7 @@ def copy_module(model: nn.Module) -> nn.Module:
     Raises:
         NotAModuleError: ``model`` is no module.
         TraceError: it cannot be copied.
+
     """
     if not isinstance(model, nn.Module):
         hint = " Call it first: pararealize(Model(), n=...)." if isinstance(model, type) else ""
@@ -46,7 +47,7 @@ def copy_module(model: nn.Module) -> nn.Module:
             f"expected a torch.nn.Module to compile, found {_article(model)}.{hint}"
         )
     try:
-        return copy.deepcopy(model)
+        return copy_tree(model)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be copied ({error}); compile a freshly built model, "
@@ -65,12 +66,14 @@ def trace(model: nn.Module, given: Iterable[str] = ()) -> Trace:
 
     Raises:
         TraceError: the forward code branches on data or uses what ``torch.fx`` cannot record.
+
     """
     modes = {name: module.training for name, module in model.named_modules()}
     constants = _absent_arguments(model, set(given))
     try:
-        train = _record(model.train(), constants)
-        evaluate = _record(model.eval(), constants)
+        with collection_paused():
+            train = _record(model.train(), constants)
+            evaluate = _record(model.eval(), constants)
     finally:
         for name, module in model.named_modules():
             module.training = modes[name]
@@ -125,8 +128,8 @@ def _explain(model: nn.Module, error: Exception) -> str:
     where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
     line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
     return (
-        f"{type(model).__name__} cannot be traced{where}{line}: {error}. A network is compiled from "
-        "one graph, so its forward may not branch or loop on tensor values: move the branch out of "
+        f"{type(model).__name__} cannot be traced{where}{line}: {error}. A network is compiled "
+        "from one graph, so its forward may not branch or loop on tensor values: move the branch out of "
         "forward, replace it by torch.where(condition, a, b), or put it in a module of its own "
         "marked with @torch.fx.wrap at its call."
     )

@@ -25,7 +25,10 @@ class Fine(Propagator):
         train: operations in train mode.
         evaluate: operations in eval mode (the same object where they do not differ).
         label: how errors name it.
+
     """
+
+    root: nn.Module
 
     def __init__(self, root: nn.Module, train: Segment, evaluate: Segment, label: str) -> None:
         super().__init__(label, len(train.state))

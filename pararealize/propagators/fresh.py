@@ -31,6 +31,7 @@ class Fresh(nn.Module):
         bias: whether layers keep their biases. Without biases and normalisation a network of
             ReLUs is positively homogeneous, F(a r) = a F(r) for a ≥ 0: no jump gives no
             correction, a small jump a small one.
+
     """
 
     def __init__(self, root: nn.Module, segment: Segment, *, bias: bool) -> None:
@@ -71,7 +72,7 @@ class Fresh(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compile again."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._function = self._compile()
 
 
@@ -99,7 +100,7 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
         if not bias and isinstance(getattr(part, "bias", None), Tensor):
             part.register_parameter("bias", None)
         if hasattr(part, "inplace"):
-            part.inplace = False
+            part.inplace = False  # type: ignore[assignment]
     for parameter in layer.parameters():
         parameter.requires_grad_(True)
     return layer.train()
@@ -114,4 +115,3 @@ def _clear_hooks(module: nn.Module) -> None:
 def normalises(module: nn.Module) -> bool:
     """Whether the module is a normalisation layer."""
     return isinstance(module, NORMALISATIONS)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,13 @@ class Resize(nn.Module):
             for axis, factor in enumerate(self.up, start=2):
                 x = x.repeat_interleave(factor, dim=axis)
             return x
-        adaptive = (
+        adaptive: tuple[Any, ...] = (
             functional.adaptive_avg_pool1d,
             functional.adaptive_avg_pool2d,
             functional.adaptive_avg_pool3d,
         )
-        return adaptive[len(self.after) - 1](x, self.after)  # type: ignore[no-any-return,operator]
+        resized: Tensor = adaptive[len(self.after) - 1](x, self.after)
+        return resized
 
     def extra_repr(self) -> str:
         """The ratio."""

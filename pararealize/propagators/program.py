@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -71,10 +73,10 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
     code = segment_graph(segment, root).python_code("self")
+    file = f"<pararealize {name} #{zlib.crc32(code.src.encode()):08x}>"
+    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(code.src)})
     scope: dict[str, Any] = dict(code.globals)
-    scope["__name__"] = f"<pararealize {name}>"
-    scope["__loader__"] = _Source(code.src)
-    exec(compile(code.src, f"<pararealize {name}>", "exec"), scope)
+    exec(compile(code.src, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
     return function
 
@@ -146,4 +148,3 @@ def module_draws(module: nn.Module) -> bool:
         if not type(part).__module__.startswith(("torch.nn", "pararealize.propagators")):
             return True
     return False
-

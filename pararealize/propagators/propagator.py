@@ -21,6 +21,7 @@ class Propagator(nn.Module, ABC):
     Args:
         label: how errors name it, e.g. ``"subnetwork 2 (layer2.0 … layer2.7)"``.
         leaves: tensors in the state it takes; two or more come as one tuple.
+
     """
 
     def __init__(self, label: str, leaves: int) -> None:

@@ -15,6 +15,8 @@ from pararealize.propagators.propagator import Propagator, with_buffers
 class Registered(Propagator):
     """The module registered as ``key``, found at every call, so that it may be replaced."""
 
+    registry: nn.ModuleDict
+
     def __init__(
         self,
         registry: nn.ModuleDict,
@@ -32,8 +34,7 @@ class Registered(Propagator):
     @property
     def module(self) -> nn.Module:
         """The network applied."""
-        registry: nn.ModuleDict = self.registry
-        return registry[self.key]
+        return self.registry[self.key]
 
     @property
     def inputs(self) -> tuple[str, ...]:

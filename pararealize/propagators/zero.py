@@ -24,6 +24,8 @@ class ZeroPreserving(Propagator):
     belong to its own evaluations and stay.
     """
 
+    inner: Propagator
+
     def __init__(self, inner: Propagator, *, shared: bool) -> None:
         super().__init__(inner.label, 1)
         self.shared = shared

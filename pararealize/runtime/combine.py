@@ -19,6 +19,7 @@ def combine(signs: str, *values: Any) -> Any:
 
     Raises:
         ShapeError: the values differ in shape, so that adding them would broadcast.
+
     """
     flat = [tree_flatten(value) for value in values]
     first, structure = flat[0]
