@@ -15,6 +15,7 @@ from pararealize.emit.storage import match, read
 from pararealize.errors import CutError, MethodError, SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition, Profile
 from pararealize.ir.methods import CoarseFactory, Parareal
+from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Program
 from pararealize.passes.coarsen import build_coarse, build_guesses
@@ -100,7 +101,7 @@ def _compile(
     if count - 1 > len(chain.interfaces):
         chain = build_chain(serial, traced, profiled, width=WIDEST)
     partition = _partition(chain, serial, count, method, machine, interfaces)
-    return _emit(partition, serial, method, machine, given or {})
+    return assemble(_decide(partition, serial, method, machine, given or {}), serial)
 
 
 def _check_options(n: int | str, method: Parareal, cost: str) -> None:
@@ -137,13 +138,14 @@ def _partition(
     return cut(chain, serial, n, method, machine)
 
 
-def _emit(
+def _decide(
     partition: Partition,
     serial: nn.Module,
     method: Parareal,
     machine: Machine,
     given: Mapping[str, Any],
-) -> ParallelNetwork:
+) -> Decisions:
+    """Coarse networks, schedule and plan of a partition."""
     probe = Probe(partition, serial, dict(given), method.seed)
     coarse = build_coarse(partition, serial, method, machine, probe)
     guesses = build_guesses(partition, serial, method, machine)
@@ -151,7 +153,7 @@ def _emit(
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
     plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
     expected = expectations(partition.chain.train, serial)
-    return assemble(partition, serial, method, schedule, plan, coarse, guesses, expected)
+    return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
 
 
 def _best_count(chain: Chain, serial: nn.Module, method: Parareal, machine: Machine) -> int:
@@ -159,7 +161,7 @@ def _best_count(chain: Chain, serial: nn.Module, method: Parareal, machine: Mach
 
     def seconds(n: int) -> float:
         partition = _partition(chain, serial, n, method, machine, None)
-        return _emit(partition, serial, method, machine, {}).plan.parallel_seconds
+        return _decide(partition, serial, method, machine, {}).plan.parallel_seconds
 
     return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
 

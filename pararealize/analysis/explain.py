@@ -1,55 +1,74 @@
-"""Explain: a plan as a table and a verdict, before anything runs."""
+"""Explain: a plan as tables and a verdict, before anything runs."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from pararealize.ir.plan import Piece, Plan
 
-COLUMNS = (
-    *("subnetwork", "layers", "depth", "parameters", "GFLOP", "ms", "activations"),
-    *("sends", "guess", "coarse"),
-)
+#: Wide enough for both tables; narrower terminals fold them.
+WIDTH = 96
 
 
-def explain_table(plan: Plan) -> Table:
-    """One row for each subnetwork, with what its guess and coarse networks add."""
-    table = Table(title=f"{plan.model}, n = {plan.n}", title_justify="left")
-    for column in COLUMNS:
+def explain_tables(plan: Plan) -> list[Table]:
+    """What each subnetwork takes, and what parareal adds to it."""
+    title = f"{plan.model} in {plan.n} subnetworks"
+    network = _table(title, "#", "layers", "depth", "parameters", "GFLOP", "ms", "memory")
+    for piece in plan.pieces:
+        network.add_row(*_network_row(piece))
+    if plan.head:
+        network.add_row("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
+    added = _table(
+        "added by parareal",
+        *("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
+    )
+    for piece in plan.pieces:
+        added.add_row(*_added_row(piece))
+    return [network, added] if plan.n > 1 else [network]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in columns:
         text = column in {"layers", "guess", "coarse"}
         table.add_column(column, justify="left" if text else "right")
-    for piece in plan.pieces:
-        table.add_row(*_row(piece))
-    if plan.head:
-        table.add_row("head", plan.head, *("",) * 3, f"{plan.head_seconds * 1e3:.3f}", *("",) * 4)
     return table
 
 
-def _row(p: Piece) -> tuple[str, ...]:
-    span = " … ".join(dict.fromkeys(p.layers))
-    sends = f"{_size(p.interface_bytes)} after {p.module or p.after}" if p.interface_bytes else "–"
+def _network_row(p: Piece) -> tuple[str, ...]:
     return (
         str(p.index),
-        span,
+        " … ".join(dict.fromkeys(p.layers)),
         str(p.depth),
         f"{p.parameters:,}",
         f"{p.flops / 1e9:.3f}",
         f"{p.seconds * 1e3:.3f}",
         _size(p.memory),
-        sends,
-        _network(p.guess, p.guess_parameters, p.guess_seconds, None),
-        _network(p.coarse, p.coarse_parameters, p.coarse_seconds, p.error),
     )
 
 
-def _network(kind: str, parameters: int, seconds: float, error: float | None) -> str:
+def _added_row(p: Piece) -> tuple[str, ...]:
+    return (
+        str(p.index),
+        _size(p.interface_bytes) if p.interface_bytes else "–",
+        *_extra(p.guess, p.guess_parameters, p.guess_seconds),
+        *_extra(_measured(p), p.coarse_parameters, p.coarse_seconds),
+    )
+
+
+def _measured(p: Piece) -> str:
+    return p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
+
+
+def _extra(kind: str, parameters: int, seconds: float) -> tuple[str, str, str]:
     if kind == "none":
-        return "–"
-    measured = f", leaves {error:.0%} of an error" if error is not None else ""
-    return f"{kind}: {parameters:,} parameters, {seconds * 1e3:.3f} ms{measured}"
+        return "–", "", ""
+    return kind, f"{parameters:,}", f"{seconds * 1e3:.3f}"
 
 
 def _size(count: int) -> str:
@@ -73,11 +92,15 @@ def summary(plan: Plan) -> list[str]:
     ]
 
 
-def explain(plan: Plan, width: int = 160) -> str:
-    """The table and the sentences as text."""
+def explain(plan: Plan) -> str:
+    """The tables and the sentences as text."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width, color_system=None)
-    console.print(explain_table(plan))
-    for line in summary(plan):
-        console.print(line, highlight=False)
+    show(plan, Console(file=buffer, width=WIDTH, color_system=None))
     return buffer.getvalue()
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the tables and the sentences."""
+    parts: Iterable[RenderableType] = (*explain_tables(plan), *summary(plan))
+    for part in parts:
+        console.print(part, highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule, Task
 
 #: Seconds that a task takes.
@@ -64,3 +65,31 @@ def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
         path.append(at)
         at = cause[at]
     return tuple(reversed(path))
+
+
+def predict(plan: Plan, placed: Schedule) -> Timeline:
+    """The timeline of a placed schedule with the plan's costs and machine."""
+    seconds = {f"fine.{p.index}": p.seconds for p in plan.pieces}
+    seconds |= {f"coarse.{p.index}": p.coarse_seconds for p in plan.pieces}
+    seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
+    seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
+    seconds["head"] = plan.head_seconds
+    sizes = {p.index: p.interface_bytes for p in plan.pieces}
+
+    def clock(task: Task) -> float:
+        if task.op == "apply":
+            return seconds[task.propagator]
+        moved = (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1)
+        return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
+
+    return simulate(placed, clock, lambda task: plan.machine.message(sizes[task.piece - 1]))
+
+
+def is_fine(task: Task) -> bool:
+    """Whether a task is part of the network itself: a fine propagator, or the head."""
+    return task.op == "apply" and task.value[0] in "vo"
+
+
+def critical_coarse_seconds(timeline: Timeline) -> float:
+    """Seconds of guesses, coarse propagators and combinations on the critical path."""
+    return timeline.critical_seconds(lambda task: not is_fine(task))

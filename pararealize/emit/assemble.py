@@ -9,11 +9,8 @@ from torch import nn
 
 from pararealize.emit.network import Emission, ParallelNetwork
 from pararealize.ir.chain import Partition
-from pararealize.ir.inputs import Expectation
 from pararealize.ir.methods import Parareal
-from pararealize.ir.parts import Coarse, Guess
-from pararealize.ir.plan import Plan
-from pararealize.ir.schedule import Schedule
+from pararealize.ir.parts import Coarse, Decisions, Guess
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
@@ -21,30 +18,30 @@ from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.masks import Masks
 
 
-def assemble(
-    partition: Partition,
-    serial: nn.Module,
-    method: Parareal,
-    schedule: Schedule,
-    plan: Plan,
-    coarse: Mapping[int, Coarse],
-    guesses: Mapping[int, Guess],
-    expectations: Mapping[str, Expectation],
-) -> ParallelNetwork:
-    """The module that runs ``schedule`` with the weights of ``serial``."""
+def assemble(decisions: Decisions, serial: nn.Module) -> ParallelNetwork:
+    """The module that runs what was decided, with the weights of ``serial``."""
+    partition, coarse, guesses = decisions.partition, decisions.coarse, decisions.guesses
     registries = {
         "coarse": _registry({j: c.module for j, c in coarse.items()}),
         "guess": _registry({j: g.module for j, g in guesses.items()}),
     }
-    parts: dict[str, Propagator] = dict(_fine(partition, serial))
-    parts |= _coarse(partition, serial, method, coarse, registries["coarse"], parts)
+    fine = _fine(partition, serial)
+    parts: dict[str, Propagator] = dict(fine)
+    parts |= _coarse(partition, serial, decisions.method, coarse, registries["coarse"], fine)
     parts |= _guess(guesses, registries["guess"])
-    used = Counter(task.propagator for task in schedule if task.op == "apply")
+    used = Counter(task.propagator for task in decisions.schedule if task.op == "apply")
     parts = {name: part for name, part in parts.items() if name in used}
     _share_masks(parts, used)
-    arguments = partition.chain.train.inputs
     return ParallelNetwork(
-        Emission(serial, registries, parts, arguments, expectations, plan, schedule)
+        Emission(
+            serial=serial,
+            registries=registries,
+            propagators=parts,
+            arguments=partition.chain.train.inputs,
+            expectations=decisions.expectations,
+            plan=decisions.plan,
+            schedule=decisions.schedule,
+        )
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from pararealize.ir.chain import Cost
+from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.inputs import Expectation
+from pararealize.ir.methods import Parareal
+from pararealize.ir.plan import Plan
 from pararealize.ir.program import Segment
+from pararealize.ir.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,19 @@ class Guess:
     cost: Cost
     module: nn.Module
     inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Everything that was decided for a network, ready to be assembled.
+
+    ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input.
+    """
+
+    partition: Partition
+    method: Parareal
+    schedule: Schedule
+    plan: Plan
+    coarse: Mapping[int, Coarse]
+    guesses: Mapping[int, Guess]
+    expectations: Mapping[str, Expectation]

@@ -6,8 +6,10 @@ import inspect
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
@@ -124,14 +126,15 @@ def _operation(node: fx.Node) -> Operation:
 
 def _explain(model: nn.Module, error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if "/torch/" not in f.filename and "pararealize" not in f.filename]
+    inside = tuple(str(Path(file).parent) for file in (torch.__file__, __file__))
+    outside = [f for f in frames if not f.filename.startswith(inside)]
     where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
     line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
     return (
         f"{type(model).__name__} cannot be traced{where}{line}: {error}. A network is compiled "
-        "from one graph, so its forward may not branch or loop on tensor values: move the branch out of "
-        "forward, replace it by torch.where(condition, a, b), or put it in a module of its own "
-        "marked with @torch.fx.wrap at its call."
+        "from one graph, so its forward may not branch or loop on tensor values: move the branch "
+        "out of forward, replace it by torch.where(condition, a, b), or put it in a function f "
+        "and keep that whole with torch.fx.wrap('f')."
     )
 
 

@@ -1,0 +1,151 @@
+"""The command line: ``pararealize demo``, ``explain`` and ``convert``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from pararealize.analysis.explain import WIDTH, show
+from pararealize.compiler import pararealize
+from pararealize.emit.network import ParallelNetwork
+from pararealize.errors import MethodError, PararealizeError, SlowerThanSerialWarning
+from pararealize.ir.methods import Parareal
+from pararealize.specs import FORMS, load_model
+
+app = typer.Typer(
+    help="Turn the depth of a PyTorch network into parallelism.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
+Count = Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'.")]
+Coarse = Annotated[str, typer.Option(help=f"One of {', '.join(Parareal.CHOICES['coarse'])}.")]
+Correction = Annotated[str, typer.Option(help="residual or difference.")]
+Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
+Guess = Annotated[str, typer.Option(help="network or coarse.")]
+Shape = Annotated[
+    str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
+]
+Cut = Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
+
+
+@app.callback()
+def options(debug: Debug = False) -> None:
+    """Turn the depth of a PyTorch network into parallelism."""
+
+
+@app.command()
+def explain(
+    model: Model,
+    n: Count = "auto",
+    coarse: Coarse = "network",
+    correction: Correction = "residual",
+    iterations: Iterations = 1,
+    guess: Guess = "network",
+    shape: Shape = "",
+    cut: Cut = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the schedule (PNG and SVG).")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
+) -> None:
+    """Show what parallel depth would cost and bring, before anything runs."""
+    method = Parareal(coarse, correction, iterations, guess)
+    net = _compile(model, n, method, shape, cut)
+    console = Console(width=max(Console().width, WIDTH))
+    show(net.plan, console)
+    if text:
+        console.print(_placed(net).text(), highlight=False, soft_wrap=True)
+    if picture is not None:
+        _draw(net, picture, console)
+
+
+@app.command()
+def convert(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
+    n: Count = "auto",
+    coarse: Coarse = "network",
+    correction: Correction = "residual",
+    iterations: Iterations = 1,
+    guess: Guess = "network",
+    shape: Shape = "",
+    cut: Cut = None,
+) -> None:
+    """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
+    method = Parareal(coarse, correction, iterations, guess)
+    net = _compile(model, n, method, shape, cut)
+    net.save(out)
+    console = Console()
+    console.print(str(net.plan), highlight=False)
+    console.print(f"Written: {out}", highlight=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and the network.")] = Path(
+        "demo-output"
+    ),
+    depth: Annotated[int, typer.Option(help="Layers of the ResNet: 9k + 2.")] = 56,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 4,
+    counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+) -> None:
+    """Train a ResNet on real digits, serial and parallel in depth, and compare."""
+    from pararealize.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
+    from pararealize.training import Recipe  # noqa: PLC0415
+
+    recipe = Recipe(epochs=epochs, seed=seed)
+    chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)
+    run(chosen, out, Console())
+
+
+def _compile(
+    spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None
+) -> ParallelNetwork:
+    model = load_model(spec)
+    example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
+    count: Any = int(n) if n.lstrip("-").isdigit() else n
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # the verdict is printed
+        return pararealize(model, count, method=method, example_inputs=example, interfaces=cut)
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise MethodError(f"{option} {text!r}: expected integers such as 2,3,6.") from error
+
+
+def _placed(net: ParallelNetwork) -> Any:
+    from pararealize.passes.place import place  # noqa: PLC0415
+
+    return place(net.schedule, net.plan.n, net.plan.n)
+
+
+def _draw(net: ParallelNetwork, path: Path, console: Console) -> None:
+    from pararealize.analysis.plot import draw_schedule, write_figure  # noqa: PLC0415
+    from pararealize.analysis.simulate import predict  # noqa: PLC0415
+
+    files = write_figure(draw_schedule(predict(net.plan, _placed(net))), path)
+    console.print("Written: " + ", ".join(map(str, files)), highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a readable error is one paragraph and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=arguments)
+    except (PararealizeError, ValueError) as error:
+        if "--debug" in arguments:
+            raise
+        Console(stderr=True).print(f"pararealize: {error}", style="red", highlight=False)
+        sys.exit(2)

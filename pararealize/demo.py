@@ -1,0 +1,164 @@
+"""The demo: a deep residual network on real digits, serial and as parareal networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+from pararealize.analysis.plot import draw_curves, draw_schedule, write_figure
+from pararealize.analysis.simulate import predict as predict_time
+from pararealize.compiler import load, pararealize
+from pararealize.digits import Digits, load_digits
+from pararealize.emit.network import ParallelNetwork
+from pararealize.ir.plan import Plan
+from pararealize.models import resnet
+from pararealize.passes.place import place
+from pararealize.training import Outcome, Recipe, predict, running_mean, train
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo trains: depth and width of the ResNet, and the numbers of subnetworks.
+
+    ``pooling`` is the side of the squares of pixels that are averaged first, to save time.
+    """
+
+    depth: int = 56
+    width: int = 16
+    pooling: int = 2
+    counts: tuple[int, ...] = (2, 3, 6)
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained network."""
+
+    name: str
+    outcome: Outcome
+    plan: Plan | None
+
+
+def run(demo: Demo, out: Path, console: Console) -> None:
+    """Train everything, print the table, write pictures and one network to the folder ``out``."""
+    digits = smaller(load_digits(), demo.pooling)
+    side = digits.train_images.shape[-1]
+    console.print(
+        f"{digits.source}, seen as {side}×{side}: {len(digits.train_labels)} to train on, "
+        f"{len(digits.test_labels)} to test."
+    )
+    torch.manual_seed(demo.seed)
+    model = resnet(demo.depth, channels=1, width=demo.width)
+    example = (digits.train_images[: demo.recipe.batch],)
+    nets = {n: pararealize(model, n, example_inputs=example) for n in demo.counts}
+    rows = _train_all(demo, digits, model, nets, console)
+    console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs"))
+    files = draw(rows, nets[demo.counts[-1]], out)
+    files.append(save_and_check(nets[demo.counts[0]], model, digits, out))
+    console.print("Written: " + ", ".join(map(str, files)))
+
+
+def smaller(digits: Digits, pooling: int) -> Digits:
+    """Digits with squares of ``pooling`` × ``pooling`` pixels averaged."""
+    return replace(
+        digits,
+        train_images=functional.avg_pool2d(digits.train_images, pooling),
+        test_images=functional.avg_pool2d(digits.test_images, pooling),
+    )
+
+
+def _train_all(
+    demo: Demo,
+    digits: Digits,
+    model: nn.Module,
+    nets: dict[int, ParallelNetwork],
+    console: Console,
+) -> list[Row]:
+    """The serial network and the parareal ones, from the same weights and on the same batches."""
+    rows = []
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        entries: list[tuple[str, nn.Module, Plan | None]] = [("serial", copy.deepcopy(model), None)]
+        entries += [(f"parareal n = {n}", net, net.plan) for n, net in nets.items()]
+        steps = demo.recipe.steps(len(digits.train_labels))
+        for name, net, plan in entries:
+            bar = progress.add_task(name, total=steps, loss=float("nan"))
+            outcome = train(
+                net,
+                digits,
+                demo.recipe,
+                lambda loss, bar=bar: progress.update(bar, advance=1, loss=loss),  # type: ignore[misc]
+            )
+            rows.append(Row(name, outcome, plan))
+    return rows
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """Accuracy and loss beside what parallel depth costs and should bring."""
+    result = Table(title=title, title_justify="left")
+    result.add_column("network")
+    for column in (
+        *("test accuracy", "test loss", "parameters added", "critical path"),
+        *("coarse part of it", "predicted speedup"),
+    ):
+        result.add_column(column, justify="right")
+    for row in rows:
+        result.add_row(row.name, *_figures(row, rows[1].plan))
+    return result
+
+
+def _figures(row: Row, any_plan: Plan | None) -> tuple[str, ...]:
+    plan = row.plan
+    scores = (f"{row.outcome.accuracy:.1%}", f"{row.outcome.test_loss:.3f}")
+    if plan is None:
+        serial = any_plan.serial_seconds * 1e3 if any_plan else float("nan")
+        return (*scores, "–", f"{serial:.1f} ms", "–", "1.00×")
+    return (
+        *scores,
+        f"{plan.added_parameters:,} ({plan.added_parameters / plan.parameters:.1%})",
+        f"{plan.parallel_seconds * 1e3:.1f} ms",
+        f"{plan.critical_coarse_seconds * 1e3:.1f} ms",
+        f"{plan.speedup:.2f}×",
+    )
+
+
+def draw(rows: Sequence[Row], net: ParallelNetwork, out: Path) -> list[Path]:
+    """Loss curves, and the schedule of ``net`` on as many ranks as it has subnetworks."""
+    out.mkdir(parents=True, exist_ok=True)
+    curves = {row.name: running_mean(row.outcome.losses, 20) for row in rows}
+    n = net.plan.n
+    timeline = predict_time(net.plan, place(net.schedule, n, n))
+    picture = draw_schedule(timeline, f"{net.schedule.title}: predicted time on {n} ranks")
+    return [
+        *write_figure(draw_curves(curves, "training loss", "step"), out / "loss"),
+        *write_figure(picture, out / "schedule"),
+    ]
+
+
+def save_and_check(net: ParallelNetwork, model: nn.Module, digits: Digits, out: Path) -> Path:
+    """Save the network, read it back and compare what both say of the test digits.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    folder = out / f"parareal-{net.plan.n}"
+    net.save(folder)
+    again = load(folder, model, example_inputs=(digits.test_images[:2],))
+    if not torch.equal(predict(net, digits.test_images), predict(again, digits.test_images)):
+        raise RuntimeError(f"{folder} does not answer as the network saved there.")
+    return folder

@@ -1,0 +1,116 @@
+"""Models by name: ``path/file.py:factory``, ``package.module:factory``, ``torchvision:NAME``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pararealize.errors import ModelSpecError
+
+FORMS = (
+    "path/to/file.py:factory, package.module:factory or torchvision:NAME, for example "
+    "pararealize.models:resnet56"
+)
+
+
+def load_model(spec: str) -> nn.Module:
+    """The network that ``spec`` names; a factory is called without arguments.
+
+    Raises:
+        ModelSpecError: the file, module, factory or model does not exist, or gives no module.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ModelSpecError(f"{spec!r} names no model: write {FORMS}.")
+    if place == "torchvision":
+        return _torchvision(name)
+    factory = getattr(_module(place), name, None)
+    if factory is None:
+        raise ModelSpecError(f"{place} has no {name!r}: write {FORMS}.")
+    model = factory if isinstance(factory, nn.Module) else _call(spec, factory)
+    if not isinstance(model, nn.Module):
+        raise ModelSpecError(
+            f"{spec} gave a {type(model).__name__}, and a torch.nn.Module was expected: name a "
+            "function without arguments that returns one."
+        )
+    return model
+
+
+def _call(spec: str, factory: Any) -> Any:
+    if not callable(factory):
+        return factory
+    try:
+        return factory()
+    except TypeError as error:
+        raise ModelSpecError(
+            f"{spec} cannot be called without arguments ({error}): name a function that can."
+        ) from error
+
+
+def _module(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _from_file(Path(place))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise ModelSpecError(f"no module {place!r} ({error}): write {FORMS}.") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelSpecError(f"no file {path}: write {FORMS}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ModelSpecError(f"{path} is no Python file: write {FORMS}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _torchvision(name: str) -> nn.Module:
+    models = _import_torchvision()
+    try:
+        model: nn.Module = models.get_model(name, weights=None)
+    except ValueError as error:
+        near = [m for m in models.list_models(module=models) if m.startswith(name[:3])][:5]
+        raise ModelSpecError(f"torchvision has no model {name!r}; near it: {near}.") from error
+    return model
+
+
+def _import_torchvision() -> Any:
+    """``torchvision.models``, also where its compiled operators do not fit this torch.
+
+    Importing it registers shape rules for two operators; with a torch they were not built for
+    these do not exist, and declaring them is enough for models that use neither.
+    """
+    try:
+        return importlib.import_module("torchvision.models")
+    except ImportError as error:
+        raise ModelSpecError(
+            f"torchvision is not installed ({error}): pip install torchvision."
+        ) from error
+    except RuntimeError:
+        warnings.warn(
+            "torchvision's compiled operators do not fit this torch; its classification models "
+            "work without them.",
+            stacklevel=3,
+        )
+    _declare_operators()
+    return importlib.import_module("torchvision.models")
+
+
+@cache
+def _declare_operators() -> torch.library.Library:
+    """The two operators, declared for as long as the process lives."""
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library

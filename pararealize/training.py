@@ -1,0 +1,96 @@
+"""Train and test a classifier of digits, for the demo and the studies in ``examples/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pararealize.digits import Digits
+
+#: Called after every step with its loss.
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with momentum and a one-cycle learning rate.
+
+    ``rate`` is the largest learning rate; ``seed`` decides the order of the images.
+    """
+
+    epochs: int = 4
+    batch: int = 100
+    rate: float = 0.2
+    momentum: float = 0.9
+    decay: float = 5e-4
+    seed: int = 0
+
+    def steps(self, images: int) -> int:
+        """Training steps for so many images; the last, smaller batch of an epoch counts."""
+        return self.epochs * -(-images // self.batch)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to: the loss of every step, and test loss and accuracy at the end."""
+
+    losses: tuple[float, ...] = field(repr=False)
+    test_loss: float
+    accuracy: float
+
+
+def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) -> Outcome:
+    """Train ``net`` on the training digits and test it."""
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=recipe.rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.decay,
+        nesterov=True,
+    )
+    steps = recipe.steps(len(digits.train_labels))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
+    losses = []
+    net.train()
+    for images, labels in _batches(digits, recipe):
+        loss = functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        progress(losses[-1])
+    return Outcome(tuple(losses), *test(net, digits))
+
+
+def _batches(digits: Digits, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(digits.train_labels), generator=generator)
+        for chosen in torch.split(order, recipe.batch):
+            yield digits.train_images[chosen], digits.train_labels[chosen]
+
+
+def predict(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
+    """Class scores ``[count, classes]`` in eval mode."""
+    net.eval()
+    with torch.no_grad():
+        return torch.cat([net(part) for part in torch.split(images, batch)])
+
+
+def test(net: nn.Module, digits: Digits) -> tuple[float, float]:
+    """Mean loss and accuracy on the test digits."""
+    scores = predict(net, digits.test_images)
+    loss = functional.cross_entropy(scores, digits.test_labels).item()
+    return loss, (scores.argmax(1) == digits.test_labels).float().mean().item()
+
+
+def running_mean(values: tuple[float, ...], window: int) -> list[float]:
+    """Means over the last ``window`` values."""
+    return [
+        sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))
+    ]
