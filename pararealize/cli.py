@@ -104,7 +104,7 @@ def demo(
 
     recipe = Recipe(epochs=epochs, seed=seed)
     chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)
-    run(chosen, out, Console())
+    run(chosen, out, Console(width=max(Console().width, WIDTH)))
 
 
 def _compile(

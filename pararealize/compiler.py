@@ -97,6 +97,8 @@ def _compile(
     chain = build_chain(serial, traced, profiled)
     if cost == "measured":
         chain = measured(chain, serial, given or {}, seed=method.seed)
+    if interfaces is not None and isinstance(n, str):
+        n = len(interfaces) + 1
     count = _best_count(chain, serial, method, machine) if isinstance(n, str) else n
     if count - 1 > len(chain.interfaces):
         chain = build_chain(serial, traced, profiled, width=WIDEST)

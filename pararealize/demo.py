@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -62,7 +63,11 @@ def run(demo: Demo, out: Path, console: Console) -> None:
     example = (digits.train_images[: demo.recipe.batch],)
     nets = {n: pararealize(model, n, example_inputs=example) for n in demo.counts}
     rows = _train_all(demo, digits, model, nets, console)
-    console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs"))
+    console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs, test digits"))
+    console.print(
+        "added: parameters of coarse and guess networks; critical path and speedup: predicted for "
+        f"one forward evaluation of {demo.recipe.batch} images, one device a subnetwork."
+    )
     files = draw(rows, nets[demo.counts[-1]], out)
     files.append(save_and_check(nets[demo.counts[0]], model, digits, out))
     console.print("Written: " + ", ".join(map(str, files)))
@@ -110,12 +115,9 @@ def _train_all(
 
 def table(rows: Sequence[Row], title: str) -> Table:
     """Accuracy and loss beside what parallel depth costs and should bring."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left", box=box.SIMPLE)
     result.add_column("network")
-    for column in (
-        *("test accuracy", "test loss", "parameters added", "critical path"),
-        *("coarse part of it", "predicted speedup"),
-    ):
+    for column in ("accuracy", "loss", "added", "critical path", "of it coarse", "speedup"):
         result.add_column(column, justify="right")
     for row in rows:
         result.add_row(row.name, *_figures(row, rows[1].plan))

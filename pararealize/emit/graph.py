@@ -28,7 +28,7 @@ def lower(
     for task in schedule:
         values[task.value] = _node(graph, task, values, inputs, propagators)
         values[task.value].meta["task"] = str(task)
-    watched = tuple((values[w.new], values[w.old] if w.old else None) for w in schedule.watches)
+    watched = tuple((values[watch.new], values[watch.old]) for watch in schedule.watches)
     graph.output((values[schedule.output], watched))
     return fx.GraphModule(dict(propagators), graph, "Schedule")
 

@@ -208,8 +208,7 @@ def _detached(value: Any) -> Any:
 
 
 def _jump(watch: Watch, new: Any, old: Any) -> Jump:
-    size = norm(new) if old is None else norm(combine("+-", new, old))
-    scale = norm(new) if old is not None else size
+    size, scale = norm(combine("+-", new, old)), norm(new)
     return Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0)
 
 
@@ -225,6 +224,6 @@ def _check(
         problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
         if problem and isinstance(value, Tensor):
             raise ShapeError(
-                f"input {name} has shape {list(value.shape)}, and {problem}: give a tensor with "
+                f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
                 f"{expected.size} on axis {expected.axis}."
             )

@@ -60,7 +60,9 @@ class Parareal:
         self._at_least("iterations", 0)
         self._at_least("coarse_depth", 0)
         self._at_least("seed", 0)
-        if not 0 < self.coarse_budget <= 1:
+        budget: Any = self.coarse_budget
+        is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+        if not is_number or not 0 < budget <= 1:
             raise MethodError(
                 f"Parareal(coarse_budget={self.coarse_budget!r}): expected a share in (0, 1]."
             )

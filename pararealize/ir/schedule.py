@@ -62,12 +62,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Watch:
-    """A jump worth reporting: interface, sweep, and ``new - old`` (``old`` empty: one value)."""
+    """A jump worth reporting: that from the value ``old`` to ``new`` at an interface in a sweep."""
 
     sweep: int
     interface: int
     new: str
-    old: str = ""
+    old: str
 
 
 @dataclass(frozen=True)

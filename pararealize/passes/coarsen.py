@@ -103,9 +103,10 @@ class _Builder:
         difference = self.method.correction == "difference"
         how = Thinning(self.method.coarse_depth, normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
-        if not any(o.kind in {"module", "attribute"} for o in segment.operations):
-            return None
+        source, target = self.states(j)
         cost = sum((self.chain.profile.costs[o.name] for o in segment.operations), Cost())
+        if source == target and not cost.flops:
+            return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(self.model, segment, bias=difference)
         return self._choice("own layers", j, cost, module, segment.inputs)
 

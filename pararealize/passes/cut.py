@@ -132,8 +132,8 @@ def cut_at(chain: Chain, names: Sequence[str], n: int) -> Partition:
     """
     if len(names) != n - 1:
         raise CutError(
-            f"n={n} subnetworks need {n - 1} interfaces, found {len(names)}: "
-            f"write n={len(names) + 1}, or name {n - 1} modules."
+            f"n={n} takes the names of {n - 1} modules to cut after, found {len(names)}: "
+            f"write n={len(names) + 1}, or other interfaces=[...]."
         )
     inner = sorted(find_interface(chain, name) + 1 for name in names)
     if len(set(inner)) < len(inner):

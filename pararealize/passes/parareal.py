@@ -66,7 +66,7 @@ def parareal_schedule(
     output = writer.apply("out", "head", old[n], n) if head else old[n]
     tasks = _commit_last(_needed(writer.tasks, output))
     made = {task.value for task in tasks} | {INPUT}
-    kept = tuple(w for w in watches if w.new in made and (not w.old or w.old in made))
+    kept = tuple(watch for watch in watches if {watch.new, watch.old} <= made)
     title = f"parareal, n = {n}, {method.correction} correction, {method.iterations} sweeps"
     return Schedule(tasks, output, kept, (INPUT,), title=title).verify()
 
@@ -112,16 +112,16 @@ def _correct(
     for j in range(1, len(old)):
         if j == 1 or (reuse and j <= k + 1):
             new.append(fine[j])
-        elif method.correction == "residual":
+            continue
+        watches.append(Watch(k, j - 1, new[j - 1], old[j - 1]))
+        if method.correction == "residual":
             jump = writer.combine(f"r{j - 1}.{k}", "+-", (new[j - 1], old[j - 1]), j)
-            watches.append(Watch(k, j - 1, jump))
             correction = writer.apply(f"c{j}.{k}", f"coarse.{j}", jump, j)
             new.append(writer.combine(f"u{j}.{k + 1}", "++", (fine[j], correction), j))
         else:
             coarse = _coarse(j, shared)
             before = writer.apply(f"g{j}.{k}", coarse, old[j - 1], j)
             after = writer.apply(f"g{j}.{k + 1}", coarse, new[j - 1], j)
-            watches.append(Watch(k, j - 1, new[j - 1], old[j - 1]))
             new.append(writer.combine(f"u{j}.{k + 1}", "++-", (fine[j], after, before), j))
     return new, watches
 

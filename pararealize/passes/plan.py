@@ -33,7 +33,7 @@ def make_plan(
         model=type(model).__name__,
         pieces=tuple(_piece(partition, method, j, coarse, guesses) for j in range(1, n + 1)),
         head=" … ".join(dict.fromkeys((head[0].name, head[-1].name))) if head else "",
-        inputs={name: str(spec) for name, spec in chain.profile.inputs.items()},
+        inputs={chain.train[n].target: str(spec) for n, spec in chain.profile.inputs.items()},
         method=method.to_json(),
         machine=machine,
         serial_seconds=chain.cost(0, end).seconds,

@@ -40,7 +40,8 @@ class Probe:
         return Fine(self.copy, train, evaluate, f"subnetwork {j}")
 
     def _input(self, name: str) -> Any:
-        value = self.inputs.get(name, self.partition.chain.profile.inputs[name])
+        chain = self.partition.chain
+        value = self.inputs.get(chain.train[name].target, chain.profile.inputs[name])
         return self._random(value) if isinstance(value, TensorSpec) else value
 
     def _random(self, spec: TensorSpec) -> Tensor:

@@ -46,7 +46,7 @@ def copy_module(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         hint = " Call it first: pararealize(Model(), n=...)." if isinstance(model, type) else ""
         raise NotAModuleError(
-            f"expected a torch.nn.Module to compile, found {_article(model)}.{hint}"
+            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
         )
     try:
         return copy_tree(model)
@@ -57,8 +57,8 @@ def copy_module(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _article(model: object) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+def _described(model: object) -> str:
+    return f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
 
 
 def trace(model: nn.Module, given: Iterable[str] = ()) -> Trace:

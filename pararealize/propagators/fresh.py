@@ -88,7 +88,10 @@ def _like(value: Tensor) -> nn.Parameter:
 
 
 def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
-    layer = copy.deepcopy(layer)
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    layer = copy.deepcopy(
+        layer
+    ).cpu()  # so that only the forked random state of the CPU is drawn on
     for part in layer.modules():
         _clear_hooks(part)
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
@@ -103,7 +106,7 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
             part.inplace = False  # type: ignore[assignment]
     for parameter in layer.parameters():
         parameter.requires_grad_(True)
-    return layer.train()
+    return layer.to(device).train()
 
 
 def _clear_hooks(module: nn.Module) -> None:

@@ -1,0 +1,122 @@
+"""How long compiling takes, cold, beside what tracing alone takes; and how even the cuts are.
+
+Every figure comes from fresh processes, one after another:
+
+    python examples/compile_time.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from itertools import accumulate, pairwise
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import fx, nn
+
+from pararealize import compiler, models, pararealize
+from pararealize.ir.plan import Machine
+from pararealize.passes.cut import head_start, min_max
+from pararealize.passes.infer import infer_profile
+from pararealize.passes.interfaces import build_chain
+from pararealize.passes.trace import trace
+
+CASES = (("resnet(101)", 6), ("resnet(326)", 6), ("resnet(1001)", 18), ("vgg16()", 3))
+REPEATS = 5
+QUALITY = (2, 3, 6, 12, 18)
+
+
+def build(name: str) -> nn.Module:
+    """A network of ``models/`` by the call that makes it."""
+    made: nn.Module = eval(name, vars(models))
+    return made
+
+
+def measure(name: str, n: int) -> dict[str, float]:
+    """Seconds of the first trace and the first compile of this process, and of coarse networks."""
+    spent = 0.0
+
+    def timed(function: object) -> object:
+        def call(*args: object) -> object:
+            nonlocal spent
+            begin = time.perf_counter()
+            result = function(*args)  # type: ignore[operator]
+            spent += time.perf_counter() - begin
+            return result
+
+        return call
+
+    compiler.build_coarse = timed(compiler.build_coarse)  # type: ignore[assignment]
+    compiler.build_guesses = timed(compiler.build_guesses)  # type: ignore[assignment]
+    model = build(name)
+    begin = time.perf_counter()
+    fx.symbolic_trace(model)
+    traced = time.perf_counter() - begin
+    begin = time.perf_counter()
+    pararealize(model, n)
+    return {"trace": traced, "compile": time.perf_counter() - begin, "coarse": spent}
+
+
+def cold(name: str, n: int) -> dict[str, float]:
+    """Medians over fresh processes."""
+    command = [sys.executable, __file__, name, str(n)]
+    runs = [json.loads(subprocess.check_output(command)) for _ in range(REPEATS)]
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def compile_table() -> Table:
+    """Trace and compile times side by side."""
+    table = Table(title=f"cold, medians of {REPEATS}, {torch.get_num_threads()} threads")
+    for column in ("network", "n", "fx trace s", "compile s", "coarse s", "(compile-coarse)/trace"):
+        table.add_column(column, justify="right")
+    for name, n in CASES:
+        run = cold(name, n)
+        ratio = (run["compile"] - run["coarse"]) / run["trace"]
+        seconds = [f"{run[key]:.2f}" for key in ("trace", "compile", "coarse")]
+        table.add_row(name, str(n), *seconds, f"{ratio:.2f}")
+    return table
+
+
+def quality_table() -> Table:
+    """The heaviest subnetwork beside the best possible over the same interfaces."""
+    table = Table(title="cuts of resnet(1001): heaviest subnetwork / best possible")
+    for column in ("n", "ratio", "heaviest / mean"):
+        table.add_column(column, justify="right")
+    for n in QUALITY:
+        plan = pararealize(models.resnet(1001), n).plan
+        heaviest = max(piece.seconds for piece in plan.pieces)
+        mean = sum(piece.seconds for piece in plan.pieces) / n
+        table.add_row(str(n), f"{heaviest / best(n):.4f}", f"{heaviest / mean:.3f}")
+    return table
+
+
+def best(n: int) -> float:
+    """Least possible seconds of the heaviest subnetwork, coarse networks and messages left out."""
+    model = models.resnet(1001)
+    traced = trace(model)
+    chain = build_chain(model, traced, infer_profile(traced.train, model, Machine()))
+    sums = [0.0, *accumulate(layer.cost.seconds for layer in chain.layers)]
+    bounds = min_max(head_start(chain, n), n, lambda a, b: sums[b] - sums[a])
+    return max(sums[b] - sums[a] for a, b in pairwise(bounds))
+
+
+def main() -> None:
+    """Measure one case for the parent process, or everything."""
+    if len(sys.argv) == 3:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+        return
+    console = Console()
+    console.print(compile_table())
+    console.print(quality_table())
+
+
+if __name__ == "__main__":
+    main()

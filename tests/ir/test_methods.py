@@ -1,0 +1,91 @@
+"""Options of the methods: what they accept, how they are saved."""
+
+import json
+from typing import Any
+
+import pytest
+from torch import nn
+
+from pararealize.errors import MethodError, PararealizeError
+from pararealize.ir.methods import Parareal
+
+BAD: list[tuple[str, Any]] = [
+    ("coarse", "fancy"),
+    ("coarse", None),
+    ("coarse", 3),
+    ("coarse", ["network"]),
+    ("correction", "resid"),
+    ("correction", None),
+    ("correction", len),
+    ("guess", "none"),
+    ("guess", len),
+    ("iterations", -1),
+    ("iterations", 1.0),
+    ("iterations", True),
+    ("iterations", "2"),
+    ("iterations", None),
+    ("coarse_depth", -1),
+    ("coarse_depth", 0.5),
+    ("coarse_depth", False),
+    ("seed", -1),
+    ("seed", 1.5),
+    ("seed", None),
+    ("coarse_budget", 0),
+    ("coarse_budget", 1.01),
+    ("coarse_budget", -0.2),
+    ("coarse_budget", float("nan")),
+    ("coarse_budget", "half"),
+    ("coarse_budget", None),
+    ("coarse_budget", True),
+]
+
+
+def make(fine: nn.Module, source: object, target: object) -> nn.Module:
+    return nn.Identity()
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_bad_option_is_named(name: str, value: Any) -> None:
+    with pytest.raises(MethodError) as caught:
+        Parareal(**{name: value})
+    assert isinstance(caught.value, PararealizeError)
+    assert f"{name}={value!r}" in str(caught.value)
+    assert "expected" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", Parareal.CHOICES)
+def test_every_choice_is_accepted_and_listed(name: str) -> None:
+    for value in Parareal.CHOICES[name]:
+        assert getattr(Parareal(**{name: value}), name) == value
+    with pytest.raises(MethodError) as caught:
+        Parareal(**{name: "other"})
+    assert all(repr(value) in str(caught.value) for value in Parareal.CHOICES[name])
+
+
+def test_json_round_trip() -> None:
+    method = Parareal("rediscretized", "difference", 3, "coarse", 2, 0.5, 7)
+    values = json.loads(json.dumps(method.to_json()))
+    assert values["method"] == "parareal"
+    assert Parareal.from_json(values) == method
+
+
+def test_a_callable_is_named_and_given_again() -> None:
+    method = Parareal(coarse=make)
+    values = json.loads(json.dumps(method.to_json()))
+    assert values["coarse"] == "callable:make"
+    assert Parareal.from_json(values, make) == method
+    with pytest.raises(MethodError, match=r"callable:make.*load\(path, model, coarse=function\)"):
+        Parareal.from_json(values)
+
+
+def test_a_callable_without_a_name_is_saved_too() -> None:
+    class Maker:
+        def __call__(self, *_: object) -> nn.Module:
+            return nn.Identity()
+
+    assert str(Parareal(coarse=Maker()).to_json()["coarse"]).startswith("callable:")
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(MethodError, match="colour"):
+        Parareal.from_json({"method": "parareal", "colour": 3})

@@ -1,0 +1,127 @@
+"""Imports go one way: errors, ir, runtime, propagators, then analysis, passes and emit."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pararealize
+from pararealize import models
+
+ROOT = Path(pararealize.__file__).parent
+MODELS = Path(models.__file__).parent
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "ir": {"errors", "ir"},
+    "runtime": {"errors", "ir", "runtime"},
+    "propagators": {"errors", "ir", "runtime", "propagators"},
+    "analysis": {"errors", "ir", "analysis"},
+    "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
+    "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},
+    "compiler": {"errors", "ir", "runtime", "propagators", "analysis", "passes", "emit"},
+}
+
+#: What only the programs may import, and the module that draws for them.
+HEAVY = {"typer", "matplotlib"}
+PROGRAMS = {"cli", "demo", "analysis.plot"}
+
+
+def module_name(file: Path, root: Path = ROOT) -> str:
+    parts = file.relative_to(root).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def absolute(node: ast.ImportFrom, module: str, *, package: bool) -> str:
+    """The dotted name an import statement of the module ``pararealize.<module>`` means."""
+    if not node.level:
+        return node.module or ""
+    parents = ["pararealize", *filter(None, module.split("."))]
+    base = parents[: len(parents) - node.level + package]
+    return ".".join([*base, *filter(None, [node.module])])
+
+
+def imports(file: Path, module: str) -> Iterator[str]:
+    """Everything a file imports, wherever in it, as dotted names with what is taken from them."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = absolute(node, module, package=file.name == "__init__.py")
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def own_imports(file: Path, module: str) -> set[str]:
+    names = [name for name in imports(file, module) if name.split(".")[0] == "pararealize"]
+    return {name.removeprefix("pararealize").lstrip(".") for name in names}
+
+
+FILES = {module_name(file): file for file in sorted(ROOT.rglob("*.py"))}
+
+
+def test_relative_imports_are_understood() -> None:
+    node = ast.parse("from ..ir import plan").body[0]
+    assert isinstance(node, ast.ImportFrom)
+    assert absolute(node, "passes.cut", package=False) == "pararealize.ir"
+    node = ast.parse("from .vgg import VGG").body[0]
+    assert isinstance(node, ast.ImportFrom)
+    assert absolute(node, "models", package=True) == "pararealize.models.vgg"
+
+
+def test_every_part_has_a_rule() -> None:
+    packages = {file.parent.name for file in ROOT.glob("*/__init__.py")}
+    assert packages - {"models"} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.split(".")[0] in ALLOWED])
+def test_imports_go_one_way(module: str) -> None:
+    allowed = ALLOWED[module.split(".")[0]]
+    found = {name.split(".")[0] for name in own_imports(FILES[module], module)}
+    assert found <= allowed, f"{module} imports {sorted(found - allowed)}"
+
+
+@pytest.mark.parametrize("file", sorted(MODELS.glob("*.py")), ids=lambda file: file.name)
+def test_models_import_nothing_of_the_package(file: Path) -> None:
+    module = f"models.{module_name(file, MODELS)}".rstrip(".")
+    allowed = ("models",)
+    assert all(name.startswith(allowed) for name in own_imports(file, module))
+    packages = {name.split(".")[0] for name in imports(file, module)}
+    assert packages <= {"torch", "typing", "collections", "math", "pararealize", "dataclasses"}
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m not in PROGRAMS])
+def test_only_programs_import_typer_and_matplotlib(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(FILES[module], module)} & HEAVY
+    drawing = {name for name in own_imports(FILES[module], module) if "analysis.plot" in name}
+    assert not drawing
+
+
+IMPORT = """
+import sys, torch
+torch.manual_seed(3)
+def state():
+    options = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    return torch.get_rng_state().tolist(), *options
+before = state()
+import pararealize
+distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+print(before == state(), not distributed, *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_importing_starts_nothing_and_leaves_out_what_is_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=60
+    )
+    state_is_kept, nothing_started, *modules = done.stdout.split()
+    assert (state_is_kept, nothing_started) == ("True", "True")
+    assert "networkx" in modules
+    assert not {*HEAVY, "mpi4py", "torchvision", "sklearn", "mlxtend"} & set(modules)
+
+
+def test_public_names_exist() -> None:
+    assert all(hasattr(pararealize, name) for name in pararealize.__all__)
+    assert callable(pararealize.pararealize)
