@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,72 +23,89 @@ from torch import nn
 
 from pararealize import models, pararealize
 from pararealize.demo import smaller
-from pararealize.digits import Digits, load_digits
+from pararealize.digits import load_digits
 from pararealize.training import Recipe, train
 
-STUDIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], Recipe]] = {
-    "ResNet-56": (
-        lambda: models.resnet(56, channels=1),
-        (2, 3, 6),
-        Recipe(epochs=12, batch=100, rate=0.2),
+
+@dataclass(frozen=True)
+class Study:
+    """A network, the numbers of subnetworks to try, and how all of them are trained.
+
+    ``pooling`` is the side of the squares of pixels that are averaged first, to save time.
+    """
+
+    make: Callable[[], nn.Module]
+    counts: tuple[int, ...]
+    pooling: int
+    recipe: Recipe
+
+
+STUDIES = {
+    "ResNet-56": Study(
+        lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe(epochs=20)
     ),
-    "VGG-11": (
+    "VGG-11": Study(
         lambda: models.vgg11(channels=1, classes=10, head="small", width=16, batch_norm=True),
         (3,),
-        Recipe(epochs=12, batch=100, rate=0.05),
+        1,
+        Recipe(epochs=20, rate=0.05, shift=2),
     ),
 }
 
 
-def study(name: str, digits: Digits, seeds: int, out: Path, console: Console) -> Table:
-    """Train serial and parareal networks for every seed; a table of accuracies in percent."""
-    make, counts, recipe = STUDIES[name]
-    scores: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = make()
-        example = (digits.train_images[: recipe.batch],)
-        nets: dict[str, nn.Module] = {"serial": copy.deepcopy(model)}
-        for n in counts:
-            nets[f"n = {n}"] = pararealize(model, n, example_inputs=example)
-        for label, net in nets.items():
-            begin = time.perf_counter()
-            seeded = Recipe(recipe.epochs, recipe.batch, recipe.rate, seed=seed)
-            outcome = train(net, digits, seeded, lambda _loss: None)
-            scores.setdefault(label, []).append(100 * outcome.accuracy)
-            seconds = time.perf_counter() - begin
-            console.print(f"{name} seed {seed} {label}: {outcome.accuracy:.2%}, {seconds:.0f} s")
-            out.write_text(json.dumps({name: scores}))
-    return _table(name, scores)
+def run(name: str, seed: int, console: Console) -> dict[str, float]:
+    """Train the serial and the parareal networks of one seed; test accuracies in percent."""
+    study = STUDIES[name]
+    digits = smaller(load_digits(), study.pooling)
+    torch.manual_seed(seed)
+    model = study.make()
+    example = (digits.train_images[: study.recipe.batch],)
+    nets: dict[str, nn.Module] = {"serial": copy.deepcopy(model)}
+    for n in study.counts:
+        nets[f"n = {n}"] = pararealize(model, n, example_inputs=example)
+    scores = {}
+    for label, net in nets.items():
+        begin = time.perf_counter()
+        outcome = train(net, digits, replace(study.recipe, seed=seed), lambda _loss: None)
+        scores[label] = 100 * outcome.accuracy
+        seconds = time.perf_counter() - begin
+        console.print(f"{name}, seed {seed}, {label}: {outcome.accuracy:.1%} in {seconds:.0f} s")
+    return scores
 
 
-def _table(name: str, scores: dict[str, list[float]]) -> Table:
-    table = Table(title=f"{name}: test accuracy, %")
+def table(name: str, runs: list[dict[str, float]]) -> Table:
+    """Accuracies by network, their mean, and how far it lies from the serial network's."""
+    result = Table(title=f"{name}: test accuracy, %, {STUDIES[name].recipe.epochs} epochs")
     for column in ("network", "seeds", "mean", "mean - serial"):
-        table.add_column(column, justify="right")
-    serial = statistics.mean(scores["serial"])
-    for label, values in scores.items():
+        result.add_column(column, justify="right")
+    serial = statistics.mean(run["serial"] for run in runs)
+    for label in runs[0]:
+        values = [run[label] for run in runs]
         mean = statistics.mean(values)
-        each = ", ".join(f"{v:.1f}" for v in values)
-        table.add_row(label, each, f"{mean:.2f}", f"{mean - serial:+.2f}")
-    return table
+        each = ", ".join(f"{value:.1f}" for value in values)
+        result.add_row(label, each, f"{mean:.2f}", f"{mean - serial:+.2f}")
+    return result
 
 
 def main() -> None:
-    """Run the studies."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=3)
+    """Run the studies; every seed's result is kept in a file and not computed again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=sorted(STUDIES))
-    parser.add_argument("--pooling", type=int, default=2, help="average squares of pixels first")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("accuracy"), help="folder of results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console = Console(width=100)
-    digits = smaller(load_digits(), options.pooling)
-    console.print(f"{digits.source}, {options.threads} threads")
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in [options.only] if options.only else STUDIES:
-        out = Path(f"accuracy-{name}.json")
-        console.print(study(name, digits, options.seeds, out, console))
+        runs = []
+        for seed in options.seeds:
+            file = options.out / f"{name}-{seed}.json"
+            if not file.exists():
+                file.write_text(json.dumps(run(name, seed, console)))
+            runs.append(json.loads(file.read_text()))
+        console.print(table(name, runs))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ Progress = Callable[[float], None]
 class Recipe:
     """How a network is trained: SGD with momentum and a one-cycle learning rate.
 
-    ``rate`` is the largest learning rate; ``seed`` decides the order of the images.
+    ``rate`` is the largest learning rate; images are moved by up to ``shift`` pixels each way;
+    ``seed`` decides their order and shifts.
     """
 
     epochs: int = 4
@@ -27,6 +28,7 @@ class Recipe:
     rate: float = 0.2
     momentum: float = 0.9
     decay: float = 5e-4
+    shift: int = 1
     seed: int = 0
 
     def steps(self, images: int) -> int:
@@ -72,7 +74,17 @@ def _batches(digits: Digits, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     for _ in range(recipe.epochs):
         order = torch.randperm(len(digits.train_labels), generator=generator)
         for chosen in torch.split(order, recipe.batch):
-            yield digits.train_images[chosen], digits.train_labels[chosen]
+            images = shifted(digits.train_images[chosen], recipe.shift, generator)
+            yield images, digits.train_labels[chosen]
+
+
+def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Every image ``[count, 1, side, side]`` moved by up to ``most`` pixels, edges repeated."""
+    count, _, side, _ = images.shape
+    steps = torch.randint(2 * most + 1, (2, count, 1), generator=generator) + torch.arange(side)
+    rows, columns = (steps - most).clamp(0, side - 1)
+    each = torch.arange(count)
+    return images[each[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
 def predict(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:

@@ -94,7 +94,7 @@ def _propagator(
     leaves: int,
 ) -> Propagator | None:
     if choice.segment is not None:
-        return Fine(serial, choice.segment, choice.segment, label)
+        return Fine(serial, choice.segment, choice.segment, label, borrows=True)
     if choice.module is None:
         return None
     return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)

@@ -17,7 +17,7 @@ from pararealize.emit.storage import write
 from pararealize.errors import ShapeError, TraceError
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
-from pararealize.ir.program import Operation
+from pararealize.ir.program import ABSENT, Operation
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
@@ -219,6 +219,13 @@ def _check(
     kwargs: Mapping[str, Any],
 ) -> None:
     given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
+    for argument in arguments:
+        if ABSENT in argument.kwargs and given.get(argument.target) is not None:
+            raise ShapeError(
+                f"the input {argument.target!r} was not given when the network was compiled, so "
+                "what it does is not part of it: write pararealize(model, n, example_inputs=..., "
+                f"example_kwargs={{{argument.target!r}: {argument.target}}})."
+            )
     for name, expected in expectations.items():
         value = given.get(name)
         problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None

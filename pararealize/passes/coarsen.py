@@ -239,13 +239,19 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
 
 
 def is_zero_preserving(module: nn.Module, state: State) -> bool:
-    """Whether the network answers zero to zero in both modes; seen on a copy of it."""
+    """Whether the network answers zero to zero in both modes, whatever its weights will be.
+
+    Seen on a copy with other weights: a bias may be zero only until it is trained.
+    """
     first = next(module.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     dtype = first.dtype if first is not None else state[0].dtype
     zeros = [torch.zeros(s.shape, dtype=dtype, device=device) for s in state]
     probe = copy.deepcopy(module)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for tensor in (*probe.parameters(), *probe.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
         results = [probe.train(mode)(*zeros) for mode in (True, False)]
     leaves = [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
     return all(not leaf.any() for leaf in leaves)

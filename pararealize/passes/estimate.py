@@ -81,7 +81,9 @@ class Estimate:
         return self._guesses[state]
 
     def _price(self, module: nn.Module | None, state: State) -> float:
-        return module_cost(module, state, self.machine).seconds if module else float("inf")
+        if module is None:
+            return float("inf")
+        return module_cost(module.to(state[0].dtype), state, self.machine).seconds
 
 
 def main_input(chain: Chain) -> TensorSpec | None:

@@ -41,7 +41,9 @@ def bind(
             f"example_inputs do not fit {type(model).__name__}.forward"
             f"{inspect.signature(model.forward)}: {error}. Write example_inputs=(x,)."
         ) from error
-    return dict(bound.arguments)
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters = bound.signature.parameters
+    return {stars.get(parameters[k].kind, "") + k: v for k, v in bound.arguments.items()}
 
 
 def expectations(program: Program, model: nn.Module) -> dict[str, Expectation]:

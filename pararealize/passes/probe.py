@@ -41,7 +41,9 @@ class Probe:
 
     def _input(self, name: str) -> Any:
         chain = self.partition.chain
-        value = self.inputs.get(chain.train[name].target, chain.profile.inputs[name])
+        argument, spec = chain.train[name], chain.profile.inputs[name]
+        default = argument.args[0] if argument.args else None
+        value = self.inputs.get(argument.target, default if spec is None else spec)
         return self._random(value) if isinstance(value, TensorSpec) else value
 
     def _random(self, spec: TensorSpec) -> Tensor:

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from pararealize.errors import NotAModuleError, TraceError
-from pararealize.ir.program import Kind, Operation, Program, Ref
+from pararealize.ir.program import ABSENT, Kind, Operation, Program, Ref
 from pararealize.passes.copying import collection_paused, copy_tree
 
 KINDS: Mapping[str, Kind] = {
@@ -91,6 +91,11 @@ def _absent_arguments(model: nn.Module, given: set[str]) -> dict[str, Any]:
 class _Tracer(fx.Tracer):
     """Remembers which module's ``forward`` wrote each node."""
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """BatchNorm stays whole in other libraries' versions too: it counts as it runs."""
+        batch_norm = isinstance(m, nn.modules.batchnorm._NormBase)
+        return batch_norm or super().is_leaf_module(m, module_qualified_name)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""
         node = super().create_node(*args, **kwargs)
@@ -104,6 +109,10 @@ def _record(model: nn.Module, constants: dict[str, Any]) -> Program:
     except Exception as error:
         raise TraceError(_explain(model, error)) from error
     graph.eliminate_dead_code(_is_impure)
+    names = inspect.signature(model.forward).parameters
+    for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
+        if name in constants:  # torch.fx renames it; it stays an input, which must be None
+            node.target, node.kwargs = name, {ABSENT: True}
     return Program(tuple(map(_operation, graph.nodes)))
 
 

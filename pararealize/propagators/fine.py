@@ -25,13 +25,23 @@ class Fine(Propagator):
         train: operations in train mode.
         evaluate: operations in eval mode (the same object where they do not differ).
         label: how errors name it.
+        borrows: it only borrows the layers, whose statistics another propagator moves.
 
     """
 
     root: nn.Module
 
-    def __init__(self, root: nn.Module, train: Segment, evaluate: Segment, label: str) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        train: Segment,
+        evaluate: Segment,
+        label: str,
+        *,
+        borrows: bool = False,
+    ) -> None:
         super().__init__(label, len(train.state))
+        self.borrows = borrows
         self.segments = (train, evaluate)
         object.__setattr__(self, "root", root)
         self._functions = self._compile()
@@ -44,14 +54,20 @@ class Fine(Propagator):
     def _function(self, segment: Segment) -> Callable[..., Any]:
         return compile_segment(replace(segment, inputs=self.inputs), self.root, self.label)
 
+    def forward(self, *values: Any, commits: bool = True) -> Any:
+        """The next state; statistics that are only borrowed never move."""
+        return super().forward(*values, commits=commits and not self.borrows)
+
     def propagate(self, *values: Any) -> Any:
         """Φ_j(state), in the mode of the network."""
         function = self._functions[0 if self.root.training else 1]
         return function(self.root, *values)
 
     def stateful(self) -> Iterable[nn.Module]:
-        """Modules of this stretch that hold buffers."""
-        paths = modules_of(self.segments[0 if self.root.training else 1])
+        """Modules of this stretch that hold buffers, called or read."""
+        segment = self.segments[0 if self.root.training else 1]
+        owners = (o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute")
+        paths = dict.fromkeys((*modules_of(segment), *owners))
         return with_buffers(self.root.get_submodule(path) for path in paths)
 
     @property

@@ -48,6 +48,8 @@ class Fresh(nn.Module):
     def _adopt(self, operation: Operation, root: nn.Module, names: dict[str, str]) -> Operation:
         if operation.kind == "module":
             return replace(operation, target=f"layers.{names[operation.target]}")
+        if operation.kind == "training":
+            return replace(operation, target="")  # its own flag
         if operation.kind != "attribute":
             return operation
         owner, _, name = operation.target.rpartition(".")
@@ -89,9 +91,7 @@ def _like(value: Tensor) -> nn.Parameter:
 
 def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
     device = next((p.device for p in layer.parameters()), torch.device("cpu"))
-    layer = copy.deepcopy(
-        layer
-    ).cpu()  # so that only the forked random state of the CPU is drawn on
+    layer = copy.deepcopy(layer).cpu()  # only the CPU's random state is forked
     for part in layer.modules():
         _clear_hooks(part)
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)

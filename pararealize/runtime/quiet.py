@@ -24,5 +24,5 @@ def quiet(modules: Iterable[nn.Module]) -> Iterator[None]:
                 module._buffers[name] = None if buffer is None else buffer.detach().clone()
         yield
     finally:
-        for module, buffers in kept:
+        for module, buffers in reversed(kept):  # a module met twice was kept whole at first
             module._buffers.update(buffers)

@@ -1,0 +1,425 @@
+"""Random chains, their compilation, and one training step of either to compare."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from pararealize import Parareal, pararealize
+from pararealize.emit.assemble import assemble
+from pararealize.emit.network import ParallelNetwork
+from pararealize.errors import SlowerThanSerialWarning
+from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.parts import Decisions
+from pararealize.ir.plan import Machine
+from pararealize.passes.coarsen import build_coarse, build_guesses
+from pararealize.passes.cut import cut, cut_at
+from pararealize.passes.interfaces import build_chain
+from pararealize.passes.parareal import parareal_schedule
+from pararealize.passes.plan import make_plan
+from pararealize.passes.probe import Probe
+from pararealize.passes.profile import profile
+from pararealize.passes.trace import copy_module, trace
+
+BATCH, FEATURES, CHANNELS, SIDE = 6, 3, 2, 4
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "linear": nn.Identity,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a random chain is made of.
+
+    ``family`` is dense, conv, residual (dense), resconv, or skip: dense with connections over
+    three layers, so that most interfaces carry two tensors.
+    """
+
+    family: str = "dense"
+    depth: int = 4
+    width: int = 4
+    activation: str = "tanh"
+    inplace: bool = False
+    norm: str = ""
+    dropout: str = ""
+    bias: bool = True
+    head: bool = True
+    seed: int = 0
+
+    @property
+    def convolves(self) -> bool:
+        return self.family in {"conv", "resconv"}
+
+    @property
+    def residual(self) -> bool:
+        return self.family in {"residual", "resconv"}
+
+
+class FunctionalNorm(nn.Module):
+    """Batch normalisation whose forward is traced through, statistics as plain buffers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(
+            x, self.mean, self.var, self.weight, self.bias, self.training, 0.1, 1e-2
+        )
+
+
+class Layer(nn.Module):
+    """Weights, normalisation, activation and dropout; plus the state where it is residual."""
+
+    def __init__(self, recipe: Recipe, source: int) -> None:
+        super().__init__()
+        self.residual = recipe.residual and source == recipe.width
+        self.map = _map(recipe, source, recipe.width)
+        if recipe.norm:
+            self.norm = _norm(recipe)
+        activation = ACTIVATIONS[recipe.activation]
+        self.act = nn.ReLU(recipe.inplace) if activation is nn.ReLU else activation()
+        self.dropout = recipe.dropout
+        if recipe.dropout == "module":
+            self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.map(x)
+        y = self.norm(y) if hasattr(self, "norm") else y
+        y = self.act(y)
+        if self.dropout == "module":
+            y = self.drop(y)
+        elif self.dropout == "functional":
+            y = functional.dropout(y, 0.3, training=self.training)
+        return x + y if self.residual else y
+
+
+class Skip(nn.Module):
+    """Layers one after another, with the state before the first added to that after the last."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y
+
+
+class Network(nn.Module):
+    """A stem, layers and a classifier, in float64."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        source = CHANNELS if recipe.convolves else FEATURES
+        self.stem = Layer(replace(recipe, inplace=False), source)
+        layers: list[nn.Module] = [Layer(recipe, recipe.width) for _ in range(recipe.depth)]
+        if recipe.family == "skip":
+            layers = [Skip(layers[i : i + 3]) for i in range(0, len(layers), 3)]
+        self.layers = nn.Sequential(*layers)
+        self.pools = recipe.convolves and recipe.head
+        if recipe.head:
+            self.head = nn.Linear(recipe.width, 2, bias=recipe.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(self.stem(x))
+        if self.pools:
+            x = x.mean((2, 3))
+        return self.head(x) if hasattr(self, "head") else x
+
+
+def _map(recipe: Recipe, source: int, target: int) -> nn.Module:
+    """Weights that keep the size of their input, so that depth does not hide errors."""
+    layer: nn.Module
+    if recipe.convolves:
+        layer = nn.Conv2d(source, target, 3, padding=1, bias=recipe.bias)
+    else:
+        layer = nn.Linear(source, target, bias=recipe.bias)
+    nn.init.orthogonal_(layer.weight, gain=0.5 if recipe.residual else 1.0)
+    return layer
+
+
+def _norm(recipe: Recipe) -> nn.Module:
+    """Batch normalisation; the large eps bounds by 10 what it makes of rounding errors."""
+    if recipe.norm == "functional":
+        return FunctionalNorm(recipe.width)
+    kind = nn.BatchNorm2d if recipe.convolves else nn.BatchNorm1d
+    return kind(recipe.width, eps=1e-2, momentum=None if recipe.norm == "cumulative" else 0.1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def build(recipe: Recipe) -> Network:
+    """The network, its statistics and normalisation weights random."""
+    with seeded(recipe.seed):
+        network = Network(recipe).double()
+        for module in network.modules():
+            if isinstance(module, (nn.modules.batchnorm._BatchNorm, FunctionalNorm)):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    if tensor.is_floating_point():
+                        tensor.data.uniform_(0.5, 1.5)
+    return network
+
+
+def example(recipe: Recipe, seed: int = 0) -> Tensor:
+    """A batch for the network."""
+    shape = (CHANNELS, SIDE, SIDE) if recipe.convolves else (FEATURES,)
+    generator = torch.Generator().manual_seed(recipe.seed + 1000 * seed + 1)
+    return torch.randn(BATCH, *shape, dtype=torch.float64, generator=generator)
+
+
+def chain_of(model: nn.Module, x: Tensor, width: int = 1) -> Chain:
+    """The model's chain, by the compiler's passes."""
+    traced = trace(model, {"x"})
+    return build_chain(model, traced, profile(traced.train, model, {"x": x}, Machine()), width)
+
+
+@lru_cache(maxsize=512)
+def legal_interfaces(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the interfaces where the network may be cut."""
+    return tuple(i.name for i in chain_of(build(recipe), example(recipe)).interfaces)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how to compile it; ``interfaces`` of ``None`` are automatic cuts."""
+
+    recipe: Recipe
+    n: int
+    method: Parareal
+    interfaces: tuple[str, ...] | None = None
+    training: bool = True
+    guess_scale: float = 1.0
+
+    @property
+    def x(self) -> Tensor:
+        return example(self.recipe)
+
+    def model(self) -> Network:
+        return build(self.recipe).train(self.training)
+
+    def compile(self, model: nn.Module | None = None, *, reuse: bool = True) -> ParallelNetwork:
+        """The parallel network with random guesses; without ``reuse`` no term is left out."""
+        model = self.model() if model is None else model
+        if reuse:
+            net = compiled(model, self.n, self.method, self.x, self.interfaces)
+        else:
+            net = emit(model, self.n, self.method, self.x, self.interfaces)
+        scramble(net, self.guess_scale, self.recipe.seed)
+        return net
+
+
+def compiled(
+    model: nn.Module,
+    n: int,
+    method: Parareal,
+    x: Tensor,
+    interfaces: tuple[str, ...] | None = None,
+    **options: Any,
+) -> ParallelNetwork:
+    """As a user compiles, though nothing so small can be faster."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)
+        return pararealize(
+            model, n, method=method, example_inputs=(x,), interfaces=interfaces, **options
+        )
+
+
+def partition_of(
+    model: nn.Module, n: int, method: Parareal, x: Tensor, interfaces: tuple[str, ...] | None
+) -> Partition:
+    """The cut chain, by the compiler's passes."""
+    chain = chain_of(model, x)
+    if n - 1 > len(chain.interfaces):
+        chain = chain_of(model, x, width=8)
+    if interfaces is not None:
+        return cut_at(chain, interfaces, n)
+    return cut(chain, model, n, method, Machine())
+
+
+def emit(
+    model: nn.Module, n: int, method: Parareal, x: Tensor, interfaces: tuple[str, ...] | None
+) -> ParallelNetwork:
+    """The passes by hand, with a schedule that computes every term of the equations."""
+    serial, machine = copy_module(model), Machine()
+    partition = partition_of(serial, n, method, x, interfaces)
+    parts = replace(method, iterations=1)  # exact after n sweeps, they would not be built
+    probe = Probe(partition, serial, {"x": x}, method.seed)
+    coarse = build_coarse(partition, serial, parts, machine, probe)
+    guesses = build_guesses(partition, serial, parts, machine)
+    shared = method.coarse == "fine" and method.correction == "difference"
+    schedule = parareal_schedule(n, method, shared=shared, head=partition.has_head, reuse=False)
+    plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
+    return assemble(Decisions(partition, method, schedule, plan, coarse, guesses, {}), serial)
+
+
+def scramble(net: nn.Module, scale: float, seed: int) -> None:
+    """Make the guess networks' weights random, of the given size."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in net.named_parameters():
+        if name.startswith("guess."):
+            noise = torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+            parameter.data.copy_(scale * noise)
+
+
+@dataclass
+class Step:
+    """What one step gives: the output, gradients (``input`` is the input's) and buffers."""
+
+    output: Tensor
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+
+
+def cotangent(like: Tensor) -> Tensor:
+    """A fixed random tensor to pair an output with."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator)
+
+
+def gradients(output: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the output's product with a fixed random tensor; zero where nothing depends."""
+    loss = (output * cotangent(output)).sum()
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(wanted.items(), found, strict=True)
+    }
+
+
+def step(module: nn.Module, names: Network, x: Tensor, seed: int = 0) -> Step:
+    """One step of ``module`` under the seed; ``names`` is the model whose names are asked for."""
+    x = x.clone().requires_grad_()
+    with seeded(seed):
+        output = module(x)
+    wanted = {name: module.get_parameter(name) for name, _ in names.named_parameters()}
+    return Step(
+        output.detach(),
+        gradients(output, {"input": x, **wanted}),
+        {name: module.get_buffer(name).clone() for name, _ in names.named_buffers()},
+    )
+
+
+def relative(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """2-norm of the difference over the 2-norm, all tensors together."""
+    assert found.keys() == wanted.keys()
+    error = sum(float((found[k] - wanted[k]).double().pow(2).sum()) for k in wanted)
+    size = sum(float(wanted[k].double().pow(2).sum()) for k in wanted)
+    return (error / size) ** 0.5 if size else error**0.5
+
+
+def assert_equal_steps(found: Step, wanted: Step, tolerance: float) -> None:
+    """Outputs, gradients and buffers agree; counts exactly."""
+    assert relative({"": found.output}, {"": wanted.output}) <= tolerance
+    assert relative(found.gradients, wanted.gradients) <= tolerance
+    assert relative(found.buffers, wanted.buffers) <= tolerance
+    for name, buffer in wanted.buffers.items():
+        if not buffer.is_floating_point():
+            assert torch.equal(found.buffers[name], buffer), name
+
+
+class Recorder(fx.Interpreter):
+    """Runs a graph and keeps a copy of every value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values[n.name] = result.clone() if isinstance(result, Tensor) else result
+        return result
+
+
+def recorded(module: fx.GraphModule, x: Tensor, seed: int = 0) -> dict[str, Any]:
+    """Every value of one run under the seed."""
+    recorder = Recorder(module)
+    with seeded(seed):
+        recorder.run(x)
+    return recorder.values
+
+
+def recipes(
+    *families: str,
+    activations: tuple[str, ...] = ("relu", "tanh", "sigmoid"),
+    norms: tuple[str, ...] = ("", "batch", "cumulative", "functional"),
+    dropouts: tuple[str, ...] = ("", "module", "functional"),
+    least: int = 2,
+    most: int = 8,
+    bias: bool | None = None,
+) -> st.SearchStrategy[Recipe]:
+    """Random chains of the given families."""
+    return st.builds(
+        Recipe,
+        family=st.sampled_from(families or ("dense", "conv", "residual", "resconv", "skip")),
+        depth=st.integers(least, most),
+        width=st.integers(3, 5),
+        activation=st.sampled_from(activations),
+        inplace=st.booleans(),
+        norm=st.sampled_from(norms),
+        dropout=st.sampled_from(dropouts),
+        bias=st.booleans() if bias is None else st.just(bias),
+        head=st.booleans(),
+        seed=st.integers(0, 10_000),
+    )
+
+
+def methods(
+    *,
+    coarse: tuple[str, ...] = ("network", "fine"),
+    corrections: tuple[str, ...] = ("residual", "difference"),
+    guesses: tuple[str, ...] = ("network", "coarse"),
+    least: int = 1,
+    most: int = 4,
+) -> st.SearchStrategy[Parareal]:
+    """Random options of parareal."""
+    return st.builds(
+        Parareal,
+        coarse=st.sampled_from(coarse),
+        correction=st.sampled_from(corrections),
+        guess=st.sampled_from(guesses),
+        iterations=st.integers(least, most),
+        coarse_depth=st.integers(0, 1),
+        coarse_budget=st.sampled_from((0.25, 1.0)),
+        seed=st.integers(0, 100),
+    )
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    chains: st.SearchStrategy[Recipe],
+    options: st.SearchStrategy[Parareal],
+    *,
+    most: int = 8,
+    scales: tuple[float, ...] = (0.5, 3.0),
+) -> Case:
+    """A random network, cut at random legal interfaces or automatically."""
+    recipe, method = draw(chains), draw(options)
+    names = legal_interfaces(recipe)
+    n = draw(st.integers(2, min(most, len(names) + 1)))
+    named = st.permutations(names).map(lambda p: tuple(p[: n - 1]))
+    interfaces = draw(st.one_of(st.none(), named))
+    return Case(
+        recipe, n, method, interfaces, draw(st.booleans()), draw(st.sampled_from(scales))
+    )

@@ -1,0 +1,252 @@
+"""Legal interfaces: positions whose live values are known, by the names of modules."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pararealize.errors import CutError
+from pararealize.ir.chain import Chain, TensorSpec
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import AMBIENT
+from pararealize.models import odenet, resnet, vgg11
+from pararealize.passes.interfaces import (
+    build_chain,
+    find_interface,
+    live_values,
+    module_ends,
+    uses,
+)
+from pararealize.passes.profile import profile
+from pararealize.passes.trace import trace
+
+
+def chain_of(model: nn.Module, *shape: int, width: int = 1) -> Chain:
+    traced = trace(model)
+    inputs = {traced.train.inputs[0].target: TensorSpec(shape)}
+    return build_chain(model, traced, profile(traced.train, model, inputs, Machine()), width)
+
+
+class UNet(nn.Module):
+    """Skips from the way down to the way up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.middle = nn.Linear(4, 4)
+        self.up2, self.up1 = nn.Linear(8, 4), nn.Linear(8, 4)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.down1(x)
+        b = self.down2(a)
+        c = self.middle(b)
+        d = self.up2(torch.cat([b, c], 1))
+        e = self.up1(torch.cat([a, d], 1))
+        return self.last(e)
+
+
+class Dense(nn.Module):
+    """Every layer reads all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4 * (i + 1), 4) for i in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for layer in self.layers:
+            values.append(layer(torch.cat(values, 1)))
+        return torch.cat(values, 1)
+
+
+class Sized(nn.Module):
+    """A size, not a tensor, lives across the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        rows = y.size(0)
+        return self.b(torch.tanh(y)).reshape(rows, 4)
+
+
+class Indexed(nn.Module):
+    """An integer state, then a floating-point one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(10, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.embedding((x * 2).long()))
+
+
+class Auxiliary(nn.Module):
+    """Two graphs: another branch while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.extra = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        if self.training:
+            y = y + self.extra(y)
+        return self.c(y)
+
+
+def test_every_position_of_a_plain_chain_is_legal() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) if i % 2 == 0 else nn.ReLU() for i in range(7)))
+    chain = chain_of(model, 2, 4)
+    assert [i.module for i in chain.interfaces] == ["0", "1", "2", "3", "4", "5"]
+    assert [layer.name for layer in chain.layers] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert all(i.state == (TensorSpec((2, 4)),) for i in chain.interfaces)
+
+
+def test_residual_blocks_are_not_cut_inside() -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    blocks = [f"layer{s}.{b}" for s in (1, 2, 3) for b in (0, 1)]
+    ends = [i.module for i in chain.interfaces]
+    assert [name for name in ends if name.startswith("layer") and name.count(".") == 1] == blocks
+    assert "conv1" in ends
+    assert {"bn", "relu", "avgpool"} <= set(ends)
+    assert not any("conv2" in name or "conv3" in name for name in ends)
+
+
+def test_layers_know_what_they_are() -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    layers = {layer.name: layer for layer in chain.layers}
+    assert layers["layer1.1"].branch == "layer1_1_conv3"
+    assert layers["layer1.1"].preserves
+    assert layers["layer2.0"].branch is None
+    assert not layers["layer2.0"].preserves
+    assert layers["layer1.1"].signature != layers["layer2.1"].signature
+    assert "layer1.1.conv2.weight" in layers["layer1.1"].parameters
+    assert sum(len(layer.parameters) for layer in chain.layers) == len(chain.sizes)
+
+
+def test_repeated_layers_have_equal_signatures() -> None:
+    chain = chain_of(odenet(5, width=4), 2, 784)
+    steps = [layer for layer in chain.layers if layer.name.startswith("steps.")]
+    assert len(steps) == 5
+    assert len({step.signature for step in steps}) == 1
+    assert all(step.branch for step in steps)
+
+
+def test_layers_cover_the_program_once() -> None:
+    for chain in (chain_of(vgg11(head="small", width=4), 2, 3, 32, 32), chain_of(UNet(), 2, 4)):
+        assert chain.layers[0].start == 0
+        assert chain.layers[-1].stop == len(chain.train)
+        assert all(a.stop == b.start for a, b in pairwise(chain.layers))
+        assert len(chain.layers) == len(chain.interfaces) + 1
+
+
+def test_live_sets_of_a_network_with_skips() -> None:
+    program = trace(UNet()).train
+    live = {program.operations[i - 1].name: v for i, v in live_values(program, 9).items()}
+    assert live == {
+        "down1": ("down1",),
+        "down2": ("down1", "down2"),
+        "middle": ("down1", "down2", "middle"),
+        "cat": ("down1", "cat"),
+        "up2": ("down1", "up2"),
+        "cat_1": ("cat_1",),
+        "up1": ("up1",),
+        "last": ("last",),
+    }
+
+
+def test_width_bounds_the_live_set() -> None:
+    names = {w: [i.name for i in chain_of(UNet(), 2, 4, width=w).interfaces] for w in (1, 2, 3)}
+    assert names[1] == ["down1", "cat_1", "up1"]
+    assert names[2] == ["down1", "down2", "cat", "up2", "cat_1", "up1"]
+    assert names[3] == ["down1", "down2", "middle", "cat", "up2", "cat_1", "up1"]
+
+
+def test_tuple_interfaces_know_all_leaves() -> None:
+    chain = chain_of(UNet(), 2, 4, width=2)
+    down2 = chain.interfaces[find_interface(chain, "down2")]
+    assert down2.state == (TensorSpec((2, 4)),) * 2
+    assert down2.bytes == 64
+    cat = chain.interfaces[find_interface(chain, "cat")]
+    assert [spec.shape for spec in cat.state] == [(2, 4), (2, 8)]
+
+
+def test_inputs_read_late_do_not_count() -> None:
+    assert not live_values(trace(Dense()).train, 1) or chain_of(Dense(), 2, 4).interfaces
+    first = live_values(trace(Dense()).train, 9)
+    assert min(len(v) for v in first.values()) == 1
+    assert all("x" not in values for values in first.values())
+
+
+def test_what_is_no_tensor_makes_a_position_illegal() -> None:
+    chain = chain_of(Sized(), 2, 4, width=4)
+    assert [i.name for i in chain.interfaces] == ["a"]
+
+
+def test_a_state_has_a_floating_point_leaf() -> None:
+    chain = chain_of(Indexed(), 2, 3)
+    assert [i.name for i in chain.interfaces] == ["mul", "embedding"]
+
+
+def test_interfaces_exist_in_both_programs() -> None:
+    chain = chain_of(Auxiliary(), 2, 4)
+    assert chain.train is not chain.eval
+    assert [i.name for i in chain.interfaces][:2] == ["a", "b"]
+    for interface in chain.interfaces:
+        assert chain.eval.operations[interface.eval_stop - 1].name in interface.eval_values
+    assert "add" not in [i.name for i in chain.interfaces]
+
+
+def test_data_flow_leaves_out_what_is_ambient() -> None:
+    program = trace(UNet()).train
+    graph = uses(program)
+    assert set(graph) == {o.name for o in program if o.kind not in AMBIENT}
+    assert set(graph.successors("down1")) == {"down2", "cat_1"}
+
+
+def test_interfaces_are_found_by_module_or_operation() -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    for name in ("layer1", "layer1.1", "conv1"):
+        assert str(chain.interfaces[find_interface(chain, name)]).startswith(name[:6])
+    assert find_interface(chain, "layer1") == find_interface(chain, "layer1.1")
+    assert find_interface(chain, "add") == find_interface(chain, "layer1.0")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "near"), [("layer1.7", "layer1.1"), ("laye2", "layer2"), ("conv", "conv1")]
+)
+def test_unknown_names_suggest_near_ones(wanted: str, near: str) -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    with pytest.raises(CutError) as caught:
+        find_interface(chain, wanted)
+    assert f"no module is called {wanted!r}" in str(caught.value)
+    assert "interfaces=[" in str(caught.value)
+    assert repr(near) in str(caught.value)
+
+
+def test_a_module_without_interface_names_the_nearest() -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    with pytest.raises(CutError, match=r"cannot be cut after 'layer1.1.conv2'.*'layer1.1'"):
+        find_interface(chain, "layer1.1.conv2")
+
+
+def test_module_ends_cover_containers() -> None:
+    program = trace(resnet(20, width=4)).train
+    ends = module_ends(program)
+    assert ends["layer1"] == ends["layer1.1"] > ends["layer1.0"]
+    assert program.operations[ends["layer3"]].name == "add_5"
+
+
+def test_segments_run_to_the_same_output() -> None:
+    chain = chain_of(UNet(), 2, 4, width=3)
+    names = [
+        o.name
+        for i in range(len(chain.layers))
+        for o in chain.segment(i, i + 1, training=True).operations
+    ]
+    assert names == [o.name for o in chain.train if o.kind not in AMBIENT]
