@@ -4,7 +4,7 @@ Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.
 Rubanova, Bettencourt and Duvenaud, "Neural Ordinary Differential Equations" (arXiv:1806.07366).
 """
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,23 @@ class ConvStep(nn.Module):
         return x + self.dt * functional.relu(self.conv2(functional.relu(self.conv1(x))))
 
 
+class Options(TypedDict, total=False):
+    """Keyword arguments of an ODE net, as :class:`ODENet` describes them."""
+
+    width: int
+    kind: Kind
+    horizon: float
+    in_features: int | None
+    classes: int
+
+
 class ODENet(nn.Module):
     """Neural ODE chain of arXiv:1705.03341 and arXiv:1806.07366.
 
     `opening`, then `layers` forward Euler steps of `dx/dt = f(t, x)` on `[0, horizon]` with
-    `dt = horizon / layers`, then `closing`.
+    `dt = horizon / layers`, then `closing`. `in_features` counts the inputs of one example for
+    dense steps (784 by default, after flattening) and the image channels for convolutional ones (1
+    by default).
     """
 
     def __init__(
@@ -82,25 +94,6 @@ class ODENet(nn.Module):
         return logits
 
 
-def odenet(
-    layers: int,
-    *,
-    width: int = 64,
-    kind: Kind = "dense",
-    horizon: float = 1.0,
-    in_features: int | None = None,
-    classes: int = 10,
-) -> ODENet:
-    """Neural ODE chain (arXiv:1705.03341, arXiv:1806.07366) of `layers` forward Euler steps.
-
-    `in_features` counts the inputs of one example for dense steps (784 by default, after
-    flattening) and the image channels for convolutional steps (1 by default).
-    """
-    return ODENet(
-        layers,
-        width=width,
-        kind=kind,
-        horizon=horizon,
-        in_features=in_features,
-        classes=classes,
-    )
+def odenet(layers: int, **options: Unpack[Options]) -> ODENet:
+    """Neural ODE chain (arXiv:1705.03341, arXiv:1806.07366) of `layers` forward Euler steps."""
+    return ODENet(layers, **options)

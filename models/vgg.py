@@ -4,7 +4,7 @@ Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image 
 (arXiv:1409.1556).
 """
 
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ CONVOLUTIONS_PER_STAGE = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every VGG, as :class:`VGG` describes them."""
+
+    classes: int
+    channels: int
+    head: Head
+    batch_norm: bool
+    width: int
 
 
 class VGG(nn.Module):
@@ -66,60 +76,24 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg11(
-    *,
-    classes: int = 1000,
-    channels: int = 3,
-    head: Head = "imagenet",
-    batch_norm: bool = False,
-    width: int = 64,
-) -> VGG:
+def vgg11(**options: Unpack[Options]) -> VGG:
     """VGG-11, configuration A of arXiv:1409.1556."""
-    return VGG(
-        11, classes=classes, channels=channels, head=head, batch_norm=batch_norm, width=width
-    )
+    return VGG(11, **options)
 
 
-def vgg13(
-    *,
-    classes: int = 1000,
-    channels: int = 3,
-    head: Head = "imagenet",
-    batch_norm: bool = False,
-    width: int = 64,
-) -> VGG:
+def vgg13(**options: Unpack[Options]) -> VGG:
     """VGG-13, configuration B of arXiv:1409.1556."""
-    return VGG(
-        13, classes=classes, channels=channels, head=head, batch_norm=batch_norm, width=width
-    )
+    return VGG(13, **options)
 
 
-def vgg16(
-    *,
-    classes: int = 1000,
-    channels: int = 3,
-    head: Head = "imagenet",
-    batch_norm: bool = False,
-    width: int = 64,
-) -> VGG:
+def vgg16(**options: Unpack[Options]) -> VGG:
     """VGG-16, configuration D of arXiv:1409.1556."""
-    return VGG(
-        16, classes=classes, channels=channels, head=head, batch_norm=batch_norm, width=width
-    )
+    return VGG(16, **options)
 
 
-def vgg19(
-    *,
-    classes: int = 1000,
-    channels: int = 3,
-    head: Head = "imagenet",
-    batch_norm: bool = False,
-    width: int = 64,
-) -> VGG:
+def vgg19(**options: Unpack[Options]) -> VGG:
     """VGG-19, configuration E of arXiv:1409.1556."""
-    return VGG(
-        19, classes=classes, channels=channels, head=head, batch_norm=batch_norm, width=width
-    )
+    return VGG(19, **options)
 
 
 def _features(

@@ -99,8 +99,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
-    from pararealize.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
-    from pararealize.training import Recipe  # noqa: PLC0415
+    from pararealize.studies.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
+    from pararealize.studies.training import Recipe  # noqa: PLC0415
 
     recipe = Recipe(epochs=epochs, seed=seed)
     chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)

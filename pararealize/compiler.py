@@ -18,6 +18,7 @@ from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Program
+from pararealize.ir.schedule import propagators
 from pararealize.passes.coarsen import build_coarse, build_guesses
 from pararealize.passes.copying import collection_paused
 from pararealize.passes.cut import check_count, cut, cut_at
@@ -153,6 +154,8 @@ def _decide(
     guesses = build_guesses(partition, serial, method, machine)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
+    used = propagators(schedule)
+    guesses = {j: guess for j, guess in guesses.items() if f"guess.{j}" in used}
     plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
     expected = expectations(partition.chain.train, serial)
     return Decisions(partition, method, schedule, plan, coarse, guesses, expected)

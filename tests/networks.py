@@ -420,6 +420,4 @@ def cases(
     n = draw(st.integers(2, min(most, len(names) + 1)))
     named = st.permutations(names).map(lambda p: tuple(p[: n - 1]))
     interfaces = draw(st.one_of(st.none(), named))
-    return Case(
-        recipe, n, method, interfaces, draw(st.booleans()), draw(st.sampled_from(scales))
-    )
+    return Case(recipe, n, method, interfaces, draw(st.booleans()), draw(st.sampled_from(scales)))

@@ -251,7 +251,7 @@ def is_zero_preserving(module: nn.Module, state: State) -> bool:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for tensor in (*probe.parameters(), *probe.buffers()):
             if tensor.is_floating_point():
-                tensor.uniform_(0.5, 1.5)
+                tensor.copy_(0.5 + torch.rand(tensor.shape))
         results = [probe.train(mode)(*zeros) for mode in (True, False)]
     leaves = [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
     return all(not leaf.any() for leaf in leaves)

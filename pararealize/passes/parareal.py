@@ -64,7 +64,7 @@ def parareal_schedule(
     if method.iterations == 0:
         old = [*old[:n], _fine_sweep(writer, n, 0, old)[n]]
     output = writer.apply("out", "head", old[n], n) if head else old[n]
-    tasks = _commit_last(_needed(writer.tasks, output))
+    tasks = _commit_last(_needed(writer.tasks, output), method)
     made = {task.value for task in tasks} | {INPUT}
     kept = tuple(watch for watch in watches if {watch.new, watch.old} <= made)
     title = f"parareal, n = {n}, {method.correction} correction, {method.iterations} sweeps"
@@ -137,10 +137,16 @@ def _needed(tasks: list[Task], output: str) -> list[Task]:
     return kept[::-1]
 
 
-def _commit_last(tasks: list[Task]) -> tuple[Task, ...]:
-    """Statistics move with the last application of every propagator only."""
-    last = {task.propagator: i for i, task in enumerate(tasks) if task.op == "apply"}
+def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:
+    """Statistics move with the last application of every network only."""
+
+    def network(task: Task) -> str:
+        """A coarse sweep guesses with the networks that correct."""
+        coarse = method.guess == "coarse"
+        return task.propagator.replace("guess", "coarse") if coarse else task.propagator
+
+    last = {network(task): i for i, task in enumerate(tasks) if task.op == "apply"}
     return tuple(
-        replace(task, commits=task.op != "apply" or last[task.propagator] == i)
+        replace(task, commits=task.op != "apply" or last[network(task)] == i)
         for i, task in enumerate(tasks)
     )

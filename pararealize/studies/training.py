@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pararealize.digits import Digits
+from pararealize.studies.digits import Digits
 
 #: Called after every step with its loss.
 Progress = Callable[[float], None]

@@ -1,0 +1,1 @@
+"""Training on real digits: what the demo and the studies in ``examples/`` share."""
