@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from pararealize.emit.assemble import assemble
 from pararealize.emit.network import ParallelNetwork
-from pararealize.emit.storage import match, read
-from pararealize.errors import CutError, MethodError, SlowerThanSerialWarning
+from pararealize.emit.storage import foreign, match, read
+from pararealize.errors import CutError, MethodError, ShapeError, SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition, Profile
 from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.parts import Decisions
-from pararealize.ir.plan import Machine
+from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.program import Program
 from pararealize.ir.schedule import propagators
 from pararealize.passes.coarsen import build_coarse, build_guesses
@@ -29,7 +30,7 @@ from pararealize.passes.parareal import parareal_schedule
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.trace import copy_module, trace
+from pararealize.passes.trace import check_module, copy_module, trace
 
 #: Most subnetworks that ``n="auto"`` tries.
 MOST = 16
@@ -74,6 +75,7 @@ def pararealize(
     """
     method, machine = method or Parareal(), machine or Machine()
     _check_options(n, method, cost)
+    check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     with collection_paused():
         network = _compile(model, n, method, given, interfaces, cost, machine)
@@ -90,21 +92,24 @@ def _compile(
     interfaces: Sequence[str] | None,
     cost: str,
     machine: Machine,
+    saved: Plan | None = None,
 ) -> ParallelNetwork:
-    """The passes, one after another."""
+    """The passes, one after another; what a saved plan chose is chosen again."""
     serial = copy_module(model)
     traced = trace(serial, given or {})
     profiled = _profile(traced.train, serial, given, machine)
-    chain = build_chain(serial, traced, profiled)
-    if cost == "measured":
-        chain = measured(chain, serial, given or {}, seed=method.seed)
     if interfaces is not None and isinstance(n, str):
         n = len(interfaces) + 1
-    count = _best_count(chain, serial, method, machine) if isinstance(n, str) else n
-    if count - 1 > len(chain.interfaces):
+    chain = build_chain(serial, traced, profiled)
+    if isinstance(n, int) and n - 1 > len(chain.interfaces):
         chain = build_chain(serial, traced, profiled, width=WIDEST)
+    if cost == "measured":
+        chain = measured(chain, serial, given or {}, seed=method.seed)
+    count = _best_count(chain, serial, method, machine) if isinstance(n, str) else n
     partition = _partition(chain, serial, count, method, machine, interfaces)
-    return assemble(_decide(partition, serial, method, machine, given or {}), serial)
+    chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
+    decisions = _decide(partition, serial, method, machine, given or {}, chosen)
+    return assemble(replace(decisions, plan=saved) if saved else decisions, serial)
 
 
 def _check_options(n: int | str, method: Parareal, cost: str) -> None:
@@ -147,15 +152,15 @@ def _decide(
     method: Parareal,
     machine: Machine,
     given: Mapping[str, Any],
+    chosen: Mapping[int, str],
 ) -> Decisions:
     """Coarse networks, schedule and plan of a partition."""
     probe = Probe(partition, serial, dict(given), method.seed)
-    coarse = build_coarse(partition, serial, method, machine, probe)
-    guesses = build_guesses(partition, serial, method, machine)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
-    used = propagators(schedule)
-    guesses = {j: guess for j, guess in guesses.items() if f"guess.{j}" in used}
+    used = frozenset(propagators(schedule))
+    coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
+    guesses = build_guesses(partition, serial, method, machine, used)
     plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
     expected = expectations(partition.chain.train, serial)
     return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
@@ -166,7 +171,7 @@ def _best_count(chain: Chain, serial: nn.Module, method: Parareal, machine: Mach
 
     def seconds(n: int) -> float:
         partition = _partition(chain, serial, n, method, machine, None)
-        return _decide(partition, serial, method, machine, {}).plan.parallel_seconds
+        return _decide(partition, serial, method, machine, {}, {}).plan.parallel_seconds
 
     return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
 
@@ -185,7 +190,7 @@ def load(
         path: the folder.
         model: the architecture; its weights are not used, and it is not changed.
         coarse: the user's coarse function, where the network was compiled with one.
-        example_inputs: as for :func:`pararealize`, where shapes cannot be inferred.
+        example_inputs: as for :func:`pararealize`; by default the shapes it was compiled for.
         example_kwargs: likewise.
 
     Raises:
@@ -195,17 +200,15 @@ def load(
     saved = read(Path(path))
     plan = saved.plan
     method = Parareal.from_json(plan.method, coarse)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)
-        network = pararealize(
-            model,
-            plan.n,
-            method=method,
-            interfaces=plan.cuts,
-            example_inputs=example_inputs,
-            example_kwargs=example_kwargs,
-            machine=plan.machine,
-        )
+    check_module(model)
+    try:
+        given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
+        with collection_paused():
+            network = _compile(
+                model, plan.n, method, given, plan.cuts, "predicted", plan.machine, plan
+            )
+    except (CutError, ShapeError) as error:
+        raise foreign(saved, str(error)) from error
     match(saved, {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)})
     network.load_state_dict(saved.weights)
     return network

@@ -88,7 +88,6 @@ def summary(plan: Plan) -> list[str]:
         f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
         "heaviest subnetwork).",
         plan.verdict,
-        *plan.notes,
     ]
 
 

@@ -163,13 +163,16 @@ def match(saved: Saved, wanted: Mapping[str, Tensor]) -> None:
     missing = [name for name in wanted if name not in saved.weights]
     extra = [name for name in saved.weights if name not in wanted]
     if missing or extra:
-        raise StorageError(
-            f"the saved weights are another network's: missing {missing[:3]}, unknown {extra[:3]}. "
-            f"It was saved from a {saved.plan.model}; load it with a model built like that one."
-        )
+        raise foreign(saved, f"missing weights {missing[:3]}, unknown ones {extra[:3]}.")
     for name, tensor in wanted.items():
         if saved.weights[name].shape != tensor.shape:
-            raise StorageError(
-                f"the saved weight {name} has shape {list(saved.weights[name].shape)}, and the "
-                f"model's has {list(tensor.shape)}: load it with a model built like the saved one."
-            )
+            found = list(saved.weights[name].shape)
+            raise foreign(saved, f"{name} was saved as {found} and is {list(tensor.shape)}.")
+
+
+def foreign(saved: Saved, reason: str) -> StorageError:
+    """The error of a model that is not like the saved one."""
+    return StorageError(
+        f"the folder holds another network, saved from a {saved.plan.model}: {reason} Load it "
+        "with a model built like that one."
+    )

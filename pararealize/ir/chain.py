@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,12 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
+
+    @classmethod
+    def parse(cls, text: str) -> TensorSpec:
+        """The spec read back from its text."""
+        shape, _, dtype = text.rpartition(" ")
+        return cls(tuple(json.loads(shape)), getattr(torch, dtype))
 
 
 State = tuple[TensorSpec, ...]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pararealize.ir.chain import Cost
+from pararealize.ir.chain import Cost, TensorSpec
 
 FORMAT = 1
 
@@ -88,7 +88,6 @@ class Plan:
     head_seconds: float = 0.0
     parameters: int = 0
     format: int = FORMAT
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def n(self) -> int:
@@ -97,8 +96,14 @@ class Plan:
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """Operations after which the network is cut."""
-        return tuple(piece.after for piece in self.pieces[:-1])
+        """Operations after which the network is cut, as ``interfaces=`` takes them."""
+        return tuple(f"%{piece.after}" for piece in self.pieces[:-1])
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Shapes and dtypes of the inputs that are tensors."""
+        given = {name: text for name, text in self.inputs.items() if text.startswith("[")}
+        return {name: TensorSpec.parse(text) for name, text in given.items()}
 
     @property
     def speedup(self) -> float:
@@ -151,7 +156,6 @@ class Plan:
             for p in values["pieces"]
         )
         values["machine"] = Machine(**values["machine"])
-        values["notes"] = tuple(values["notes"])
         return cls(**values)
 
     def __str__(self) -> str:

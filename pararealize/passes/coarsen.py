@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -24,30 +24,29 @@ from pararealize.propagators.generic import generic_coarse, generic_guess, ident
 
 
 def build_coarse(
-    partition: Partition, model: nn.Module, method: Parareal, machine: Machine, probe: Probe
+    partition: Partition,
+    model: nn.Module,
+    method: Parareal,
+    machine: Machine,
+    probe: Probe,
+    used: frozenset[str],
+    chosen: Mapping[int, str],
 ) -> dict[int, Coarse]:
-    """Coarse propagators of the subnetworks that need one, by index.
+    """Coarse propagators of the subnetworks whose schedule applies one, by index.
 
-    Those are 2 … n, and 1 as well where a coarse sweep makes the guesses. Fresh weights come from
-    ``method.seed``; the caller's random state is restored.
+    ``used`` names the propagators that the schedule applies, ``chosen`` the kinds that a saved
+    plan chose. Fresh weights come from ``method.seed``; the caller's random state is restored.
 
     Raises:
         CoarseError: none of the asked kind exists for a subnetwork; names it and its shapes.
-
     """
-    if partition.n == 1 or needs_no_coarse(partition.n, method):
-        return {}
-    first = 1 if method.guess == "coarse" else 2
+    sweeps = method.guess == "coarse"
+    pieces = range(1, partition.n + 1)
+    wanted = [j for j in pieces if f"coarse.{j}" in used or (sweeps and f"guess.{j}" in used)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
-        builder = _Builder(partition, model, method, machine, probe)
-        return {j: builder(j) for j in range(first, partition.n + 1)}
-
-
-def needs_no_coarse(n: int, method: Parareal) -> bool:
-    """Whether nothing coarse is ever applied: no sweep over network guesses, or all exact."""
-    exact = method.iterations >= n
-    return exact or (method.iterations == 0 and method.guess == "network")
+        builder = _Builder(partition, model, method, machine, probe, chosen)
+        return {j: builder(j) for j in wanted}
 
 
 class _Builder:
@@ -58,9 +57,10 @@ class _Builder:
         method: Parareal,
         machine: Machine,
         probe: Probe,
+        chosen: Mapping[int, str],
     ) -> None:
         self.partition, self.model, self.method = partition, model, method
-        self.machine, self.probe = machine, probe
+        self.machine, self.probe, self.chosen = machine, probe, chosen
         self.chain = partition.chain
 
     def __call__(self, j: int) -> Coarse:
@@ -73,8 +73,11 @@ class _Builder:
             "rediscretized": self._rediscretized,
             "fine": self._fine,
             "auto": self._auto,
+            "own layers": self._own,
+            "generic": self._generic,
         }
-        coarse = makers[kind](j)
+        kind = self.chosen.get(j, kind)
+        coarse = makers[kind](j) if kind in makers else None
         if coarse is None:
             raise CoarseError(self._none(kind, j))
         return coarse
@@ -206,9 +209,13 @@ def like(module: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def build_guesses(
-    partition: Partition, model: nn.Module, method: Parareal, machine: Machine
+    partition: Partition,
+    model: nn.Module,
+    method: Parareal,
+    machine: Machine,
+    used: frozenset[str],
 ) -> dict[int, Guess]:
-    """Guess networks C_j of the interfaces 1 … n - 1, by interface.
+    """Guess networks C_j of the interfaces where the schedule applies one, by interface.
 
     A generic network of patches where the input and the state are images, sequences or vectors;
     else the network's own layers that change the shape, from the input to the interface.
@@ -217,11 +224,12 @@ def build_guesses(
         CoarseError: no guess network is known for an interface.
 
     """
-    if method.guess != "network" or method.iterations >= partition.n:
+    if method.guess != "network":
         return {}
+    wanted = [j for j in range(1, partition.n) if f"guess.{j}" in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        return {j: _guess(partition, model, machine, j) for j in range(1, partition.n)}
+        return {j: _guess(partition, model, machine, j) for j in wanted}
 
 
 def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> Guess:

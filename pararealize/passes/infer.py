@@ -41,9 +41,9 @@ def bind(
             f"example_inputs do not fit {type(model).__name__}.forward"
             f"{inspect.signature(model.forward)}: {error}. Write example_inputs=(x,)."
         ) from error
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    parameters = bound.signature.parameters
-    return {stars.get(parameters[k].kind, "") + k: v for k, v in bound.arguments.items()}
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}  # as torch.fx names such inputs
+    kinds = {name: p.kind.name for name, p in bound.signature.parameters.items()}
+    return {stars.get(kinds[k], "") + k: value for k, value in bound.arguments.items()}
 
 
 def expectations(program: Program, model: nn.Module) -> dict[str, Expectation]:

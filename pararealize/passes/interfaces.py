@@ -249,17 +249,19 @@ def _layer_name(body: list[Operation], after: Interface | None) -> str:
 
 
 def find_interface(chain: Chain, wanted: str) -> int:
-    """Index of the interface after the module (or operation) called ``wanted``.
+    """Index of the interface after the module, or else the operation, called ``wanted``.
+
+    ``"%name"`` is the operation of that name, whatever modules are called.
 
     Raises:
         CutError: nothing is called so, or no legal interface follows it.
 
     """
     by_name = {interface.name: i for i, interface in enumerate(chain.interfaces)}
-    if wanted in by_name:
-        return by_name[wanted]
     ends = module_ends(chain.train)
     if wanted not in ends:
+        if wanted.removeprefix("%") in by_name:
+            return by_name[wanted.removeprefix("%")]
         raise CutError(_unknown(wanted, chain, list(ends)))
     stop = ends[wanted] + 1
     for i, interface in enumerate(chain.interfaces):
@@ -273,7 +275,8 @@ def find_interface(chain: Chain, wanted: str) -> int:
 
 
 def _unknown(wanted: str, chain: Chain, names: list[str]) -> str:
-    legal = [i.module for i in chain.interfaces if i.module]
+    legal = list(dict.fromkeys(i.module for i in chain.interfaces if i.module))
+    names = [name for name in names if name not in legal]
     near = difflib.get_close_matches(wanted, [*legal, *names], n=3) or legal[:3]
     hint = f"interfaces=[{', '.join(map(repr, near))}]" if near else "n=1"
     return f"interfaces: no module is called {wanted!r}. Write for example {hint}."

@@ -18,7 +18,10 @@ from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 
 #: How operations refuse shapes; anything else is a fault of this pass.
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
+REFUSALS = (
+    *(RuntimeError, ValueError, TypeError, IndexError, AttributeError),
+    *(AssertionError, NotImplementedError),
+)
 
 
 def profile(

@@ -43,11 +43,7 @@ def copy_module(model: nn.Module) -> nn.Module:
         TraceError: it cannot be copied.
 
     """
-    if not isinstance(model, nn.Module):
-        hint = " Call it first: pararealize(Model(), n=...)." if isinstance(model, type) else ""
-        raise NotAModuleError(
-            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
-        )
+    check_module(model)
     try:
         return copy_tree(model)
     except Exception as error:
@@ -55,6 +51,20 @@ def copy_module(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({error}); compile a freshly built model, "
             "before it holds activations or open handles."
         ) from error
+
+
+def check_module(model: object) -> None:
+    """Whether there is a network to compile.
+
+    Raises:
+        NotAModuleError: ``model`` is no module; says what it is.
+
+    """
+    if not isinstance(model, nn.Module):
+        hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
+        raise NotAModuleError(
+            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
+        )
 
 
 def _described(model: object) -> str:

@@ -41,7 +41,6 @@ def plan(parallel: float = 3.0, coarse: float = 0.5, n: int = 2) -> Plan:
         critical_coarse_seconds=coarse,
         head_seconds=0.1,
         parameters=100,
-        notes=("a note",),
     )
 
 
@@ -63,7 +62,7 @@ def test_json_that_is_no_plan_is_refused(text: str) -> None:
 def test_figures() -> None:
     known = plan()
     assert known.n == 2
-    assert known.cuts == ("add",)
+    assert known.cuts == ("%add",)
     assert known.speedup == pytest.approx(2.0)
     assert known.added_parameters == 4
     assert known.coarse_share == pytest.approx(0.5 / 2.5)

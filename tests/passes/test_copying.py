@@ -92,8 +92,12 @@ def test_gradients_flags_and_modes_are_kept() -> None:
 
 
 def test_garbage_collection_is_restored() -> None:
+    def fail() -> None:
+        with collection_paused():
+            assert not gc.isenabled()
+            raise KeyError
+
     assert gc.isenabled()
-    with pytest.raises(KeyError), collection_paused():
-        assert not gc.isenabled()
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail()
     assert gc.isenabled()

@@ -215,6 +215,16 @@ def test_interfaces_are_found_by_module_or_operation() -> None:
         assert str(chain.interfaces[find_interface(chain, name)]).startswith(name[:6])
     assert find_interface(chain, "layer1") == find_interface(chain, "layer1.1")
     assert find_interface(chain, "add") == find_interface(chain, "layer1.0")
+    assert find_interface(chain, "%add") == find_interface(chain, "add")
+
+
+def test_a_module_comes_before_an_operation_of_its_name() -> None:
+    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
+    module = chain.interfaces[find_interface(chain, "relu")]
+    operation = chain.interfaces[find_interface(chain, "%relu")]
+    assert module.module == "relu"
+    assert operation.name == "relu"
+    assert operation.stop < module.stop
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from pararealize.ir.program import Ref
 from pararealize.models import resnet
 from pararealize.passes.trace import copy_module, merge, trace
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
 

@@ -1,0 +1,358 @@
+"""Coarse and guess networks: they fit, cost little, keep zero, and come from their own seed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pararealize import ParallelNetwork, Parareal, pararealize
+from pararealize.errors import CoarseError
+from pararealize.ir.chain import TensorSpec
+from pararealize.models import odenet, resnet, vgg11
+
+pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet": (lambda: resnet(29, width=4), (2, 3, 32, 32)),
+    "vgg": (lambda: vgg11(head="small", width=4, classes=10, batch_norm=True), (2, 3, 32, 32)),
+    "dense": (lambda: odenet(9, width=8, in_features=6), (2, 6)),
+    "conv": (lambda: odenet(9, width=4, kind="conv"), (2, 1, 28, 28)),
+}
+KINDS = ("network", "fine", "identity", "rediscretized", "auto")
+
+
+def compiled(name: str, n: int = 3, **options: Any) -> ParallelNetwork:
+    torch.manual_seed(0)
+    return pararealize(NETWORKS[name][0](), n, method=Parareal(**options))
+
+
+def inputs_of(name: str) -> Tensor:
+    return torch.randn(NETWORKS[name][1])
+
+
+def states(net: ParallelNetwork, j: int) -> tuple[TensorSpec, TensorSpec]:
+    """Specs before and after subnetwork j."""
+    before, after = net.plan.pieces[j - 2].state, net.plan.pieces[j - 1].state
+    return TensorSpec.parse(*before), TensorSpec.parse(*after or before)
+
+
+def coarse(net: ParallelNetwork, j: int) -> nn.Module:
+    return net.graph_module.get_submodule(f"coarse.{j}")
+
+
+def weighted(module: nn.Module) -> int:
+    return sum(isinstance(part, (nn.Conv2d, nn.Linear)) for part in module.modules())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("correction", ["residual", "difference"])
+def test_every_kind_runs_forward_and_backward(name: str, kind: str, correction: str) -> None:
+    if (name, kind) == ("vgg", "rediscretized"):
+        pytest.skip("VGG has no residual layers")
+    for guess in ("network", "coarse"):
+        net = compiled(name, coarse=kind, correction=correction, guess=guess)
+        out = net(inputs_of(name))
+        assert out.shape == (2, 10)
+        out.sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", ["network", "identity", "auto"])
+def test_coarse_networks_fit_their_interfaces(name: str, kind: str) -> None:
+    net = compiled(name, coarse=kind)
+    before, after = states(net, 2)
+    assert coarse(net, 2)(torch.randn(before.shape)).shape == after.shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_residual_corrections_keep_zero(name: str, kind: str) -> None:
+    if (name, kind) == ("vgg", "rediscretized"):
+        pytest.skip("VGG has no residual layers")
+    net = compiled(name, coarse=kind)
+    before, _ = states(net, 2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+        for mode in (True, False):
+            assert not coarse(net.train(mode), 2)(torch.zeros(before.shape)).any()
+
+
+def test_own_layers_are_positively_homogeneous() -> None:
+    net = compiled("resnet").eval()
+    assert net.plan.pieces[1].coarse == "own layers"
+    jump = torch.randn(states(net, 2)[0].shape)
+    torch.testing.assert_close(coarse(net, 2)(3 * jump), 3 * coarse(net, 2)(jump))
+    assert not [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_difference_corrections_keep_normalisation_and_biases() -> None:
+    net = pararealize(
+        resnet(56, width=4), 3, method=Parareal(correction="difference", coarse_budget=1)
+    )
+    assert [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("budget", [0.02, 0.25, 1.0])
+def test_the_budget_bounds_own_layers(budget: float) -> None:
+    net = compiled("resnet", coarse_budget=budget)
+    for piece in net.plan.pieces[1:]:
+        if piece.coarse == "own layers":
+            assert piece.coarse_seconds <= budget * piece.seconds
+
+
+def test_above_the_budget_networks_are_generic() -> None:
+    kinds = {
+        b: [p.coarse for p in compiled("resnet", coarse_budget=b).plan.pieces[1:]]
+        for b in (1e-6, 1)
+    }
+    assert kinds[1] == ["own layers"] * 2
+    assert "generic" in kinds[1e-6]
+
+
+def test_the_depth_is_the_least_number_of_layers() -> None:
+    found = []
+    for depth in range(5):
+        model = odenet(20, width=8, in_features=6)
+        net = pararealize(model, 2, method=Parareal(coarse_depth=depth, coarse_budget=1))
+        found.append((net.plan.pieces[1].coarse, weighted(net.coarse)))
+    assert [count for _, count in found[1:]] == [1, 2, 3, 4]
+    assert found[0][0] != "own layers"
+
+
+def test_layers_that_change_the_shape_count_as_depth() -> None:
+    nets = [
+        pararealize(resnet(56), 3, method=Parareal(coarse_depth=d, coarse_budget=1))
+        for d in (0, 1, 2)
+    ]
+    blocks = [weighted(net.coarse["2"]) for net in nets]
+    assert blocks[0] == blocks[1] < blocks[2]
+    assert any("shortcut" in name for name, _ in nets[0].coarse["2"].named_modules())
+
+
+def test_fresh_networks_share_nothing_with_the_fine_ones() -> None:
+    net = compiled("resnet")
+    fine = {p.data_ptr() for name, p in net.named_parameters() if not name.startswith("coarse")}
+    added = list(net.coarse.parameters())
+    assert added
+    assert not fine & {p.data_ptr() for p in added}
+    assert all(p.requires_grad for p in added)
+
+
+def test_frozen_models_get_trainable_coarse_networks() -> None:
+    model = resnet(29, width=4).requires_grad_(False)
+    net = pararealize(model, 3)
+    assert all(p.requires_grad for p in (*net.coarse.parameters(), *net.guess.parameters()))
+    assert not net.conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["fine", "identity", "rediscretized"])
+def test_kinds_without_new_parameters(kind: str) -> None:
+    net = compiled("dense", coarse=kind, guess="coarse")
+    assert list(net.state_dict()) == list(NETWORKS["dense"][0]().state_dict())
+    assert net.plan.added_parameters == 0
+
+
+def test_rediscretization_lengthens_the_first_step() -> None:
+    net = compiled("dense", n=2, coarse="rediscretized", correction="difference").double()
+    assert net.plan.head == "closing.0"
+    first, c = net.plan.pieces[1].layers[0], net.plan.pieces[1].depth
+    step = net.get_submodule(first)
+    x = torch.randn(2, 8, dtype=torch.float64)
+    euler = step.dt * torch.tanh(step.linear(x))
+    torch.testing.assert_close(coarse(net, 2)(x), x + c * euler, rtol=1e-12, atol=1e-12)
+
+
+def test_rediscretization_shares_the_fine_weights() -> None:
+    net = compiled("dense", n=2, coarse="rediscretized", correction="difference")
+    step = net.get_submodule(net.plan.pieces[1].layers[0])
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        step.linear.weight.zero_()
+        step.linear.bias.zero_()
+    assert torch.equal(coarse(net, 2)(x), x)
+    assert not hasattr(net, "coarse")
+
+
+def test_rediscretization_needs_residual_layers() -> None:
+    with pytest.raises(CoarseError) as caught:
+        compiled("vgg", coarse="rediscretized")
+    text = str(caught.value)
+    assert "no 'rediscretized' coarse propagator for subnetwork 2 (features." in text
+    assert "no two neighbouring residual layers" in text
+    assert "Parareal(coarse='network')" in text
+
+
+def test_identity_is_the_state_itself_or_padded() -> None:
+    dense = compiled("dense", coarse="identity", correction="difference")
+    x = torch.randn(2, 8)
+    assert torch.equal(coarse(dense, 2)(x), x)
+    net = compiled("resnet", coarse="identity", correction="difference")
+    before, after = states(net, 2)
+    assert after.shape[1] > before.shape[1]
+    state = torch.ones(before.shape)
+    result = coarse(net, 2)(state)
+    assert result.shape == after.shape
+    assert torch.equal(result[:, : before.shape[1]], torch.ones_like(result)[:, : before.shape[1]])
+    assert not result[:, before.shape[1] :].any()
+
+
+def test_auto_takes_what_contracts_and_says_how_much() -> None:
+    for piece in compiled("dense", coarse="auto").plan.pieces[1:]:
+        assert piece.coarse == "identity"
+        assert piece.error is not None
+        assert 0 < piece.error < 0.5
+
+
+def test_auto_rediscretizes_where_the_identity_does_not_contract() -> None:
+    model = odenet(16, width=8, in_features=6)
+    with torch.no_grad():
+        for step in model.steps:
+            step.linear.weight.copy_(-12 * torch.eye(8))
+            step.linear.bias.zero_()
+        model.opening[1].weight.mul_(0.1)
+    net = pararealize(model, 3, method=Parareal(coarse="auto"))
+    assert {p.coarse for p in net.plan.pieces[1:]} == {"rediscretized"}
+
+
+def test_auto_builds_a_network_where_nothing_contracts() -> None:
+    net = compiled("resnet", coarse="auto")
+    for piece in net.plan.pieces[1:]:
+        assert piece.coarse in {"own layers", "generic"}
+        assert piece.error is None
+
+
+def test_auto_measures_on_the_given_inputs() -> None:
+    class Saturating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + layer(x) * x.abs().clamp(max=4)
+            return x
+
+    torch.manual_seed(0)
+    model, method = Saturating(), Parareal(coarse="auto")
+    small, large = torch.full((2, 4), 1e-3), torch.full((2, 4), 3.0)
+    kinds = [
+        pararealize(model, 2, method=method, example_inputs=(x,)).plan.pieces[1].coarse
+        for x in (small, large)
+    ]
+    assert kinds[0] == "identity"
+    assert kinds[1] != "identity"
+
+
+class Recorder:
+    """A user's factory that remembers how it was called."""
+
+    def __init__(self, make: Callable[..., object]) -> None:
+        self.make, self.calls = make, list[Any]()
+
+    def __call__(self, fine: nn.Module, before: TensorSpec, after: TensorSpec) -> Any:
+        self.calls.append((fine, before, after))
+        return self.make(before, after)
+
+
+def linear(before: TensorSpec, after: TensorSpec) -> nn.Module:
+    return nn.Linear(before.shape[-1], after.shape[-1])
+
+
+def test_a_users_factory_is_given_fine_and_interfaces() -> None:
+    factory = Recorder(linear)
+    net = compiled("dense", coarse=factory)
+    spec = TensorSpec((2, 8))
+    assert [call[1:] for call in factory.calls] == [(spec, spec)] * 2
+    fine = factory.calls[0][0]
+    assert fine(torch.randn(2, 8)).shape == (2, 8)
+    assert isinstance(net.coarse["2"], nn.Linear)
+    assert {name.split(".")[0] for name in net.state_dict()} >= {"coarse", "guess", "steps"}
+
+
+def test_a_users_factory_names_the_kind() -> None:
+    def mine(fine: nn.Module, before: TensorSpec, after: TensorSpec) -> nn.Module:
+        return nn.Linear(8, 8)
+
+    net = compiled("dense", coarse=mine)
+    assert [p.coarse for p in net.plan.pieces] == ["none", "mine", "mine"]
+    assert net.plan.pieces[1].coarse_parameters == 72
+    assert "mine" in net.explain()
+
+
+def test_a_users_network_that_is_no_network() -> None:
+    with pytest.raises(CoarseError, match=r"must return a torch.nn.Module.*returned a int .*2"):
+        compiled("dense", coarse=Recorder(lambda *_: 3))
+
+
+def test_a_users_network_of_another_shape() -> None:
+    with pytest.raises(CoarseError) as caught:
+        compiled("dense", coarse=Recorder(lambda *_: nn.Linear(8, 5)))
+    text = str(caught.value)
+    assert "subnetwork 2" in text
+    assert "[[2, 8]] to [[2, 5]]" in text
+    assert "[[2, 8]]: make its output that shape" in text
+
+
+def test_a_users_network_that_fails_says_where() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        compiled("dense", coarse=Recorder(lambda *_: nn.Linear(5, 8)))
+
+
+def test_weights_come_from_the_methods_seed() -> None:
+    first, again = compiled("resnet", seed=1), compiled("resnet", seed=1)
+    other = compiled("resnet", seed=2)
+    added = [name for name in first.state_dict() if name.startswith(("coarse.", "guess."))]
+    weights = [n for n in added if first.state_dict()[n].std() > 0]
+    assert weights
+    assert all(torch.equal(first.state_dict()[n], again.state_dict()[n]) for n in added)
+    assert not any(torch.equal(first.state_dict()[n], other.state_dict()[n]) for n in weights)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_callers_random_state_is_left_alone(kind: str) -> None:
+    model = NETWORKS["dense"][0]()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    pararealize(model, 3, method=Parareal(coarse=kind))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_added_networks_have_the_models_dtype() -> None:
+    net = pararealize(resnet(29, width=4).double(), 3)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    assert net(torch.randn(2, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_guesses_have_the_interfaces_shapes() -> None:
+    for name in NETWORKS:
+        net, x = compiled(name), inputs_of(name)
+        for j in (1, 2):
+            spec = TensorSpec.parse(*net.plan.pieces[j - 1].state)
+            assert net.guess[str(j)](x).shape == spec.shape
+            assert net.plan.pieces[j].guess_parameters == sum(
+                p.numel() for p in net.guess[str(j)].parameters()
+            )
+
+
+def test_nothing_is_built_that_no_sweep_applies() -> None:
+    for options in ({"iterations": 3}, {"iterations": 0}):
+        net = compiled("dense", **options)
+        assert not hasattr(net, "coarse")
+        assert hasattr(net, "guess") == (options["iterations"] == 0)
+
+
+def test_the_users_hooks_stay_on_the_users_layers() -> None:
+    model, seen = odenet(9, width=8, in_features=6), []
+    for step in model.steps:
+        step.linear.register_forward_hook(lambda *_: seen.append(1))
+    net = pararealize(model, 3, method=Parareal(coarse_budget=1))
+    seen.clear()
+    net(torch.randn(2, 6))
+    assert len(seen) == 9
