@@ -6,29 +6,26 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from pararealize import Parareal, pararealize
-from pararealize.emit.assemble import assemble
+import pararealize.compiler
+from pararealize import Parareal
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition
-from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine
-from pararealize.passes.coarsen import build_coarse, build_guesses
 from pararealize.passes.cut import cut, cut_at
 from pararealize.passes.interfaces import build_chain
 from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.plan import make_plan
-from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.trace import copy_module, trace
+from pararealize.passes.trace import trace
 
 BATCH, FEATURES, CHANNELS, SIDE = 6, 3, 2, 4
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -197,7 +194,7 @@ def chain_of(model: nn.Module, x: Tensor, width: int = 1) -> Chain:
 @lru_cache(maxsize=512)
 def legal_interfaces(recipe: Recipe) -> tuple[str, ...]:
     """Names of the interfaces where the network may be cut."""
-    return tuple(i.name for i in chain_of(build(recipe), example(recipe)).interfaces)
+    return tuple(f"%{i.name}" for i in chain_of(build(recipe), example(recipe)).interfaces)
 
 
 @dataclass(frozen=True)
@@ -221,10 +218,9 @@ class Case:
     def compile(self, model: nn.Module | None = None, *, reuse: bool = True) -> ParallelNetwork:
         """The parallel network with random guesses; without ``reuse`` no term is left out."""
         model = self.model() if model is None else model
-        if reuse:
+        schedule = partial(parareal_schedule, reuse=reuse)
+        with patch.object(pararealize.compiler, "parareal_schedule", schedule):
             net = compiled(model, self.n, self.method, self.x, self.interfaces)
-        else:
-            net = emit(model, self.n, self.method, self.x, self.interfaces)
         scramble(net, self.guess_scale, self.recipe.seed)
         return net
 
@@ -240,7 +236,7 @@ def compiled(
     """As a user compiles, though nothing so small can be faster."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)
-        return pararealize(
+        return pararealize.pararealize(
             model, n, method=method, example_inputs=(x,), interfaces=interfaces, **options
         )
 
@@ -255,22 +251,6 @@ def partition_of(
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
     return cut(chain, model, n, method, Machine())
-
-
-def emit(
-    model: nn.Module, n: int, method: Parareal, x: Tensor, interfaces: tuple[str, ...] | None
-) -> ParallelNetwork:
-    """The passes by hand, with a schedule that computes every term of the equations."""
-    serial, machine = copy_module(model), Machine()
-    partition = partition_of(serial, n, method, x, interfaces)
-    parts = replace(method, iterations=1)  # exact after n sweeps, they would not be built
-    probe = Probe(partition, serial, {"x": x}, method.seed)
-    coarse = build_coarse(partition, serial, parts, machine, probe)
-    guesses = build_guesses(partition, serial, parts, machine)
-    shared = method.coarse == "fine" and method.correction == "difference"
-    schedule = parareal_schedule(n, method, shared=shared, head=partition.has_head, reuse=False)
-    plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
-    return assemble(Decisions(partition, method, schedule, plan, coarse, guesses, {}), serial)
 
 
 def scramble(net: nn.Module, scale: float, seed: int) -> None:

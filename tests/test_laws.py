@@ -305,7 +305,7 @@ def test_law_4_after_k_sweeps_the_first_k_interfaces_are_exact(
     case = sweeping_to(case, k)
     net, model = compiled_or_rejected(case, reuse=reuse), case.model()
     partition = partition_of(case.model(), case.n, case.method, case.x, case.interfaces)
-    assert net.plan.cuts == tuple(partition.interface(j).name for j in range(1, case.n))
+    assert net.plan.cuts == tuple(f"%{partition.interface(j).name}" for j in range(1, case.n))
     found = recorded(net.graph_module, case.x)
     wanted = recorded(fx.symbolic_trace(model), case.x)
     checked = set()
@@ -429,7 +429,7 @@ def test_law_5_exact_guesses_are_not_corrected(case: Case, every_term: bool) -> 
         net.get_submodule("guess")[str(j)] = Constant(live if len(live) > 1 else live[0])
     with seeded(0):
         output = net(case.x)
-    assert relative({"": output}, {"": step(model, model, case.x).output}) <= ROUNDING
+    assert relative({"": output.detach()}, {"": step(model, model, case.x).output}) <= ROUNDING
     # Of the difference form, (v + g) - g is rounded; of the residual form every term is zero.
     most = ROUNDING if method.correction == "difference" else EXACT
     assert max(jump.relative for jump in net.report.jumps) <= most
@@ -466,13 +466,13 @@ def as_function(net: ParallelNetwork) -> tuple[Callable[..., Tensor], tuple[Tens
     return function, tuple(p.detach().clone().requires_grad_() for p in net.parameters())
 
 
-@pytest.mark.parametrize("family", ["residual", "resconv"])
 @every_method
-def test_law_9_the_gradient_is_the_derivative(method: Parareal, family: str) -> None:
+def test_law_9_the_gradient_is_the_derivative(method: Parareal) -> None:
     """The parareal network's gradient is its own derivative (gradcheck, twice)."""
+    family = "resconv" if method.guess == "network" else "residual"
     recipe = Recipe(family, 6, 3, "tanh", norm="batch", dropout="functional")
-    interfaces = ("layers.1", "layers.3")
-    case = Case(recipe, 3, method, interfaces, training=method.guess == "network")
+    training = (method.correction == "residual") == (method.coarse in {"network", "identity"})
+    case = Case(recipe, 3, method, ("layers.1", "layers.3"), training)
     function, weights = as_function(case.compile())
     x = case.x[:3].requires_grad_()
     # Central differences of step 1e-6 err by 1e-12 / 1e-6 of curvature and rounding; gradcheck's
@@ -632,7 +632,7 @@ class OneDropout(nn.Module):
 @every_correction
 def test_law_10_a_mask_is_drawn_once_a_step(correction: str, coarse: str, functional: bool) -> None:
     """A mask is drawn once per step and reused across sweeps."""
-    model = OneDropout(4, functional).double()
+    model = OneDropout(2, functional).double()
     x = example(Recipe("dense"))
     method = Parareal(coarse, correction, iterations=2)
     net = compiled(model, 3, method, x, ("layers.1", "layers.3"))

@@ -61,6 +61,13 @@ def _ratio(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | 
     return None
 
 
+def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The stride that brings one size to the other, rounded up, as padded convolutions do."""
+    strides = tuple(max(1, math.ceil(a / b)) for a, b in zip(large, small, strict=True))
+    reached = tuple(math.ceil(a / s) for a, s in zip(large, strides, strict=True))
+    return strides if reached == small else None
+
+
 @final
 class Mapping1x1(nn.Module):
     """Pooling, then a 1×1 convolution; plus the state itself where shapes agree.
@@ -119,9 +126,10 @@ class PooledLinear(nn.Module):
 
 @final
 class PatchGuess(nn.Module):
-    """C_j(x): non-overlapping patches of the input, normalised, mixed by a 1×1 convolution.
+    """C_j(x): overlapping patches of the input, normalised, mixed by a 1×1 convolution.
 
-    ``[batch, c_in, *size] -> [batch, c_out, *size/ratio]``.
+    ``[batch, c_in, *size] -> [batch, c_out, *ceil(size/ratio)]``. A patch reaches one ratio
+    beyond its middle on either side, so that even at full resolution it sees its neighbours.
     """
 
     def __init__(self, source: TensorSpec, target: TensorSpec, ratio: tuple[int, ...]) -> None:
@@ -129,7 +137,12 @@ class PatchGuess(nn.Module):
         axes = len(ratio)
         width = max(1, target.shape[1] // RANK_SHARE)
         convolution = CONVOLUTIONS[axes]
-        self.patches = convolution(source.shape[1], width, ratio, ratio, bias=False)  # type: ignore[arg-type]
+        sizes: dict[str, Any] = {
+            "kernel_size": tuple(2 * r + 1 for r in ratio),
+            "stride": ratio,
+            "padding": ratio,
+        }
+        self.patches = convolution(source.shape[1], width, **sizes, bias=False)
         self.norm = NORMS[axes](width)
         self.mix = convolution(width, target.shape[1], 1)
 
@@ -187,7 +200,7 @@ def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
         return None
     same_axes = len(source.shape) == len(target.shape)
     if same_axes and len(source.shape) - 2 in CONVOLUTIONS and _is_map(source, target):
-        ratio = _ratio(source.shape[2:], target.shape[2:])
+        ratio = _stride(source.shape[2:], target.shape[2:])
         if ratio is not None:
             return PatchGuess(source, target, ratio)
     if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
@@ -200,16 +213,20 @@ class ParameterFree(nn.Module):
     """The identity between two shapes: average pooling, channels cut off or padded with zeros.
 
     ``[batch, c_in, *before] -> [batch, c_out, *after]``, as the parameter-free shortcuts of He et
-    al. (arXiv 1512.03385, option A).
+    al. (arXiv 1512.03385, option A); a map becomes a vector ``[batch, c_out]`` by its mean.
     """
 
     def __init__(self, source: TensorSpec, target: TensorSpec) -> None:
         super().__init__()
         self.channels = target.shape[1] - source.shape[1]
-        self.resize = Resize(source.shape[2:], target.shape[2:]) if len(source.shape) > 2 else None
+        self.flattens = len(target.shape) < len(source.shape)
+        spatial = len(source.shape) > 2 and not self.flattens
+        self.resize = Resize(source.shape[2:], target.shape[2:]) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The reshaped state."""
+        if self.flattens:
+            x = x.flatten(2).mean(2)
         if self.resize is not None:
             x = self.resize(x)
         if self.channels < 0:
@@ -220,10 +237,16 @@ class ParameterFree(nn.Module):
 
 def identity(source: State, target: State) -> nn.Module | None:
     """The parameter-free map from one state's shapes to another's, or ``None``."""
-    if len(source) != len(target) or any(
-        len(a.shape) != len(b.shape) or (len(a.shape) == 3 and a.shape != b.shape)
-        for a, b in zip(source, target, strict=True)
-    ):
+    pairs = list(zip(source, target, strict=False))
+    if len(source) != len(target) or not all(_has_identity(a, b) for a, b in pairs):
         return None
-    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in zip(source, target, strict=True)]
+    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in pairs]
     return parts[0] if len(parts) == 1 else Leafwise(parts)
+
+
+def _has_identity(source: TensorSpec, target: TensorSpec) -> bool:
+    """Maps to maps, vectors to vectors, and maps to vectors; sequences only to themselves."""
+    before, after = len(source.shape), len(target.shape)
+    if before == after:
+        return before != 3 or source.shape == target.shape
+    return before > 3 and after == 2

@@ -15,12 +15,19 @@ from pararealize.models import odenet, resnet, vgg11
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "resnet": (lambda: resnet(29, width=4), (2, 3, 32, 32)),
+    "resnet": (lambda: resnet(47, width=4), (2, 3, 32, 32)),
     "vgg": (lambda: vgg11(head="small", width=4, classes=10, batch_norm=True), (2, 3, 32, 32)),
     "dense": (lambda: odenet(9, width=8, in_features=6), (2, 6)),
     "conv": (lambda: odenet(9, width=4, kind="conv"), (2, 1, 28, 28)),
 }
 KINDS = ("network", "fine", "identity", "rediscretized", "auto")
+#: VGG has no residual layers, and its last subnetwork flattens images.
+CASES = [
+    (name, kind)
+    for name in NETWORKS
+    for kind in KINDS
+    if name != "vgg" or kind not in {"identity", "rediscretized"}
+]
 
 
 def compiled(name: str, n: int = 3, **options: Any) -> ParallelNetwork:
@@ -42,39 +49,29 @@ def coarse(net: ParallelNetwork, j: int) -> nn.Module:
     return net.graph_module.get_submodule(f"coarse.{j}")
 
 
+def kinds(net: ParallelNetwork) -> list[str]:
+    """Which coarse propagators subnetworks 2 … n have."""
+    return [piece.coarse for piece in net.plan.pieces[1:]]
+
+
 def weighted(module: nn.Module) -> int:
     return sum(isinstance(part, (nn.Conv2d, nn.Linear)) for part in module.modules())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("correction", ["residual", "difference"])
-def test_every_kind_runs_forward_and_backward(name: str, kind: str, correction: str) -> None:
-    if (name, kind) == ("vgg", "rediscretized"):
-        pytest.skip("VGG has no residual layers")
-    for guess in ("network", "coarse"):
-        net = compiled(name, coarse=kind, correction=correction, guess=guess)
-        out = net(inputs_of(name))
-        assert out.shape == (2, 10)
-        out.sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_difference_corrections_run_forward_and_backward(name: str, kind: str) -> None:
+    net = compiled(name, coarse=kind, correction="difference", guess="coarse")
+    out = net(inputs_of(name))
+    assert out.shape == (2, 10)
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", ["network", "identity", "auto"])
-def test_coarse_networks_fit_their_interfaces(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_residual_corrections_fit_and_keep_zero(name: str, kind: str) -> None:
     net = compiled(name, coarse=kind)
     before, after = states(net, 2)
     assert coarse(net, 2)(torch.randn(before.shape)).shape == after.shape
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_residual_corrections_keep_zero(name: str, kind: str) -> None:
-    if (name, kind) == ("vgg", "rediscretized"):
-        pytest.skip("VGG has no residual layers")
-    net = compiled(name, coarse=kind)
-    before, _ = states(net, 2)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1)
@@ -83,7 +80,7 @@ def test_residual_corrections_keep_zero(name: str, kind: str) -> None:
 
 
 def test_own_layers_are_positively_homogeneous() -> None:
-    net = compiled("resnet").eval()
+    net = compiled("resnet", coarse_budget=1).eval()
     assert net.plan.pieces[1].coarse == "own layers"
     jump = torch.randn(states(net, 2)[0].shape)
     torch.testing.assert_close(coarse(net, 2)(3 * jump), 3 * coarse(net, 2)(jump))
@@ -92,7 +89,7 @@ def test_own_layers_are_positively_homogeneous() -> None:
 
 def test_difference_corrections_keep_normalisation_and_biases() -> None:
     net = pararealize(
-        resnet(56, width=4), 3, method=Parareal(correction="difference", coarse_budget=1)
+        resnet(47, width=4), 3, method=Parareal(correction="difference", coarse_budget=1)
     )
     assert [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
 
@@ -106,12 +103,8 @@ def test_the_budget_bounds_own_layers(budget: float) -> None:
 
 
 def test_above_the_budget_networks_are_generic() -> None:
-    kinds = {
-        b: [p.coarse for p in compiled("resnet", coarse_budget=b).plan.pieces[1:]]
-        for b in (1e-6, 1)
-    }
-    assert kinds[1] == ["own layers"] * 2
-    assert "generic" in kinds[1e-6]
+    assert kinds(compiled("resnet", coarse_budget=1)) == ["own layers"] * 2
+    assert "generic" in kinds(compiled("resnet", coarse_budget=1e-6))
 
 
 def test_the_depth_is_the_least_number_of_layers() -> None:
@@ -126,7 +119,7 @@ def test_the_depth_is_the_least_number_of_layers() -> None:
 
 def test_layers_that_change_the_shape_count_as_depth() -> None:
     nets = [
-        pararealize(resnet(56), 3, method=Parareal(coarse_depth=d, coarse_budget=1))
+        pararealize(resnet(47, width=4), 3, method=Parareal(coarse_depth=d, coarse_budget=1))
         for d in (0, 1, 2)
     ]
     blocks = [weighted(net.coarse["2"]) for net in nets]
@@ -144,7 +137,7 @@ def test_fresh_networks_share_nothing_with_the_fine_ones() -> None:
 
 
 def test_frozen_models_get_trainable_coarse_networks() -> None:
-    model = resnet(29, width=4).requires_grad_(False)
+    model = resnet(20, width=4).requires_grad_(False)
     net = pararealize(model, 3)
     assert all(p.requires_grad for p in (*net.coarse.parameters(), *net.guess.parameters()))
     assert not net.conv1.weight.requires_grad
@@ -212,11 +205,11 @@ def test_auto_rediscretizes_where_the_identity_does_not_contract() -> None:
     model = odenet(16, width=8, in_features=6)
     with torch.no_grad():
         for step in model.steps:
-            step.linear.weight.copy_(-12 * torch.eye(8))
+            step.linear.weight.copy_(-2 * torch.eye(8))
             step.linear.bias.zero_()
         model.opening[1].weight.mul_(0.1)
     net = pararealize(model, 3, method=Parareal(coarse="auto"))
-    assert {p.coarse for p in net.plan.pieces[1:]} == {"rediscretized"}
+    assert kinds(net) == ["rediscretized"] * 2
 
 
 def test_auto_builds_a_network_where_nothing_contracts() -> None:
@@ -227,27 +220,24 @@ def test_auto_builds_a_network_where_nothing_contracts() -> None:
 
 
 def test_auto_measures_on_the_given_inputs() -> None:
-    class Saturating(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(
-                *(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))
-            )
-
-        def forward(self, x: Tensor) -> Tensor:
-            for layer in self.layers:
-                x = x + layer(x) * x.abs().clamp(max=4)
-            return x
-
     torch.manual_seed(0)
-    model, method = Saturating(), Parareal(coarse="auto")
-    small, large = torch.full((2, 4), 1e-3), torch.full((2, 4), 3.0)
-    kinds = [
-        pararealize(model, 2, method=method, example_inputs=(x,)).plan.pieces[1].coarse
-        for x in (small, large)
-    ]
-    assert kinds[0] == "identity"
-    assert kinds[1] != "identity"
+    model, method = Growing(), Parareal(coarse="auto")
+    small, large = (torch.randn(2, 4) * scale for scale in (1e-3, 3.0))
+    assert kinds(pararealize(model, 2, method=method, example_inputs=(small,))) == ["identity"]
+    assert kinds(pararealize(model, 2, method=method, example_inputs=(large,))) != ["identity"]
+
+
+class Growing(nn.Module):
+    """Nearly the identity at small states, far from it at large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x) * x.abs().clamp(max=4)
+        return x
 
 
 class Recorder:
@@ -309,7 +299,7 @@ def test_weights_come_from_the_methods_seed() -> None:
     first, again = compiled("resnet", seed=1), compiled("resnet", seed=1)
     other = compiled("resnet", seed=2)
     added = [name for name in first.state_dict() if name.startswith(("coarse.", "guess."))]
-    weights = [n for n in added if first.state_dict()[n].std() > 0]
+    weights = [n for n in added if n.endswith("weight") and first.state_dict()[n].dim() > 1]
     assert weights
     assert all(torch.equal(first.state_dict()[n], again.state_dict()[n]) for n in added)
     assert not any(torch.equal(first.state_dict()[n], other.state_dict()[n]) for n in weights)
@@ -325,7 +315,7 @@ def test_the_callers_random_state_is_left_alone(kind: str) -> None:
 
 
 def test_added_networks_have_the_models_dtype() -> None:
-    net = pararealize(resnet(29, width=4).double(), 3)
+    net = pararealize(resnet(20, width=4).double(), 3)
     assert {p.dtype for p in net.parameters()} == {torch.float64}
     assert net(torch.randn(2, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
 

@@ -1,0 +1,124 @@
+"""The parareal schedule: what is computed, what is left out, what moves statistics."""
+
+from collections import Counter
+from itertools import product
+
+import pytest
+
+from pararealize.ir.methods import Parareal
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.passes.parareal import parareal_schedule
+
+CASES = list(
+    product([1, 2, 3, 5, 8], [0, 1, 2, 4, 9], ["residual", "difference"], ["network", "coarse"])
+)
+
+
+def scheduled(n: int, iterations: int, correction: str, guess: str, **options: bool) -> Schedule:
+    method = Parareal(iterations=iterations, correction=correction, guess=guess)
+    return parareal_schedule(n, method, **options)
+
+
+def applied(schedule: Schedule) -> Counter[str]:
+    return Counter(task.propagator for task in schedule if task.op == "apply")
+
+
+@pytest.mark.parametrize(("n", "iterations", "correction", "guess"), CASES)
+def test_every_task_is_needed(n: int, iterations: int, correction: str, guess: str) -> None:
+    schedule = scheduled(n, iterations, correction, guess)
+    read = {name for task in schedule for name in task.reads}
+    assert all(task.value in read for task in schedule.tasks[:-1])
+    assert schedule.tasks[-1].value == schedule.output == "out"
+
+
+@pytest.mark.parametrize(("n", "iterations", "correction", "guess"), CASES)
+def test_no_task_is_done_twice(n: int, iterations: int, correction: str, guess: str) -> None:
+    schedule = scheduled(n, iterations, correction, guess)
+    done = Counter((t.op, t.propagator, t.signs, t.reads) for t in schedule)
+    assert max(done.values()) == 1
+
+
+@pytest.mark.parametrize(("n", "iterations", "correction", "guess"), CASES)
+def test_every_network_moves_statistics_once(
+    n: int, iterations: int, correction: str, guess: str
+) -> None:
+    schedule = scheduled(n, iterations, correction, guess)
+    commits = Counter(t.propagator for t in schedule if t.op == "apply" and t.commits)
+    networks = {
+        name.replace("guess", "coarse") if guess == "coarse" else name for name in applied(schedule)
+    }
+    assert sum(commits.values()) == len(networks)
+    assert max(commits.values()) == 1
+    last = {t.propagator: t for t in schedule if t.op == "apply"}
+    assert all(task.commits for name, task in last.items() if name.startswith(("fine", "head")))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("correction", ["residual", "difference"])
+def test_as_many_sweeps_as_pieces_are_the_serial_network(n: int, correction: str) -> None:
+    schedule = scheduled(n, n, correction, "network")
+    final = {task.value: task for task in schedule}
+    at = schedule.output
+    for name in ["head", *(f"fine.{j}" for j in range(n, 0, -1))]:
+        assert final[at].propagator == name
+        (at,) = final[at].reads
+    assert at == "x"
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_one_residual_sweep_evaluates_everything_once(n: int) -> None:
+    schedule = scheduled(n, 1, "residual", "network")
+    names = [f"fine.{j}" for j in range(1, n + 1)] + [f"coarse.{j}" for j in range(2, n + 1)]
+    names += [f"guess.{j}" for j in range(1, n)] + ["head"]
+    assert applied(schedule) == Counter(names)
+
+
+def test_fine_evaluations_of_a_sweep_do_not_wait_for_each_other() -> None:
+    schedule = scheduled(5, 1, "residual", "network")
+    fine = [task for task in schedule if task.propagator.startswith("fine.")]
+    assert [task.reads for task in fine] == [("x",), *((f"u{j}.0",) for j in range(1, 5))]
+
+
+def test_exact_interfaces_are_not_computed_again() -> None:
+    reused = scheduled(4, 3, "difference", "network")
+    every = scheduled(4, 3, "difference", "network", reuse=False)
+    assert applied(reused)["fine.1"] == applied(every)["fine.1"] == 1
+    assert len(every.tasks) > len(reused.tasks)
+    assert "u2.2" in {task.value for task in every}
+    assert "u2.2" not in {task.value for task in reused}
+
+
+def test_a_shared_coarse_propagator_is_the_fine_one() -> None:
+    schedule = scheduled(3, 1, "difference", "network", shared=True)
+    assert not [name for name in applied(schedule) if name.startswith("coarse")]
+    assert applied(schedule)["fine.2"] == 2  # at the guess and at the exact state
+
+
+def test_a_coarse_sweep_guesses_from_interface_to_interface() -> None:
+    schedule = scheduled(4, 1, "residual", "coarse")
+    guesses = {t.value: t.reads for t in schedule if t.value.endswith(".0") and t.value[0] == "u"}
+    assert guesses == {"u1.0": ("x",), "u2.0": ("u1.0",), "u3.0": ("u2.0",)}
+
+
+def test_tasks_belong_to_the_piece_that_makes_them() -> None:
+    pieces = {t.value: t.piece for t in scheduled(3, 1, "residual", "network")}
+    assert pieces == {
+        **{"u1.0": 2, "u2.0": 3, "v1.0": 1, "v2.0": 2, "v3.0": 3},
+        **{"r1.0": 2, "c2.0": 2, "u2.1": 2, "r2.0": 3, "c3.0": 3, "u3.1": 3, "out": 3},
+    }
+
+
+def test_watches_are_the_jumps_that_were_corrected() -> None:
+    assert scheduled(3, 1, "residual", "network").watches == (
+        Watch(0, 1, "v1.0", "u1.0"),
+        Watch(0, 2, "u2.1", "u2.0"),
+    )
+    for watch in scheduled(4, 2, "difference", "network").watches:
+        assert watch.interface > watch.sweep
+    assert scheduled(1, 1, "residual", "network").watches == ()
+
+
+def test_without_a_head_the_last_state_is_the_output() -> None:
+    schedule = scheduled(3, 1, "residual", "network", head=False)
+    assert schedule.output == "u3.1"
+    assert "head" not in applied(schedule)

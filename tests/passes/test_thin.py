@@ -1,0 +1,160 @@
+"""Thin pieces: fewer layers, as operations that still fit together."""
+
+from functools import cache
+
+import pytest
+from torch import nn
+
+from pararealize.ir.chain import Chain, Cost
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import Ref
+from pararealize.models import odenet, resnet, vgg11
+from pararealize.passes.infer import infer_profile
+from pararealize.passes.interfaces import build_chain, find_interface
+from pararealize.passes.thin import (
+    Thinning,
+    is_weighted,
+    kept_layers,
+    rediscretized,
+    residual_runs,
+    thin,
+    thin_cost,
+)
+from pararealize.passes.trace import trace
+
+BARE, WHOLE = Thinning(1, normalisation=False), Thinning(1, normalisation=True)
+
+
+@cache
+def chain_of(name: str) -> tuple[Chain, nn.Module]:
+    model: nn.Module = {
+        "resnet": lambda: resnet(47, width=4),
+        "vgg": lambda: vgg11(head="small", width=4, classes=10, batch_norm=True),
+        "ode": lambda: odenet(6, width=8, in_features=5),
+    }[name]()
+    traced = trace(model)
+    return build_chain(model, traced, infer_profile(traced.train, model, Machine())), model
+
+
+def span(name: str, after: str, until: str) -> tuple[int, int]:
+    chain, _ = chain_of(name)
+    return find_interface(chain, after) + 1, find_interface(chain, until) + 1
+
+
+def names(name: str, layers: list[int]) -> list[str]:
+    chain, _ = chain_of(name)
+    return [chain.layers[i].name for i in layers]
+
+
+@pytest.mark.parametrize(
+    ("depth", "kept"),
+    [(0, ["layer2.0"]), (1, ["layer2.0"]), (2, ["layer2.0", "layer1.4"])],
+)
+def test_layers_that_change_the_shape_are_kept(depth: int, kept: list[str]) -> None:
+    chain, _ = chain_of("resnet")
+    piece = span("resnet", "layer1.3", "layer2.4")
+    weighted = [i for i in kept_layers(chain, *piece, depth) if is_weighted(chain.layers[i])]
+    assert set(names("resnet", weighted)) == set(kept)
+
+
+def test_the_first_repeated_layers_are_kept() -> None:
+    chain, _ = chain_of("ode")
+    piece = span("ode", "steps.0", "steps.4")
+    assert names("ode", kept_layers(chain, *piece, 2)) == ["steps.1", "steps.2"]
+    assert len(kept_layers(chain, *piece, 99)) == piece[1] - piece[0]
+
+
+@pytest.mark.parametrize("how", [BARE, WHOLE, Thinning(0, True), Thinning(3, False)])
+@pytest.mark.parametrize("name", ["resnet", "vgg", "ode"])
+def test_thin_segments_read_only_what_exists(name: str, how: Thinning) -> None:
+    chain, model = chain_of(name)
+    size = len(chain.layers)
+    for first, last in [(0, size // 2), (size // 3, 2 * size // 3), (size // 2, size - 1)]:
+        segment = thin(chain, model, first, last, how)
+        known = {*segment.state, *segment.inputs}
+        for operation in segment.operations:
+            assert set(operation.uses) <= known, operation
+            known.add(operation.name)
+        assert set(segment.results or ()) <= known
+
+
+def test_thin_segments_leave_normalisation_and_dropout_out() -> None:
+    chain, model = chain_of("vgg")
+    size = len(chain.layers)
+    bare, whole = (thin(chain, model, 0, size, how) for how in (BARE, WHOLE))
+    kinds = [
+        {type(model.get_submodule(o.target)) for o in s.operations if o.kind == "module"}
+        for s in (bare, whole)
+    ]
+    assert nn.BatchNorm2d not in kinds[0]
+    assert nn.BatchNorm2d in kinds[1]
+    assert not any(nn.Dropout in found for found in kinds)
+
+
+def test_the_inner_convolution_of_a_changing_block_is_left_out() -> None:
+    chain, model = chain_of("resnet")
+    segment = thin(chain, model, *span("resnet", "layer1.4", "layer2.0"), BARE)
+    modules = {o.target for o in segment.operations if o.kind == "module"}
+    assert {"layer2.0.conv1", "layer2.0.conv3", "layer2.0.shortcut"} <= modules
+    assert "layer2.0.conv2" not in modules
+
+
+def test_thin_cost_is_of_what_is_kept() -> None:
+    chain, model = chain_of("resnet")
+    (first, last) = span("resnet", "layer1.0", "layer1.1")
+    assert last == first + 1
+    whole = sum(
+        (chain.profile.costs[o.name] for o in chain.segment(first, last, training=True).operations),
+        Cost(),
+    )
+    assert thin_cost(chain, model, first, WHOLE) == whole
+    assert thin_cost(chain, model, first, BARE).flops == whole.flops
+    assert thin_cost(chain, model, first, BARE).seconds < whole.seconds
+
+
+def test_runs_are_of_two_or_more_equal_residual_layers() -> None:
+    chain, _ = chain_of("resnet")
+    runs = residual_runs(chain, 0, len(chain.layers))
+    found = [names("resnet", list(range(*run))) for run in runs]
+    assert found == [[f"layer{s}.{b}" for b in (1, 2, 3, 4)] for s in (1, 2, 3)]
+    start, stop = runs[0]
+    assert residual_runs(chain, start, start + 1) == []
+    assert residual_runs(chain, start + 1, stop) == [(start + 1, stop)]
+    assert residual_runs(chain, *span("resnet", "conv1", "layer1.0")) == []
+
+
+def test_rediscretized_runs_take_one_longer_step() -> None:
+    chain, _ = chain_of("ode")
+    segment = rediscretized(chain, *span("ode", "steps.1", "steps.4"))
+    assert segment is not None
+    modules = [o.target for o in segment.operations if o.kind == "module"]
+    assert modules == ["steps.2.linear"]
+    scaled = next(o for o in segment.operations if o.name.endswith("_times_3"))
+    assert scaled.args[1] == 3.0
+    assert segment.operations[-1].uses == (*segment.state, scaled.name)
+    assert segment.results == (segment.operations[-1].name,)
+
+
+def test_other_layers_of_a_rediscretized_piece_stay() -> None:
+    chain, _ = chain_of("resnet")
+    segment = rediscretized(chain, *span("resnet", "layer1.2", "layer2.4"))
+    assert segment is not None
+    scopes = {o.scope.removesuffix(".conv3") for o in segment.operations}
+    assert {"layer1.3", "layer2.0", "layer2.1"} <= scopes
+    assert not {"layer1.4", "layer2.2", "layer2.3", "layer2.4"} & scopes
+
+
+def test_nothing_to_rediscretize() -> None:
+    assert rediscretized(chain_of("vgg")[0], 3, 9) is None
+    assert rediscretized(chain_of("ode")[0], *span("ode", "steps.0", "steps.1")) is None
+
+
+def test_every_value_of_a_rediscretized_segment_exists() -> None:
+    chain, _ = chain_of("resnet")
+    segment = rediscretized(chain, 2, len(chain.layers))
+    assert segment is not None
+    known = {*segment.state, *segment.inputs}
+    for operation in segment.operations:
+        assert set(operation.uses) <= known
+        known.add(operation.name)
+    assert Ref(segment.operations[-2].name) in segment.operations[-1].args
