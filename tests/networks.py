@@ -303,9 +303,13 @@ def step(module: nn.Module, names: Network, x: Tensor, seed: int = 0) -> Step:
 def relative(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
     """2-norm of the difference over the 2-norm, all tensors together."""
     assert found.keys() == wanted.keys()
-    error = sum(float((found[k] - wanted[k]).double().pow(2).sum()) for k in wanted)
-    size = sum(float(wanted[k].double().pow(2).sum()) for k in wanted)
+    error = sum(_square(found[k].detach() - wanted[k].detach()) for k in wanted)
+    size = sum(_square(wanted[k].detach()) for k in wanted)
     return (error / size) ** 0.5 if size else error**0.5
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.double().pow(2).sum())
 
 
 def assert_equal_steps(found: Step, wanted: Step, tolerance: float) -> None:

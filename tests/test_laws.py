@@ -279,12 +279,14 @@ STATE = re.compile(r"(?P<kind>[uvg])(?P<interface>\d+)_(?P<sweep>\d+)")
 
 def known_exact(values: dict[str, Any], case: Case) -> Iterator[tuple[int, Any]]:
     """Interfaces j and their states after j sweeps or more: u_j^k, and Φ_j of an exact state."""
-    shared = case.method.coarse == "fine" and case.method.correction == "difference"
+    fine = case.method.coarse == "fine"
+    shared = fine and case.method.correction == "difference"
+    from_start = fine and case.method.guess == "coarse"
     for name, value in values.items():
         match = STATE.fullmatch(name)
         if match and (match["kind"] != "g" or shared):
             j, sweeps = int(match["interface"]), int(match["sweep"]) + (match["kind"] != "u")
-            if j <= min(sweeps, case.n - 1):
+            if j < case.n and (j <= sweeps or from_start):
                 yield j, value
 
 
@@ -315,7 +317,7 @@ def test_law_4_after_k_sweeps_the_first_k_interfaces_are_exact(
         for name, leaf in live.items():
             assert relative({"": leaf}, {"": wanted[name]}) <= CORRECTED_ROUNDING, (j, name)
             assert gradients_differ(leaf, net, wanted[name], model) <= CORRECTED_ROUNDING
-    assert checked == set(range(1, k + 1))
+    assert checked >= set(range(1, k + 1))
     for j in range(1, k + 1):
         segment = partition.chain.segment(*partition.piece(j), training=True)
         touched = tuple(str(o.target) for o in segment.operations if o.kind != "function")
@@ -453,17 +455,20 @@ def test_law_5_holds_for_a_users_network_whose_biases_are_zero_at_first(training
 # Law 9
 
 
-def as_function(net: ParallelNetwork) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The network as a pure function of its parameters: no statistics move, masks stay."""
-    names = [name for name, _ in net.named_parameters()]
-    buffers = dict(net.named_buffers())
+def as_function(net: ParallelNetwork) -> tuple[Callable[..., Tensor], Tensor]:
+    """The network as a function of x and all its weights: no statistics move, masks stay."""
+    parameters = dict(net.named_parameters())
+    sizes = [p.numel() for p in parameters.values()]
 
-    def function(x: Tensor, *weights: Tensor) -> Tensor:
-        state = {k: b.clone() for k, b in buffers.items()} | dict(zip(names, weights, strict=True))
+    def function(x: Tensor, weights: Tensor) -> Tensor:
+        parts = zip(parameters.items(), weights.split(sizes), strict=True)
+        state = {name: part.view_as(parameter) for (name, parameter), part in parts}
+        state |= {name: buffer.clone() for name, buffer in net.named_buffers()}
         with seeded(0):
             return functional_call(net, state, (x,))
 
-    return function, tuple(p.detach().clone().requires_grad_() for p in net.parameters())
+    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+    return function, flat.requires_grad_()
 
 
 @every_method
@@ -477,8 +482,8 @@ def test_law_9_the_gradient_is_the_derivative(method: Parareal) -> None:
     x = case.x[:3].requires_grad_()
     # Central differences of step 1e-6 err by 1e-12 / 1e-6 of curvature and rounding; gradcheck's
     # own 1e-5 and 1e-3 are for them. The fast mode compares random projections of the Jacobian.
-    assert gradcheck(function, (x, *weights), fast_mode=True)
-    assert gradgradcheck(function, (x, *weights), fast_mode=True)
+    assert gradcheck(function, (x, weights), fast_mode=True)
+    assert gradgradcheck(function, (x, weights), fast_mode=True)
 
 
 @every_correction
@@ -486,8 +491,8 @@ def test_law_9_two_sweeps_entry_by_entry(correction: str) -> None:
     """The parareal network's gradient is its own derivative: the whole Jacobian."""
     case = Case(Recipe("dense", 4, 3, "tanh"), 3, Parareal(correction=correction, iterations=2))
     function, weights = as_function(case.compile())
-    assert gradcheck(function, (case.x[:2].requires_grad_(), *weights))
-    assert gradgradcheck(function, (case.x[:2].requires_grad_(), *weights), fast_mode=True)
+    assert gradcheck(function, (case.x[:2].requires_grad_(), weights))
+    assert gradgradcheck(function, (case.x[:2].requires_grad_(), weights), fast_mode=True)
 
 
 @every_method

@@ -6,57 +6,15 @@ import difflib
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
-from typing import Any
 
-import networkx as nx
 from torch import nn
 
 from pararealize.errors import CutError
-from pararealize.ir.chain import Chain, Cost, Interface, Layer, Profile, State, TensorSpec
-from pararealize.ir.program import AMBIENT, Operation, Program, Ref
+from pararealize.ir.chain import Chain, Interface, Profile, State, TensorSpec
+from pararealize.ir.program import Program
+from pararealize.passes.layers import LayerBuilder, module_path
+from pararealize.passes.live import live_values
 from pararealize.passes.trace import Trace
-
-ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
-
-
-def uses(program: Program) -> Any:
-    """Data flow between computing operations, as a ``networkx.DiGraph`` of their names.
-
-    Network inputs, weights and mode flags are no nodes: every segment reads them for itself.
-    """
-    graph = nx.DiGraph()
-    for operation in program:
-        if operation.kind not in AMBIENT:
-            graph.add_node(operation.name)
-            graph.add_edges_from(
-                (name, operation.name)
-                for name in operation.uses
-                if program[name].kind not in AMBIENT
-            )
-    return graph
-
-
-def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
-    """Positions (just after an operation) crossed by at most ``width`` values, with those values.
-
-    A value is live from its operation to its last use; position i lies before operation i.
-    """
-    graph = uses(program)
-    last = {
-        name: max((program.index[user] for user in graph.successors(name)), default=-1)
-        for name in graph
-    }
-    found: dict[int, tuple[str, ...]] = {}
-    live: dict[str, int] = {}
-    for i, operation in enumerate(program):
-        if operation.kind in AMBIENT or operation.kind == "output":
-            continue
-        if last[operation.name] > i:
-            live[operation.name] = last[operation.name]
-        live = {name: end for name, end in live.items() if end > i}
-        if 0 < len(live) <= width:
-            found[i + 1] = tuple(live)
-    return found
 
 
 def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 1) -> Chain:
@@ -97,7 +55,7 @@ def _chain(
 ) -> Chain:
     stops = [0, *(i.stop for i in interfaces), len(traced.train)]
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    builder = _LayerBuilder(model, traced.train, profile, sizes)
+    builder = LayerBuilder(model, traced.train, profile, sizes)
     layers = tuple(
         builder(
             start,
@@ -154,10 +112,6 @@ def _keys(program: Program) -> dict[str, Hashable]:
     return keys
 
 
-def _path(operation: Operation) -> str:
-    return str(operation.target) if operation.kind == "module" else operation.scope
-
-
 def _ancestors(path: str) -> list[str]:
     parts = path.split(".") if path else []
     return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
@@ -165,7 +119,7 @@ def _ancestors(path: str) -> list[str]:
 
 def module_ends(program: Program) -> dict[str, int]:
     """For every module that ran, the position of the last operation it wrote."""
-    return {path: i for i, o in enumerate(program) for path in _ancestors(_path(o))}
+    return {path: i for i, o in enumerate(program) for path in _ancestors(module_path(o))}
 
 
 def _last_writers(program: Program) -> dict[int, str]:
@@ -174,78 +128,6 @@ def _last_writers(program: Program) -> dict[int, str]:
     for path, i in module_ends(program).items():
         found[i] = max(found.get(i, ""), path, key=len)
     return found
-
-
-class _LayerBuilder:
-    """Makes the layer between two interfaces of a program."""
-
-    def __init__(
-        self, model: nn.Module, program: Program, profile: Profile, sizes: Mapping[str, int]
-    ) -> None:
-        self.program, self.profile = program, profile
-        self.model, self.sizes = model, sizes
-        self.seen: dict[str, str] = {}
-
-    def __call__(
-        self, start: int, stop: int, before: Interface | None, after: Interface | None
-    ) -> Layer:
-        body = [
-            o
-            for o in self.program.operations[start:stop]
-            if o.kind not in AMBIENT and o.kind != "output"
-        ]
-        costs = [self.profile.costs[o.name] for o in body]
-        preserves = before is not None and after is not None and before.state == after.state
-        return Layer(
-            name=_layer_name(body, after),
-            start=start,
-            stop=stop,
-            parameters=self._parameters(body),
-            cost=sum(costs, Cost()),
-            preserves=preserves,
-            branch=self._branch(before, after) if preserves else None,
-            signature=tuple(self._signature(o) for o in body),
-        )
-
-    def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
-        names: dict[str, None] = {}
-        for operation in body:
-            if operation.kind == "module":
-                module = self.model.get_submodule(operation.target)
-                prefix = f"{operation.target}." if operation.target else ""
-                names.update({prefix + n: None for n, _ in module.named_parameters()})
-            attributes = [self.program[n] for n in operation.uses if n in self.program.index]
-            names.update({o.target: None for o in attributes if o.target in self.sizes})
-        return tuple(names)
-
-    def _branch(self, before: Interface | None, after: Interface | None) -> str | None:
-        """φ where the layer is x + φ(x): the other operand of an addition that ends it."""
-        if before is None or after is None or len(before.values) != 1:
-            return None
-        last = self.program[after.values[0]]
-        name = getattr(last.target, "__name__", last.target)
-        operands = [a.name for a in last.args if isinstance(a, Ref)]
-        if name not in ADDITIONS or len(operands) != 2 or before.values[0] not in operands:
-            return None
-        if last.kwargs or operands[0] == operands[1]:
-            return None
-        return operands[1] if operands[0] == before.values[0] else operands[0]
-
-    def _signature(self, operation: Operation) -> tuple[Any, ...]:
-        spec = self.profile.specs[operation.name]
-        shape = spec.shape if spec else None
-        if operation.kind == "module":
-            if operation.target not in self.seen:
-                self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
-            return (operation.kind, self.seen[operation.target], shape)
-        return (operation.kind, str(operation.target), shape)
-
-
-def _layer_name(body: list[Operation], after: Interface | None) -> str:
-    if after is not None and after.module:
-        return after.module
-    paths = [_path(o) for o in body if _path(o)]
-    return paths[-1] if paths else (body[-1].name if body else "output")
 
 
 def find_interface(chain: Chain, wanted: str) -> int:

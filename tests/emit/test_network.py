@@ -217,23 +217,21 @@ def test_a_copy_after_a_call_has_no_report(net: ParallelNetwork) -> None:
     assert copy.deepcopy(net).report.jumps == ()
 
 
-@pytest.mark.parametrize("iterations", [1, 2])
-def test_compiled_by_torch(iterations: int) -> None:
+def test_compiled_by_torch() -> None:
     torch.manual_seed(0)
-    method = Parareal(iterations=iterations, correction="difference", coarse_budget=1)
+    method = Parareal(iterations=2, correction="difference", coarse_budget=1)
     layers = [nn.Linear(5, 8), *(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in "abc")]
     net = pararealize(nn.Sequential(*layers, nn.Linear(8, 2)), 3, method=method)
     twin, x = copy.deepcopy(net), torch.randn(6, 5)
     fast = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    for mode in (True, False):
-        fast.train(mode)
-        torch.testing.assert_close(fast(x), net.train(mode)(x))
-        fast(x).sum().backward()
-        net(x).sum().backward()
+    for module in (fast, net):
+        module(x).sum().backward()
     torch.testing.assert_close(twin.state_dict(), net.state_dict())
     torch.testing.assert_close(
         [p.grad for p in twin.parameters()], [p.grad for p in net.parameters()]
     )
+    with torch.no_grad():
+        torch.testing.assert_close(fast.eval()(x), net.eval()(x))
 
 
 def test_exported_by_torch(deep: ParallelNetwork) -> None:
@@ -317,7 +315,7 @@ def test_keyword_arguments(n: int) -> None:
 
 def test_arguments_that_are_not_the_models() -> None:
     net, x = pararealize(Chain(), 3), torch.randn(3, 4)
-    for call in (lambda: net(), lambda: net(x, scales=1.0), lambda: net(x, 1.0, 2.0, 3.0)):
+    for call in (net, lambda: net(x, scales=1.0), lambda: net(x, 1.0, 2.0, 3.0)):
         with pytest.raises(TypeError):
             call()
 
@@ -401,7 +399,7 @@ def test_tied_weights_stay_tied() -> None:
     layers = net.layers
     assert layers[1].weight is layers[4].weight
     assert len(list(net.layers.parameters())) == len(list(model.parameters()))
-    assert net.to_serial().layers[1].weight is net.to_serial().layers[1].weight
+    assert sum(p.parameters for p in net.plan.pieces) >= sum(p.numel() for p in model.parameters())
     serial = net.to_serial()
     assert serial.layers[1].weight is serial.layers[4].weight
 
@@ -472,12 +470,12 @@ def test_guesses_that_do_not_fit_other_sizes(net: ParallelNetwork) -> None:
 
 def test_auto_chooses_the_least_predicted_time() -> None:
     torch.manual_seed(0)
-    model = resnet(56, width=8)
+    model = odenet(30, width=256, in_features=16)
     best = pararealize(model)
     assert best.plan.n > 1
     others = [pararealize(model, n).plan for n in {1, best.plan.n - 1, best.plan.n + 1}]
     assert all(best.plan.parallel_seconds <= plan.parallel_seconds for plan in others)
-    assert best(images()).shape == (2, 10)
+    assert best(torch.randn(2, 16)).shape == (2, 10)
 
 
 def test_auto_leaves_small_networks_serial() -> None:

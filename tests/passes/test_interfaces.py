@@ -11,13 +11,8 @@ from pararealize.ir.chain import Chain, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import AMBIENT
 from pararealize.models import odenet, resnet, vgg11
-from pararealize.passes.interfaces import (
-    build_chain,
-    find_interface,
-    live_values,
-    module_ends,
-    uses,
-)
+from pararealize.passes.interfaces import build_chain, find_interface, module_ends
+from pararealize.passes.live import live_values, uses
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import trace
 

@@ -1,0 +1,91 @@
+"""Layers: what lies between two neighbouring interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pararealize.ir.chain import Cost, Interface, Layer, Profile
+from pararealize.ir.program import AMBIENT, Operation, Program, Ref
+
+ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
+
+
+class LayerBuilder:
+    """Makes the layer between two interfaces of a program."""
+
+    def __init__(
+        self, model: nn.Module, program: Program, profile: Profile, sizes: Mapping[str, int]
+    ) -> None:
+        self.program, self.profile = program, profile
+        self.model, self.sizes = model, sizes
+        self.seen: dict[str, str] = {}
+
+    def __call__(
+        self, start: int, stop: int, before: Interface | None, after: Interface | None
+    ) -> Layer:
+        """The layer of the operations ``start`` … ``stop - 1``."""
+        body = [
+            o
+            for o in self.program.operations[start:stop]
+            if o.kind not in AMBIENT and o.kind != "output"
+        ]
+        costs = [self.profile.costs[o.name] for o in body]
+        preserves = before is not None and after is not None and before.state == after.state
+        return Layer(
+            name=_layer_name(body, after),
+            start=start,
+            stop=stop,
+            parameters=self._parameters(body),
+            cost=sum(costs, Cost()),
+            preserves=preserves,
+            branch=self._branch(before, after) if preserves else None,
+            signature=tuple(self._signature(o) for o in body),
+        )
+
+    def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        for operation in body:
+            if operation.kind == "module":
+                module = self.model.get_submodule(operation.target)
+                prefix = f"{operation.target}." if operation.target else ""
+                names.update({prefix + n: None for n, _ in module.named_parameters()})
+            attributes = [self.program[n] for n in operation.uses if n in self.program.index]
+            names.update({o.target: None for o in attributes if o.target in self.sizes})
+        return tuple(names)
+
+    def _branch(self, before: Interface | None, after: Interface | None) -> str | None:
+        """φ where the layer is x + φ(x): the other operand of an addition that ends it."""
+        if before is None or after is None or len(before.values) != 1:
+            return None
+        last = self.program[after.values[0]]
+        name = getattr(last.target, "__name__", last.target)
+        operands = [a.name for a in last.args if isinstance(a, Ref)]
+        if name not in ADDITIONS or len(operands) != 2 or before.values[0] not in operands:
+            return None
+        if last.kwargs or operands[0] == operands[1]:
+            return None
+        return operands[1] if operands[0] == before.values[0] else operands[0]
+
+    def _signature(self, operation: Operation) -> tuple[Any, ...]:
+        spec = self.profile.specs[operation.name]
+        shape = spec.shape if spec else None
+        if operation.kind == "module":
+            if operation.target not in self.seen:
+                self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
+            return (operation.kind, self.seen[operation.target], shape)
+        return (operation.kind, str(operation.target), shape)
+
+
+def _layer_name(body: list[Operation], after: Interface | None) -> str:
+    if after is not None and after.module:
+        return after.module
+    paths = [module_path(o) for o in body if module_path(o)]
+    return paths[-1] if paths else (body[-1].name if body else "output")
+
+
+def module_path(operation: Operation) -> str:
+    """The path of the module that an operation calls, or of the one that wrote it."""
+    return str(operation.target) if operation.kind == "module" else operation.scope
