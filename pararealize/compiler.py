@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from pararealize.emit.assemble import assemble
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.storage import foreign, match, read
-from pararealize.errors import CutError, MethodError, ShapeError, SlowerThanSerialWarning
+from pararealize.errors import (
+    CoarseError,
+    CutError,
+    MethodError,
+    ShapeError,
+    SlowerThanSerialWarning,
+)
 from pararealize.ir.chain import Chain, Partition, Profile
 from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.parts import Decisions
@@ -207,7 +213,7 @@ def load(
             network = _compile(
                 model, plan.n, method, given, plan.cuts, "predicted", plan.machine, plan
             )
-    except (CutError, ShapeError) as error:
+    except (CutError, ShapeError, CoarseError) as error:
         raise foreign(saved, str(error)) from error
     match(saved, {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)})
     network.load_state_dict(saved.weights)

@@ -131,7 +131,9 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
 
 def leaves(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if not list(module.children())]
+    """Layers of torch's own, which are called as they are."""
+    modules = (m for m in model.modules() if not list(m.children()))
+    return [m for m in modules if type(m).__module__.startswith("torch.nn")]
 
 
 def random_states() -> tuple[Any, ...]:
@@ -259,7 +261,7 @@ def test_law_4_n_sweeps_are_exact(case: Case) -> None:
         assert_equal_steps(found, wanted, EXACT)
 
 
-@settings(max_examples=40)
+@settings(max_examples=400)
 @given(
     st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -290,7 +292,7 @@ def known_exact(values: dict[str, Any], case: Case) -> Iterator[tuple[int, Any]]
                 yield j, value
 
 
-@settings(max_examples=40)
+@settings(max_examples=400)
 @given(
     case=st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -364,17 +366,14 @@ def retrained(net: ParallelNetwork) -> ParallelNetwork:
     return net
 
 
-def corrections(net: ParallelNetwork) -> dict[int, nn.Module]:
+def corrections(case: Case, net: ParallelNetwork) -> dict[int, nn.Module]:
     """Coarse propagators by subnetwork, as the schedule applies them."""
-    tasks = [t for t in net.schedule if t.propagator.startswith(("coarse", "fine")) and t.piece > 1]
-    return {
-        t.piece: net.graph_module.get_submodule(t.propagator)
-        for t in tasks
-        if t.value.startswith(("c", "g"))
-    }
+    shared = case.method.coarse == "fine" and case.method.correction == "difference"
+    kind = "fine" if shared else "coarse"
+    return {j: net.graph_module.get_submodule(f"{kind}.{j}") for j in range(2, case.n + 1)}
 
 
-@settings(max_examples=40)
+@settings(max_examples=400)
 @given(
     case=st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -386,9 +385,7 @@ def test_law_5_zero_jump_gives_zero_correction(case: Case, trained: bool) -> Non
     """Zero jump ⇒ zero correction, in both forms."""
     net = compiled_or_rejected(sweeping_to(case, 1), reuse=False)
     net = retrained(net) if trained else net
-    found = corrections(net)
-    assert set(found) == set(range(2, case.n + 1))
-    for j, coarse in found.items():
+    for j, coarse in corrections(case, net).items():
         jump = zeros_at(case, net, j)
         inputs = (case.x,) * len(coarse.inputs)
         if case.method.correction == "residual":
@@ -448,7 +445,7 @@ def test_law_5_holds_for_a_users_network_whose_biases_are_zero_at_first(training
 
     case = Case(Recipe("dense", 6, norm="batch"), 3, Parareal(coarse=factory))
     net = retrained(case.compile()).train(training)
-    for j, coarse in corrections(net).items():
+    for j, coarse in corrections(case, net).items():
         assert not coarse(zeros_at(case, net, j)).any()
 
 
@@ -534,7 +531,7 @@ class Evaluations:
         return see
 
 
-@settings(max_examples=40)
+@settings(max_examples=400)
 @given(
     case=st.one_of(
         cases(

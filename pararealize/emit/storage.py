@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from pararealize.errors import StorageError
+from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import FORMAT, Plan
 
 PLAN = "plan.json"
@@ -111,6 +112,7 @@ def read(path: Path) -> Saved:
         plan = Plan.from_json(json.dumps(document["plan"]))
         name, digest = str(document["weights"]), document["sha256"]
         aliases = {str(k): str(v) for k, v in document["aliases"].items()}
+        _ = Parareal.from_json(plan.method, nn.Identity), plan.specs  # they can be read
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{PLAN} lacks or misstates {error}") from error
     weights = _weights(path, name, digest)
@@ -139,13 +141,16 @@ def _weights(path: Path, name: str, digest: Any) -> dict[str, Tensor]:
         raise _damaged(path, f"its weights lie outside the folder: {name}")
     file = path / name
     try:
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != digest:
-            raise _damaged(path, f"{name} has changed since it was saved")
-        return load_file(file)
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise _damaged(path, f"{name} is missing") from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"{name} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(path, f"{name} has changed since it was saved")
+    try:
+        return load(content)
+    except SafetensorError as error:
         raise _damaged(path, f"{name} cannot be read: {error}") from error
 
 

@@ -140,7 +140,7 @@ def _image_sizes(layer: nn.Conv2d) -> tuple[int, ...]:
     """Candidate sizes, likeliest first: one channel speaks for digits, a small stem for 32×32."""
     if layer.in_channels == 1:
         return (28, 32, *IMAGE_SIZES)
-    small = layer.kernel_size[0] <= 3 and layer.stride[0] == 1 and layer.out_channels < 64
+    small = layer.kernel_size[0] <= 3 and layer.stride[0] == 1
     return (32, *IMAGE_SIZES) if small else IMAGE_SIZES
 
 

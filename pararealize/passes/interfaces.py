@@ -55,7 +55,7 @@ def _chain(
 ) -> Chain:
     stops = [0, *(i.stop for i in interfaces), len(traced.train)]
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    builder = LayerBuilder(model, traced.train, profile, sizes)
+    builder = LayerBuilder(model, traced.train, profile)
     layers = tuple(
         builder(
             start,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -16,11 +15,11 @@ ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
 class LayerBuilder:
     """Makes the layer between two interfaces of a program."""
 
-    def __init__(
-        self, model: nn.Module, program: Program, profile: Profile, sizes: Mapping[str, int]
-    ) -> None:
-        self.program, self.profile = program, profile
-        self.model, self.sizes = model, sizes
+    def __init__(self, model: nn.Module, program: Program, profile: Profile) -> None:
+        self.program, self.profile, self.model = program, profile, model
+        first = {id(p): name for name, p in model.named_parameters()}
+        paths = model.named_parameters(remove_duplicate=False)
+        self.names = {path: first[id(p)] for path, p in paths}  # tied weights have one name
         self.seen: dict[str, str] = {}
 
     def __call__(
@@ -51,9 +50,10 @@ class LayerBuilder:
             if operation.kind == "module":
                 module = self.model.get_submodule(operation.target)
                 prefix = f"{operation.target}." if operation.target else ""
-                names.update({prefix + n: None for n, _ in module.named_parameters()})
-            attributes = [self.program[n] for n in operation.uses if n in self.program.index]
-            names.update({o.target: None for o in attributes if o.target in self.sizes})
+                own = module.named_parameters(remove_duplicate=False)
+                names.update({self.names[prefix + name]: None for name, _ in own})
+            attributes = [self.program[name].target for name in operation.uses]
+            names.update({self.names[path]: None for path in attributes if path in self.names})
         return tuple(names)
 
     def _branch(self, before: Interface | None, after: Interface | None) -> str | None:

@@ -18,7 +18,8 @@ class Thinning:
     """What a fresh coarse network keeps of a piece.
 
     ``depth`` is the least number of layers with weights it has, layers that change the shape
-    counted; ``normalisation`` says whether normalisation layers stay.
+    counted; ``normalisation`` says whether normalisation layers stay, and rectifiers at the end:
+    both do for networks of states, neither for networks of jumps.
     """
 
     depth: int
@@ -49,9 +50,18 @@ def kept_layers(chain: Chain, first: int, last: int, depth: int) -> list[int]:
     return kept
 
 
+def _without_rectifier(chain: Chain, kept: list[int]) -> list[int]:
+    """Without layers at the end that only rectify: a correction may have either sign."""
+    while kept and chain.layers[kept[-1]].preserves and not is_weighted(chain.layers[kept[-1]]):
+        kept = kept[:-1]
+    return kept
+
+
 def thin(chain: Chain, model: nn.Module, first: int, last: int, how: Thinning) -> Segment:
     """The piece ``first`` … ``last - 1`` with repeated layers left out, in train mode."""
-    kept = set(kept_layers(chain, first, last, how.depth))
+    kept = kept_layers(chain, first, last, how.depth)
+    if not how.normalisation:
+        kept = _without_rectifier(chain, kept)
     whole = chain.segment(first, last, training=True)
     names: dict[str, str] = {}
     operations = [o for o in whole.operations if o.kind in AMBIENT]

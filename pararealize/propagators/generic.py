@@ -1,4 +1,4 @@
-"""Generic networks between two shapes: pooling and 1×1 convolutions, or low-rank linear maps."""
+"""Generic networks between two shapes: pooling and small convolutions, or low-rank linear maps."""
 
 from __future__ import annotations
 
@@ -69,22 +69,30 @@ def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] |
 
 
 @final
-class Mapping1x1(nn.Module):
-    """Pooling, then a 1×1 convolution; plus the state itself where shapes agree.
+class PooledBottleneck(nn.Module):
+    """Pooling and a 1×1 convolution, beside them a narrow 1×1, 3×3, 1×1 branch with rectifiers.
 
-    ``[batch, c_in, *before] -> [batch, c_out, *after]``. Without ``bias`` the map is linear.
+    ``[batch, c_in, *before] -> [batch, c_out, *after]``, plus the state itself where shapes agree.
+    Without ``bias`` it is positively homogeneous: no jump gives no correction.
     """
 
     def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
         super().__init__()
         self.resize = Resize(source.shape[2:], target.shape[2:])
         convolution = CONVOLUTIONS[len(source.shape) - 2]
-        self.mix = convolution(source.shape[1], target.shape[1], 1, bias=bias)
+        before, after = source.shape[1], target.shape[1]
+        narrow = max(1, min(before, after) // RANK_SHARE)
+        self.mix = convolution(before, after, 1, bias=bias)
+        self.compress = convolution(before, narrow, 1, bias=bias)
+        self.spread = convolution(narrow, narrow, 3, padding=1, bias=bias)
+        self.expand = convolution(narrow, after, 1, bias=bias)
         self.skips = source.shape == target.shape
 
     def forward(self, x: Tensor) -> Tensor:
         """The mapped state."""
-        y: Tensor = self.mix(self.resize(x))
+        pooled = self.resize(x)
+        branch = torch.relu(self.spread(torch.relu(self.compress(pooled))))
+        y: Tensor = self.mix(pooled) + self.expand(branch)
         return x + y if self.skips else y
 
 
@@ -180,8 +188,10 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, bias: bool) -> nn.Module |
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
     before, after = len(source.shape), len(target.shape)
+    if source.shape[:1] != target.shape[:1]:
+        return None  # an axis was merged with the batch
     if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
-        return Mapping1x1(source, target, bias=bias)
+        return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
         return LowRank(source, target, bias=bias)
     if after == 2 and before - 2 in CONVOLUTIONS:
@@ -198,7 +208,7 @@ def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
     """A small network from the network's input to an interface, or ``None``."""
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
-    same_axes = len(source.shape) == len(target.shape)
+    same_axes = len(source.shape) == len(target.shape) and source.shape[:1] == target.shape[:1]
     if same_axes and len(source.shape) - 2 in CONVOLUTIONS and _is_map(source, target):
         ratio = _stride(source.shape[2:], target.shape[2:])
         if ratio is not None:
@@ -247,6 +257,8 @@ def identity(source: State, target: State) -> nn.Module | None:
 def _has_identity(source: TensorSpec, target: TensorSpec) -> bool:
     """Maps to maps, vectors to vectors, and maps to vectors; sequences only to themselves."""
     before, after = len(source.shape), len(target.shape)
+    if source.shape[:1] != target.shape[:1]:
+        return False
     if before == after:
         return before != 3 or source.shape == target.shape
     return before > 3 and after == 2

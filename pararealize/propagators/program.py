@@ -73,7 +73,7 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
     code = segment_graph(segment, root).python_code("self")
-    file = f"<pararealize {name} #{zlib.crc32(code.src.encode()):08x}>"
+    file = f"<pararealize {name}>.{zlib.crc32(code.src.encode()):08x}"  # "<…>" alone has no lines
     linecache.lazycache(file, {"__name__": file, "__loader__": _Source(code.src)})
     scope: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, file, "exec"), scope)
@@ -98,7 +98,7 @@ def _in_place(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return bool(getattr(root.get_submodule(operation.target), "inplace", False))
     name = str(getattr(operation.target, "__name__", operation.target))
-    written = name in {"iadd", "isub", "imul", "itruediv", "setitem"}
+    written = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
     trailing = name.endswith("_") and not name.endswith("__")
     return written or trailing or operation.kwargs.get("inplace") not in (None, False)
 

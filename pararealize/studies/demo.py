@@ -34,7 +34,7 @@ class Demo:
     """
 
     depth: int = 56
-    width: int = 16
+    width: int = 8
     pooling: int = 2
     counts: tuple[int, ...] = (2, 3, 6)
     recipe: Recipe = field(default_factory=Recipe)

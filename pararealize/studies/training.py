@@ -23,8 +23,8 @@ class Recipe:
     ``seed`` decides their order and shifts.
     """
 
-    epochs: int = 4
-    batch: int = 100
+    epochs: int = 5
+    batch: int = 50
     rate: float = 0.2
     momentum: float = 0.9
     decay: float = 5e-4
@@ -47,6 +47,8 @@ class Outcome:
 
 def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) -> Outcome:
     """Train ``net`` on the training digits and test it."""
+    # Faster for small convolutions on CPUs.
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr=recipe.rate,

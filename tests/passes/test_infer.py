@@ -23,7 +23,7 @@ KNOWN: dict[str, tuple[Build, tuple[int, ...]]] = {
     "vgg13": (vgg13, (2, 3, 224, 224)),
     "vgg16": (vgg16, (2, 3, 224, 224)),
     "vgg19-bn": (lambda: vgg19(batch_norm=True), (2, 3, 224, 224)),
-    "vgg16-small": (lambda: vgg16(head="small", classes=10, width=32), (2, 3, 32, 32)),
+    "vgg16-small": (lambda: vgg16(head="small", classes=10), (2, 3, 32, 32)),
     "vgg11-digits": (lambda: vgg11(head="small", classes=10, channels=1), (2, 1, 28, 28)),
     "resnet20": (lambda: resnet(20), (2, 3, 32, 32)),
     "resnet20-digits": (lambda: resnet(20, channels=1), (2, 1, 28, 28)),

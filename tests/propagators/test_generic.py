@@ -1,0 +1,194 @@
+"""Generic networks between shapes: they fit, are linear where asked, or do not exist."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pararealize.ir.chain import State, TensorSpec
+from pararealize.propagators.generic import (
+    LowRank,
+    ParameterFree,
+    PatchGuess,
+    Resize,
+    generic_coarse,
+    generic_guess,
+    identity,
+)
+
+MAPS = [(2, 4, 8, 8), (2, 6, 8, 8), (2, 4, 4, 4), (2, 8, 5, 5), (2, 3, 16, 16), (2, 5, 1, 1)]
+VECTORS = [(2, 8), (2, 3), (2, 16)]
+INDICES: State = (TensorSpec((2, 4), torch.int64),)
+
+
+def state(*shapes: tuple[int, ...]) -> State:
+    return tuple(TensorSpec(shape) for shape in shapes)
+
+
+def pairs(shapes: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(a, b) for a in shapes for b in shapes]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [*pairs(MAPS), *pairs(VECTORS), *((m, v) for m in MAPS for v in VECTORS)]
+)
+def test_coarse_networks_map_one_shape_to_the_other(
+    source: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    module = generic_coarse(state(source), state(target), bias=False)
+    assert module is not None
+    x, y = torch.randn(source), torch.randn(source)
+    assert module(x).shape == target
+    torch.testing.assert_close(module(x + 2 * y), module(x) + 2 * module(y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [(2, 4, 8, 8), (2, 8, 4, 4)])
+def test_biases_are_as_asked(target: tuple[int, ...]) -> None:
+    source = state((2, 4, 8, 8))
+    with_bias = generic_coarse(source, state(target), bias=True)
+    assert with_bias is not None
+    assert any("bias" in name for name, _ in with_bias.named_parameters())
+    without = generic_coarse(source, state(target), bias=False)
+    assert without is not None
+    assert not any("bias" in name for name, _ in without.named_parameters())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 8), (2, 5, 8), (2, 3, 2, 4, 4)])
+def test_equal_shapes_skip(shape: tuple[int, ...]) -> None:
+    module = generic_coarse(state(shape), state(shape), bias=False)
+    assert module is not None
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    x = torch.randn(shape)
+    assert torch.equal(module(x), x)
+
+
+def test_other_batches_fit() -> None:
+    module = generic_coarse(state((2, 4, 8, 8)), state((2, 6, 4, 4)), bias=True)
+    assert module is not None
+    assert module(torch.randn(7, 4, 8, 8)).shape == (7, 6, 4, 4)
+    assert module(torch.randn(1, 4, 16, 16)).shape == (1, 6, 8, 8)
+
+
+def test_tuples_go_leaf_by_leaf() -> None:
+    module = generic_coarse(state((2, 8), (2, 4, 8, 8)), state((2, 3), (2, 4, 4, 4)), bias=False)
+    assert module is not None
+    a, b = module(torch.randn(2, 8), torch.randn(2, 4, 8, 8))
+    assert (a.shape, b.shape) == ((2, 3), (2, 4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (state((2, 8)), state((2, 4, 8, 8))),
+        (state((2, 8)), state((2, 8), (2, 8))),
+        ((), state((2, 8))),
+        (INDICES, state((2, 4))),
+        (state((2, 4)), INDICES),
+        (state((3, 5, 4)), state((15, 4))),
+        (state((2, 4)), state((8,))),
+    ],
+)
+def test_shapes_no_network_is_known_for(source: State, target: State) -> None:
+    assert generic_coarse(source, target, bias=False) is None
+
+
+def test_low_rank_is_a_quarter_of_the_narrower_side() -> None:
+    module = LowRank(TensorSpec((2, 32)), TensorSpec((2, 16)), bias=False)
+    assert module.compress.out_features == 4
+    assert LowRank(TensorSpec((2, 3)), TensorSpec((2, 3)), bias=False).compress.out_features == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((2, 3, 32, 32), (2, 16, s, s)) for s in (32, 16, 8, 4, 1, 11)]
+    + [((2, 1, 28, 28), (2, 8, s, s)) for s in (28, 14, 7, 4)]
+    + [((2, 3, 64), (2, 5, 16)), ((2, 8), (2, 5)), ((2, 7, 8), (2, 7, 5))],
+)
+def test_guesses_map_the_input_to_the_state(
+    source: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    module = generic_guess(TensorSpec(source), TensorSpec(target))
+    assert module is not None
+    assert module(torch.randn(source)).shape == target
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [((2, 3, 32, 32), (2, 10)), ((2, 8), (2, 3, 4, 4)), ((2, 3, 8, 8), (2, 3, 16, 16))],
+)
+def test_guesses_no_network_is_known_for(source: tuple[int, ...], target: tuple[int, ...]) -> None:
+    assert generic_guess(TensorSpec(source), TensorSpec(target)) is None
+    assert generic_guess(TensorSpec(source, torch.int64), TensorSpec(target)) is None
+
+
+def test_a_guess_of_images_sees_neighbours() -> None:
+    module = generic_guess(TensorSpec((2, 1, 8, 8)), TensorSpec((2, 8, 4, 4)))
+    assert isinstance(module, PatchGuess)
+    x = torch.randn(1, 1, 8, 8, requires_grad=True)
+    module.eval()(x)[0, :, 1, 1].sum().backward()
+    assert x.grad is not None
+    assert int((x.grad != 0).sum()) > 4
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_resizing_reaches_every_size(before: int, after: int) -> None:
+    x = torch.ones(1, 1, before, before)
+    y = Resize((before, before), (after, after))(x)
+    assert y.shape == (1, 1, after, after)
+    assert torch.equal(y, torch.ones_like(y))
+
+
+def test_resizing_halves_other_sizes_too() -> None:
+    assert Resize((8, 8), (4, 4))(torch.ones(1, 1, 6, 6)).shape == (1, 1, 3, 3)
+    assert Resize((4,), (8,))(torch.ones(1, 1, 3)).shape == (1, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [*pairs(MAPS), *pairs(VECTORS), ((2, 5, 8), (2, 5, 8)), ((2, 6, 4, 4), (2, 4))],
+)
+def test_the_identity_has_no_parameters(source: tuple[int, ...], target: tuple[int, ...]) -> None:
+    module = identity(state(source), state(target))
+    assert isinstance(module, ParameterFree)
+    assert not list(module.parameters())
+    x = torch.randn(source)
+    assert module(x).shape == target
+    assert not module(torch.zeros(source)).any()
+    if source == target:
+        assert torch.equal(module(x), x)
+
+
+def test_the_identity_cuts_and_pads_channels() -> None:
+    x = torch.randn(2, 4, 3, 3)
+    wide, narrow = (
+        identity(state((2, 4, 3, 3)), state((2, 6, 3, 3))),
+        identity(state((2, 4, 3, 3)), state((2, 1, 3, 3))),
+    )
+    assert wide is not None
+    assert narrow is not None
+    assert torch.equal(wide(x)[:, :4], x)
+    assert not wide(x)[:, 4:].any()
+    assert torch.equal(narrow(x), x[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (state((2, 5, 8)), state((2, 5, 4))),
+        (state((2, 8)), state((2, 4, 2, 2))),
+        (state((2, 8)), state((2, 8), (2, 8))),
+        (state((3, 5, 4)), state((15, 4))),
+    ],
+)
+def test_shapes_without_identity(source: State, target: State) -> None:
+    assert identity(source, target) is None
+
+
+def test_the_identity_of_tuples() -> None:
+    module = identity(state((2, 4), (2, 3, 4, 4)), state((2, 6), (2, 3, 2, 2)))
+    assert isinstance(module, nn.Module)
+    shapes: list[Tensor] = list(module(torch.ones(2, 4), torch.ones(2, 3, 4, 4)))
+    assert [tuple(leaf.shape) for leaf in shapes] == [(2, 6), (2, 3, 2, 2)]

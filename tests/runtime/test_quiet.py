@@ -1,0 +1,64 @@
+"""Quiet evaluations: buffers are written on copies that are dropped."""
+
+import pytest
+import torch
+from torch import nn
+
+from pararealize.runtime.quiet import quiet
+
+
+@pytest.fixture
+def norm() -> nn.BatchNorm1d:
+    return nn.BatchNorm1d(3)
+
+
+def test_statistics_stay(norm: nn.BatchNorm1d) -> None:
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    kept = dict(norm.named_buffers())
+    with quiet([norm]):
+        norm(torch.randn(5, 3))
+        assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]
+    assert all(torch.equal(before[name], buffer) for name, buffer in norm.named_buffers())
+    assert all(kept[name] is buffer for name, buffer in norm.named_buffers())
+
+
+def test_the_batch_still_normalises(norm: nn.BatchNorm1d) -> None:
+    x = torch.randn(5, 3)
+    with quiet([norm]):
+        y = norm(x)
+    assert torch.equal(y, norm(x))
+
+
+def test_buffers_come_back_after_an_error(norm: nn.BatchNorm1d) -> None:
+    def fail() -> None:
+        with quiet([norm]):
+            norm(torch.randn(5, 3))
+            norm(torch.randn(5, 4))
+
+    with pytest.raises((RuntimeError, ValueError)):
+        fail()
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+
+
+def test_absent_buffers_are_left_alone() -> None:
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    with quiet([norm]):
+        norm(torch.randn(5, 3))
+    assert norm.running_mean is None
+
+
+def test_a_backward_pass_finds_the_buffers_it_saved() -> None:
+    norm = nn.BatchNorm1d(3).eval()
+    x = torch.randn(5, 3, requires_grad=True)
+    y = norm(x)
+    with quiet([norm]):
+        norm.train()(x)
+    y.sum().backward()
+    assert x.grad is not None
+
+
+def test_a_module_listed_twice() -> None:
+    norm = nn.BatchNorm1d(3)
+    with quiet([norm, norm]):
+        norm(torch.randn(5, 3))
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
