@@ -191,11 +191,12 @@ def _adopt(network: nn.Module, serial: nn.Module) -> None:
         TraceError: the model uses a reserved name.
 
     """
-    taken = [name for name in RESERVED if name in serial._modules]
+    own = {**serial._modules, **serial._parameters, **serial._buffers}
+    taken = [name for name in RESERVED if name in own]
     if taken:
         raise TraceError(
-            f"{type(serial).__name__} has a sub-module called {taken[0]!r}, which is where coarse "
-            "and guess networks are kept: rename it."
+            f"{type(serial).__name__} has something called {taken[0]!r}, which is where coarse "
+            f"and guess networks are kept: rename self.{taken[0]}."
         )
     for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
         network.__dict__[registry] = serial.__dict__[registry]

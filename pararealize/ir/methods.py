@@ -39,7 +39,7 @@ class Parareal:
     iterations: int = 1
     guess: str = "network"
     coarse_depth: int = 1
-    coarse_budget: float = 0.4
+    coarse_budget: float = 0.75
     seed: int = 0
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
