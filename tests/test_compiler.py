@@ -178,7 +178,7 @@ def test_the_machine_decides_the_prediction() -> None:
     machine = Machine(launch_seconds=0.0, flops_per_second=1e3)
     plan = pararealize(model, 4, machine=machine).plan
     assert plan.machine == machine
-    assert plan.speedup > 3
+    assert plan.speedup > 2
 
 
 @pytest.mark.parametrize("n", ["auto", 1, 2])

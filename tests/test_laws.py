@@ -261,7 +261,7 @@ def test_law_4_n_sweeps_are_exact(case: Case) -> None:
         assert_equal_steps(found, wanted, EXACT)
 
 
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(
     st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -292,7 +292,7 @@ def known_exact(values: dict[str, Any], case: Case) -> Iterator[tuple[int, Any]]
                 yield j, value
 
 
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(
     case=st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -373,7 +373,7 @@ def corrections(case: Case, net: ParallelNetwork) -> dict[int, nn.Module]:
     return {j: net.graph_module.get_submodule(f"{kind}.{j}") for j in range(2, case.n + 1)}
 
 
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(
     case=st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -531,7 +531,7 @@ class Evaluations:
         return see
 
 
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(
     case=st.one_of(
         cases(

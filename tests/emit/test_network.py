@@ -459,9 +459,13 @@ def test_an_input_that_does_not_fit_is_named(net: ParallelNetwork, shape: tuple[
         net(images=torch.randn(shape))
 
 
-def test_guesses_that_do_not_fit_other_sizes(net: ParallelNetwork) -> None:
+def test_guesses_that_do_not_fit_other_sizes() -> None:
+    layers = [nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1) for i in range(4)]
+    model = nn.Sequential(layers[0], nn.MaxPool2d(2), *layers[1:])
+    net = pararealize(model, 2, interfaces=["1"], example_inputs=(torch.zeros(2, 1, 8, 8),))
+    assert net(torch.randn(2, 1, 12, 12)).shape == (2, 4, 6, 6)
     with pytest.raises(ShapeError, match=r"meets a guess .*example_inputs=\(x,\)"):
-        net(torch.randn(2, 3, 33, 33))
+        net(torch.randn(2, 1, 9, 9))
     assert issubclass(ShapeError, PararealizeError)
 
 

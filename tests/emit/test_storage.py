@@ -378,7 +378,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "bad shape": (
         lambda p: changed_plan(p, lambda plan: plan.update(inputs={"inputs": "[2, float32"})),
-        "inputs",
+        "lacks or misstates",
     ),
     "bad dtype": (
         lambda p: changed_plan(p, lambda plan: plan.update(inputs={"inputs": "[2, 6] int0"})),

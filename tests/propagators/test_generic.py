@@ -38,9 +38,21 @@ def test_coarse_networks_map_one_shape_to_the_other(
 ) -> None:
     module = generic_coarse(state(source), state(target), bias=False)
     assert module is not None
-    x, y = torch.randn(source), torch.randn(source)
+    x = torch.randn(source)
     assert module(x).shape == target
-    torch.testing.assert_close(module(x + 2 * y), module(x) + 2 * module(y), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module(3 * x), 3 * module(x), rtol=1e-4, atol=1e-5)
+    assert not module(torch.zeros(source)).any()
+
+
+@pytest.mark.parametrize("target", [(2, 6), (2, 3)])
+@pytest.mark.parametrize("source", [(2, 6), (2, 8, 3, 3)])
+def test_coarse_networks_to_vectors_are_linear(
+    source: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    module = generic_coarse(state(source), state(target), bias=False)
+    assert module is not None
+    x, y = torch.randn(source), torch.randn(source)
+    torch.testing.assert_close(module(x - 2 * y), module(x) - 2 * module(y), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", [(2, 4, 8, 8), (2, 8, 4, 4)])
