@@ -42,7 +42,7 @@ class Study:
 
 STUDIES = {
     "ResNet-56": Study(
-        lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe(epochs=12)
+        lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe(epochs=20, batch=100)
     ),
     "VGG-11": Study(
         lambda: models.vgg11(channels=1, classes=10, head="small", width=16, batch_norm=True),

@@ -6,11 +6,11 @@ python examples/own_coarse.py
 from __future__ import annotations
 
 import torch
-from pararealize.models import resnet
 from torch import nn
 
 from pararealize import Parareal, pararealize
 from pararealize.ir.chain import TensorSpec
+from pararealize.models import resnet
 
 
 def depthwise(_fine: nn.Module, before: TensorSpec, after: TensorSpec) -> nn.Module:

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from pararealize.models import resnet
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.distributed.pipelining import SplitPoint, pipeline
 
 from pararealize import Parareal, pararealize
+from pararealize.models import resnet
 
 EXACT = Parareal(coarse="fine", correction="difference")
 

@@ -10,9 +10,8 @@ from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import AMBIENT
-from pararealize.models import odenet, resnet, vgg11
+from pararealize.models import resnet, vgg11
 from pararealize.passes.interfaces import build_chain, find_interface, module_ends
-from pararealize.passes.live import live_values, uses
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import trace
 
@@ -40,20 +39,6 @@ class UNet(nn.Module):
         d = self.up2(torch.cat([b, c], 1))
         e = self.up1(torch.cat([a, d], 1))
         return self.last(e)
-
-
-class Dense(nn.Module):
-    """Every layer reads all before it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(4 * (i + 1), 4) for i in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = [x]
-        for layer in self.layers:
-            values.append(layer(torch.cat(values, 1)))
-        return torch.cat(values, 1)
 
 
 class Sized(nn.Module):
@@ -112,47 +97,12 @@ def test_residual_blocks_are_not_cut_inside() -> None:
     assert not any("conv2" in name or "conv3" in name for name in ends)
 
 
-def test_layers_know_what_they_are() -> None:
-    chain = chain_of(resnet(20, width=4), 2, 3, 16, 16)
-    layers = {layer.name: layer for layer in chain.layers}
-    assert layers["layer1.1"].branch == "layer1_1_conv3"
-    assert layers["layer1.1"].preserves
-    assert layers["layer2.0"].branch is None
-    assert not layers["layer2.0"].preserves
-    assert layers["layer1.1"].signature != layers["layer2.1"].signature
-    assert "layer1.1.conv2.weight" in layers["layer1.1"].parameters
-    assert sum(len(layer.parameters) for layer in chain.layers) == len(chain.sizes)
-
-
-def test_repeated_layers_have_equal_signatures() -> None:
-    chain = chain_of(odenet(5, width=4), 2, 784)
-    steps = [layer for layer in chain.layers if layer.name.startswith("steps.")]
-    assert len(steps) == 5
-    assert len({step.signature for step in steps}) == 1
-    assert all(step.branch for step in steps)
-
-
 def test_layers_cover_the_program_once() -> None:
     for chain in (chain_of(vgg11(head="small", width=4), 2, 3, 32, 32), chain_of(UNet(), 2, 4)):
         assert chain.layers[0].start == 0
         assert chain.layers[-1].stop == len(chain.train)
         assert all(a.stop == b.start for a, b in pairwise(chain.layers))
         assert len(chain.layers) == len(chain.interfaces) + 1
-
-
-def test_live_sets_of_a_network_with_skips() -> None:
-    program = trace(UNet()).train
-    live = {program.operations[i - 1].name: v for i, v in live_values(program, 9).items()}
-    assert live == {
-        "down1": ("down1",),
-        "down2": ("down1", "down2"),
-        "middle": ("down1", "down2", "middle"),
-        "cat": ("down1", "cat"),
-        "up2": ("down1", "up2"),
-        "cat_1": ("cat_1",),
-        "up1": ("up1",),
-        "last": ("last",),
-    }
 
 
 def test_width_bounds_the_live_set() -> None:
@@ -169,13 +119,6 @@ def test_tuple_interfaces_know_all_leaves() -> None:
     assert down2.bytes == 64
     cat = chain.interfaces[find_interface(chain, "cat")]
     assert [spec.shape for spec in cat.state] == [(2, 4), (2, 8)]
-
-
-def test_inputs_read_late_do_not_count() -> None:
-    assert not live_values(trace(Dense()).train, 1) or chain_of(Dense(), 2, 4).interfaces
-    first = live_values(trace(Dense()).train, 9)
-    assert min(len(v) for v in first.values()) == 1
-    assert all("x" not in values for values in first.values())
 
 
 def test_what_is_no_tensor_makes_a_position_illegal() -> None:
@@ -195,13 +138,6 @@ def test_interfaces_exist_in_both_programs() -> None:
     for interface in chain.interfaces:
         assert chain.eval.operations[interface.eval_stop - 1].name in interface.eval_values
     assert "add" not in [i.name for i in chain.interfaces]
-
-
-def test_data_flow_leaves_out_what_is_ambient() -> None:
-    program = trace(UNet()).train
-    graph = uses(program)
-    assert set(graph) == {o.name for o in program if o.kind not in AMBIENT}
-    assert set(graph.successors("down1")) == {"down2", "cat_1"}
 
 
 def test_interfaces_are_found_by_module_or_operation() -> None:
