@@ -94,7 +94,7 @@ def demo(
         "demo-output"
     ),
     depth: Annotated[int, typer.Option(help="Layers of the ResNet: 9k + 2.")] = 56,
-    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 4,
     counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:

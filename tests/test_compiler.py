@@ -173,6 +173,17 @@ def test_tuples_take_coarse_networks(kind: str) -> None:
     assert all(p.grad is not None for p in net.parameters())
 
 
+@pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+def test_layers_made_of_layers() -> None:
+    torch.manual_seed(0)
+    layers = (nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=True) for _ in range(5))
+    x = torch.randn(3, 5, 8)
+    net = pararealize(nn.Sequential(*layers), 2, example_inputs=(x,))
+    assert net.eval()(x).shape == x.shape
+    net.train()(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 def test_the_machine_decides_the_prediction() -> None:
     model = odenet(32, width=32, in_features=8)
     machine = Machine(launch_seconds=0.0, flops_per_second=1e3)

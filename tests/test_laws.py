@@ -6,6 +6,7 @@ its gradients are of the order of one and tolerances are multiples of the roundi
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -371,7 +372,11 @@ def corrections(case: Case, net: ParallelNetwork) -> dict[int, nn.Module]:
     """Coarse propagators by subnetwork, as the schedule applies them."""
     shared = case.method.coarse == "fine" and case.method.correction == "difference"
     kind = "fine" if shared else "coarse"
-    return {j: net.graph_module.get_submodule(f"{kind}.{j}") for j in range(2, case.n + 1)}
+    names = Counter(task.propagator for task in net.schedule)
+    # A propagator applied once keeps no mask: its new and old state are one value.
+    least = 1 if case.method.correction == "residual" else 2
+    found = {j: f"{kind}.{j}" for j in range(2, case.n + 1)}
+    return {j: net.graph_module.get_submodule(f) for j, f in found.items() if names[f] >= least}
 
 
 @settings(max_examples=40)

@@ -137,7 +137,8 @@ class ParallelNetwork(nn.Module):
         for prefix in RESERVED:
             if prefix in self._emission.registries:
                 serial._modules.pop(prefix, None)
-        return serial.train(self.training)
+        serial.training = self.training  # its parts have the modes that they have here
+        return serial
 
     def save(self, path: str | Path) -> None:
         """Write weights (safetensors) and plan (JSON) to the folder ``path``, atomically.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from pararealize.errors import NotAModuleError, TraceError
@@ -114,16 +115,31 @@ class _Tracer(fx.Tracer):
 
 
 def _record(model: nn.Module, constants: dict[str, Any]) -> Program:
+    before = torch.get_rng_state(), random.getstate()
     try:
         graph = _Tracer().trace(model, concrete_args=constants or None)
     except Exception as error:
         raise TraceError(_explain(model, error)) from error
+    _check_draws(model, *before)
     graph.eliminate_dead_code(_is_impure)
     names = inspect.signature(model.forward).parameters
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
         if name in constants:  # torch.fx renames it; it stays an input, which must be None
             node.target, node.kwargs = name, {ABSENT: True}
     return Program(tuple(map(_operation, graph.nodes)))
+
+
+def _check_draws(model: nn.Module, numbers: Tensor, python: Any) -> None:
+    """Whether tracing drew random numbers, which every call of the trace would repeat."""
+    if torch.equal(numbers, torch.get_rng_state()) and python == random.getstate():
+        return
+    torch.set_rng_state(numbers)
+    random.setstate(python)
+    raise TraceError(
+        f"{type(model).__name__} draws random numbers in its forward that depend on no input, and "
+        "a trace would keep those of one call: draw them like the input, torch.rand_like(x), or "
+        "in a function f kept whole with torch.fx.wrap('f')."
+    )
 
 
 def _is_impure(node: fx.Node) -> bool:

@@ -92,6 +92,7 @@ def _like(value: Tensor) -> nn.Parameter:
 def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
     device = next((p.device for p in layer.parameters()), torch.device("cpu"))
     layer = copy.deepcopy(layer).cpu()  # only the CPU's random state is forked
+    strips = not bias and not any(layer.children())  # composite layers may need theirs
     for part in layer.modules():
         _clear_hooks(part)
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
@@ -100,7 +101,7 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
         else:
             for name, value in list(part.named_parameters(recurse=False)):
                 setattr(part, name, _like(value))
-        if not bias and isinstance(getattr(part, "bias", None), Tensor):
+        if strips and isinstance(getattr(part, "bias", None), Tensor):
             part.register_parameter("bias", None)
         if hasattr(part, "inplace"):
             part.inplace = False  # type: ignore[assignment]

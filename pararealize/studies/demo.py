@@ -153,14 +153,17 @@ def draw(rows: Sequence[Row], net: ParallelNetwork, out: Path) -> list[Path]:
 
 
 def save_and_check(net: ParallelNetwork, model: nn.Module, digits: Digits, out: Path) -> Path:
-    """Save the network, read it back and compare what both say of the test digits.
+    """Save the network, read it back and compare weights and answers on the test digits.
 
     Raises:
-        RuntimeError: they differ.
+        RuntimeError: they differ by more than the order of sums in another memory format.
     """
     folder = out / f"parareal-{net.plan.n}"
     net.save(folder)
     again = load(folder, model, example_inputs=(digits.test_images[:2],))
-    if not torch.equal(predict(net, digits.test_images), predict(again, digits.test_images)):
+    read = again.state_dict()
+    same = all(torch.equal(value, read[name]) for name, value in net.state_dict().items())
+    ours, theirs = (predict(each, digits.test_images) for each in (net, again))
+    if not same or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
         raise RuntimeError(f"{folder} does not answer as the network saved there.")
     return folder

@@ -137,6 +137,14 @@ def test_to_serial_is_a_copy_in_the_networks_mode(net: ParallelNetwork) -> None:
     assert net.train().to_serial().training
 
 
+def test_to_serial_keeps_the_modes_of_parts(net: ParallelNetwork) -> None:
+    net.layer1.eval()
+    serial = net.to_serial()
+    assert serial.training
+    assert not any(module.training for module in serial.layer1.modules())
+    assert all(module.training for module in serial.layer2.modules())
+
+
 def test_one_subnetwork_is_the_original(model: ResNet) -> None:
     net, x = pararealize(model, 1), images()
     assert same(net, model)

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -76,6 +78,21 @@ class Looping(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for row in x:
             x = x + row
+        return x
+
+
+class Skipping(nn.Module):
+    """Stochastic depth by a number that depends on nothing."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        self.draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if not self.training or self.draw() < 0.5:
+                x = x + layer(x)
         return x
 
 
@@ -183,6 +200,16 @@ def test_a_branch_on_data_names_file_line_and_remedy() -> None:
 def test_a_loop_over_data_is_refused() -> None:
     with pytest.raises(TraceError, match=r"Looping cannot be traced at .*test_trace.py"):
         trace(Looping())
+
+
+@pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random])
+def test_numbers_that_a_trace_would_freeze_are_refused(draw: Callable[[], float]) -> None:
+    model = Skipping(draw)
+    states = torch.get_rng_state(), random.getstate()
+    with pytest.raises(TraceError, match=r"Skipping draws random numbers .*torch\.rand_like\(x\)"):
+        pararealize(model, 2)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
 
 
 def test_modes_are_restored_after_a_failure() -> None:

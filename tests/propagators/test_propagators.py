@@ -210,6 +210,17 @@ def test_fresh_networks_without_biases(model: Pair) -> None:
     assert not fresh(torch.zeros(4, 3))[0].any()
 
 
+def test_fresh_composite_layers_stay_whole() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    program = trace(nn.Sequential(layer)).train
+    fresh = Fresh(nn.Sequential(layer), cut_segment(program, 0, 2, (), ("_0",)), bias=False)
+    for mode in (True, False):
+        assert fresh.train(mode)(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+    assert {name for name, _ in fresh.layers["0"].named_parameters()} == {
+        name for name, _ in layer.named_parameters()
+    }
+
+
 def test_fresh_networks_survive_copies(model: Pair) -> None:
     fresh, x = Fresh(model, segments(model)[0], bias=True), torch.randn(4, 3)
     for twin in (copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh))):
