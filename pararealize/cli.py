@@ -94,14 +94,16 @@ def demo(
         "demo-output"
     ),
     depth: Annotated[int, typer.Option(help="Layers of the ResNet: 9k + 2.")] = 56,
-    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 4,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 3,
     counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads to train with.")] = 1,
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
     from pararealize.studies.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
     from pararealize.studies.training import Recipe  # noqa: PLC0415
 
+    torch.set_num_threads(threads)
     recipe = Recipe(epochs=epochs, seed=seed)
     chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)
     run(chosen, out, Console(width=max(Console().width, WIDTH)))

@@ -23,7 +23,7 @@ class Recipe:
     ``seed`` decides their order and shifts.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     batch: int = 50
     rate: float = 0.2
     momentum: float = 0.9
