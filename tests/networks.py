@@ -41,7 +41,8 @@ class Recipe:
     """What a random chain is made of.
 
     ``family`` is dense, conv, residual (dense), resconv, or skip: dense with connections over
-    three layers, so that most interfaces carry two tensors.
+    three layers, so that most interfaces carry two tensors. Where it ``branches``, the graphs of
+    its train and eval modes differ.
     """
 
     family: str = "dense"
@@ -53,6 +54,7 @@ class Recipe:
     dropout: str = ""
     bias: bool = True
     head: bool = True
+    branches: bool = False
     seed: int = 0
 
     @property
@@ -129,12 +131,18 @@ class Network(nn.Module):
         if recipe.family == "skip":
             layers = [Skip(layers[i : i + 3]) for i in range(0, len(layers), 3)]
         self.layers = nn.Sequential(*layers)
+        self.branches, self.drops = recipe.branches, recipe.dropout == "functional"
         self.pools = recipe.convolves and recipe.head
         if recipe.head:
             self.head = nn.Linear(recipe.width, 2, bias=recipe.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(self.stem(x))
+        x = self.stem(x)
+        if self.branches and self.training:
+            x = 1.5 * x
+        x = self.layers(x)
+        if self.drops:
+            x = functional.dropout(x, 0.3, training=self.training)
         if self.pools:
             x = x.mean((2, 3))
         return self.head(x) if hasattr(self, "head") else x
@@ -364,6 +372,7 @@ def recipes(
         dropout=st.sampled_from(dropouts),
         bias=st.booleans() if bias is None else st.just(bias),
         head=st.booleans(),
+        branches=st.booleans(),
         seed=st.integers(0, 10_000),
     )
 
