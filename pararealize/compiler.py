@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from pararealize.emit.assemble import assemble
+from pararealize.emit.collect import share_weights
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.storage import foreign, match, read
 from pararealize.errors import (
     CoarseError,
     CutError,
     MethodError,
+    RankError,
     ShapeError,
     SlowerThanSerialWarning,
 )
@@ -33,10 +35,13 @@ from pararealize.passes.infer import bind, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
 from pararealize.passes.measure import measured
 from pararealize.passes.parareal import parareal_schedule
+from pararealize.passes.place import place
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import check_module, copy_module, trace
+from pararealize.runtime.connect import connect
+from pararealize.runtime.transport import Transport, together
 
 #: Most subnetworks that ``n="auto"`` tries.
 MOST = 16
@@ -54,6 +59,7 @@ def pararealize(
     interfaces: Sequence[str] | None = None,
     cost: str = "predicted",
     machine: Machine | None = None,
+    comm: Any = None,
 ) -> ParallelNetwork:
     """Compile a sequential network into one whose depth runs in parallel.
 
@@ -67,6 +73,9 @@ def pararealize(
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
         machine: rates of the devices and links that predictions assume.
+        comm: an mpi4py communicator or a torch.distributed process group, all of whose ranks
+            call this: each builds and holds only its own subnetworks, and all get the same
+            output. Weights are those of rank 0. ``n="auto"`` is then one subnetwork a rank.
 
     Raises:
         PararealizeError: the network cannot be traced, cut or coarsened as asked; the message
@@ -83,39 +92,94 @@ def pararealize(
     _check_options(n, method, cost)
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
-    with collection_paused():
-        network = _compile(model, n, method, given, interfaces, cost, machine)
+    transport = None if comm is None else connect(comm)
+    request = _Request(n, method, given, machine, interfaces, cost)
+    with collection_paused(), together(transport):
+        network = _compile(model, request, transport)
+    if transport is not None:
+        _check_alike(transport, network.plan)
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
     return network
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the user asked for; ``given`` are the inputs of one call, if any are known."""
+
+    n: int | str
+    method: Parareal
+    given: Mapping[str, Any] | None
+    machine: Machine
+    interfaces: Sequence[str] | None = None
+    cost: str = "predicted"
+
+
 def _compile(
     model: nn.Module,
-    n: int | str,
-    method: Parareal,
-    given: Mapping[str, Any] | None,
-    interfaces: Sequence[str] | None,
-    cost: str,
-    machine: Machine,
+    request: _Request,
+    transport: Transport | None = None,
     saved: Plan | None = None,
 ) -> ParallelNetwork:
     """The passes, one after another; what a saved plan chose is chosen again."""
     serial = copy_module(model)
-    traced = trace(serial, given or {})
-    profiled = _profile(traced.train, serial, given, machine)
-    if interfaces is not None and isinstance(n, str):
-        n = len(interfaces) + 1
+    if transport is None:
+        chain = _chain(serial, request)
+        return assemble(_decide(chain, serial, request, 1, saved), serial)
+    request = replace(request, n=_count_on(transport.size, request.n))
+    share_weights(serial, transport)
+    with transport.alone():
+        chain = _chain(serial, request)
+    if request.cost == "measured":
+        chain = replace(chain, layers=transport.exchange(chain.layers)[0])
+    with transport.alone():
+        decisions = _decide(chain, serial, request, transport.size, saved)
+        schedule = place(decisions.schedule, decisions.plan.n, transport.size, deliver=True)
+        return assemble(replace(decisions, schedule=schedule), serial, transport)
+
+
+def _chain(serial: nn.Module, request: _Request) -> Chain:
+    traced = trace(serial, request.given or {})
+    profiled = _profile(traced.train, serial, request)
     chain = build_chain(serial, traced, profiled)
-    if isinstance(n, int) and n - 1 > len(chain.interfaces):
+    if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):
         chain = build_chain(serial, traced, profiled, width=WIDEST)
-    if cost == "measured":
-        chain = measured(chain, serial, given or {}, seed=method.seed)
-    count = _best_count(chain, serial, method, machine) if isinstance(n, str) else n
-    partition = _partition(chain, serial, count, method, machine, interfaces)
+    if request.cost == "measured":
+        chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
+    return chain
+
+
+def _decide(
+    chain: Chain, serial: nn.Module, request: _Request, ranks: int, saved: Plan | None
+) -> Decisions:
+    n = request.n
+    if isinstance(n, str) and request.interfaces is not None:
+        n = len(request.interfaces) + 1
+    count = _best_count(chain, serial, request) if isinstance(n, str) else n
+    partition = _partition(chain, serial, request, count)
     chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
-    decisions = _decide(partition, serial, method, machine, given or {}, chosen)
-    return assemble(replace(decisions, plan=saved) if saved else decisions, serial)
+    decisions = _build(partition, serial, request, ranks, chosen)
+    return replace(decisions, plan=saved) if saved is not None else decisions
+
+
+def _count_on(ranks: int, n: int | str) -> int:
+    if isinstance(n, int) and n < ranks:
+        raise RankError(
+            f"{n} subnetworks cannot lie on {ranks} ranks, which would leave {ranks - n} without "
+            f"work: write pararealize(model, n={ranks}, comm=comm), or start {n} ranks."
+        )
+    return n if isinstance(n, int) else ranks
+
+
+def _check_alike(transport: Transport, plan: Plan) -> None:
+    plans = transport.exchange(plan.to_json())
+    if len(set(plans)) > 1:
+        other = next(rank for rank, text in enumerate(plans) if text != plans[0])
+        raise RankError(
+            f"rank {other} compiled another network than rank 0 ({plans[other].count('index')} "
+            f"subnetworks and {plans[0].count('index')}, or other layers or options): call "
+            "pararealize with the same model, n, method and inputs on every rank."
+        )
 
 
 def _check_options(n: int | str, method: Parareal, cost: str) -> None:
@@ -130,54 +194,48 @@ def _check_options(n: int | str, method: Parareal, cost: str) -> None:
         raise MethodError(f"cost={cost!r}: expected 'predicted' or 'measured'.")
 
 
-def _profile(
-    program: Program, serial: nn.Module, given: Mapping[str, Any] | None, machine: Machine
-) -> Profile:
-    if given is None:
-        return infer_profile(program, serial, machine)
-    return profile(program, serial, given, machine)
+def _profile(program: Program, serial: nn.Module, request: _Request) -> Profile:
+    if request.given is None:
+        return infer_profile(program, serial, request.machine)
+    return profile(program, serial, request.given, request.machine)
 
 
-def _partition(
-    chain: Chain,
-    serial: nn.Module,
-    n: int,
-    method: Parareal,
-    machine: Machine,
-    interfaces: Sequence[str] | None,
-) -> Partition:
-    if interfaces is not None:
-        return cut_at(chain, interfaces, n)
+def _partition(chain: Chain, serial: nn.Module, request: _Request, n: int) -> Partition:
+    if request.interfaces is not None:
+        return cut_at(chain, request.interfaces, n)
     check_count(chain, n)
-    return cut(chain, serial, n, method, machine)
+    return cut(chain, serial, n, request.method, request.machine)
 
 
-def _decide(
+def _build(
     partition: Partition,
     serial: nn.Module,
-    method: Parareal,
-    machine: Machine,
-    given: Mapping[str, Any],
+    request: _Request,
+    ranks: int,
     chosen: Mapping[int, str],
 ) -> Decisions:
     """Coarse networks, schedule and plan of a partition."""
-    probe = Probe(partition, serial, dict(given), method.seed)
+    method, machine = request.method, request.machine
+    probe = Probe(partition, serial, dict(request.given or {}), method.seed)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
     used = frozenset(propagators(schedule))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
-    plan = make_plan(partition, schedule, serial, method, machine, coarse, guesses)
+    plan = make_plan(
+        partition, schedule, serial, method, machine, coarse, guesses, ranks if ranks > 1 else 0
+    )
     expected = expectations(partition.chain.train, serial)
     return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
 
 
-def _best_count(chain: Chain, serial: nn.Module, method: Parareal, machine: Machine) -> int:
+def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
     """The number of subnetworks with the least predicted time."""
+    blind = replace(request, given={})
 
     def seconds(n: int) -> float:
-        partition = _partition(chain, serial, n, method, machine, None)
-        return _decide(partition, serial, method, machine, {}, {}).plan.parallel_seconds
+        partition = _partition(chain, serial, blind, n)
+        return _build(partition, serial, blind, 0, {}).plan.parallel_seconds
 
     return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
 
@@ -209,10 +267,9 @@ def load(
     check_module(model)
     try:
         given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
+        request = _Request(plan.n, method, given, plan.machine, plan.cuts)
         with collection_paused():
-            network = _compile(
-                model, plan.n, method, given, plan.cuts, "predicted", plan.machine, plan
-            )
+            network = _compile(model, request, saved=plan)
     except (CutError, ShapeError, CoarseError) as error:
         raise foreign(saved, str(error)) from error
     match(saved, {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)})

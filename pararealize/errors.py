@@ -41,5 +41,17 @@ class ModelSpecError(PararealizeError, ValueError):
     """A model's name on the command line leads to no module."""
 
 
+class RankError(PararealizeError, RuntimeError):
+    """Ranks were asked for what they cannot do, or do not agree about it."""
+
+
+class PeerError(PararealizeError, RuntimeError):
+    """Another rank failed, left, or did not answer; its own message tells why."""
+
+
+class NonFiniteError(PararealizeError, ArithmeticError):
+    """A network made a NaN or an infinity while anomaly detection was on."""
+
+
 class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from pararealize.emit.network import Emission, ParallelNetwork
+from pararealize.emit.emission import Emission
+from pararealize.emit.network import ParallelNetwork
+from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Coarse, Decisions, Guess
@@ -16,10 +18,20 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.transport import Transport
 
 
-def assemble(decisions: Decisions, serial: nn.Module) -> ParallelNetwork:
-    """The module that runs what was decided, with the weights of ``serial``."""
+def assemble(
+    decisions: Decisions, serial: nn.Module, transport: Transport | None = None
+) -> ParallelNetwork:
+    """The module that runs what was decided, with the weights of ``serial``.
+
+    With a ``transport`` it holds and runs this rank's part only.
+
+    Raises:
+        RankError: the ranks are more than the subnetworks, or two would hold the same weights.
+
+    """
     partition, coarse, guesses = decisions.partition, decisions.coarse, decisions.guesses
     registries = {
         "coarse": _registry({j: c.module for j, c in coarse.items()}),
@@ -32,17 +44,17 @@ def assemble(decisions: Decisions, serial: nn.Module) -> ParallelNetwork:
     used = Counter(task.propagator for task in decisions.schedule if task.op == "apply")
     parts = {name: part for name, part in parts.items() if name in used}
     _share_masks(parts, used)
-    return ParallelNetwork(
-        Emission(
-            serial=serial,
-            registries=registries,
-            propagators=parts,
-            arguments=partition.chain.train.inputs,
-            expectations=decisions.expectations,
-            plan=decisions.plan,
-            schedule=decisions.schedule,
-        )
+    emission = Emission(
+        serial=serial,
+        registries=registries,
+        propagators=parts,
+        arguments=partition.chain.train.inputs,
+        expectations=decisions.expectations,
+        plan=decisions.plan,
+        schedule=decisions.schedule,
+        own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
     )
+    return ParallelNetwork(emission if transport is None else on_rank(emission, transport))
 
 
 def _registry(modules: Mapping[int, nn.Module | None]) -> nn.ModuleDict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -12,41 +12,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from pararealize.analysis.explain import explain
+from pararealize.emit.collect import collect_serial, total_norm
+from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
+from pararealize.emit.ranks import execution
 from pararealize.emit.storage import write
-from pararealize.errors import ShapeError, TraceError
+from pararealize.errors import RankError, ShapeError, TraceError
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import ABSENT, Operation
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
+from pararealize.runtime.execute import Execution
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 
 RESERVED = ("coarse", "guess")
-
-
-@dataclass(frozen=True)
-class Emission:
-    """What the compiler decided and built: everything a network is made of.
-
-    Attributes:
-        serial: a copy of the caller's model; it holds the fine weights.
-        registries: coarse and guess networks by reserved prefix.
-        propagators: what the schedule's ``apply`` tasks name.
-        arguments: the network's inputs.
-        expectations: what the first layers take of each input.
-
-    """
-
-    serial: nn.Module
-    registries: Mapping[str, nn.ModuleDict]
-    propagators: Mapping[str, Propagator]
-    arguments: tuple[Operation, ...]
-    expectations: Mapping[str, Expectation]
-    plan: Plan
-    schedule: Schedule
 
 
 @final
@@ -59,7 +42,7 @@ class ParallelNetwork(nn.Module):
     """
 
     _emission: Emission
-    _lowered: fx.GraphModule
+    _lowered: fx.GraphModule | Execution
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -73,8 +56,10 @@ class ParallelNetwork(nn.Module):
         self._watched: tuple[tuple[Any, Any], ...] = ()
         self.training = serial.training
 
-    def _lower(self) -> fx.GraphModule:
+    def _lower(self) -> fx.GraphModule | Execution:
         e = self._emission
+        if e.share is not None:
+            return execution(e, e.share, self)
         return lower(e.schedule, e.arguments, e.propagators)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,7 +76,7 @@ class ParallelNetwork(nn.Module):
         for mask in masks:
             mask.begin_step()
         output, watched = self._lowered(*args, **kwargs)
-        if any(mask.own_stream for mask in masks):
+        if emission.own_streams:
             torch.rand(())  # moves on, so that the next step's coarse masks are new ones
         if not torch.compiler.is_compiling():
             self._watched = tuple((_detached(a), _detached(b)) for a, b in watched)
@@ -112,18 +97,50 @@ class ParallelNetwork(nn.Module):
 
     @property
     def graph_module(self) -> fx.GraphModule:
-        """The schedule as a ``torch.fx.GraphModule``, one node for each task."""
+        """The schedule as a ``torch.fx.GraphModule``, one node for each task.
+
+        Raises:
+            RankError: the network lies on several ranks, whose tasks are in ``schedule``.
+
+        """
+        if isinstance(self._lowered, Execution):
+            raise RankError(
+                "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
+                "print(net.schedule) those of all."
+            )
         return self._lowered
 
     @property
     def code(self) -> str:
-        """The schedule as Python code."""
+        """The schedule as Python code, or this rank's tasks."""
+        if isinstance(self._lowered, Execution):
+            return "\n".join(map(str, self._lowered.tasks))
         return str(self.graph_module.code)
 
     @property
+    def propagators(self) -> Mapping[str, Propagator]:
+        """What the tasks apply, by name: ``fine.2`` is the second subnetwork as a module."""
+        return self._emission.propagators
+
+    def recording(self) -> AbstractContextManager[Recorder]:
+        """Record, in the block, when this rank does what: forward tasks and their adjoints.
+
+        Raises:
+            RankError: the network does not lie on ranks.
+
+        """
+        if not isinstance(self._lowered, Execution):
+            raise RankError(
+                "only networks on ranks record timelines; torch.profiler shows what one process "
+                "does: pararealize(model, n, comm=MPI.COMM_WORLD)."
+            )
+        return self._lowered.recording()
+
+    @property
     def report(self) -> Report:
-        """Jump norms by interface and sweep, of the last call."""
-        watches: tuple[Watch, ...] = self.schedule.watches
+        """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
+        runner = self._lowered
+        watches = runner.watches if isinstance(runner, Execution) else self.schedule.watches
         pairs = zip(watches, self._watched, strict=False)
         return Report(tuple(_jump(watch, new, old) for watch, (new, old) in pairs))
 
@@ -132,11 +149,18 @@ class ParallelNetwork(nn.Module):
         return explain(self.plan)
 
     def to_serial(self) -> nn.Module:
-        """A copy of the original, of its own class, with today's weights."""
-        serial = copy.deepcopy(self._emission.serial)
-        for prefix in RESERVED:
-            if prefix in self._emission.registries:
-                serial._modules.pop(prefix, None)
+        """A copy of the original, of its own class, with today's weights.
+
+        On ranks, all call it, and each gets the whole network.
+        """
+        emission = self._emission
+        if emission.share is not None:
+            serial = collect_serial(emission.share, emission.serial, RESERVED)
+        else:
+            serial = copy.deepcopy(emission.serial)
+            for prefix in RESERVED:
+                if prefix in emission.registries:
+                    serial._modules.pop(prefix, None)
         serial.training = self.training  # its parts have the modes that they have here
         return serial
 
@@ -153,10 +177,27 @@ class ParallelNetwork(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
+        share = self._emission.share
+        if share is not None:
+            elsewhere = share.names - set(self.state_dict())
+            state_dict = {name: v for name, v in state_dict.items() if name not in elsewhere}
         if not any(_is_added(name) for name in state_dict):
             own = {name: v for name, v in self.state_dict().items() if _is_added(name)}
             state_dict = {**own, **state_dict}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """Clip gradients by their norm over the whole network, and return that norm.
+
+        As ``torch.nn.utils.clip_grad_norm_``, which on ranks would see one rank's parameters only.
+        """
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        grads = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads, norm_type)
+        if self._emission.share is not None:
+            norm = total_norm(norm, norm_type, self._emission.share.transport)
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""

@@ -72,8 +72,8 @@ class Plan:
     """The decisions and their predicted worth.
 
     ``serial_seconds`` and ``parallel_seconds`` are one forward evaluation on one device and on
-    one device a subnetwork; ``critical_coarse_seconds`` is the part of the latter that goes to
-    guesses, coarse propagators and combinations of states.
+    ``ranks`` of them (0: one a subnetwork); ``critical_coarse_seconds`` is what of the latter
+    goes to guesses, coarse propagators and combinations of states.
     """
 
     model: str
@@ -87,12 +87,18 @@ class Plan:
     critical_coarse_seconds: float
     head_seconds: float = 0.0
     parameters: int = 0
+    ranks: int = 0
     format: int = FORMAT
 
     @property
     def n(self) -> int:
         """Number of subnetworks."""
         return len(self.pieces)
+
+    @property
+    def devices(self) -> int:
+        """Devices that the prediction assumes: as many as ranks, or one a subnetwork."""
+        return self.ranks or self.n
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -127,14 +133,13 @@ class Plan:
         if self.n == 1:
             return "n = 1 is the serial network."
         if self.speedup > 1:
-            return (
-                f"Predicted {self.speedup:.2f}× faster than serial on {self.n} devices ({times})."
-            )
+            where = f"{self.devices} devices ({times})"
+            return f"Predicted {self.speedup:.2f}× faster than serial on {where}."
         small = "its layers are too small for the messages and corrections between them"
         exact = self.critical_coarse_seconds == 0
         reason = "as many sweeps as subnetworks are the serial network" if exact else small
         return (
-            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.n} "
+            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.devices} "
             f"devices ({times}), because {reason}. Use fewer subnetworks, or n=1."
         )
 

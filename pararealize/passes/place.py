@@ -13,11 +13,12 @@ def owner(piece: int, pieces: int, ranks: int) -> int:
     return (piece - 1) * ranks // pieces
 
 
-def place(schedule: Schedule, pieces: int, ranks: int) -> Schedule:
+def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False) -> Schedule:
     """The schedule on ``ranks`` ranks, every subnetwork with its corrections on one of them.
 
     A value that another rank reads is sent once, right after it is made, and received right
-    before its first use; the network's inputs are known everywhere.
+    before its first use; the network's inputs are known everywhere, and its output where it is
+    made, or on every rank with ``deliver``.
 
     Raises:
         ScheduleError: more ranks than subnetworks, or none.
@@ -31,6 +32,9 @@ def place(schedule: Schedule, pieces: int, ranks: int) -> Schedule:
         for name in task.reads:
             if name in home and home[name] != home[task.value]:
                 readers.setdefault(name, {})[home[task.value]] = None
+    if deliver:
+        others = (rank for rank in range(ranks) if rank != home[schedule.output])
+        readers.setdefault(schedule.output, {}).update(dict.fromkeys(others))
     tasks: list[Task] = []
     here: set[tuple[int, str]] = set()
     for task in schedule:
@@ -44,4 +48,8 @@ def place(schedule: Schedule, pieces: int, ranks: int) -> Schedule:
             Task(f"{task.value}→{to}", "send", (task.value,), rank=rank, peer=to, piece=task.piece)
             for to in readers.get(task.value, ())
         ]
+    output = schedule.output
+    for rank in readers.get(output, ()):
+        if (rank, output) not in here:
+            tasks.append(Task(output, "recv", rank=rank, peer=home[output], piece=pieces))
     return replace(schedule, tasks=tuple(tasks), ranks=ranks).verify()

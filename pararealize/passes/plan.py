@@ -24,8 +24,12 @@ def make_plan(
     machine: Machine,
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
+    ranks: int = 0,
 ) -> Plan:
-    """What was decided, and what it should be worth with one device a subnetwork."""
+    """What was decided, and what it should be worth on ``ranks`` ranks.
+
+    By default there is one device a subnetwork.
+    """
     chain, n = partition.chain, partition.n
     end = len(chain.layers)
     head = chain.layers[partition.bounds[-1] : end]
@@ -41,8 +45,9 @@ def make_plan(
         critical_coarse_seconds=0.0,
         head_seconds=chain.cost(partition.bounds[-1], end).seconds,
         parameters=sum(chain.sizes.values()),
+        ranks=ranks,
     )
-    timeline = predict(plan, place(schedule, n, n))
+    timeline = predict(plan, place(schedule, n, ranks or n))
     return replace(
         plan,
         parallel_seconds=timeline.makespan,

@@ -1,0 +1,5 @@
+"""``python -m pararealize`` is the command line."""
+
+from pararealize.cli import main
+
+main()

@@ -1,0 +1,95 @@
+"""Collect: from the ranks that hold them, what belongs to the whole network."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.emit.emission import Share
+from pararealize.runtime.transport import Transport
+
+
+def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer by every name that it has."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def skeleton_of(module: nn.Module) -> nn.Module:
+    """A copy whose tensors have shapes and no storage."""
+    memo: dict[int, Any] = {}
+    for _, tensor in tensors_of(module):
+        twin = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
+    return copy.deepcopy(module, memo)
+
+
+def collect_serial(share: Share, serial: nn.Module, added: Iterable[str]) -> nn.Module:
+    """The whole serial network with the tensors and modes that the ranks hold; all call it.
+
+    What lies under the prefixes ``added`` is left out.
+    """
+    skip = tuple(f"{prefix}." for prefix in added)
+    tensors = {n: t for n, t in tensors_of(serial) if not n.startswith(skip)}
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    own = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    modes = {name: module.training for name, module in serial.named_modules()}
+    parts = share.transport.exchange((own, modes))
+    whole = copy.deepcopy(share.skeleton)
+    for tensors, _ in parts:
+        _fill(whole, tensors, device)
+    for name, module in whole.named_modules():
+        known = [modes[name] for _, modes in parts if name in modes]
+        module.training = known[0] if known else module.training
+    return whole
+
+
+def _fill(whole: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
+    twins: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        path, _, key = name.rpartition(".")
+        owner = whole.get_submodule(path)
+        old = getattr(owner, key)
+        if id(old) not in twins:
+            new = tensor.to(device)
+            is_parameter = isinstance(old, nn.Parameter)
+            twins[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
+        setattr(owner, key, twins[id(old)])
+
+
+def total_norm(norm: Tensor, kind: float, transport: Transport) -> Tensor:
+    """The norm over all ranks, of each rank's own."""
+    norms = torch.tensor([float(n) for n in transport.exchange(float(norm))], dtype=torch.float64)
+    total: Tensor = torch.linalg.vector_norm(norms, kind)
+    return total.to(norm)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Equal for equal weights, buffers and names."""
+    found = hashlib.blake2b()
+    for name, tensor in tensors_of(module):
+        found.update(name.encode())
+        numbers = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(numbers.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def share_weights(module: nn.Module, transport: Transport) -> None:
+    """Give every rank the weights of rank 0, where they differ; all call it."""
+    if len(set(transport.exchange(weights_digest(module)))) == 1:
+        return
+    for _, tensor in tensors_of(module):
+        numbers = tensor.detach().reshape(-1).contiguous()
+        if transport.rank == 0:
+            for peer in range(1, transport.size):
+                transport.send(numbers, peer, 0)
+        else:
+            transport.receive(numbers, 0, 0)()
+            with torch.no_grad():
+                tensor.copy_(numbers.view_as(tensor))

@@ -1,0 +1,60 @@
+"""Emission: what the compiler decided and built, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from pararealize.ir.inputs import Expectation
+from pararealize.ir.plan import Plan
+from pararealize.ir.program import Operation
+from pararealize.ir.schedule import Schedule
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.streams import Draw
+from pararealize.runtime.transport import Transport
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's share of a network.
+
+    Attributes:
+        transport: to the other ranks.
+        draws: tasks of all ranks that draw random numbers.
+        names: what the ``state_dict`` of the whole network holds.
+        skeleton: the whole serial network, its tensors without storage.
+
+    """
+
+    transport: Transport
+    draws: tuple[Draw, ...]
+    names: frozenset[str]
+    skeleton: nn.Module
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Everything a network is made of.
+
+    Attributes:
+        serial: a copy of the caller's model; it holds the fine weights (a rank's own ones).
+        registries: coarse and guess networks by reserved prefix.
+        propagators: what the schedule's ``apply`` tasks name.
+        arguments: the network's inputs.
+        expectations: what the first layers take of each input.
+        own_streams: whether a coarse or guess network, on any rank, may draw random numbers.
+        share: where the network lies on several ranks, this one's.
+
+    """
+
+    serial: nn.Module
+    registries: Mapping[str, nn.ModuleDict]
+    propagators: Mapping[str, Propagator]
+    arguments: tuple[Operation, ...]
+    expectations: Mapping[str, Expectation]
+    plan: Plan
+    schedule: Schedule
+    own_streams: bool = False
+    share: Share | None = None

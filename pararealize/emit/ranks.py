@@ -1,0 +1,182 @@
+"""Ranks: what of a network each rank holds, and the part of the schedule that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from pararealize.emit.collect import skeleton_of
+from pararealize.emit.emission import Emission, Share
+from pararealize.errors import RankError
+from pararealize.ir.program import Operation
+from pararealize.ir.schedule import Schedule, propagators
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.program import modules_of
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.registered import Registered
+from pararealize.propagators.zero import ZeroPreserving
+from pararealize.runtime.execute import Execution
+from pararealize.runtime.streams import Draw
+from pararealize.runtime.transport import Transport
+
+
+def on_rank(emission: Emission, transport: Transport) -> Emission:
+    """What rank ``transport.rank`` holds of a network whose schedule is placed.
+
+    Raises:
+        RankError: two ranks would hold the same weights.
+
+    """
+    schedule, parts, serial = emission.schedule, emission.propagators, emission.serial
+    found = homes(schedule, parts, serial)
+    names = set(serial.state_dict())
+    for prefix, registry in emission.registries.items():
+        names |= {f"{prefix}.{key}" for key in registry.state_dict()}
+    network = (name for name in parts if name.startswith(("fine.", "head")))
+    draws = drawing(schedule, parts, network)
+    share = Share(transport, draws, frozenset(names), skeleton_of(serial))
+    strip(serial, found, transport.rank)
+    here = propagators(task for task in schedule if task.rank == transport.rank)
+    local = {name: part for name, part in parts.items() if name in here}
+    keep = registered(local.values())
+    for registry in emission.registries.values():
+        for key in [key for key, module in registry.items() if id(module) not in keep]:
+            del registry[key]
+    return replace(emission, propagators=local, share=share)
+
+
+def execution(emission: Emission, share: Share, network: nn.Module) -> Execution:
+    """What runs a rank's tasks, for the network that holds their weights."""
+    return Execution(
+        emission.schedule,
+        emission.propagators,
+        binder(emission.arguments),
+        share.draws,
+        share.transport,
+        network,
+    )
+
+
+def binder(arguments: tuple[Operation, ...]) -> Callable[..., dict[str, Any]]:
+    """A function that takes what the network takes and gives its inputs by name."""
+    graph = fx.Graph()
+    nodes = [graph.create_node("placeholder", a.target, a.args, {}) for a in arguments]
+    graph.output({a.name: node for a, node in zip(arguments, nodes, strict=True)})
+    function: Callable[..., dict[str, Any]] = fx.GraphModule(nn.Module(), graph)
+    return function
+
+
+def drawing(
+    schedule: Schedule, parts: Mapping[str, Propagator], network: Iterable[str]
+) -> tuple[Draw, ...]:
+    """First applications of the propagators that may draw random numbers, in order.
+
+    ``network`` names those that are the network itself, whose draws move its stream.
+    """
+    mains, seen, found = set(network), set(), []
+    for task in schedule:
+        if task.op != "apply":
+            continue
+        part = inner_of(parts[task.propagator])
+        if part.draws and id(part) not in seen:
+            found.append(Draw(task.value, task.rank, task.propagator not in mains))
+        seen.add(id(part))
+    return tuple(found)
+
+
+def inner_of(part: Propagator) -> Propagator:
+    """What a propagator that was made zero-preserving evaluates, or the propagator itself."""
+    return part.inner if isinstance(part, ZeroPreserving) else part
+
+
+def homes(
+    schedule: Schedule, parts: Mapping[str, Propagator], serial: nn.Module
+) -> dict[str, set[int]]:
+    """The ranks that run every module, and read every tensor and flag, by path.
+
+    Raises:
+        RankError: two ranks would hold the same weights.
+
+    """
+    found: dict[str, set[int]] = {}
+    holders: dict[int, tuple[str, int]] = {}
+    for task in schedule:
+        part = parts.get(task.propagator)
+        for path in _paths(part) if isinstance(part, Fine) else ():
+            if task.rank in found.setdefault(path, set()):
+                continue
+            found[path].add(task.rank)
+            for name, tensor in _tensors(serial, path):
+                _check_holder(holders.setdefault(id(tensor), (name, task.rank)), name, task.rank)
+    return found
+
+
+def _check_holder(first: tuple[str, int], name: str, rank: int) -> None:
+    if first[1] != rank:
+        raise RankError(
+            f"the weights {first[0]!r} of rank {first[1]} and {name!r} of rank {rank} are the "
+            "same: layers that share weights have to lie in subnetworks of one rank. Choose "
+            "interfaces= so that they do, or fewer ranks."
+        )
+
+
+def _paths(part: Fine) -> Iterable[str]:
+    for segment in part.segments:
+        yield from modules_of(segment)
+        yield from (o.target for o in segment.operations if o.kind == "attribute")
+        flags = (o.target for o in segment.operations if o.kind == "training" and o.target)
+        yield from (f"{path}.training" for path in flags)
+
+
+def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:
+    """Parameters and buffers of a module, or the one tensor that the path names."""
+    owner, _, name = path.rpartition(".")
+    module = serial.get_submodule(owner)
+    value = getattr(module, name)
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, nn.Module):
+        for tensors in (value.named_parameters(path), value.named_buffers(path)):
+            yield from tensors
+
+
+def strip(serial: nn.Module, found: Mapping[str, set[int]], rank: int) -> None:
+    """Remove from ``serial`` what only other ranks need; what nobody runs stays with rank 0."""
+    above = {parent for path in found for parent in _parents(path)}
+    needed = {parent for path, ranks in found.items() if rank in ranks for parent in _parents(path)}
+
+    def is_mine(path: str) -> bool:
+        return rank in found.get(path, {0})
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        for name, child in list(module._modules.items()):
+            path = f"{prefix}{name}"
+            if child is not None and path in above and path not in found:
+                visit(child, f"{path}.")
+                empty = not (child._modules or child._parameters or child._buffers)
+                keeps = path in needed or not empty
+            else:
+                keeps = is_mine(path)
+            if not keeps:
+                del module._modules[name]
+        for registry in (module._parameters, module._buffers):
+            for name in list(registry):
+                if not is_mine(f"{prefix}{name}"):
+                    del registry[name]
+
+    visit(serial, "")
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def registered(parts: Iterable[Propagator]) -> set[int]:
+    """Identities of the coarse and guess networks that the propagators apply."""
+    inner = [inner_of(part) for part in parts]
+    return {id(part.module) for part in inner if isinstance(part, Registered)}

@@ -1,0 +1,206 @@
+"""Execute: run one rank's tasks of a placed schedule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, final
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from pararealize.errors import PeerError
+from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.runtime.adjoint import arrive, depart, enter, leave
+from pararealize.runtime.combine import combine
+from pararealize.runtime.link import Line, Link, Step
+from pararealize.runtime.record import Recorder
+from pararealize.runtime.streams import Draw, Streams
+from pararealize.runtime.transport import Transport
+
+
+class Applied(Protocol):
+    """What a task applies."""
+
+    label: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that it reads besides the state."""
+
+    def __call__(self, *values: Any, commits: bool = True) -> Any:
+        """The next state."""
+
+
+def lines(schedule: Schedule) -> dict[tuple[str, int, int], Line]:
+    """The messages of a placed schedule, by value, source and target."""
+    counts: Counter[tuple[int, int]] = Counter()
+    found = {}
+    for task in schedule:
+        if task.op == "send":
+            value, ends = task.reads[0], (task.rank, task.peer)
+            found[value, *ends] = Line(value, *ends, counts[ends], value != schedule.output)
+            counts[ends] += 1
+    return found
+
+
+def watched_on(schedule: Schedule, rank: int) -> tuple[Watch, ...]:
+    """Jumps that this rank reports: the last one that knows both states does."""
+    known = {(task.value, task.rank) for task in schedule if task.op != "send"}
+
+    def reporter(watch: Watch) -> int:
+        ranks = range(schedule.ranks)
+        return max((r for r in ranks if {(watch.new, r), (watch.old, r)} <= known), default=-1)
+
+    return tuple(watch for watch in schedule.watches if reporter(watch) == rank)
+
+
+@final
+class Execution:
+    """One rank's part of a network: (network inputs) → (output, watched values).
+
+    Args:
+        schedule: the whole placed schedule.
+        propagators: those that this rank's tasks apply.
+        bind: turns the arguments of a call into the network's inputs.
+        draws: tasks of all ranks that draw random numbers.
+        transport: to the other ranks.
+        network: the module that holds this rank's parameters, and its mode.
+
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        propagators: Mapping[str, Applied],
+        bind: Callable[..., dict[str, Any]],
+        draws: tuple[Draw, ...],
+        transport: Transport,
+        network: nn.Module,
+    ) -> None:
+        self.schedule, self.transport, self.rank = schedule, transport, transport.rank
+        self.tasks = tuple(task for task in schedule if task.rank == self.rank)
+        self.watches = watched_on(schedule, self.rank)
+        self._propagators, self._bind, self._network = propagators, bind, network
+        self._streams = Streams(draws, transport)
+        self._lines = lines(schedule)
+        self._makes_output = any(t.value == schedule.output and t.op != "recv" for t in self.tasks)
+        mine = [line for line in self._lines.values() if self.rank in (line.source, line.target)]
+        self._link = Link(transport, mine)
+        self._done_with = self._last_reads()
+
+    def _last_reads(self) -> list[tuple[str, ...]]:
+        """Values that no task after the i-th reads, so that they need not be kept."""
+        kept = {self.schedule.output, *(n for w in self.watches for n in (w.new, w.old))}
+        last = {name: i for i, task in enumerate(self.tasks) for name in task.reads}
+        rows: list[tuple[str, ...]] = [() for _ in self.tasks]
+        for name, i in last.items():
+            rows[i] += () if name in kept else (name,)
+        return rows
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[tuple[Any, Any], ...]]:
+        """The network's output, the same on every rank, and the jumps seen here."""
+        inputs = self._bind(*args, **kwargs)
+        trainable = any(p.requires_grad for p in self._network.parameters())
+        step = self._link.begin(inputs, training=self._network.training, trainable=trainable)
+        try:
+            return self._run(step, inputs)
+        except PeerError:
+            raise
+        except BaseException as error:
+            who = f"rank {self.rank} of {self.transport.size}"
+            error.add_note(f"on {who}")
+            self.transport.fail(f"{who} stopped; its own message says why.")
+            raise
+
+    def _run(self, step: Step, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        entered: list[Tensor] = []
+        inputs = tree_map(lambda value: self._enter(step, value, entered), inputs)
+        self._streams.begin(step.key)
+        values: dict[str, Any] = {}
+        for task, done_with in zip(self.tasks, self._done_with, strict=True):
+            with self._noted(str(task), task.op):
+                self._do(step, task, values, inputs)
+            for name in done_with:
+                values.pop(name, None)
+        step.settle()
+        self._streams.end()
+        output = self._exit(step, values[self.schedule.output], entered)
+        return output, tuple((values[w.new], values[w.old]) for w in self.watches)
+
+    def _do(self, step: Step, task: Task, values: dict[str, Any], inputs: dict[str, Any]) -> None:
+        match task.op:
+            case "apply":
+                values[task.value] = self._apply(task, values, inputs)
+            case "combine":
+                values[task.value] = combine(task.signs, *(values[name] for name in task.reads))
+            case "send":
+                self._send(step, self._lines[task.reads[0], self.rank, task.peer], values)
+            case "recv":
+                line = self._lines[task.value, task.peer, self.rank]
+                values[task.value] = self._receive(step, line)
+
+    def _apply(self, task: Task, values: dict[str, Any], inputs: dict[str, Any]) -> Any:
+        propagator = self._propagators[task.propagator]
+        state = tuple(values[name] for name in task.reads if name in values)
+        extra = tuple(inputs[name] for name in propagator.inputs)
+        self._streams.enter(task.value)
+        result = propagator(*state, *extra, commits=task.commits)
+        self._streams.leave(task.value)
+        self._mark(result, propagator.label)
+        return result
+
+    def _noted(self, name: str, kind: str) -> AbstractContextManager[None]:
+        recorder = self._link.recorder
+        return nullcontext() if recorder is None else recorder.span(name, kind)
+
+    @contextmanager
+    def recording(self) -> Iterator[Recorder]:
+        """Record what this rank does in the block."""
+        self._link.recorder = recorder = Recorder()
+        try:
+            yield recorder
+        finally:
+            self._link.recorder = None
+
+    def _mark(self, result: Any, label: str) -> None:
+        """Know which subnetwork's backward pass runs, for the message should it fail."""
+
+        def enter(_gradient: Tensor) -> None:
+            self._link.at(label, "backward")
+
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(enter)
+
+    def _send(self, step: Step, line: Line, values: dict[str, Any]) -> None:
+        form, tensors = step.send(line, values[line.value])
+        if line.carries and step.learns(self.rank):
+            step.left(line, form)
+            step.tokens.append(depart(step, line, form, tensors))
+
+    def _receive(self, step: Step, line: Line) -> Any:
+        form = step.expect(line)
+        if line.carries and step.learns(line.source):
+            return form.fill(arrive(step, line, form))
+        return form.fill(step.take(line))
+
+    def _enter(self, step: Step, value: Any, entered: list[Tensor]) -> Any:
+        if self.transport.size == 1 or not step.recording:
+            return value
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return value
+        entered.append(enter(step, value))
+        return entered[-1]
+
+    def _exit(self, step: Step, output: Any, entered: list[Tensor]) -> Any:
+        if self.transport.size == 1 or not step.learns():
+            return output
+        leaves, structure = tree_flatten(output)
+        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        ties = (*step.tokens, *entered, step.anchor)
+        results = leave(step, [leaves[i] for i in at], ties, made=self._makes_output)
+        for i, result in zip(at, results, strict=True):
+            leaves[i] = result
+        return tree_unflatten(leaves, structure)

@@ -1,0 +1,66 @@
+"""Launch: a command of this package on several ranks, under the environment's own mpiexec."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pararealize.errors import MethodError, RankError
+
+#: What glibc's allocator is told. ``heap`` keeps large blocks on the heap instead of giving them
+#: back to the system after every use: page faults cost more than many a layer.
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "heap": {
+        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
+    },
+}
+
+
+def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int:
+    """Run ``pararealize ARGUMENTS --worker FOLDER`` on ranks; the exit code.
+
+    The folder is where the ranks meet for torch.distributed; it is removed afterwards.
+
+    Raises:
+        RankError: there is no mpiexec, or no rank to start.
+
+    """
+    if ranks < 1:
+        raise RankError(f"--ranks {ranks}: expected 1 or more.")
+    if allocator not in ALLOCATORS:
+        raise MethodError(f"--allocator {allocator!r}: expected one of {', '.join(ALLOCATORS)}.")
+    with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
+        command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
+        command += ["-m", "pararealize", *arguments, "--worker", folder]
+        return subprocess.call(command, env={**os.environ, **ALLOCATORS[allocator]})
+
+
+def mpiexec() -> str:
+    """The mpiexec beside this Python, or else the one on the path.
+
+    Raises:
+        RankError: there is none.
+
+    """
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise RankError(
+            "mpiexec was not found beside this Python nor on the PATH: pip install mpi4py mpich."
+        )
+    return found
+
+
+def world() -> Any:
+    """The communicator of all ranks, in a process that :func:`launch` started."""
+    from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
+
+    return MPI.COMM_WORLD
