@@ -17,6 +17,7 @@ from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import MethodError, PararealizeError, SlowerThanSerialWarning
 from pararealize.ir.methods import Parareal
 from pararealize.specs import FORMS, load_model
+from pararealize.studies.launch import is_first, launch, world
 
 app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",
@@ -35,6 +36,8 @@ Shape = Annotated[
     str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
 ]
 Cut = Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")]
+Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread each.")]
+Worker = Annotated[str, typer.Option(hidden=True)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
 
 
@@ -109,6 +112,35 @@ def demo(
     run(chosen, out, Console(width=max(Console().width, WIDTH)))
 
 
+@app.command()
+def bench(
+    model: Model,
+    ranks: Ranks = 2,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16",
+    n: Annotated[int | None, typer.Option("-n", help="Subnetworks; as many as ranks.")] = None,
+    coarse: Coarse = "network",
+    correction: Correction = "residual",
+    iterations: Iterations = 1,
+    guess: Guess = "network",
+    shape: Annotated[str, typer.Option(help="Shape of one sample.")] = "3,32,32",
+    rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
+    inference: Annotated[bool, typer.Option("--inference", help="No gradients, eval.")] = False,
+    allocator: Annotated[str, typer.Option(help="heap or default, for all alike.")] = "heap",
+    trace: Annotated[Path | None, typer.Option(help="Timelines for Perfetto.")] = None,
+    worker: Worker = "",
+) -> None:
+    """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
+    if not worker:
+        raise typer.Exit(launch(sys.argv[1:], ranks, allocator))
+    from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
+
+    method = Parareal(coarse, correction, iterations, guess)
+    sizes = _integers(batch, "--batch")
+    chosen = Bench(sizes, rounds, not inference, n, method, allocator, trace)
+    torch.manual_seed(0)
+    run(chosen, load_model(model), _integers(shape, "--shape"), world(), worker)
+
+
 def _compile(
     spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None
 ) -> ParallelNetwork:
@@ -149,5 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (PararealizeError, ValueError) as error:
         if "--debug" in arguments:
             raise
+        if "--worker" in arguments and not is_first(arguments[arguments.index("--worker") + 1]):
+            sys.exit(2)
         Console(stderr=True).print(f"pararealize: {error}", style="red", highlight=False)
         sys.exit(2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
-from pararealize.emit.network import ParallelNetwork
-from pararealize.emit.storage import foreign, match, read
+from pararealize.emit.network import ParallelNetwork, is_added
+from pararealize.emit.storage import Saved, foreign, match, read
 from pararealize.errors import (
     CoarseError,
     CutError,
@@ -159,7 +160,8 @@ def _decide(
     partition = _partition(chain, serial, request, count)
     chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
     decisions = _build(partition, serial, request, ranks, chosen)
-    return replace(decisions, plan=saved) if saved is not None else decisions
+    fits = saved is not None and saved.ranks == decisions.plan.ranks
+    return replace(decisions, plan=saved) if saved is not None and fits else decisions
 
 
 def _count_on(ranks: int, n: int | str) -> int:
@@ -243,35 +245,61 @@ def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
 def load(
     path: str | Path,
     model: nn.Module,
+    n: int | None = None,
     *,
     coarse: CoarseFactory | None = None,
     example_inputs: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
+    comm: Any = None,
 ) -> ParallelNetwork:
     """The network that :meth:`ParallelNetwork.save` wrote, on a model built like the saved one.
 
     Args:
         path: the folder.
         model: the architecture; its weights are not used, and it is not changed.
+        n: another number of subnetworks than was saved: the model's own weights are read, the
+            coarse and guess networks are new.
         coarse: the user's coarse function, where the network was compiled with one.
         example_inputs: as for :func:`pararealize`; by default the shapes it was compiled for.
         example_kwargs: likewise.
+        comm: as for :func:`pararealize`; the ranks need not be as many as those that saved.
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
 
     """
-    saved = read(Path(path))
-    plan = saved.plan
-    method = Parareal.from_json(plan.method, coarse)
-    check_module(model)
+    transport = None if comm is None else connect(comm)
+    with collection_paused(), together(transport):
+        saved = read(Path(path))
+        check_module(model)
+        plan, same = saved.plan, n is None or n == saved.plan.n
+        method = Parareal.from_json(plan.method, coarse)
+        with _foreign(saved):
+            given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
+    cuts = plan.cuts if same else None
+    request = _Request(n or plan.n, method, given, plan.machine, cuts)
+    with collection_paused(), together(transport), _foreign(saved):
+        network = _compile(model, request, transport, plan if same else None)
+        _fill(network, saved if same else _without_added(saved), whole=same)
+    return network
+
+
+def _without_added(saved: Saved) -> Saved:
+    return replace(saved, weights={k: v for k, v in saved.weights.items() if not is_added(k)})
+
+
+def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
+    """Load what was saved; coarse and guess networks stay as they are unless it is ``whole``."""
+    own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+    wanted = {k: v for k, v in own.items() if whole or not is_added(k)}
+    match(saved, [name for name in network.names if whole or not is_added(name)], wanted)
+    network.load_state_dict({**own, **{name: saved.weights[name] for name in wanted}})
+
+
+@contextmanager
+def _foreign(saved: Saved) -> Iterator[None]:
+    """A model that cannot be cut as the saved one was is another model."""
     try:
-        given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
-        request = _Request(plan.n, method, given, plan.machine, plan.cuts)
-        with collection_paused():
-            network = _compile(model, request, saved=plan)
+        yield
     except (CutError, ShapeError, CoarseError) as error:
         raise foreign(saved, str(error)) from error
-    match(saved, {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)})
-    network.load_state_dict(saved.weights)
-    return network

@@ -45,6 +45,10 @@ class RankError(PararealizeError, RuntimeError):
     """Ranks were asked for what they cannot do, or do not agree about it."""
 
 
+class DisagreementError(ShapeError, RankError):
+    """Ranks were called with different inputs or in different modes; all of them raise it."""
+
+
 class PeerError(PararealizeError, RuntimeError):
     """Another rank failed, left, or did not answer; its own message tells why."""
 

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
 
 #: What only programs may import, and the module that draws for them.
 HEAVY = {"typer", "matplotlib"}
-PROGRAMS = ("cli", "studies", "analysis.plot")
+PROGRAMS = ("cli", "studies", "analysis.plot", "__main__")
 
 
 def part(module: str) -> str:

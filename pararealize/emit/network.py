@@ -164,14 +164,25 @@ class ParallelNetwork(nn.Module):
         serial.training = self.training  # its parts have the modes that they have here
         return serial
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, consolidated: bool = False) -> None:
         """Write weights (safetensors) and plan (JSON) to the folder ``path``, atomically.
+
+        On ranks, all call it, and each writes a file of its own weights, or rank 0 one file of all
+        weights if ``consolidated``; either is read back on any number of ranks.
 
         Raises:
             StorageError: the folder cannot be written; what was there is left whole.
 
         """
-        write(Path(path), self.state_dict(), self.plan)
+        share = self._emission.share
+        transport = None if share is None else share.transport
+        write(Path(path), self.state_dict(), self.plan, transport, consolidated=consolidated)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names in the ``state_dict`` of the whole network, also those that other ranks hold."""
+        share = self._emission.share
+        return frozenset(self.state_dict()) if share is None else share.names
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -179,10 +190,10 @@ class ParallelNetwork(nn.Module):
         """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
         share = self._emission.share
         if share is not None:
-            elsewhere = share.names - set(self.state_dict())
+            elsewhere = self.names - set(self.state_dict())
             state_dict = {name: v for name, v in state_dict.items() if name not in elsewhere}
-        if not any(_is_added(name) for name in state_dict):
-            own = {name: v for name, v in self.state_dict().items() if _is_added(name)}
+        if not any(is_added(name) for name in state_dict):
+            own = {name: v for name, v in self.state_dict().items() if is_added(name)}
             state_dict = {**own, **state_dict}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -220,7 +231,8 @@ class ParallelNetwork(nn.Module):
         object.__setattr__(self, "_lowered", self._lower())
 
 
-def _is_added(name: str) -> bool:
+def is_added(name: str) -> bool:
+    """Whether a parameter belongs to a coarse or guess network."""
     return name.split(".", 1)[0] in RESERVED
 
 

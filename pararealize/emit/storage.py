@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pararealize.errors import StorageError
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import FORMAT, Plan
+from pararealize.runtime.transport import Transport, together
 
 PLAN = "plan.json"
 
@@ -30,39 +31,94 @@ class Saved:
     weights: dict[str, Tensor]
 
 
-def write(path: Path, weights: Mapping[str, Any], plan: Plan) -> None:
+@dataclass(frozen=True)
+class Shard:
+    """A file of weights: its name, its digest, and names that stand for tensors in it."""
+
+    name: str
+    digest: str
+    aliases: dict[str, str]
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, Any],
+    plan: Plan,
+    transport: Transport | None = None,
+    *,
+    consolidated: bool = False,
+) -> None:
     """Write the folder ``path`` so that at every moment it holds one whole network, old or new.
 
-    Weights go to a file named by their digest; ``plan.json`` names that file and is replaced in
-    one step; files that no plan names are removed last.
+    Weights go to files named by their digests, on ranks one each, or one in all if
+    ``consolidated``; ``plan.json`` names the files and is replaced in one step; files that no
+    plan names are removed last. On ranks, all call it.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written; what it held before is unchanged.
 
     """
+    if transport is None:
+        _write_plan(path, [_write_shard(path, weights)], plan)
+        return
+    if consolidated:
+        weights = _to_first(weights, transport)
+    writes = transport.rank == 0 or not consolidated
+    mine = None
+    with together(transport):
+        mine = _write_shard(path, weights) if writes else None
+    shards = [shard for shard in transport.exchange(mine) if shard is not None]
+    with together(transport):
+        if transport.rank == 0:
+            _write_plan(path, shards, plan)
+
+
+def _to_first(weights: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
+    """All ranks' weights on rank 0."""
+    own = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in weights.items()}
+    if transport.rank != 0:
+        transport.send_object(own, 0, 0)
+        return {}
+    for peer in range(1, transport.size):
+        own |= transport.receive_object(peer, 0)
+    return own
+
+
+def _write_shard(path: Path, weights: Mapping[str, Any]) -> Shard:
     tensors, aliases = _separate(weights)
     content = save(tensors)
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
-    document = {
-        "format": FORMAT,
-        "weights": name,
-        "sha256": digest,
-        "aliases": aliases,
-        "plan": json.loads(plan.to_json()),
-    }
     try:
         path.mkdir(parents=True, exist_ok=True)
         _replace(path / name, content)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return Shard(name, digest, aliases)
+
+
+def _write_plan(path: Path, shards: Sequence[Shard], plan: Plan) -> None:
+    """Name the shards as the network saved here, and remove all others."""
+    document = {
+        "format": FORMAT,
+        "weights": {shard.name: shard.digest for shard in shards},
+        "aliases": {name: source for shard in shards for name, source in shard.aliases.items()},
+        "plan": json.loads(plan.to_json()),
+    }
+    try:
         _replace(path / PLAN, json.dumps(document, indent=2).encode())
         for stale in path.glob("weights-*.safetensors"):
-            if stale.name != name:
+            if stale.name not in document["weights"]:
                 stale.unlink()
     except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}); what was saved there before "
-            "is unchanged. Choose a folder that can be written."
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written ({error.strerror or error}); what was saved there before "
+        "is unchanged. Choose a folder that can be written."
+    )
 
 
 def _separate(weights: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -110,12 +166,14 @@ def read(path: Path) -> Saved:
         )
     try:
         plan = Plan.from_json(json.dumps(document["plan"]))
-        name, digest = str(document["weights"]), document["sha256"]
+        files = {str(k): str(v) for k, v in document["weights"].items()}
         aliases = {str(k): str(v) for k, v in document["aliases"].items()}
         _ = Parareal.from_json(plan.method, nn.Identity), plan.specs  # they can be read
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{PLAN} lacks or misstates {error}") from error
-    weights = _weights(path, name, digest)
+    weights: dict[str, Tensor] = {}
+    for name, digest in files.items():
+        weights |= _weights(path, name, digest)
     if set(aliases.values()) - set(weights):
         raise _damaged(path, "its shared weights are missing")
     return Saved(plan, weights | {name: weights[source] for name, source in aliases.items()})
@@ -136,7 +194,7 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _weights(path: Path, name: str, digest: Any) -> dict[str, Tensor]:
+def _weights(path: Path, name: str, digest: str) -> dict[str, Tensor]:
     if Path(name).name != name:
         raise _damaged(path, f"its weights lie outside the folder: {name}")
     file = path / name
@@ -158,15 +216,17 @@ def _damaged(path: Path, reason: str) -> StorageError:
     return StorageError(f"{path} is damaged or foreign: {reason}. Restore it, or save it again.")
 
 
-def match(saved: Saved, wanted: Mapping[str, Tensor]) -> None:
-    """Whether the saved weights are those of a network with the state ``wanted``.
+def match(saved: Saved, names: Collection[str], wanted: Mapping[str, Tensor]) -> None:
+    """Whether the saved weights are those of a network whose state has these names.
+
+    ``wanted`` are those that this process holds, on ranks not all of them.
 
     Raises:
         StorageError: names the first weights that are missing, left over or of another shape.
 
     """
-    missing = [name for name in wanted if name not in saved.weights]
-    extra = [name for name in saved.weights if name not in wanted]
+    missing = sorted(set(names) - set(saved.weights))
+    extra = sorted(set(saved.weights) - set(names))
     if missing or extra:
         raise foreign(saved, f"missing weights {missing[:3]}, unknown ones {extra[:3]}.")
     for name, tensor in wanted.items():

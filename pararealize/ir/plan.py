@@ -8,7 +8,8 @@ from typing import Any
 
 from pararealize.ir.chain import Cost, TensorSpec
 
-FORMAT = 1
+#: Of saved folders: 2 since weights may lie in several files.
+FORMAT = 2
 
 
 @dataclass(frozen=True)

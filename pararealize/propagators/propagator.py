@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from pararealize.runtime.guards import check_finite, line_of, shapes
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.quiet import quiet
 
@@ -55,16 +55,26 @@ class Propagator(nn.Module, ABC):
     def forward(self, *values: Any, commits: bool = True) -> Any:
         """The next state, of the state and the network's inputs that this propagator reads.
 
-        With ``commits=False`` no buffer moves.
+        With ``commits=False`` no buffer moves. Under ``torch.autograd.set_detect_anomaly(True)``
+        the result is looked at.
+
+        Raises:
+            NonFiniteError: anomaly detection is on, and the result is not finite.
+
         """
         if self.leaves > 1:
             values = (*values[0], *values[1:])
         if torch.compiler.is_compiling():
             return self._evaluate(values, commits)
         try:
-            return self._evaluate(values, commits)
+            result = self._evaluate(values, commits)
+            if torch.is_anomaly_enabled():
+                check_finite(result, self.label, values)
+            return result
         except Exception as error:
-            error.add_note(f"in {self.label}, called with {_shapes(values)}")
+            line = line_of(error.__traceback__)
+            at = f", at {line}" if line else ""
+            error.add_note(f"in {self.label}{at}, called with {shapes(values)}")
             raise
 
     def _evaluate(self, values: tuple[Any, ...], commits: bool) -> Any:
@@ -76,11 +86,6 @@ class Propagator(nn.Module, ABC):
             if not commits:
                 stack.enter_context(quiet(self.stateful()))
             return self.propagate(*values)
-
-
-def _shapes(values: tuple[Any, ...]) -> str:
-    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-    return ", ".join(f"{list(t.shape)} {t.dtype}" for t in leaves) or "no tensor"
 
 
 def with_buffers(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol, final
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from pararealize.errors import PeerError
+from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.runtime.adjoint import arrive, depart, enter, leave
 from pararealize.runtime.combine import combine
+from pararealize.runtime.guards import shapes
 from pararealize.runtime.link import Line, Link, Step
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.streams import Draw, Streams
@@ -106,13 +107,21 @@ class Execution:
         step = self._link.begin(inputs, training=self._network.training, trainable=trainable)
         try:
             return self._run(step, inputs)
-        except PeerError:
+        except (PeerError, DisagreementError):
+            raise
+        except Exception as error:
+            with suppress(PeerError):
+                step.settle()  # other inputs on another rank explain more than what they led to
+            self._fail(error)
             raise
         except BaseException as error:
-            who = f"rank {self.rank} of {self.transport.size}"
-            error.add_note(f"on {who}")
-            self.transport.fail(f"{who} stopped; its own message says why.")
+            self._fail(error)
             raise
+
+    def _fail(self, error: BaseException) -> None:
+        who = f"rank {self.rank} of {self.transport.size}"
+        error.add_note(f"on {who}")
+        self.transport.fail(f"{who} stopped; its own message says why.")
 
     def _run(self, step: Step, inputs: dict[str, Any]) -> tuple[Any, Any]:
         entered: list[Tensor] = []
@@ -166,9 +175,10 @@ class Execution:
 
     def _mark(self, result: Any, label: str) -> None:
         """Know which subnetwork's backward pass runs, for the message should it fail."""
+        place = f"{label}, which made {shapes(result)}"
 
         def enter(_gradient: Tensor) -> None:
-            self._link.at(label, "backward")
+            self._link.at(place, "backward")
 
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.requires_grad:

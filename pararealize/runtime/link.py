@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pararealize.errors import PeerError, ShapeError
+from pararealize.errors import DisagreementError, PeerError, ShapeError
 from pararealize.runtime.message import Form, Leaf, empty, flat, form_of
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.signature import digest, signature
@@ -55,8 +55,6 @@ class Link:
     Args:
         transport: to the other ranks.
         lines: the messages of which this rank is an end.
-
-    ``place`` is the subnetwork whose backward pass runs, as errors name it.
     """
 
     def __init__(self, transport: Transport, lines: Sequence[Line]) -> None:
@@ -64,14 +62,14 @@ class Link:
         self.incoming = [line for line in lines if line.target == transport.rank]
         self.forms: dict[tuple[int, Line], Form] = {}
         self.device = torch.device("cpu")
-        self.place = ""
         self.recorder: Recorder | None = None
         self._open: Step | None = None
 
     def begin(self, inputs: Mapping[str, Any], *, training: bool, trainable: bool) -> Step:
         """A call begins: post the receives that are known, ask the others what they do."""
         if self._open is not None:
-            text = f"the backward pass of rank {self.transport.rank} stopped in {self.place}."
+            where = f"rank {self.transport.rank} in {self.transport.place}"
+            text = f"the backward pass before this call stopped on {where}."
             self.transport.fail(text)
             raise PeerError(text)
         text = signature(inputs, training=training)
@@ -91,7 +89,7 @@ class Link:
 
     def at(self, place: str, kind: str) -> None:
         """The backward pass has come to ``place``."""
-        self.place = place
+        self.transport.place = place
         if self.recorder is not None:
             self.recorder.mark(place, kind)
 
@@ -135,7 +133,7 @@ class Step:
         """Wait until all ranks are seen to do the same.
 
         Raises:
-            ShapeError: they do not; names what each of them was called with.
+            DisagreementError: they do not; names what each of them was called with.
 
         """
         if self._answer is None:
@@ -145,7 +143,7 @@ class Step:
         if len({key for key, _ in rows}) > 1:
             texts = self.transport.gather(self.text)
             lines = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
-            raise ShapeError(
+            raise DisagreementError(
                 f"ranks were called with different inputs or in different modes ({lines}): call "
                 "the network on every rank with the same batch."
             )

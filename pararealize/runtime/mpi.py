@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import pickle
-import sys
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -56,7 +53,6 @@ class MPITransport(Transport):
         self._leaving: list[tuple[Any, Tensor | np.ndarray[Any, Any]]] = []
         self._gone: dict[int, tuple[float, str]] = {}
         self._alarmed = False
-        atexit.register(_farewell, weakref.ref(self))
 
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
         numbers = numbers.cpu()
@@ -132,6 +128,14 @@ class MPITransport(Transport):
         """Tell the other ranks that this one cannot go on."""
         self._alarm("failed", reason)
 
+    def leave(self, failed: bool) -> None:
+        """At the end of the process, let those know who still wait for this rank."""
+        who = f"rank {self.rank} of {self.size}"
+        if failed:
+            self._alarm("failed", f"{who} stopped; its own message says why.")
+        else:
+            self._alarm("left", f"{who} has ended, and is still waited for.")
+
     def _alarm(self, kind: str, reason: str) -> None:
         if self._alarmed or self._mpi.Is_finalized():
             return
@@ -144,15 +148,3 @@ def _bytes(numbers: Tensor) -> np.ndarray[Any, Any]:
     """A view of a tensor's memory; dtypes that NumPy lacks (bfloat16) travel as bytes as well."""
     found: np.ndarray[Any, Any] = numbers.detach().view(torch.uint8).numpy()
     return found
-
-
-def _farewell(transport: weakref.ref[MPITransport]) -> None:
-    """At the end of the process, whoever still waits for this rank hears that it is gone."""
-    this = transport()
-    if this is None:
-        return
-    who = f"rank {this.rank} of {this.size}"
-    if getattr(sys, "last_value", None) is None:
-        this._alarm("left", f"{who} has ended, and is still waited for.")
-    else:
-        this._alarm("failed", f"{who} stopped; its own message says why.")

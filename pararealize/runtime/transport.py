@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import pickle
+import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,6 +34,7 @@ class Transport(ABC):
         size: number of ranks.
         patience: seconds to wait for a message.
 
+    ``place`` is the subnetwork whose backward pass runs; messages and bytes sent are counted.
     """
 
     #: Whether receives may be posted long before they are waited for.
@@ -39,8 +43,10 @@ class Transport(ABC):
     def __init__(self, rank: int, size: int, patience: float = PATIENCE) -> None:
         self.rank, self.size, self.patience = rank, size, patience
         self.steps = 0
+        self.place = ""
         self.sent_bytes = 0
         self.sent_messages = 0
+        atexit.register(_farewell, weakref.ref(self))
 
     @abstractmethod
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
@@ -68,6 +74,9 @@ class Transport(ABC):
     def alone(self) -> AbstractContextManager[Any]:
         """A block that ranks of one process run one after another."""
         return nullcontext()
+
+    def leave(self, failed: bool) -> None:  # noqa: B027  most engines notice by themselves
+        """At the end of the process, let those know who still wait for this rank."""
 
     def send(self, numbers: Tensor, peer: int, tag: int) -> None:
         """Start to send a tensor of one axis, which must not change before it has left."""
@@ -125,6 +134,18 @@ class Transport(ABC):
             "a network on ranks cannot be pickled, because its communicator cannot: write it with "
             "net.save(path), or pickle net.to_serial()."
         )
+
+
+def _farewell(transport: weakref.ref[Transport]) -> None:
+    """The process ends; where an error in the backward pass ends it, say where that was."""
+    this = transport()
+    if this is None:
+        return
+    failed = getattr(sys, "last_value", None) is not None
+    if failed and this.place:
+        who = f"rank {this.rank} of {this.size}"
+        print(f"{who} failed in the backward pass of {this.place}.", file=sys.stderr)
+    this.leave(failed)
 
 
 @contextmanager

@@ -59,6 +59,15 @@ def mpiexec() -> str:
     return found
 
 
+def is_first(folder: str) -> bool:
+    """Whether this rank is the first to have something to say about a failure."""
+    try:
+        Path(folder, "failed").touch(exist_ok=False)
+    except OSError:
+        return False
+    return True
+
+
 def world() -> Any:
     """The communicator of all ranks, in a process that :func:`launch` started."""
     from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI

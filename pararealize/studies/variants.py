@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from pararealize.emit.network import ParallelNetwork
 from pararealize.ir.chain import TensorSpec
+from pararealize.propagators.propagator import Propagator
 
-#: A learning rate that moves weights without changing what a step costs.
-RATE = 1e-6
+#: Weights stay, so that all variants can share them; a step costs what it costs at any rate.
+RATE = 0.0
 
 #: Microbatches that are tried for a pipeline.
 MICROBATCHES = (2, 4, 8)
@@ -102,8 +103,8 @@ def parallel(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> 
     )
 
 
-def own_pieces(net: ParallelNetwork) -> list[nn.Module]:
-    """This rank's subnetworks in order, the head last."""
+def own_pieces(net: ParallelNetwork) -> list[Propagator]:
+    """Subnetworks of this rank in order, the head last."""
     names = [f"fine.{piece.index}" for piece in net.plan.pieces]
     return [net.propagators[name] for name in (*names, "head") if name in net.propagators]
 
@@ -195,7 +196,16 @@ def _pipeline(
 
     def batch(state: tuple[str, ...], size: int) -> tuple[Tensor, ...]:
         specs = [TensorSpec.parse(text) for text in state]
-        return tuple(torch.empty(size, *s.shape[1:], dtype=s.dtype, device="meta") for s in specs)
+        return tuple(
+            torch.empty(
+                size,
+                *s.shape[1:],
+                dtype=s.dtype,
+                device="meta",
+                requires_grad=s.dtype.is_floating_point,
+            )
+            for s in specs
+        )
 
     before = (x[:micro].to("meta"),) if first else batch(entry[0], micro)
     output = torch.empty(micro, 1, device="meta")
@@ -203,6 +213,7 @@ def _pipeline(
         if last:
             probe = copy.deepcopy(stage_module).eval()
             output = probe(*(torch.zeros(t.shape, dtype=t.dtype) for t in before)).to("meta")
+    output.requires_grad_()
     after = (output,) if last else batch(bounds[-1], micro)
     stage = PipelineStage(
         stage_module, rank, ranks, torch.device("cpu"), input_args=before, output_args=after
@@ -221,7 +232,7 @@ def _pipeline(
         else:
             schedule.step()
         optimizer.step()
-        return float(torch.stack(losses).mean()) if losses else None
+        return torch.stack(losses).mean().item() if losses else None
 
     return run
 
@@ -232,5 +243,5 @@ def _is_here(net: ParallelNetwork, index: int) -> bool:
 
 def start_gloo(folder: str, rank: int, ranks: int) -> None:
     """A process group for the peers, among the ranks that meet in ``folder``."""
-    store = dist.FileStore(f"{folder}/gloo", ranks)
+    store = dist.FileStore(f"{folder}/gloo", ranks)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)

@@ -69,7 +69,7 @@ def rewritten(path: Path, **changes: Any) -> None:
 
 
 def weights(path: Path) -> Path:
-    return path / str(document(path)["weights"])
+    return path / str(next(iter(document(path)["weights"])))
 
 
 # round trips
@@ -347,18 +347,21 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "a list": (lambda p: (p / "plan.json").write_text("[]"), "is no object"),
     "foreign json": (lambda p: (p / "plan.json").write_text('{"name": "x"}'), "format None"),
     "another version": (lambda p: rewritten(p, format=99), "format 99, and this version reads"),
-    "no digest": (lambda p: rewritten(p, sha256=None), "has changed"),
+    "no digest": (lambda p: rewritten(p, weights={weights(p).name: None}), "has changed"),
     "no aliases": (lambda p: rewritten(p, aliases=None), "lacks or misstates"),
     "no plan inside": (lambda p: rewritten(p, plan={}), "lacks or misstates"),
     "unknown field": (
         lambda p: changed_plan(p, lambda plan: plan.update(colour=3)),
         "lacks or misstates",
     ),
-    "outside": (lambda p: rewritten(p, weights="../secret.safetensors"), "outside the folder"),
-    "absolute": (lambda p: rewritten(p, weights="/etc/hostname"), "outside the folder"),
-    "parent": (lambda p: rewritten(p, weights=".."), "cannot be read|outside"),
-    "nothing": (lambda p: rewritten(p, weights=""), "cannot be read|outside"),
-    "null byte": (lambda p: rewritten(p, weights="a\0b"), "cannot be read|outside"),
+    "outside": (
+        lambda p: rewritten(p, weights={"../secret.safetensors": ""}),
+        "outside the folder",
+    ),
+    "absolute": (lambda p: rewritten(p, weights={"/etc/hostname": ""}), "outside the folder"),
+    "parent": (lambda p: rewritten(p, weights={"..": ""}), "cannot be read|outside"),
+    "nothing": (lambda p: rewritten(p, weights={"": ""}), "cannot be read|outside"),
+    "null byte": (lambda p: rewritten(p, weights={"a\0b": ""}), "cannot be read|outside"),
     "dangling alias": (lambda p: rewritten(p, aliases={"a": "b"}), "shared weights are missing"),
     "unknown cut": (
         lambda p: changed_plan(p, lambda plan: plan["pieces"][0].update(after="nowhere")),
@@ -404,7 +407,8 @@ def test_a_damaged_folder_is_refused(saved: Path, name: str) -> None:
 
 def test_foreign_weights_under_the_right_digest(saved: Path) -> None:
     weights(saved).write_bytes(b"no safetensors at all")
-    rewritten(saved, sha256=hashlib.sha256(weights(saved).read_bytes()).hexdigest())
+    digest = hashlib.sha256(weights(saved).read_bytes()).hexdigest()
+    rewritten(saved, weights={weights(saved).name: digest})
     with pytest.raises(StorageError, match="cannot be read"):
         load(saved, build())
 

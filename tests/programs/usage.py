@@ -1,0 +1,416 @@
+"""Run under mpiexec: training as users write it, on ranks beside one process.
+
+``usage.py mpi|gloo FOLDER``
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+from torch import Tensor, nn
+
+from pararealize import ParallelNetwork, Parareal, load, pararealize
+from pararealize.errors import PeerError, RankError, ShapeError, SlowerThanSerialWarning
+from pararealize.models import resnet
+
+WORLD = MPI.COMM_WORLD
+RANK, SIZE = WORLD.rank, WORLD.size
+
+#: The same sums in float64, but for the order of the adjoint's terms.
+ROUNDING = 1e-12
+
+N = 4
+
+
+class Deep(nn.Module):
+    """Residual layers with normalisation and dropout; a state of eight numbers a sample."""
+
+    def __init__(self, depth: int = 9) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 8)
+        layers = (
+            nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Tanh(), nn.Dropout(0.1))
+            for _ in range(depth)
+        )
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x)
+
+
+def batch(size: int = 6) -> Tensor:
+    return torch.randn(size, 3, generator=torch.Generator().manual_seed(size)).double()
+
+
+def build(**options: Any) -> ParallelNetwork:
+    torch.manual_seed(3)
+    return pararealize(Deep().double(), N, example_inputs=(batch(),), **options)
+
+
+def pair(comm: Any) -> tuple[ParallelNetwork, ParallelNetwork]:
+    """The network on ranks, and in this process."""
+    return build(comm=comm), build()
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float = ROUNDING) -> bool:
+    scale = max(1.0, float(wanted.detach().double().abs().max()))
+    return float((found - wanted).detach().double().abs().max()) <= tolerance * scale
+
+
+def assert_alike(net: ParallelNetwork, alone: ParallelNetwork, tolerance: float = ROUNDING) -> None:
+    """Equal parameters, buffers and gradients, of what this rank holds."""
+    wanted = alone.state_dict()
+    for name, value in net.state_dict().items():
+        assert close(value, wanted[name], tolerance), name
+    for name, parameter in net.named_parameters():
+        other = alone.get_parameter(name).grad
+        assert (parameter.grad is None) == (other is None), name
+        if other is not None:
+            assert close(parameter.grad, other, tolerance), name
+
+
+def loss_of(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x).square().sum()
+
+
+# what users do
+
+
+def accumulates_gradients(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    for module in (net, alone):
+        torch.manual_seed(1)
+        first, second = loss_of(module, batch(6)), loss_of(module, batch(4))
+        (first + second).backward()  # two forward passes, then one backward pass through both
+        loss_of(module, batch(5)).backward()
+    assert_alike(net, alone)
+
+
+def changes_batch_sizes(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    for module in (net, alone):
+        torch.manual_seed(1)
+        for size in (2, 6, 3, 64, 6):  # a larger batch after smaller ones, the last one partial
+            loss_of(module, batch(size)).backward()
+    assert_alike(net, alone)
+
+
+def evaluates(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    for mode in (True, False, True):
+        with torch.no_grad():
+            torch.manual_seed(1)
+            found = net.train(mode)(batch())
+            torch.manual_seed(1)
+            assert close(found, alone.train(mode)(batch()))
+        assert not found.requires_grad
+    assert_alike(net, alone)
+
+
+def computes_in_bfloat16(comm: Any, _folder: str) -> None:
+    nets = [net.float() for net in pair(comm)]
+    for module in nets:
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(module, batch().float())
+        loss.backward()
+    assert_alike(*nets, tolerance=1e-6)
+
+
+def clips_gradients(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    norms = []
+    for module in (net, alone):
+        torch.manual_seed(1)
+        loss_of(module, batch()).backward()
+        norms.append(module.clip_grad_norm_(0.1))
+    assert close(*norms)
+    assert_alike(net, alone)
+
+
+def freezes_parts(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    for module in (net, alone):
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name.startswith(("layers.7", "layers.8", "head")))
+        torch.manual_seed(1)
+        output = module(batch())
+        assert output.requires_grad  # on every rank, whoever holds what is trained
+        output.sum().backward()
+    assert_alike(net, alone)
+
+
+def gives_gradients_of_inputs(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    found = []
+    for module in (net, alone):
+        torch.manual_seed(1)
+        x = batch().requires_grad_()
+        loss_of(module, 2 * x).backward()
+        found.append(x.grad)
+    assert close(*found)
+
+
+def optimises(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    losses = []
+    for module in (net, alone):
+        torch.manual_seed(1)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(module, batch())
+            loss.backward()
+            optimizer.step()
+        losses.append(loss)
+    assert close(*losses, tolerance=1e-9)  # Adam divides by roots of small numbers
+    assert_alike(net, alone, tolerance=1e-6)
+
+
+def holds_only_its_own(comm: Any, _folder: str) -> None:
+    net = build(comm=comm)
+    mine = [name for name, _ in net.named_parameters()]
+    everyone = WORLD.allgather(mine)
+    assert sorted(itertools.chain(*everyone)) == sorted(n for n, _ in build().named_parameters())
+    norms = [name for name in mine if name.startswith("layers.") and name.endswith(".0.weight")]
+    assert sum(isinstance(part, nn.BatchNorm1d) for part in net.modules()) == len(norms) < 9
+
+
+def sends_each_state_once(comm: Any, _folder: str) -> None:
+    net = build(comm=comm, method=Parareal(coarse="identity"))
+    transport = net._emission.share.transport
+    loss_of(net, batch()).backward()  # forms travel in the first step
+    bytes_before, messages_before = transport.sent_bytes, transport.sent_messages
+    loss_of(net, batch()).backward()
+    state, output = 6 * 8 * 8, 6 * 2 * 8  # samples × width × bytes
+    forward, back = RANK < SIZE - 1, RANK > 0
+    results = 0 if forward else SIZE - 1  # the last rank gives everybody the output
+    assert transport.sent_messages - messages_before == forward + back + results
+    assert transport.sent_bytes - bytes_before == (forward + back) * state + results * output
+
+
+def keeps_checkpoints(comm: Any, folder: str) -> None:
+    net, alone = pair(comm)
+    for module in (net, alone):
+        torch.manual_seed(1)
+        loss_of(module, batch()).backward()
+        torch.optim.SGD(module.parameters(), 0.1).step()
+    wanted = alone.state_dict()
+    for consolidated in (False, True):
+        path = f"{folder}/{consolidated}"
+        net.save(path, consolidated=consolidated)
+        shards = list(Path(path).glob("*.safetensors"))
+        assert len(shards) == (1 if consolidated else SIZE)
+        here = load(path, Deep().double())
+        assert all(torch.equal(value, wanted[name]) for name, value in here.state_dict().items())
+        again = load(path, Deep().double(), comm=comm)
+        assert_same(again, net.state_dict())
+        other = load(path, Deep().double(), n=3, comm=comm)
+        assert_same(other.to_serial(), alone.to_serial().state_dict())
+    serial = net.to_serial()
+    assert type(serial) is Deep
+    assert_same(serial, alone.to_serial().state_dict())
+    fresh = build(comm=comm)
+    fresh.load_state_dict(serial.state_dict())
+    assert_same(fresh.to_serial(), serial.state_dict())
+    WORLD.Barrier()
+
+
+def assert_same(module: nn.Module, wanted: dict[str, Tensor]) -> None:
+    state = module.state_dict()
+    assert list(state) == list(wanted)
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+
+
+def takes_weights_of_rank_0(comm: Any, _folder: str) -> None:
+    torch.manual_seed(RANK)
+    model = Deep().double()
+    net = pararealize(model, N, example_inputs=(batch(),), comm=comm)
+    torch.manual_seed(0)
+    assert_same(net.to_serial(), Deep().double().state_dict())
+
+
+def works_on_part_of_the_ranks(comm: Any, _folder: str) -> None:
+    if not isinstance(comm, MPI.Comm) or SIZE < 3:
+        return
+    part = comm.Split(color=int(RANK == 0), key=-RANK)  # the others, in reverse order
+    if part.size > 1:
+        net, alone = build(comm=part), build()
+        for module in (net, alone):
+            torch.manual_seed(1)
+            loss_of(module, batch()).backward()
+        assert_alike(net, alone)
+
+
+def keeps_channels_last(comm: Any, _folder: str) -> None:
+    torch.manual_seed(0)
+    model = resnet(20, width=4).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    net, alone = (pararealize(model, 3, example_inputs=(x,), comm=c) for c in (comm, None))
+    for module in (net, alone):
+        loss_of(module, x).backward()
+    for name, parameter in net.named_parameters():
+        assert close(parameter.grad, alone.get_parameter(name).grad, 1e-5), name
+
+
+def reports(comm: Any, _folder: str) -> None:
+    net, alone = pair(comm)
+    for module in (net, alone):
+        torch.manual_seed(1)
+        module(batch())
+    everyone = itertools.chain(*WORLD.allgather(net.report.jumps))
+    jumps = sorted(everyone, key=lambda jump: jump.interface)
+    wanted = alone.report.jumps
+    assert [j.interface for j in jumps] == [j.interface for j in wanted]
+    assert all(
+        abs(a.norm - b.norm) <= ROUNDING * b.norm for a, b in zip(jumps, wanted, strict=True)
+    )
+    assert f"on {SIZE} devices" in net.explain()
+    assert "fine." in net.code
+    assert net.schedule.ranks == SIZE
+
+
+def adjoints_leave_first(comm: Any, _folder: str) -> None:
+    """The last rank's only subnetwork runs backward after its adjoint has left."""
+    net = build(comm=comm)
+    with net.recording() as recorder:
+        loss_of(net, batch()).backward()
+    order = [s.name for s in recorder.spans if s.kind in {"backward", "send", "recv"}]
+    fine = [i for i, name in enumerate(order) if name.startswith("subnetwork")]
+    sends = [i for i, name in enumerate(order) if name.startswith("adjoint") and "→" in name]
+    assert not sends or all(max(sends) < i for i in fine), order
+
+
+# what goes wrong on all ranks alike
+
+
+@contextmanager
+def refused(kind: type[Exception], *words: str) -> Iterator[None]:
+    try:
+        yield
+    except kind as error:
+        found = str(error)
+    else:
+        raise AssertionError(f"no {kind.__name__}")
+    assert not [word for word in words if word not in found], found
+
+
+def refuses_too_many_ranks(comm: Any, _folder: str) -> None:
+    with refused(RankError, f"{SIZE} ranks", f"n={SIZE}"):
+        pararealize(Deep().double(), SIZE - 1, example_inputs=(batch(),), comm=comm)
+
+
+def refuses_other_inputs(comm: Any, _folder: str) -> None:
+    net = build(comm=comm)
+    last = RANK == SIZE - 1
+    with refused(ShapeError, "rank 0: ", "[4, 3]", "[5, 3]"):
+        net(batch(5 if last else 4))
+    with refused(ShapeError, "train mode", "eval mode"):
+        net.train(not last)(batch())
+    with refused(ShapeError, "with gradients", "without gradients"), torch.set_grad_enabled(last):
+        net.train()(batch())
+    loss_of(net.train(), batch()).backward()  # and it still works
+
+
+def refuses_other_models(comm: Any, _folder: str) -> None:
+    last = RANK == SIZE - 1
+    with refused(RankError, "compiled another network"):
+        pararealize(Deep().double(), N + last, example_inputs=(batch(),), comm=comm)
+    kind = ShapeError if last else PeerError
+    with refused(kind, "[6, 4]"):
+        x = torch.ones(6, 3 + last, dtype=torch.float64)
+        pararealize(Deep().double(), N, example_inputs=(x,), comm=comm)
+
+
+def refuses_other_checkpoints(comm: Any, folder: str) -> None:
+    build(comm=comm).save(f"{folder}/other")
+    with refused(OSError, "another network"):
+        load(f"{folder}/other", Deep(12).double(), comm=comm)
+    with refused(OSError, "no saved network"):
+        load(f"{folder}/nothing", Deep().double(), comm=comm)
+
+
+def refuses_shared_weights(comm: Any, _folder: str) -> None:
+    model = Deep().double()
+    model.layers[8][1].weight = model.layers[0][1].weight
+    with refused(RankError, "layers.0.1.weight", "layers.8.1.weight"):
+        pararealize(model, SIZE, example_inputs=(batch(),), comm=comm)
+
+
+def refuses_freed_communicators(comm: Any, _folder: str) -> None:
+    if isinstance(comm, MPI.Comm):
+        gone = comm.Dup()
+        gone.Free()
+    else:
+        gone = dist.new_group(list(range(SIZE)))
+        dist.destroy_process_group(gone)
+    with refused(RankError, "comm="):
+        build(comm=gone)
+    with refused(RankError, "comm="):
+        build(comm="world")
+
+
+CHECKS = (
+    accumulates_gradients,
+    changes_batch_sizes,
+    evaluates,
+    computes_in_bfloat16,
+    clips_gradients,
+    freezes_parts,
+    gives_gradients_of_inputs,
+    optimises,
+    holds_only_its_own,
+    sends_each_state_once,
+    keeps_checkpoints,
+    takes_weights_of_rank_0,
+    works_on_part_of_the_ranks,
+    keeps_channels_last,
+    reports,
+    adjoints_leave_first,
+    refuses_too_many_ranks,
+    refuses_other_inputs,
+    refuses_other_models,
+    refuses_other_checkpoints,
+    refuses_shared_weights,
+    refuses_freed_communicators,
+)
+
+
+def communicator(kind: str, folder: str) -> Any:
+    if kind == "mpi":
+        return WORLD
+    store = dist.FileStore(f"{folder}/store", SIZE)
+    dist.init_process_group("gloo", store=store, rank=RANK, world_size=SIZE)
+    return dist.group.WORLD
+
+
+def main() -> None:
+    kind, folder, *only = sys.argv[1:]
+    warnings.simplefilter("ignore", SlowerThanSerialWarning)
+    torch.set_num_threads(1)
+    comm = communicator(kind, folder)
+    for check in CHECKS:
+        if not only or check.__name__ in only:
+            check(comm, folder)
+            WORLD.Barrier()
+            if RANK == 0:
+                print(check.__name__, flush=True)
+    if kind == "gloo":
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

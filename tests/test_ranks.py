@@ -1,0 +1,212 @@
+"""Networks on ranks: law 8, what users do, and failures. The programs run under mpiexec."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from networks import Case, Recipe, Step, assert_equal_steps, compiled, cotangent
+from pararealize import Parareal
+from pararealize.runtime.local import LocalGroup
+from pararealize.studies.launch import mpiexec
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+#: Seconds within which every rank has to end once something has failed.
+LIMIT = 30.0
+
+#: Seconds that starting Python and importing torch may take on a busy machine.
+START = 60.0
+
+
+@dataclass
+class Run:
+    """A program that ended."""
+
+    code: int
+    text: str
+    seconds: float
+
+    def succeeded(self) -> Run:
+        assert self.code == 0, self.text[-4000:]
+        return self
+
+
+def start(ranks: int, program: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
+    return subprocess.Popen(
+        [*command, str(PROGRAMS / program), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait(process: subprocess.Popen[str], limit: float) -> Run:
+    begin = time.monotonic()
+    try:
+        text, _ = process.communicate(timeout=limit)
+    finally:
+        process.kill()
+    return Run(process.returncode, text, time.monotonic() - begin)
+
+
+def run(ranks: int, program: str, *arguments: str, limit: float = 300) -> Run:
+    return wait(start(ranks, program, *arguments), limit)
+
+
+# law 8
+
+
+@pytest.mark.parametrize("kind", ["mpi", "gloo"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_law_8_ranks_do_what_one_process_does(ranks: int, kind: str, tmp_path: Path) -> None:
+    """Outputs, gradients, buffers and random numbers of random networks, two training steps."""
+    count = 6 if ranks == 4 else 8
+    done = run(ranks, "laws.py", kind, str(ranks), str(count), str(tmp_path)).succeeded()
+    assert f"{count} networks agree on {ranks} ranks over {kind}" in done.text
+
+
+def on_threads(case: Case, ranks: int) -> list[Step]:
+    """One step of the case with threads for ranks."""
+    group, found, models = LocalGroup(ranks, patience=30), {}, [case.model() for _ in range(ranks)]
+
+    def work(rank: int) -> None:
+        net = compiled(
+            models[rank], case.n, case.method, case.x, case.interfaces, comm=group.member(rank)
+        )
+        found[rank] = one_step(net, case)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[rank] for rank in range(ranks)]
+
+
+def one_step(net: torch.nn.Module, case: Case) -> Step:
+    x = case.x.clone().requires_grad_()
+    output = net(x)
+    (output * cotangent(output)).sum().backward()
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in net.named_parameters()
+    }
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return Step(output.detach(), {"input": x.grad, **gradients}, buffers)
+
+
+@pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+@pytest.mark.parametrize("guess", ["network", "coarse"])
+@pytest.mark.parametrize("correction", ["residual", "difference"])
+@pytest.mark.parametrize("sweeps", [1, 2, 4])
+@pytest.mark.parametrize("family", ["dense", "skip"])
+def test_law_8_in_one_process(family: str, sweeps: int, correction: str, guess: str) -> None:
+    method = Parareal("network", correction, sweeps, guess)
+    case = Case(Recipe(family, 9, norm="batch"), 4, method)
+    wanted = one_step(compiled(case.model(), case.n, case.method, case.x), case)
+    for ranks in (2, 3, 4):
+        steps = on_threads(case, ranks)
+        assert sorted(k for s in steps for k in s.gradients if k != "input") == sorted(
+            k for k in wanted.gradients if k != "input"
+        )
+        for step in steps:
+            here = Step(
+                wanted.output,
+                {name: wanted.gradients[name] for name in step.gradients},
+                {name: wanted.buffers[name] for name in step.buffers},
+            )
+            assert_equal_steps(step, here, 1e-12)  # only the order of adjoint sums may differ
+
+
+# what users do
+
+
+@pytest.mark.parametrize(("ranks", "kind"), [(2, "gloo"), (3, "mpi")])
+def test_training_as_users_write_it(ranks: int, kind: str, tmp_path: Path) -> None:
+    """Every check of ``programs/usage.py``; a failing one prints its name and traceback."""
+    done = run(ranks, "usage.py", kind, str(tmp_path)).succeeded()
+    assert len(done.text.split()) >= 22
+
+
+def test_depth_and_data_parallelism_compose(tmp_path: Path) -> None:
+    run(4, "mesh.py", str(tmp_path)).succeeded()
+
+
+# failures, each within the limit, non-zero, its cause printed once
+
+CAUSES = {
+    "forward": ("ValueError: no way on", "subnetwork 2", "[2, 4]", "on rank 1 of 2"),
+    "backward": (
+        "ValueError: no way back",
+        "rank 1 of 2 failed in the backward pass of subnetwork",
+    ),
+    "nan": ("made 8 of 8 numbers NaN or infinite", "subnetwork 2", "on rank 1 of 2"),
+    "user": ('KeyError: "the user\'s own mistake"',),
+    "killed": ("BAD TERMINATION",),
+    "leaves": ("",),
+    "batch": ("rank 0: input_1 [2, 4] float32", "rank 1: input_1 [3, 4] float32"),
+    "dtype": ("rank 0: input_1 [2, 4] float32", "rank 1: input_1 [2, 4] float64"),
+    "mode": ("train mode", "eval mode"),
+}
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_a_failure_ends_all_ranks(kind: str, tmp_path: Path) -> None:
+    done = run(2, "failures.py", kind, "mpi", str(tmp_path), limit=START + LIMIT)
+    assert done.code != 0
+    for words in CAUSES[kind]:
+        assert words in done.text, done.text[-3000:]
+    if kind in {"forward", "backward", "nan", "user"}:
+        assert done.text.count(CAUSES[kind][0]) == 1, done.text[-3000:]
+
+
+def members(kind: str, folder: Path) -> list[subprocess.Popen[str]]:
+    """Two ranks over gloo that no launcher watches."""
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(PROGRAMS / "failures.py"),
+                kind,
+                "gloo",
+                str(folder),
+                str(rank),
+                "2",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["forward", "backward", "killed"])
+def test_a_failure_ends_all_ranks_over_gloo(kind: str, tmp_path: Path) -> None:
+    ends = [wait(process, START + LIMIT) for process in members(kind, tmp_path)]
+    assert all(end.code != 0 for end in ends)
+    assert "rank 0 of 2 lost rank 1" in ends[0].text or "lost the other ranks" in ends[0].text
+
+
+def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:
+    process = start(2, "failures.py", "interrupt", "mpi", str(tmp_path))
+    assert process.stdout is not None
+    seen = ""
+    while "ready" not in seen:
+        seen += process.stdout.read(1)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    done = wait(process, LIMIT)
+    assert done.code != 0
+    assert done.seconds < LIMIT
