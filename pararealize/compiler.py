@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pararealize.analysis.simulate import predict
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.network import ParallelNetwork, is_added
@@ -28,7 +29,8 @@ from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.program import Program
-from pararealize.ir.schedule import propagators
+from pararealize.ir.schedule import Schedule, propagators
+from pararealize.passes.chunk import chunk, chunk_counts, inseparable
 from pararealize.passes.coarsen import build_coarse, build_guesses
 from pararealize.passes.copying import collection_paused
 from pararealize.passes.cut import check_count, cut, cut_at
@@ -36,7 +38,7 @@ from pararealize.passes.infer import bind, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
 from pararealize.passes.measure import measured
 from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.place import place
+from pararealize.passes.place import owner, place
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
@@ -61,6 +63,7 @@ def pararealize(
     cost: str = "predicted",
     machine: Machine | None = None,
     comm: Any = None,
+    chunks: int | None = None,
 ) -> ParallelNetwork:
     """Compile a sequential network into one whose depth runs in parallel.
 
@@ -77,6 +80,8 @@ def pararealize(
         comm: an mpi4py communicator or a torch.distributed process group, all of whose ranks
             call this: each builds and holds only its own subnetworks, and all get the same
             output. Weights are those of rank 0. ``n="auto"`` is then one subnetwork a rank.
+        chunks: on ranks, the number of slices of the batch in which corrections flow from rank to
+            rank; by default what is predicted to be fastest.
 
     Raises:
         PararealizeError: the network cannot be traced, cut or coarsened as asked; the message
@@ -90,11 +95,11 @@ def pararealize(
 
     """
     method, machine = method or Parareal(), machine or Machine()
-    _check_options(n, method, cost)
+    _check_options(n, method, cost, comm, chunks)
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)
-    request = _Request(n, method, given, machine, interfaces, cost)
+    request = _Request(n, method, given, machine, interfaces, cost, chunks)
     with collection_paused(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
@@ -114,6 +119,7 @@ class _Request:
     machine: Machine
     interfaces: Sequence[str] | None = None
     cost: str = "predicted"
+    chunks: int | None = None
 
 
 def _compile(
@@ -135,8 +141,30 @@ def _compile(
         chain = replace(chain, layers=transport.exchange(chain.layers)[0])
     with transport.alone():
         decisions = _decide(chain, serial, request, transport.size, saved)
-        schedule = place(decisions.schedule, decisions.plan.n, transport.size, deliver=True)
-        return assemble(replace(decisions, schedule=schedule), serial, transport)
+        return assemble(_on_ranks(decisions, transport.size, request.chunks), serial, transport)
+
+
+def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions:
+    """The decisions with their schedule on ranks, corrections in as many slices as pay."""
+    n, plan = decisions.plan.n, decisions.plan
+
+    def placed(parts: int) -> tuple[float, Schedule, int]:
+        cut_up = chunk(decisions.schedule, parts, lambda piece: owner(piece, n, ranks))
+        schedule = place(cut_up, n, ranks, deliver=True)
+        return predict(plan, schedule).makespan, schedule, parts
+
+    counts = chunk_counts(decisions) if chunks is None else (chunks,)
+    whole = inseparable(decisions) if max(counts) > 1 else None
+    if whole is not None:
+        raise MethodError(
+            f"chunks={chunks}: the coarse network of subnetwork {whole} does not treat every "
+            "sample of a batch by itself (BatchNorm?), so that slices would change what it "
+            "computes: leave chunks out, or choose another coarse network."
+        )
+    options = [placed(parts) for parts in (counts if ranks > 1 else (1,))]
+    seconds, schedule, parts = min(options, key=lambda option: option[0])
+    plan = replace(plan, parallel_seconds=seconds, chunks=parts)
+    return replace(decisions, schedule=schedule, plan=plan)
 
 
 def _chain(serial: nn.Module, request: _Request) -> Chain:
@@ -184,7 +212,9 @@ def _check_alike(transport: Transport, plan: Plan) -> None:
         )
 
 
-def _check_options(n: int | str, method: Parareal, cost: str) -> None:
+def _check_options(
+    n: int | str, method: Parareal, cost: str, comm: Any, chunks: int | None
+) -> None:
     if isinstance(n, bool) or not (n == "auto" or (isinstance(n, int) and n >= 1)):
         raise CutError(
             f"n={n!r}: expected a number of subnetworks of 1 or more, or 'auto': "
@@ -194,6 +224,11 @@ def _check_options(n: int | str, method: Parareal, cost: str) -> None:
         raise MethodError(f"method={method!r}: expected Parareal(...).")
     if cost not in {"predicted", "measured"}:
         raise MethodError(f"cost={cost!r}: expected 'predicted' or 'measured'.")
+    if chunks is not None and (comm is None or chunks < 1):
+        raise MethodError(
+            f"chunks={chunks!r}: expected a number of slices of 1 or more, for networks on ranks: "
+            "pararealize(model, n, comm=comm, chunks=4)."
+        )
 
 
 def _profile(program: Program, serial: nn.Module, request: _Request) -> Profile:

@@ -51,7 +51,7 @@ def simulate(schedule: Schedule, clock: Clock, message: Callable[[Task], float])
             waits[last[task.rank]] = max(waits.get(last[task.rank], 0.0), stop[last[task.rank]])
         cause.append(max(waits, key=lambda p: waits[p]) if waits else None)
         start.append(max(waits.values(), default=0.0))
-        busy = clock(task) if task.op in {"apply", "combine"} else 0.0
+        busy = 0.0 if task.op in {"send", "recv"} else clock(task)
         stop.append(start[-1] + busy)
         last[task.rank] = i
     return Timeline(schedule, tuple(start), tuple(stop), _critical(stop, cause))
@@ -76,13 +76,25 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
     seconds["head"] = plan.head_seconds
     sizes = {p.index: p.interface_bytes for p in plan.pieces}
 
+    launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
+
     def clock(task: Task) -> float:
         if task.op == "apply":
-            return seconds[task.propagator]
-        moved = (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1)
+            start = launches.get(task.propagator, 0) * plan.machine.launch_seconds
+            return start + (seconds[task.propagator] - start) / task.parts
+        if task.op == "slice":
+            return 0.0
+        if task.op == "join":
+            return plan.machine.cost(0.0, 2 * sizes[task.piece - 1], launches=1).seconds
+        moved = (
+            (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1) / task.parts
+        )
         return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
 
-    return simulate(placed, clock, lambda task: plan.machine.message(sizes[task.piece - 1]))
+    def message(task: Task) -> float:
+        return plan.machine.message(sizes[task.piece - 1] / task.parts)
+
+    return simulate(placed, clock, message)
 
 
 def is_fine(task: Task) -> bool:

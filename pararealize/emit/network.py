@@ -21,7 +21,7 @@ from pararealize.errors import RankError, ShapeError, TraceError
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import ABSENT, Operation
-from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
 from pararealize.runtime.execute import Execution
@@ -141,8 +141,10 @@ class ParallelNetwork(nn.Module):
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
         runner = self._lowered
         watches = runner.watches if isinstance(runner, Execution) else self.schedule.watches
-        pairs = zip(watches, self._watched, strict=False)
-        return Report(tuple(_jump(watch, new, old) for watch, (new, old) in pairs))
+        slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
+        for watch, pair in zip(watches, self._watched, strict=False):
+            slices.setdefault((watch.sweep, watch.interface), []).append(pair)
+        return Report(tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items()))
 
     def explain(self) -> str:
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
@@ -262,9 +264,11 @@ def _detached(value: Any) -> Any:
     return tuple(map(_detached, value)) if isinstance(value, tuple) else value
 
 
-def _jump(watch: Watch, new: Any, old: Any) -> Jump:
-    size, scale = norm(combine("+-", new, old)), norm(new)
-    return Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0)
+def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:
+    """The jump over all slices of the batch."""
+    size = norm([combine("+-", new, old) for new, old in slices])
+    scale = norm([new for new, _ in slices])
+    return Jump(sweep, interface, size, size / scale if scale else 0.0)
 
 
 def _check(

@@ -62,6 +62,7 @@ class Piece:
     coarse: str = "none"
     coarse_parameters: int = 0
     coarse_seconds: float = 0.0
+    coarse_launches: int = 0
     guess: str = "none"
     guess_parameters: int = 0
     guess_seconds: float = 0.0
@@ -74,7 +75,8 @@ class Plan:
 
     ``serial_seconds`` and ``parallel_seconds`` are one forward evaluation on one device and on
     ``ranks`` of them (0: one a subnetwork); ``critical_coarse_seconds`` is what of the latter
-    goes to guesses, coarse propagators and combinations of states.
+    goes to guesses, coarse propagators and combinations of states. ``chunks`` is the number of
+    slices of the batch in which corrections travel.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Plan:
     head_seconds: float = 0.0
     parameters: int = 0
     ranks: int = 0
+    chunks: int = 1
     format: int = FORMAT
 
     @property

@@ -1,7 +1,8 @@
 """The schedule: a DAG of tasks in single-assignment form with two computing operations.
 
 ``apply(propagator, value)`` evaluates a network, ``combine(±values)`` adds states leaf by leaf;
-``send`` and ``recv`` appear when tasks are placed on ranks. Guesses, fine sweeps, jumps and
+``send`` and ``recv`` appear when tasks are placed on ranks, ``slice`` and ``join`` where parts of
+a batch travel one behind another. Guesses, fine sweeps, jumps and
 corrections are all programs of these. A schedule is decided, printed and verified without tensors.
 """
 
@@ -16,7 +17,7 @@ import networkx as nx
 
 from pararealize.errors import ScheduleError
 
-Op = Literal["apply", "combine", "send", "recv"]
+Op = Literal["apply", "combine", "send", "recv", "slice", "join"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Task:
         piece: the subnetwork it belongs to, counted from 1.
         rank: where it runs, once placed.
         peer: the other end of ``send`` and ``recv``.
+        part: which part of the batch ``slice`` takes, counted from 0.
+        parts: into how many parts the batch is cut where the task works on one of them.
 
     """
 
@@ -44,6 +47,8 @@ class Task:
     piece: int = 1
     rank: int = 0
     peer: int = -1
+    part: int = 0
+    parts: int = 1
 
     def __str__(self) -> str:
         match self.op:
@@ -58,6 +63,10 @@ class Task:
                 return f"send {self.reads[0]} → {self.peer}"
             case "recv":
                 return f"{self.value} ← {self.peer}"
+            case "slice":
+                return f"{self.value} = slice {self.part + 1}/{self.parts} of {self.reads[0]}"
+            case "join":
+                return f"{self.value} = join({', '.join(self.reads)})"
 
 
 @dataclass(frozen=True)

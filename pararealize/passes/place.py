@@ -26,6 +26,7 @@ def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False)
     """
     if not 1 <= ranks <= pieces:
         raise ScheduleError(f"{pieces} subnetworks run on 1 to {pieces} ranks, not on {ranks}.")
+    made = {t.value: t for t in schedule}
     home = {t.value: owner(t.piece, pieces, ranks) for t in schedule}
     readers: dict[str, dict[int, None]] = {}
     for task in schedule:
@@ -41,7 +42,10 @@ def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False)
         rank = home[task.value]
         for name in task.reads:
             if name in home and home[name] != rank and (rank, name) not in here:
-                tasks.append(Task(name, "recv", rank=rank, peer=home[name], piece=task.piece))
+                parts = made[name].parts
+                tasks.append(
+                    Task(name, "recv", rank=rank, peer=home[name], piece=task.piece, parts=parts)
+                )
                 here.add((rank, name))
         tasks.append(replace(task, rank=rank))
         tasks += [

@@ -84,6 +84,7 @@ def _piece(
         coarse=correct.kind if correct else "none",
         coarse_parameters=_count(correct.module if correct else None),
         coarse_seconds=_correction(correct, method).seconds if correct else 0.0,
+        coarse_launches=_correction(correct, method).launches if correct else 0,
         guess=guess.kind if guess else "none",
         guess_parameters=_count(guess.module if guess else None),
         guess_seconds=guess.cost.seconds if guess else 0.0,

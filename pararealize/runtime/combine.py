@@ -1,7 +1,8 @@
-"""Combine: sums and differences of states, leaf by leaf."""
+"""Combine: sums and differences of states, leaf by leaf, and parts of their batches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,3 +51,17 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
     for sign, leaf in zip(signs[1:], leaves[1:], strict=True):
         total = torch.add(total, leaf) if sign == "+" else torch.sub(total, leaf)
     return total
+
+
+def cut(value: Any, parts: int) -> list[Any]:
+    """A state's batch in so many parts, as equal as can be; the last ones may be empty."""
+    leaves, structure = tree_flatten(value)
+    columns = [torch.tensor_split(leaf, parts) for leaf in leaves]
+    return [tree_unflatten(list(row), structure) for row in zip(*columns, strict=True)]
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """The state whose batch these parts are."""
+    flat = [tree_flatten(part) for part in parts]
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return tree_unflatten([torch.cat(column) for column in columns], flat[0][1])

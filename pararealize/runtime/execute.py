@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.runtime.adjoint import arrive, depart, enter, leave
-from pararealize.runtime.combine import combine
+from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
 from pararealize.runtime.link import Line, Link, Step
 from pararealize.runtime.record import Recorder
@@ -144,11 +144,25 @@ class Execution:
                 values[task.value] = self._apply(task, values, inputs)
             case "combine":
                 values[task.value] = combine(task.signs, *(values[name] for name in task.reads))
+            case "slice":
+                values[task.value] = self._slice(task, values)
+            case "join":
+                values[task.value] = join([values[name] for name in task.reads])
             case "send":
                 self._send(step, self._lines[task.reads[0], self.rank, task.peer], values)
             case "recv":
                 line = self._lines[task.value, task.peer, self.rank]
                 values[task.value] = self._receive(step, line)
+
+    def _slice(self, task: Task, values: dict[str, Any]) -> Any:
+        """One part; all are cut at once, so that their adjoints are put together at once."""
+        parts = f"{task.reads[0]} in {task.parts}"
+        if task.part == 0:
+            values[parts] = cut(values[task.reads[0]], task.parts)
+        found = values[parts][task.part]
+        if task.part == task.parts - 1:
+            del values[parts]
+        return found
 
     def _apply(self, task: Task, values: dict[str, Any], inputs: dict[str, Any]) -> Any:
         propagator = self._propagators[task.propagator]
