@@ -141,6 +141,40 @@ def bench(
     run(chosen, load_model(model), _integers(shape, "--shape"), world(), worker)
 
 
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A folder that was saved, or a model.")],
+    model: Annotated[str, typer.Option("--model", help="The model of a saved folder.")] = "",
+    n: Annotated[int, typer.Option("-n", help="Subnetworks, where a model is given.")] = 2,
+    ranks: Annotated[int, typer.Option(help="Compare so many ranks with one process.")] = 1,
+    shape: Shape = "",
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 0.0,
+    worker: Worker = "",
+) -> None:
+    """Compare a network with what it has to equal; exit code 1 where it does not.
+
+    On ranks, the network with the same one in one process. Else a model, cut in n and corrected
+    by its own layers, which is exact, with the model itself. All in float64.
+    """
+    if ranks > 1 and not worker:
+        raise typer.Exit(launch(sys.argv[1:], ranks))
+    from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is not about speed
+        if worker:
+            title, rows = checking.on_ranks(target, model, n, example, world())
+        else:
+            title, rows = checking.exact(target, n, example)
+    tolerance = tolerance or checking.ROUNDING
+    quiet = bool(worker) and world().rank != 0
+    Console(width=WIDTH, quiet=quiet).print(checking.table(rows, title, tolerance))
+    raise typer.Exit(int(any(not row.relative <= tolerance for row in rows)))
+
+
 def _compile(
     spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None
 ) -> ParallelNetwork:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pararealize.analysis.simulate import predict
@@ -62,6 +63,7 @@ def pararealize(
     interfaces: Sequence[str] | None = None,
     cost: str = "predicted",
     machine: Machine | None = None,
+    devices: Sequence[str | torch.device] | None = None,
     comm: Any = None,
     chunks: int | None = None,
 ) -> ParallelNetwork:
@@ -77,6 +79,8 @@ def pararealize(
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
         machine: rates of the devices and links that predictions assume.
+        devices: devices to put the subnetworks on, neighbours together; the network takes its
+            input on any of them and answers on the last. With ``comm``, one for each rank.
         comm: an mpi4py communicator or a torch.distributed process group, all of whose ranks
             call this: each builds and holds only its own subnetworks, and all get the same
             output. Weights are those of rank 0. ``n="auto"`` is then one subnetwork a rank.
@@ -99,7 +103,8 @@ def pararealize(
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)
-    request = _Request(n, method, given, machine, interfaces, cost, chunks)
+    places = tuple(torch.device(device) for device in devices or ())
+    request = _Request(n, method, given, machine, interfaces, cost, chunks, places)
     with collection_paused(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
@@ -120,6 +125,7 @@ class _Request:
     interfaces: Sequence[str] | None = None
     cost: str = "predicted"
     chunks: int | None = None
+    devices: tuple[torch.device, ...] = ()
 
 
 def _compile(
@@ -131,9 +137,13 @@ def _compile(
     """The passes, one after another; what a saved plan chose is chosen again."""
     serial = copy_module(model)
     if transport is None:
-        chain = _chain(serial, request)
-        return assemble(_decide(chain, serial, request, 1, saved), serial)
+        return _alone(serial, request, saved)
     request = replace(request, n=_count_on(transport.size, request.n))
+    if len(request.devices) not in {0, transport.size}:
+        raise RankError(
+            f"{len(request.devices)} devices for {transport.size} ranks: give one for each rank, "
+            "or none to leave the model where it is."
+        )
     share_weights(serial, transport)
     with transport.alone():
         chain = _chain(serial, request)
@@ -141,7 +151,20 @@ def _compile(
         chain = replace(chain, layers=transport.exchange(chain.layers)[0])
     with transport.alone():
         decisions = _decide(chain, serial, request, transport.size, saved)
-        return assemble(_on_ranks(decisions, transport.size, request.chunks), serial, transport)
+        decisions = _on_ranks(decisions, transport.size, request.chunks)
+        network = assemble(decisions, serial, transport)
+    return network.to(request.devices[transport.rank]) if request.devices else network
+
+
+def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> ParallelNetwork:
+    """The network in one process, on one device or several."""
+    count = len(request.devices) or 1
+    request = replace(request, n=_count_on(count, request.n) if count > 1 else request.n)
+    decisions = _decide(_chain(serial, request), serial, request, count, saved)
+    if count > 1:
+        schedule = place(decisions.schedule, decisions.plan.n, count)
+        decisions = replace(decisions, schedule=schedule)
+    return assemble(decisions, serial, devices=request.devices)
 
 
 def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions:
@@ -195,8 +218,8 @@ def _decide(
 def _count_on(ranks: int, n: int | str) -> int:
     if isinstance(n, int) and n < ranks:
         raise RankError(
-            f"{n} subnetworks cannot lie on {ranks} ranks, which would leave {ranks - n} without "
-            f"work: write pararealize(model, n={ranks}, comm=comm), or start {n} ranks."
+            f"{n} subnetworks cannot lie on {ranks} ranks or devices, which would leave "
+            f"{ranks - n} without work: write pararealize(model, n={ranks}, ...), or use {n}."
         )
     return n if isinstance(n, int) else ranks
 

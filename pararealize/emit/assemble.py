@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
+from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
@@ -22,11 +24,15 @@ from pararealize.runtime.transport import Transport
 
 
 def assemble(
-    decisions: Decisions, serial: nn.Module, transport: Transport | None = None
+    decisions: Decisions,
+    serial: nn.Module,
+    transport: Transport | None = None,
+    devices: Sequence[torch.device] = (),
 ) -> ParallelNetwork:
     """The module that runs what was decided, with the weights of ``serial``.
 
-    With a ``transport`` it holds and runs this rank's part only.
+    With a ``transport`` it holds and runs this rank's part only; with ``devices``, those of each
+    rank of the schedule lie on one of them.
 
     Raises:
         RankError: the ranks are more than the subnetworks, or two would hold the same weights.
@@ -54,7 +60,11 @@ def assemble(
         schedule=decisions.schedule,
         own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
     )
-    return ParallelNetwork(emission if transport is None else on_rank(emission, transport))
+    if transport is not None:
+        emission = on_rank(emission, transport)
+    elif devices:
+        emission = on_devices(emission, devices)
+    return ParallelNetwork(emission)
 
 
 def _registry(modules: Mapping[int, nn.Module | None]) -> nn.ModuleDict:

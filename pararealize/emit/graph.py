@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
+from pararealize.emit.devices import movers
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
+from pararealize.runtime.execute import watched_on
 
 
 def lower(
@@ -20,32 +23,69 @@ def lower(
 
     Every ``apply`` becomes one ``call_module``, every ``combine`` one ``call_function``, in the
     schedule's order and under its names. Propagators that several tasks apply are told which of
-    them moves statistics.
+    them moves statistics. Where the schedule is placed, a ``recv`` moves a value to the device of
+    its rank.
     """
     graph = fx.Graph()
     inputs = {a.name: graph.create_node("placeholder", a.target, a.args, {}) for a in arguments}
-    values: dict[str, fx.Node] = {}
+    moves = movers(schedule, propagators) if schedule.ranks > 1 else {}
+    modules: dict[str, nn.Module] = dict(propagators)
+    modules |= {f"device.{rank}": move for rank, move in moves.items()}
+    writer = _Writer(graph, propagators, inputs, frozenset(moves))
     for task in schedule:
-        values[task.value] = _node(graph, task, values, inputs, propagators)
-        values[task.value].meta["task"] = str(task)
-    watched = tuple((values[watch.new], values[watch.old]) for watch in schedule.watches)
-    graph.output((values[schedule.output], watched))
-    return fx.GraphModule(dict(propagators), graph, "Schedule")
+        writer.write(task)
+    watched = tuple(
+        (writer.values[rank, watch.new], writer.values[rank, watch.old])
+        for rank in range(schedule.ranks)
+        for watch in watched_on(schedule, rank)
+    )
+    graph.output((writer.output(schedule), watched))
+    return fx.GraphModule(modules, graph, "Schedule")
 
 
-def _node(
-    graph: fx.Graph,
-    task: Task,
-    values: Mapping[str, fx.Node],
-    inputs: Mapping[str, fx.Node],
-    propagators: Mapping[str, Propagator],
-) -> fx.Node:
-    name = task.value.replace(".", "_")
-    state = tuple(values[read] for read in task.reads if read in values)
-    if task.op == "combine":
-        node = graph.create_node("call_function", combine, (task.signs, *state), name=name)
-    else:
-        extra = tuple(inputs[i] for i in propagators[task.propagator].inputs)
+@dataclass
+class _Writer:
+    """Nodes of the values that each rank knows."""
+
+    graph: fx.Graph
+    propagators: Mapping[str, Propagator]
+    inputs: Mapping[str, fx.Node]
+    moves: frozenset[int]
+    values: dict[tuple[int, str], fx.Node] = field(default_factory=dict)
+
+    def write(self, task: Task) -> None:
+        if task.op == "send":
+            return
+        node = self._node(task)
+        node.meta["task"] = str(task)
+        self.values[task.rank, task.value] = node
+
+    def _node(self, task: Task) -> fx.Node:
+        name = task.value.replace(".", "_")
+        if task.op == "recv":
+            return self._moved(task.rank, self.values[task.peer, task.value], name)
+        keys = [(task.rank, read) for read in task.reads]
+        state = tuple(self.values[key] for key in keys if key in self.values)
+        if task.op == "combine":
+            return self.graph.create_node("call_function", combine, (task.signs, *state), name=name)
+        extra = tuple(self._input(task.rank, i) for i in self.propagators[task.propagator].inputs)
         quiet: dict[str, Any] = {} if task.commits else {"commits": False}
-        node = graph.create_node("call_module", task.propagator, (*state, *extra), quiet, name=name)
-    return node
+        arguments = (*state, *extra)
+        return self.graph.create_node("call_module", task.propagator, arguments, quiet, name=name)
+
+    def _input(self, rank: int, name: str) -> fx.Node:
+        """A network input where the rank's device can read it."""
+        if (rank, f"input {name}") not in self.values:
+            node = self._moved(rank, self.inputs[name], name)
+            self.values[rank, f"input {name}"] = node
+        return self.values[rank, f"input {name}"]
+
+    def _moved(self, rank: int, node: fx.Node, name: str) -> fx.Node:
+        if rank not in self.moves:
+            return node
+        return self.graph.create_node("call_module", f"device.{rank}", (node,), name=name)
+
+    def output(self, schedule: Schedule) -> fx.Node:
+        """The node of what the network returns."""
+        made = next(t for t in schedule if t.value == schedule.output and t.op != "recv")
+        return self.values[made.rank, made.value]

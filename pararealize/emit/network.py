@@ -24,7 +24,7 @@ from pararealize.ir.program import ABSENT, Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
-from pararealize.runtime.execute import Execution
+from pararealize.runtime.execute import Execution, watched_on
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
@@ -139,8 +139,9 @@ class ParallelNetwork(nn.Module):
     @property
     def report(self) -> Report:
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
-        runner = self._lowered
-        watches = runner.watches if isinstance(runner, Execution) else self.schedule.watches
+        share, schedule = self._emission.share, self.schedule
+        ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
+        watches = [watch for rank in ranks for watch in watched_on(schedule, rank)]
         slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
         for watch, pair in zip(watches, self._watched, strict=False):
             slices.setdefault((watch.sweep, watch.interface), []).append(pair)

@@ -255,6 +255,18 @@ def works_on_part_of_the_ranks(comm: Any, _folder: str) -> None:
         assert_alike(net, alone)
 
 
+def agrees_in_single_precision(comm: Any, _folder: str) -> None:
+    torch.manual_seed(0)
+    model, x = resnet(20, width=4), torch.randn(4, 3, 32, 32)
+    net, alone = (pararealize(model, N, example_inputs=(x,), comm=c) for c in (comm, None))
+    for module in (net, alone):
+        loss_of(module, x).backward()
+    names = [name for name, p in net.named_parameters() if p.grad is not None]
+    found = torch.cat([net.get_parameter(name).grad.ravel() for name in names])
+    wanted = torch.cat([alone.get_parameter(name).grad.ravel() for name in names])
+    assert torch.linalg.vector_norm(found - wanted) <= 1e-6 * torch.linalg.vector_norm(wanted)
+
+
 def keeps_channels_last(comm: Any, _folder: str) -> None:
     torch.manual_seed(0)
     model = resnet(20, width=4).to(memory_format=torch.channels_last)
@@ -377,6 +389,7 @@ CHECKS = (
     keeps_checkpoints,
     takes_weights_of_rank_0,
     works_on_part_of_the_ranks,
+    agrees_in_single_precision,
     keeps_channels_last,
     reports,
     adjoints_leave_first,

@@ -1,0 +1,189 @@
+"""Check: a network beside what it has to equal, on random inputs, and where they differ most."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pararealize.compiler import load, pararealize
+from pararealize.emit.network import ParallelNetwork
+from pararealize.errors import ModelSpecError
+from pararealize.ir.chain import TensorSpec
+from pararealize.ir.methods import Parareal
+from pararealize.runtime.connect import connect
+from pararealize.runtime.transport import Transport, together
+from pararealize.specs import FORMS, load_model
+from pararealize.studies.variants import objective
+
+#: Largest relative difference (2-norms) in float64: rounding, in another order of sums, which
+#: normalisation layers one after another make larger.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two tensors are from each other, relative to the second; the worst of its kind."""
+
+    kind: str
+    name: str
+    relative: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training step gave: outputs, gradients and buffers by name."""
+
+    outputs: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
+def random_inputs(specs: Mapping[str, TensorSpec], seed: int = 0) -> dict[str, Tensor]:
+    """Random tensors of these shapes; whole numbers are zeros and ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _random(spec, generator) for name, spec in specs.items()}
+
+
+def _random(spec: TensorSpec, generator: torch.Generator) -> Tensor:
+    if spec.dtype.is_floating_point:
+        return torch.randn(spec.shape, generator=generator).to(spec.dtype)
+    return torch.randint(0, 2, spec.shape, generator=generator).to(spec.dtype)
+
+
+def outcome(net: nn.Module, inputs: Mapping[str, Any], seed: int = 0) -> Outcome:
+    """One training step under the seed, without a change of weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net.zero_grad()
+        output = net(**inputs)
+        torch.autograd.backward(objective(output))
+    leaves = [leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return Outcome(
+        {f"output {i}": leaf for i, leaf in enumerate(leaves)},
+        {k: p.grad.detach() for k, p in net.named_parameters() if p.grad is not None},
+        {k: b.detach().clone() for k, b in net.named_buffers()},
+    )
+
+
+def differences(found: Outcome, wanted: Outcome) -> list[Difference]:
+    """The worst output, gradient and buffer among those that ``found`` has."""
+    rows = []
+    for kind in ("outputs", "gradients", "buffers"):
+        here, there = getattr(found, kind), getattr(wanted, kind)
+        scale = max((_norm(there[name]) for name in here if name in there), default=0.0)
+        each = [
+            Difference(kind, n, _relative(here[n], there[n], scale)) for n in here if n in there
+        ]
+        rows += [max(each, key=lambda difference: difference.relative)] if each else []
+    return rows
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.double()))
+
+
+def _relative(found: Tensor, wanted: Tensor, scale: float) -> float:
+    """Relative to the tensor itself, or to the largest of its kind where it is next to nothing."""
+    difference = _norm(found.double() - wanted.double())
+    size = max(_norm(wanted), 1e-3 * scale)
+    return difference / size if size else difference
+
+
+def compare(
+    net: nn.Module, other: nn.Module, inputs: Mapping[str, Any], modes: tuple[bool, ...]
+) -> list[Difference]:
+    """Differences over the modes, on copies, so that no statistics move."""
+    worst: dict[str, Difference] = {}
+    for training in modes:
+        here, there = (copy.deepcopy(each).train(training) for each in (net, other))
+        for row in differences(outcome(here, inputs), outcome(there, inputs)):
+            if row.kind not in worst or row.relative > worst[row.kind].relative:
+                worst[row.kind] = row
+    return list(worst.values())
+
+
+def worst_of(rows: list[list[Difference]]) -> list[Difference]:
+    """Over all ranks, the worst of each kind."""
+    kinds = dict.fromkeys(row.kind for part in rows for row in part)
+    every = [row for part in rows for row in part]
+    return [
+        max((row for row in every if row.kind == kind), key=lambda row: row.relative)
+        for kind in kinds
+    ]
+
+
+def table(rows: list[Difference], title: str, tolerance: float) -> Table:
+    """The differences, and whether they are within the tolerance."""
+    found = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("worst of", "name", "relative difference", ""):
+        found.add_column(column, overflow="fold")
+    for row in rows:
+        verdict = "ok" if row.relative <= tolerance else f"more than {tolerance:.0e}"
+        found.add_row(row.kind, row.name, f"{row.relative:.1e}", verdict)
+    return found
+
+
+def on_ranks(
+    target: str, model: str, n: int, example: tuple[Tensor, ...] | None, comm: Any
+) -> tuple[str, list[Difference]]:
+    """The network on the ranks of ``comm`` beside the same one in this process."""
+    transport = connect(comm)
+    with together(transport):
+        alone = _network(target, model, n, example)
+    net = _network(target, model, n, example, transport)
+    rows = compare(net.double(), alone.double(), _double(alone), (True, False))
+    title = f"{alone.plan.model}, n = {alone.plan.n}: {comm.size} ranks beside one process, float64"
+    return title, worst_of(transport.exchange(rows))
+
+
+def exact(target: str, n: int, example: tuple[Tensor, ...] | None) -> tuple[str, list[Difference]]:
+    """A model, cut and corrected by its own layers, beside itself, in float64.
+
+    Raises:
+        ModelSpecError: the target is a folder, whose network is no exact one.
+
+    """
+    if Path(target).is_dir():
+        raise ModelSpecError(
+            f"{target} is a saved network, which equals its serial one only after n sweeps: "
+            f"compare it on ranks with one process, pararealize check {target} --model MODEL "
+            "--ranks 2, or check the model: pararealize check MODEL -n 4."
+        )
+    serial = load_model(target).double()
+    given = None if example is None else tuple(leaf.double() for leaf in example)
+    method = Parareal(coarse="fine", correction="difference")
+    net = pararealize(serial, n, method=method, example_inputs=given)
+    rows = compare(net, serial, _double(net), (True, False))
+    return f"{net.plan.model}, n = {n}, exact corrections, beside the serial model, float64", rows
+
+
+def _double(net: ParallelNetwork) -> dict[str, Tensor]:
+    inputs = random_inputs(net.plan.specs)
+    return {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def _network(
+    target: str,
+    model: str,
+    n: int,
+    example: tuple[Tensor, ...] | None,
+    comm: Transport | None = None,
+) -> ParallelNetwork:
+    torch.manual_seed(0)
+    if not Path(target).is_dir():
+        return pararealize(load_model(target), n, example_inputs=example, comm=comm)
+    if not model:
+        raise ModelSpecError(
+            f"{target} holds weights and a plan, and no code: name the model it was saved from, "
+            f"pararealize check {target} --model {FORMS.partition(',')[0]}."
+        )
+    return load(target, load_model(model), example_inputs=example, comm=comm)
