@@ -100,16 +100,22 @@ def demo(
     epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 3,
     counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads to train with.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads to train with, on every rank.")] = 1,
+    ranks: Ranks = 1,
+    worker: Worker = "",
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
+    if ranks > 1 and not worker:
+        raise typer.Exit(launch(sys.argv[1:], ranks))
     from pararealize.studies.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
     from pararealize.studies.training import Recipe  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     recipe = Recipe(epochs=epochs, seed=seed)
     chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)
-    run(chosen, out, Console(width=max(Console().width, WIDTH)))
+    comm = world() if worker else None
+    quiet = comm is not None and comm.rank != 0
+    run(chosen, out, Console(width=max(Console().width, WIDTH), quiet=quiet), comm)
 
 
 @app.command()

@@ -32,9 +32,10 @@ from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.program import Program
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.passes.chunk import chunk, chunk_counts, inseparable
-from pararealize.passes.coarsen import build_coarse, build_guesses
+from pararealize.passes.coarsen import build_coarse
 from pararealize.passes.copying import collection_paused
 from pararealize.passes.cut import check_count, cut, cut_at
+from pararealize.passes.guesses import build_guesses
 from pararealize.passes.infer import bind, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
 from pararealize.passes.measure import measured

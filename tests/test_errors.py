@@ -230,3 +230,9 @@ def test_errors_are_also_what_python_calls_them() -> None:
     assert issubclass(CutError, ValueError)
     assert issubclass(errors.StorageError, OSError)
     assert issubclass(errors.SlowerThanSerialWarning, UserWarning)
+
+
+def test_weights_without_numbers_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).to("meta")
+    with pytest.raises(TraceError, match=r"'0.weight' is on the meta device.*to_empty"):
+        pararealize(model, 2)

@@ -59,12 +59,20 @@ def check_module(model: object) -> None:
 
     Raises:
         NotAModuleError: ``model`` is no module; says what it is.
+        TraceError: it has weights without numbers.
 
     """
     if not isinstance(model, nn.Module):
         hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
         raise NotAModuleError(
             f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
+        )
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None:
+        raise TraceError(
+            f"{empty!r} is on the meta device and has no numbers: give it some before compiling, "
+            "model.to_empty(device='cpu') and then your initialisation or load_state_dict."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, final
 
@@ -37,10 +37,12 @@ class Fresh(nn.Module):
     def __init__(self, root: nn.Module, segment: Segment, *, bias: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
-        names = {o.target: _key(o.target) for o in segment.operations if o.kind == "module"}
+        names = _keys(o.target for o in segment.operations if o.kind == "module")
         for path, key in names.items():
             self.layers[key] = _renewed(root.get_submodule(path), bias)
         self.weights = nn.ParameterDict()
+        attributes = (o.target for o in segment.operations if o.kind == "attribute")
+        self._weight_keys = _keys(attributes)
         operations = tuple(self._adopt(o, root, names) for o in segment.operations)
         self.segment = replace(segment, operations=operations)
         self._function = self._compile()
@@ -54,7 +56,7 @@ class Fresh(nn.Module):
             return operation
         owner, _, name = operation.target.rpartition(".")
         value = getattr(root.get_submodule(owner), name)
-        key = _key(operation.target)
+        key = self._weight_keys[operation.target]
         if isinstance(value, nn.Parameter):
             self.weights[key] = _like(value)
             return replace(operation, target=f"weights.{key}")
@@ -78,8 +80,15 @@ class Fresh(nn.Module):
         self._function = self._compile()
 
 
-def _key(path: str) -> str:
-    return path.replace(".", "_")
+def _keys(paths: Iterable[str]) -> dict[str, str]:
+    """A name without dots for every path; different ones for ``a.b_c`` and ``a_b.c``."""
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        key = path.replace(".", "_")
+        while key in found.values():
+            key += "_"
+        found[path] = key
+    return found
 
 
 def _like(value: Tensor) -> nn.Parameter:
@@ -111,9 +120,13 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
 
 
 def _clear_hooks(module: nn.Module) -> None:
-    """The user's hooks watch the user's layers, not copies of them."""
+    """The user's hooks watch the user's layers, not copies of them; torch's own make weights."""
     for hooks in (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks):
         hooks.clear()
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if not type(hook).__module__.startswith("torch.nn.utils"):
+            del module._forward_pre_hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def normalises(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -50,8 +51,12 @@ class Row:
     plan: Plan | None
 
 
-def run(demo: Demo, out: Path, console: Console) -> None:
-    """Train everything, print the table, write pictures and one network to the folder ``out``."""
+def run(demo: Demo, out: Path, console: Console, comm: Any = None) -> None:
+    """Train everything, print the table, write pictures and one network to the folder ``out``.
+
+    With ``comm`` the parareal networks lie on its ranks, all of which call this; the console of
+    rank 0 alone should print.
+    """
     digits = smaller(load_digits(), demo.pooling)
     side = digits.train_images.shape[-1]
     console.print(
@@ -61,15 +66,17 @@ def run(demo: Demo, out: Path, console: Console) -> None:
     torch.manual_seed(demo.seed)
     model = resnet(demo.depth, channels=1, width=demo.width)
     example = (digits.train_images[: demo.recipe.batch],)
-    nets = {n: pararealize(model, n, example_inputs=example) for n in demo.counts}
+    nets = {n: pararealize(model, n, example_inputs=example, comm=comm) for n in demo.counts}
     rows = _train_all(demo, digits, model, nets, console)
     console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs, test digits"))
     console.print(
         "added: parameters of coarse and guess networks; critical path and speedup: predicted for "
-        f"one forward evaluation of {demo.recipe.batch} images, one device a subnetwork."
+        f"one forward evaluation of {demo.recipe.batch} images, "
+        + ("one device a subnetwork." if comm is None else f"{comm.size} ranks.")
     )
-    files = draw(rows, nets[demo.counts[-1]], out)
-    files.append(save_and_check(nets[demo.counts[0]], model, digits, out))
+    first = comm is None or comm.rank == 0
+    files = draw(rows, nets[demo.counts[-1]], out) if first else []
+    files.append(save_and_check(nets[demo.counts[0]], model, digits, out, comm))
     console.print("Written: " + ", ".join(map(str, files)))
 
 
@@ -140,19 +147,22 @@ def _figures(row: Row, any_plan: Plan | None) -> tuple[str, ...]:
 
 
 def draw(rows: Sequence[Row], net: ParallelNetwork, out: Path) -> list[Path]:
-    """Loss curves, and the schedule of ``net`` on as many ranks as it has subnetworks."""
+    """Loss curves, and the schedule of ``net`` on its ranks, or one rank a subnetwork."""
     out.mkdir(parents=True, exist_ok=True)
     curves = {row.name: running_mean(row.outcome.losses, 20) for row in rows}
-    n = net.plan.n
-    timeline = predict_time(net.plan, place(net.schedule, n, n))
-    picture = draw_schedule(timeline, f"{net.schedule.title}: predicted time on {n} ranks")
+    schedule, n = net.schedule, net.plan.n
+    placed = schedule if schedule.ranks > 1 else place(schedule, n, n)
+    title = f"{schedule.title}: predicted time on {placed.ranks} ranks"
+    picture = draw_schedule(predict_time(net.plan, placed), title)
     return [
         *write_figure(draw_curves(curves, "training loss", "step"), out / "loss"),
         *write_figure(picture, out / "schedule"),
     ]
 
 
-def save_and_check(net: ParallelNetwork, model: nn.Module, digits: Digits, out: Path) -> Path:
+def save_and_check(
+    net: ParallelNetwork, model: nn.Module, digits: Digits, out: Path, comm: Any = None
+) -> Path:
     """Save the network, read it back and compare weights and answers on the test digits.
 
     Raises:
@@ -160,7 +170,7 @@ def save_and_check(net: ParallelNetwork, model: nn.Module, digits: Digits, out: 
     """
     folder = out / f"parareal-{net.plan.n}"
     net.save(folder)
-    again = load(folder, model, example_inputs=(digits.test_images[:2],))
+    again = load(folder, model, example_inputs=(digits.test_images[:2],), comm=comm)
     read = again.state_dict()
     same = all(torch.equal(value, read[name]) for name, value in net.state_dict().items())
     ours, theirs = (predict(each, digits.test_images) for each in (net, again))

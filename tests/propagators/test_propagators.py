@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Segment, cut_segment
 from pararealize.passes.trace import trace
+from pararealize.propagators import fresh
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.fresh import Fresh, normalises
 from pararealize.propagators.propagator import Propagator, with_buffers
@@ -103,7 +104,7 @@ def test_errors_say_where_and_with_what(model: Pair) -> None:
     with pytest.raises(RuntimeError) as caught:
         second((torch.randn(4, 3), torch.randn(4, 5)), 1.0)
     assert caught.value.__notes__ == [
-        "in half 2, called with [4, 3] torch.float32, [4, 5] torch.float32"
+        "in half 2, at add = a + tanh, called with [4, 3] torch.float32, [4, 5] torch.float32"
     ]
 
 
@@ -265,3 +266,26 @@ def test_what_normalises() -> None:
 def test_modules_with_buffers() -> None:
     inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     assert with_buffers([inner]) == [inner[1]]
+
+
+def test_paths_that_look_alike_without_dots_keep_their_own_weights() -> None:
+    paths = ("a.b_c", "a_b.c", "a.b.c")
+    keys = fresh._keys(paths)
+    assert list(keys) == list(paths)
+    assert len(set(keys.values())) == 3
+    assert not any("." in key for key in keys.values())
+
+
+def test_the_users_hooks_stay_with_the_users_layers() -> None:
+    layer = nn.Linear(2, 2)
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        register(lambda *_: pytest.fail("a copy called the user's hook"))
+    copied = fresh._renewed(layer, bias=True)
+    assert copied(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_hooks_that_make_weights_stay_with_copies() -> None:
+    copied = fresh._renewed(nn.utils.spectral_norm(nn.Linear(2, 2)), bias=True)
+    before = copied(torch.ones(1, 2))
+    copied.weight_orig.data.uniform_(1, 2)
+    assert not torch.equal(copied(torch.ones(1, 2)), before)
