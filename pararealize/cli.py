@@ -132,6 +132,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     inference: Annotated[bool, typer.Option("--inference", help="No gradients, eval.")] = False,
     allocator: Annotated[str, typer.Option(help="heap or default, for all alike.")] = "heap",
+    cost: Annotated[str, typer.Option(help="What balances: predicted or measured.")] = "predicted",
     trace: Annotated[Path | None, typer.Option(help="Timelines for Perfetto.")] = None,
     worker: Worker = "",
 ) -> None:
@@ -142,7 +143,7 @@ def bench(
 
     method = Parareal(coarse, correction, iterations, guess)
     sizes = _integers(batch, "--batch")
-    chosen = Bench(sizes, rounds, not inference, n, method, allocator, trace)
+    chosen = Bench(sizes, rounds, not inference, n, method, allocator, cost, trace)
     torch.manual_seed(0)
     run(chosen, load_model(model), _integers(shape, "--shape"), world(), worker)
 

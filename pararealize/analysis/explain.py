@@ -87,8 +87,13 @@ def summary(plan: Plan) -> list[str]:
         f"Added parameters: {plan.added_parameters:,} ({added:.1%}). Coarse work on the critical "
         f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
         "heaviest subnetwork).",
+        *([_flow(plan)] if plan.chunks > 1 else []),
         plan.verdict,
     ]
+
+
+def _flow(plan: Plan) -> str:
+    return f"Corrections flow through the ranks in {plan.chunks} slices of the batch."
 
 
 def explain(plan: Plan) -> str:

@@ -31,7 +31,11 @@ from pararealize.studies.variants import Variant
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: batch sizes, rounds after the warm-up, training steps or inference."""
+    """What is measured: batch sizes, rounds after the warm-up, training steps or inference.
+
+    ``cost`` is what balances the subnetworks, as for :func:`pararealize.pararealize`; pipelines
+    have the same ones.
+    """
 
     batches: tuple[int, ...] = (1, 4, 16)
     rounds: int = 5
@@ -39,15 +43,21 @@ class Bench:
     n: int | None = None
     method: Parareal | None = None
     allocator: str = "heap"
+    cost: str = "predicted"
     trace: Path | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """Median seconds of a variant's step, and how far its loss is from that of one process."""
+    """What a variant came to.
+
+    ``seconds`` is the median of its steps, ``ratio`` the median over rounds of its time to ours in
+    the same round, ``error`` how far its loss is from that of one process.
+    """
 
     variant: Variant
     seconds: float
+    ratio: float
     spread: float
     error: float | None
 
@@ -61,19 +71,21 @@ def run(bench: Bench, model: nn.Module, shape: tuple[int, ...], comm: Any, folde
         for batch in bench.batches:
             x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
             results = _measure(bench, model, x, comm)
-            console.print(table(bench, type(model).__name__, x, comm.size, results))
+            console.print(table(bench, type(model).__name__, x, results))
     finally:
         dist.destroy_process_group()
 
 
 def _measure(bench: Bench, model: nn.Module, x: Tensor, comm: Any) -> list[Result]:
+    if not bench.training:
+        _settle(model, x)
     model.train(bench.training)
     n = bench.n or comm.size
     method = bench.method or Parareal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
-        net = pararealize(model, n, method=method, example_inputs=(x,), comm=comm)
-        alone = pararealize(model, n, method=method, example_inputs=(x,))
+        net = pararealize(model, n, method=method, example_inputs=(x,), comm=comm, cost=bench.cost)
+        alone = pararealize(model, n, method=method, example_inputs=(x,), interfaces=net.plan.cuts)
     wanted = {"parallel": _loss(alone, x), "serial": _loss(model, x)}
     del alone
     entries = list(_variants(bench, model, net, x, comm))
@@ -87,6 +99,18 @@ def _measure(bench: Bench, model: nn.Module, x: Tensor, comm: Any) -> list[Resul
     if bench.trace is not None:
         _write_trace(bench.trace, net, x, comm, bench)
     return [_result(variant, times, losses, wanted, comm) for variant in entries]
+
+
+def _settle(model: nn.Module, x: Tensor) -> None:
+    """Give normalisation layers the statistics of ``x``; with fresh ones deep networks overflow."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
 
 
 def _variants(
@@ -141,21 +165,22 @@ def _result(
         mean = known[0] if variant.name.startswith("pararealize") else statistics.mean(known)
         error = abs(mean - right) / abs(right)
     spread = (max(seconds) - min(seconds)) / statistics.median(seconds)
-    return Result(variant, statistics.median(seconds), spread, error)
+    ours = next(iter(times.values()))[1:]
+    ratio = statistics.median(a / b for a, b in zip(seconds, ours, strict=True))
+    return Result(variant, statistics.median(seconds), ratio, spread, error)
 
 
-def table(bench: Bench, name: str, x: Tensor, ranks: int, results: Sequence[Result]) -> Table:
+def table(bench: Bench, name: str, x: Tensor, results: Sequence[Result]) -> Table:
     """Medians, and how many times faster ours is than each."""
     what = "training step" if bench.training else "inference"
     title = (
-        f"{name}, {what}, input {list(x.shape)}, {ranks} ranks × 1 thread, allocator "
-        f"{bench.allocator}, medians of {bench.rounds}"
+        f"{name}, {what}, input {list(x.shape)}, {bench.allocator} allocator, medians of "
+        f"{bench.rounds}, cuts by {bench.cost} cost"
     )
     found = Table(title=title, title_justify="left", box=box.SIMPLE)
     found.add_column("")
     for column in ("ranks × threads", "ms", "spread", "ours is", "loss differs by"):
         found.add_column(column, justify="right")
-    ours = results[0].seconds
     for result in _best_pipelines(results):
         v = result.variant
         found.add_row(
@@ -163,7 +188,7 @@ def table(bench: Bench, name: str, x: Tensor, ranks: int, results: Sequence[Resu
             f"{v.ranks} × {v.threads}",
             f"{result.seconds * 1e3:.1f}",
             f"{result.spread:.0%}",
-            f"{result.seconds / ours:.2f}×",
+            f"{result.ratio:.2f}×",
             "–" if result.error is None else f"{result.error:.0e}",
         )
     return found

@@ -22,7 +22,7 @@ from pararealize.propagators.propagator import Propagator
 #: Weights stay, so that all variants can share them; a step costs what it costs at any rate.
 RATE = 0.0
 
-#: Microbatches that are tried for a pipeline.
+#: Numbers m of microbatches that are tried for a pipeline.
 MICROBATCHES = (2, 4, 8)
 
 
@@ -180,7 +180,7 @@ def pipelines(net: ParallelNetwork, x: Tensor, rank: int, ranks: int) -> list[Va
     for kind, name in ((ScheduleGPipe, "GPipe"), (Schedule1F1B, "1F1B")):
         for count in MICROBATCHES:
             if count <= len(x) and (kind is ScheduleGPipe or count >= ranks):
-                title = f"torch pipelining, {name}, {count} microbatches"
+                title = f"torch pipelining {name}, m = {count}"
                 found.append(Variant(title, _pipeline(net, x, rank, ranks, kind, count), ranks))
     return found
 

@@ -46,11 +46,11 @@ class Steps:
 
 
 def train(net: ParallelNetwork, case: Case) -> Steps:
-    """Two steps of gradient descent, the second on a smaller batch, then an evaluation."""
+    """Steps of gradient descent, one on a smaller batch, then an evaluation."""
     found = Steps()
     net.train(case.training)
     with seeded(case.recipe.seed):
-        for size in (len(case.x), len(case.x) - 2):
+        for size in (len(case.x), len(case.x) - 2, len(case.x)):
             x = case.x[:size].clone().requires_grad_()
             output = net(x)
             (output * cotangent(output)).sum().backward()

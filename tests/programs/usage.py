@@ -51,6 +51,22 @@ class Deep(nn.Module):
         return self.head(x)
 
 
+class Masked(nn.Module):
+    """Layers that all read which tokens are no padding: states of numbers and truth values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(8))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = tokens.gt(0).unsqueeze(-1)
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x)) * mask
+        return x
+
+
 def batch(size: int = 6) -> Tensor:
     return torch.randn(size, 3, generator=torch.Generator().manual_seed(size)).double()
 
@@ -267,6 +283,21 @@ def agrees_in_single_precision(comm: Any, _folder: str) -> None:
     assert torch.linalg.vector_norm(found - wanted) <= 1e-6 * torch.linalg.vector_norm(wanted)
 
 
+def carries_truth_values(comm: Any, _folder: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 9, (3, 5))
+    method = Parareal(coarse="fine", correction="difference")
+    nets = []
+    for c in (comm, None):
+        torch.manual_seed(0)
+        net = pararealize(Masked().double(), N, method=method, example_inputs=(tokens,), comm=c)
+        for _ in range(2):
+            loss_of(net, tokens).backward()
+        nets.append(net)
+    assert any("bool" in text for piece in nets[1].plan.pieces for text in piece.state)
+    assert_alike(*nets)
+
+
 def keeps_channels_last(comm: Any, _folder: str) -> None:
     torch.manual_seed(0)
     model = resnet(20, width=4).to(memory_format=torch.channels_last)
@@ -390,6 +421,7 @@ CHECKS = (
     takes_weights_of_rank_0,
     works_on_part_of_the_ranks,
     agrees_in_single_precision,
+    carries_truth_values,
     keeps_channels_last,
     reports,
     adjoints_leave_first,
