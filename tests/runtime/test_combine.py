@@ -1,4 +1,4 @@
-"""Sums and differences of states, leaf by leaf."""
+"""Sums and differences of states, leaf by leaf; batches cut and joined."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pararealize.errors import ShapeError
-from pararealize.runtime.combine import combine
+from pararealize.runtime.combine import combine, cut, join
 
 A, B, C = (torch.arange(6.0).reshape(2, 3) * k + k for k in (1, 2, 5))
 
@@ -58,3 +58,46 @@ def test_structures_must_agree() -> None:
         combine("+-", (A, B), A)
     with pytest.raises(ShapeError, match="different structure"):
         combine("+-", (A, B), (A, B, C))
+
+
+# parts of a batch
+
+
+@given(st.integers(1, 9), st.integers(1, 5))
+def test_cut_parts_are_as_equal_as_can_be_and_join_again(batch: int, parts: int) -> None:
+    value = torch.arange(float(batch * 2)).reshape(batch, 2)
+    pieces = cut(value, parts)
+    sizes = [len(piece) for piece in pieces]
+    assert len(sizes) == parts
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+    assert torch.equal(join(pieces), value)
+
+
+def test_states_of_several_leaves_are_cut_alike() -> None:
+    state = (A, {"b": torch.tensor([7, 8])})
+    first, second = cut(state, 2)
+    assert torch.equal(first[0], A[:1])
+    assert torch.equal(second[0], A[1:])
+    assert first[1]["b"].tolist() == [7]
+    assert second[1]["b"].tolist() == [8]
+    joined = join([first, second])
+    assert torch.equal(joined[0], A)
+    assert joined[1]["b"].tolist() == [7, 8]
+
+
+def test_parts_are_views_and_joining_copies() -> None:
+    state = torch.arange(4.0)
+    first, second = cut(state, 2)
+    joined = join([first, second])
+    state[0] = 9
+    assert first[0] == 9
+    assert joined[0] == 0
+
+
+def test_gradients_pass_through_cutting_and_joining() -> None:
+    x = torch.arange(1.0, 6.0).double().requires_grad_()
+    first, *others = cut(x, 3)
+    (join([2 * first, *others]) ** 2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [8.0, 16.0, 6.0, 8.0, 10.0]
