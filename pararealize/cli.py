@@ -93,6 +93,7 @@ def convert(
 
 @app.command()
 def demo(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for pictures and the network.")] = Path(
         "demo-output"
     ),
@@ -106,7 +107,7 @@ def demo(
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
     if ranks > 1 and not worker:
-        raise typer.Exit(launch(sys.argv[1:], ranks))
+        raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies.demo import Demo, run  # noqa: PLC0415  matplotlib is for this command only
     from pararealize.studies.training import Recipe  # noqa: PLC0415
 
@@ -120,6 +121,7 @@ def demo(
 
 @app.command()
 def bench(
+    ctx: typer.Context,
     model: Model,
     ranks: Ranks = 2,
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16",
@@ -138,7 +140,7 @@ def bench(
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
     if not worker:
-        raise typer.Exit(launch(sys.argv[1:], ranks, allocator))
+        raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
     method = Parareal(coarse, correction, iterations, guess)
@@ -150,6 +152,7 @@ def bench(
 
 @app.command()
 def check(
+    ctx: typer.Context,
     target: Annotated[str, typer.Argument(help="A folder that was saved, or a model.")],
     model: Annotated[str, typer.Option("--model", help="The model of a saved folder.")] = "",
     n: Annotated[int, typer.Option("-n", help="Subnetworks, where a model is given.")] = 2,
@@ -164,7 +167,7 @@ def check(
     by its own layers, which is exact, with the model itself. All in float64.
     """
     if ranks > 1 and not worker:
-        raise typer.Exit(launch(sys.argv[1:], ranks))
+        raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
 
     torch.manual_seed(0)
@@ -218,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a readable error is one paragraph and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments)
+        app(args=arguments, obj=arguments)
     except (PararealizeError, ValueError) as error:
         if "--debug" in arguments:
             raise

@@ -248,7 +248,7 @@ def _check_options(
         raise MethodError(f"method={method!r}: expected Parareal(...).")
     if cost not in {"predicted", "measured"}:
         raise MethodError(f"cost={cost!r}: expected 'predicted' or 'measured'.")
-    if chunks is not None and (comm is None or chunks < 1):
+    if chunks is not None and (comm is None or not isinstance(chunks, int) or chunks < 1):
         raise MethodError(
             f"chunks={chunks!r}: expected a number of slices of 1 or more, for networks on ranks: "
             "pararealize(model, n, comm=comm, chunks=4)."

@@ -55,7 +55,10 @@ def chunk(schedule: Schedule, parts: int, owner: Callable[[int], int]) -> Schedu
 
 @dataclass
 class _Cutter:
-    """Writes the new tasks; ``run`` collects those to slice until something needs them whole."""
+    """Writes the new tasks; ``run`` collects those to slice up to the next fine sweep.
+
+    Coarse propagators of old states, which a difference correction applies whole, go before it.
+    """
 
     parts: int
     owner: Callable[[int], int]
@@ -71,7 +74,8 @@ class _Cutter:
             self.run.append(task)
             return
         pending = {t.value for t in self.run}
-        if pending & set(task.reads):
+        beside = task.op == "apply" and task.propagator.startswith("coarse.")
+        if not beside or pending & set(task.reads):
             self.flush()
         reads = tuple(self.whole(name, task.piece) for name in task.reads)
         self.tasks.append(replace(task, reads=reads))

@@ -41,7 +41,8 @@ def leaf_of(tensor: Tensor) -> Leaf:
 
 def flat(tensor: Tensor, leaf: Leaf) -> Tensor:
     """The tensor's numbers as one axis, in the order that the leaf says; a view where it can be."""
-    dense = tensor.detach().contiguous(memory_format=leaf.format)
+    resolved = tensor.detach().resolve_conj().resolve_neg()
+    dense = resolved.contiguous(memory_format=leaf.format)
     return dense.as_strided((dense.numel(),), (1,))
 
 

@@ -20,7 +20,7 @@ OFFSET = 2**27
 BLOCK, PLACE, WORDS = 624, 8, slice(24, 24 + 8 * 624)
 
 #: Blocks after which a state is not the later one of another.
-MOST_BLOCKS = 1_000_000
+MOST_BLOCKS = 200_000
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ def words_between(before: Tensor, after: Tensor) -> int:
     generator = torch.Generator()
     generator.set_state(before)
     words = _place(after) - _place(before)
+    if words < 0:
+        _skip(generator, BLOCK)
+        words += BLOCK
     for _ in range(MOST_BLOCKS):
         if torch.equal(generator.get_state()[WORDS], after[WORDS]):
             return words

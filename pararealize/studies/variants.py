@@ -179,7 +179,7 @@ def pipelines(net: ParallelNetwork, x: Tensor, rank: int, ranks: int) -> list[Va
     found = []
     for kind, name in ((ScheduleGPipe, "GPipe"), (Schedule1F1B, "1F1B")):
         for count in MICROBATCHES:
-            if count <= len(x) and (kind is ScheduleGPipe or count >= ranks):
+            if len(x) % count == 0 and (kind is ScheduleGPipe or count >= ranks):
                 title = f"torch pipelining {name}, m = {count}"
                 found.append(Variant(title, _pipeline(net, x, rank, ranks, kind, count), ranks))
     return found

@@ -212,3 +212,15 @@ def test_ranks_learn_from_each_other_where_they_start() -> None:
     for i in range(2):
         for value, numbers in zip(("a", "b", "c", "next"), wanted, strict=True):
             assert torch.equal(found[value, i], numbers), (value, i)
+
+
+def test_an_earlier_state_of_the_same_block_is_no_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "MOST_BLOCKS", 3)
+    torch.manual_seed(0)
+    torch.rand(5)
+    early = torch.get_rng_state()
+    torch.rand(95)
+    with pytest.raises(RankError, match="sets PyTorch's random seed"):
+        streams.words_between(torch.get_rng_state(), early)
