@@ -38,6 +38,7 @@ class GroupTransport(Transport):
         super().__init__(rank, size, patience)
         self._group = group
         self._leaving: list[tuple[Any, Tensor]] = []
+        self._before: list[tuple[Any, Tensor]] = []
         self.early = self._backend != "nccl"  # nccl runs the messages of a stream in their order
 
     @property
@@ -47,7 +48,6 @@ class GroupTransport(Transport):
         return torch.device("cpu")
 
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
-        self._leaving = [(w, kept) for w, kept in self._leaving if not w.is_completed()]
         numbers = numbers.to(self._device)
         work = self._try(
             peer, lambda: dist.isend(numbers, group=self._group, group_dst=peer, tag=tag)
@@ -81,12 +81,23 @@ class GroupTransport(Transport):
         mine = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         work = self._try(-1, lambda: dist.all_gather(every, mine, self._group, async_op=True))
+        self._before, self._leaving = [*self._before, *self._leaving], []
 
         def wait() -> list[list[int]]:
             self._try(-1, work.wait)
+            self._let_go()
             return [row.tolist() for row in every]
 
         return wait
+
+    def _let_go(self) -> None:
+        """Drop what was sent before a gathering that all ranks have come to, and so received.
+
+        gloo does not tell that a message has left until it is waited for.
+        """
+        for sent, _ in self._before:
+            self._try(-1, sent.wait)
+        self._before = []
 
     def gather(self, value: Any) -> list[Any]:
         """A picklable value of every rank, by rank; all call it."""

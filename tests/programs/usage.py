@@ -218,6 +218,15 @@ def sends_each_state_once(comm: Any, _folder: str) -> None:
     assert transport.sent_bytes - bytes_before == (forward + back) * state + results * output
 
 
+def lets_go_of_what_was_sent(comm: Any, _folder: str) -> None:
+    net = build(comm=comm)
+    transport = net._emission.share.transport
+    for _ in range(20):
+        loss_of(net, batch()).backward()
+    # a step sends a state, its adjoint and the output to each other rank at most
+    assert len(transport._leaving) <= 2 * (SIZE + 1), len(transport._leaving)
+
+
 def keeps_checkpoints(comm: Any, folder: str) -> None:
     net, alone = pair(comm)
     for module in (net, alone):
@@ -417,6 +426,7 @@ CHECKS = (
     optimises,
     holds_only_its_own,
     sends_each_state_once,
+    lets_go_of_what_was_sent,
     keeps_checkpoints,
     takes_weights_of_rank_0,
     works_on_part_of_the_ranks,
