@@ -15,7 +15,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from pararealize.emit.network import ParallelNetwork
+from pararealize.emit.network import ParallelNetwork, is_added
 from pararealize.ir.chain import TensorSpec
 from pararealize.propagators.propagator import Propagator
 
@@ -109,6 +109,11 @@ def own_pieces(net: ParallelNetwork) -> list[Propagator]:
     return [net.propagators[name] for name in (*names, "head") if name in net.propagators]
 
 
+def own_weights(net: ParallelNetwork) -> list[nn.Parameter]:
+    """Weights of this rank's subnetworks, without those of coarse and guess networks."""
+    return [p for name, p in net.named_parameters() if not is_added(name)]
+
+
 def states(net: ParallelNetwork, x: Tensor) -> list[tuple[Tensor, ...]]:
     """Random states before each of this rank's subnetworks; empty before the first of all."""
     found: list[tuple[Tensor, ...]] = []
@@ -124,7 +129,7 @@ def states(net: ParallelNetwork, x: Tensor) -> list[tuple[Tensor, ...]]:
 def ceiling(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> Variant:
     """Every rank runs its subnetworks alone, without guesses, corrections or messages."""
     pieces, given = own_pieces(net), states(net, x)
-    owned = [p for name, p in net.named_parameters() if not name.startswith(("coarse.", "guess."))]
+    owned = own_weights(net)
     for state in given:
         for leaf in state:
             leaf.requires_grad_(training and leaf.is_floating_point())
@@ -159,10 +164,7 @@ class Stage(nn.Module):
     def __init__(self, net: ParallelNetwork) -> None:
         super().__init__()
         self.pieces = own_pieces(net)
-        owned = (
-            p for name, p in net.named_parameters() if not name.startswith(("coarse.", "guess."))
-        )
-        self.weights = nn.ParameterList(owned)
+        self.weights = nn.ParameterList(own_weights(net))
 
     def forward(self, *state: Tensor) -> Any:
         """The state after them."""
