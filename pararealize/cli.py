@@ -32,6 +32,9 @@ Coarse = Annotated[str, typer.Option(help=f"One of {', '.join(Parareal.CHOICES['
 Correction = Annotated[str, typer.Option(help="residual or difference.")]
 Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
 Guess = Annotated[str, typer.Option(help="network or coarse.")]
+Budget = Annotated[
+    float, typer.Option(help="Largest share of a subnetwork that a coarse network may cost.")
+]
 Shape = Annotated[
     str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
 ]
@@ -54,13 +57,14 @@ def explain(
     correction: Correction = "residual",
     iterations: Iterations = 1,
     guess: Guess = "network",
+    coarse_budget: Budget = Parareal.coarse_budget,
     shape: Shape = "",
     cut: Cut = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the schedule (PNG and SVG).")] = None,
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    method = Parareal(coarse, correction, iterations, guess)
+    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
     net = _compile(model, n, method, shape, cut)
     console = Console(width=max(Console().width, WIDTH))
     show(net.plan, console)
@@ -79,11 +83,12 @@ def convert(
     correction: Correction = "residual",
     iterations: Iterations = 1,
     guess: Guess = "network",
+    coarse_budget: Budget = Parareal.coarse_budget,
     shape: Shape = "",
     cut: Cut = None,
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
-    method = Parareal(coarse, correction, iterations, guess)
+    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
     net = _compile(model, n, method, shape, cut)
     net.save(out)
     console = Console()
@@ -130,6 +135,7 @@ def bench(
     correction: Correction = "residual",
     iterations: Iterations = 1,
     guess: Guess = "network",
+    coarse_budget: Budget = Parareal.coarse_budget,
     shape: Annotated[str, typer.Option(help="Shape of one sample.")] = "3,32,32",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     inference: Annotated[bool, typer.Option("--inference", help="No gradients, eval.")] = False,
@@ -143,7 +149,7 @@ def bench(
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
-    method = Parareal(coarse, correction, iterations, guess)
+    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
     sizes = _integers(batch, "--batch")
     chosen = Bench(sizes, rounds, not inference, n, method, allocator, cost, trace)
     torch.manual_seed(0)

@@ -46,6 +46,7 @@ from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import check_module, copy_module, trace
 from pararealize.runtime.connect import connect
+from pararealize.runtime.memory import release
 from pararealize.runtime.transport import Transport, together
 
 #: Most subnetworks that ``n="auto"`` tries.
@@ -109,6 +110,7 @@ def pararealize(
     with collection_paused(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
+        release()
         _check_alike(transport, network.plan)
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)

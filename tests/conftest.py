@@ -24,3 +24,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights and inputs that no other test's order can change."""
+    torch.manual_seed(0)

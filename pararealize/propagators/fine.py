@@ -8,6 +8,7 @@ from typing import Any, final
 
 from torch import nn
 
+from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
 from pararealize.propagators.program import compile_segment, is_random, modules_of
 from pararealize.propagators.propagator import Propagator, with_buffers
@@ -59,9 +60,34 @@ class Fine(Propagator):
         return super().forward(*values, commits=commits and not self.borrows)
 
     def propagate(self, *values: Any) -> Any:
-        """Φ_j(state), in the mode of the network."""
+        """Φ_j(state), in the mode of the network.
+
+        Raises:
+            TraceError: a module that the trace calls is no longer there.
+
+        """
         function = self._functions[0 if self.root.training else 1]
-        return function(self.root, *values)
+        try:
+            return function(self.root, *values)
+        except KeyError as error:
+            missing = self._missing()
+            if missing is None:
+                raise
+            raise TraceError(missing) from error
+
+    def _missing(self) -> str | None:
+        """What is wrong where a module was replaced by one that is built otherwise."""
+        for path in modules_of(self.segments[0 if self.root.training else 1]):
+            module = self.root
+            for name in path.split("."):
+                if name not in module._modules:
+                    return (
+                        f"{self.label} was traced with {path!r}, and there is no {name!r} in "
+                        f"{type(module).__name__} now: replace {path!r} itself, or change the "
+                        "original and compile it again."
+                    )
+                module = module.get_submodule(name)
+        return None
 
     def stateful(self) -> Iterable[nn.Module]:
         """Modules of this stretch that hold buffers, called or read."""

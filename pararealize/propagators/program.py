@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,10 @@ ALLOCATING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
 )
+
+
+#: Stands in generated code for a module, until its number is replaced by a look-up.
+MARK = "pararealize_module_"
 
 
 class _Source:
@@ -72,13 +77,31 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
-    code = segment_graph(segment, root).python_code("self")
-    file = f"<pararealize {name}>.{zlib.crc32(code.src.encode()):08x}"  # "<…>" alone has no lines
-    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(code.src)})
-    scope: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, file, "exec"), scope)
+    source, scope = _source(segment_graph(segment, root))
+    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"  # "<…>" alone has no lines
+    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
+    exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
     return function
+
+
+def _source(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
+    """The graph as Python code, and the names that it uses.
+
+    Modules are looked up in the dictionaries of their parents: as attributes, which
+    ``nn.Module.__getattr__`` finds in Python, they would take as long as a small layer.
+    """
+    paths = []
+    for node in graph.find_nodes(op="call_module"):
+        paths.append(node.target)
+        node.target = f"{MARK}{len(paths) - 1}"
+    code = graph.python_code("self")
+    found = re.sub(rf"self\.{MARK}(\d+)", lambda m: _lookup(paths[int(m[1])]), code.src)
+    return found, dict(code.globals)
+
+
+def _lookup(path: str) -> str:
+    return "self" + "".join(f"._modules[{name!r}]" for name in path.split("."))
 
 
 def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize import ParallelNetwork, Parareal, pararealize
-from pararealize.errors import PararealizeError, ShapeError
+from pararealize.errors import PararealizeError, ShapeError, TraceError
 from pararealize.models import ResNet, odenet, resnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -374,8 +374,8 @@ def test_freezing_a_part(net: ParallelNetwork) -> None:
 
 def test_a_new_classifier_takes_effect(deep: ParallelNetwork) -> None:
     deep.closing = nn.Linear(8, 3)
-    with pytest.raises(AttributeError):
-        deep(torch.randn(2, 6))  # the trace names closing.0
+    with pytest.raises(TraceError, match=r"traced with 'closing.0', and there is no '0' in Linear"):
+        deep(torch.randn(2, 6))
     deep.closing = nn.Sequential(nn.Linear(8, 3))
     x = torch.randn(2, 6)
     assert deep(x).shape == (2, 3)
