@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pararealize.errors import (
 from pararealize.ir.chain import Chain, Partition, Profile
 from pararealize.ir.methods import CoarseFactory, Parareal
 from pararealize.ir.parts import Decisions
-from pararealize.ir.plan import Machine, Plan
+from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.passes.chunk import chunk, chunk_counts, inseparable
@@ -44,7 +44,7 @@ from pararealize.passes.place import owner, place
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.trace import check_module, copy_module, trace
+from pararealize.passes.trace import check_module, copy_module, find_leaves, trace
 from pararealize.runtime.connect import connect
 from pararealize.runtime.memory import release
 from pararealize.runtime.transport import Transport, together
@@ -63,6 +63,8 @@ def pararealize(
     example_inputs: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     interfaces: Sequence[str] | None = None,
+    leaf_modules: Sequence[str | type] = (),
+    concrete_args: Mapping[str, Any] | None = None,
     cost: str = "predicted",
     machine: Machine | None = None,
     devices: Sequence[str | torch.device] | None = None,
@@ -78,6 +80,10 @@ def pararealize(
         example_inputs: the arguments of one call; inferred where the first layers tell.
         example_kwargs: its keyword arguments.
         interfaces: names of the ``n - 1`` modules to cut after, instead of balanced cuts.
+        leaf_modules: names or classes of modules to call whole, without looking into them. Modules
+            that cannot be traced become such by themselves.
+        concrete_args: numbers, strings or flags that arguments of ``forward`` always have, where
+            the forward code branches on them.
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
         machine: rates of the devices and links that predictions assume.
@@ -106,7 +112,8 @@ def pararealize(
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)
     places = tuple(torch.device(device) for device in devices or ())
-    request = _Request(n, method, given, machine, interfaces, cost, chunks, places)
+    tracing = Tracing(tuple(sorted(find_leaves(model, leaf_modules))), dict(concrete_args or {}))
+    request = _Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
     with collection_paused(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
@@ -129,6 +136,7 @@ class _Request:
     cost: str = "predicted"
     chunks: int | None = None
     devices: tuple[torch.device, ...] = ()
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 def _compile(
@@ -194,7 +202,8 @@ def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions
 
 
 def _chain(serial: nn.Module, request: _Request) -> Chain:
-    traced = trace(serial, request.given or {})
+    tracing = request.tracing
+    traced = trace(serial, request.given or {}, tracing.leaf_modules, tracing.concrete_args)
     profiled = _profile(traced.train, serial, request)
     chain = build_chain(serial, traced, profiled)
     if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):
@@ -288,6 +297,8 @@ def _build(
     plan = make_plan(
         partition, schedule, serial, method, machine, coarse, guesses, ranks if ranks > 1 else 0
     )
+    tracing = replace(request.tracing, found=partition.chain.whole)
+    plan = replace(plan, tracing=tracing)
     expected = expectations(partition.chain.train, serial)
     return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
 
@@ -338,7 +349,7 @@ def load(
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
-    request = _Request(n or plan.n, method, given, plan.machine, cuts)
+    request = _Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
     with collection_paused(), together(transport), _foreign(saved):
         network = _compile(model, request, transport, plan if same else None)
         _fill(network, saved if same else _without_added(saved), whole=same)

@@ -87,9 +87,23 @@ def summary(plan: Plan) -> list[str]:
         f"Added parameters: {plan.added_parameters:,} ({added:.1%}). Coarse work on the critical "
         f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
         "heaviest subnetwork).",
+        *_whole(plan),
         *([_flow(plan)] if plan.chunks > 1 else []),
         plan.verdict,
     ]
+
+
+def _whole(plan: Plan) -> list[str]:
+    """Modules that could not be looked into, those of one reason together."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in plan.tracing.found.items():
+        paths.setdefault(reason, []).append(path)
+    return [f"Called whole: {_some(names)}. {reason}." for reason, names in paths.items()]
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _flow(plan: Plan) -> str:

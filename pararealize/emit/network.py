@@ -20,7 +20,7 @@ from pararealize.emit.storage import write
 from pararealize.errors import RankError, ShapeError, TraceError
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
-from pararealize.ir.program import ABSENT, Operation
+from pararealize.ir.program import FIXED, Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
@@ -280,12 +280,8 @@ def _check(
 ) -> None:
     given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
     for argument in arguments:
-        if ABSENT in argument.kwargs and given.get(argument.target) is not None:
-            raise ShapeError(
-                f"the input {argument.target!r} was not given when the network was compiled, so "
-                "what it does is not part of it: write pararealize(model, n, example_inputs=..., "
-                f"example_kwargs={{{argument.target!r}: {argument.target}}})."
-            )
+        if FIXED in argument.kwargs and argument.target in given:
+            _check_fixed(argument.target, given[argument.target], argument.kwargs[FIXED])
     for name, expected in expectations.items():
         value = given.get(name)
         problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
@@ -294,3 +290,19 @@ def _check(
                 f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
                 f"{expected.size} on axis {expected.axis}."
             )
+
+
+def _check_fixed(name: str, found: Any, fixed: Any) -> None:
+    same = found is fixed or (type(found) is type(fixed) and not isinstance(found, Tensor))
+    if same and found == fixed:
+        return
+    if fixed is None:
+        raise ShapeError(
+            f"the input {name!r} was not given when the network was compiled, so what it does is "
+            "not part of it: write pararealize(model, n, example_inputs=..., "
+            f"example_kwargs={{{name!r}: {name}}})."
+        )
+    raise ShapeError(
+        f"the input {name!r} is {fixed!r} in this network, which was compiled with "
+        f"concrete_args={{{name!r}: {fixed!r}}}: compile another one for {found!r:.60}."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -118,7 +118,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Chain:
-    """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``."""
+    """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``.
+
+    ``whole`` says of each module that could not be looked into why.
+    """
 
     train: Program
     eval: Program
@@ -126,6 +129,7 @@ class Chain:
     layers: tuple[Layer, ...]
     interfaces: tuple[Interface, ...]
     sizes: Mapping[str, int]
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def entry(self, layer: int) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
         """Where ``layer`` begins in both programs, and the live values there."""

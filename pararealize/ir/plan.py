@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pararealize.errors import TraceError
 from pararealize.ir.chain import Cost, TensorSpec
 
 #: Of saved folders: 2 since weights may lie in several files.
@@ -70,6 +72,31 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Tracing:
+    """How a network was traced: what was called whole, which arguments have one value.
+
+    ``found`` says of the modules that could not be traced why.
+
+    Raises:
+        TraceError: an argument's value is no number, string or flag.
+
+    """
+
+    leaf_modules: tuple[str, ...] = ()
+    concrete_args: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.concrete_args.items():
+            if not isinstance(value, (int, float, str, type(None))):
+                raise TraceError(
+                    f"concrete_args={{{name!r}: {type(value).__name__}}}: expected a number, a "
+                    "string, True, False or None; a tensor is an input: example_kwargs="
+                    f"{{{name!r}: {name}}}."
+                )
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decisions and their predicted worth.
 
@@ -92,6 +119,7 @@ class Plan:
     parameters: int = 0
     ranks: int = 0
     chunks: int = 1
+    tracing: Tracing = field(default_factory=Tracing)
     format: int = FORMAT
 
     @property
@@ -165,6 +193,8 @@ class Plan:
             for p in values["pieces"]
         )
         values["machine"] = Machine(**values["machine"])
+        tracing = values["tracing"]
+        values["tracing"] = Tracing(**{**tracing, "leaf_modules": tuple(tracing["leaf_modules"])})
         return cls(**values)
 
     def __str__(self) -> str:

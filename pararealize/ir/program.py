@@ -13,8 +13,8 @@ Kind = Literal["input", "attribute", "training", "module", "function", "method",
 
 #: Operations that any segment may repeat for itself: they are no part of the state.
 AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training"})
-#: Marks, among its ``kwargs``, an input that was traced as ``None`` because it was not given.
-ABSENT = "absent"
+#: Among an input's ``kwargs``, the one value that it was traced with: ``None`` where not given.
+FIXED = "fixed"
 
 
 @dataclass(frozen=True)

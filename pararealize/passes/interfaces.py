@@ -65,7 +65,7 @@ def _chain(
         )
         for i, (start, stop) in enumerate(pairwise(stops))
     )
-    return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes)
+    return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
 
 
 def _tensor(profile: Profile, name: str) -> TensorSpec:

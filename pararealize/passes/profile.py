@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,10 +135,25 @@ class _Evaluator:
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
-            raise ShapeError(_explain(operation, module, args, error)) from error
+            if module is None or _is_torch(module):
+                raise ShapeError(_explain(operation, module, args, error)) from error
+            result = self._computed(operation, module, args, kwargs)
         if key[0] is not None:
             self.known[key] = result
         return result
+
+    def _computed(self, operation: Operation, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The shapes of a module that looks at numbers: it is run once, on random ones."""
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        random = partial(_random, device=device)
+        try:
+            with torch.device(device), torch.random.fork_rng(devices=[]):
+                given = tree_map_only(Tensor, random, (args, kwargs))
+                twin = copy.deepcopy(module).train(self.training)
+                result, cost = _measure(twin, *given)
+        except REFUSALS as error:
+            raise ShapeError(_explain(operation, module, args, error)) from error
+        return _meta(result), cost
 
     def _callable(self, operation: Operation, module: nn.Module | None) -> Callable[..., Any]:
         if module is not None:
@@ -147,6 +163,16 @@ class _Evaluator:
             return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
         function: Callable[..., Any] = operation.target
         return function
+
+
+def _random(like: Tensor, device: torch.device) -> Tensor:
+    if like.is_floating_point():
+        return torch.randn(like.shape, dtype=like.dtype, device=device)
+    return torch.zeros(like.shape, dtype=like.dtype, device=device)
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _meta(value: Any) -> Any:
@@ -164,7 +190,7 @@ def _identity(operation: Operation, module: nn.Module | None) -> Any:
     """What decides the result besides the inputs; ``None`` where that is not known."""
     if module is None:
         return (operation.kind, operation.target)
-    if not type(module).__module__.startswith("torch.nn.modules"):
+    if not _is_torch(module):
         return None
     weights = tuple((t.shape, t.dtype) for t in module.parameters())
     return (type(module), repr(module), weights)

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-import random
-import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch import nn
 
 from pararealize.errors import NotAModuleError, TraceError
-from pararealize.ir.program import ABSENT, Kind, Operation, Program, Ref
+from pararealize.ir.program import Operation, Program, Ref
 from pararealize.passes.copying import collection_paused, copy_tree
-
-KINDS: Mapping[str, Kind] = {
-    "placeholder": "input",
-    "get_attr": "attribute",
-    "call_module": "module",
-    "call_function": "function",
-    "call_method": "method",
-    "output": "output",
-}
+from pararealize.passes.record import UntraceableError, record
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The two modes of a network; the same object twice where one program serves both."""
+    """The two modes of a network; the same object twice where one program serves both.
+
+    ``whole`` says of each module that is called without looking into it why that is so.
+    """
 
     train: Program
     eval: Program
+    whole: Mapping[str, str] = field(default_factory=dict)
 
 
 def copy_module(model: nn.Module) -> nn.Module:
@@ -80,26 +72,93 @@ def _described(model: object) -> str:
     return f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
 
 
-def trace(model: nn.Module, given: Iterable[str] = ()) -> Trace:
+def trace(
+    model: nn.Module,
+    given: Iterable[str] = (),
+    leaves: Iterable[str | type] = (),
+    constants: Mapping[str, Any] | None = None,
+) -> Trace:
     """Programs of ``model`` in train and eval mode; its modes are left as they were.
 
-    Arguments that default to ``None`` and are not in ``given`` are traced as ``None``.
+    A module that cannot be recorded is called whole, the innermost one that stands in the way.
+
+    Args:
+        model: the network.
+        given: arguments that calls give; others that default to ``None`` are taken as ``None``.
+        leaves: names or classes of modules to call whole.
+        constants: values of arguments that calls never change.
 
     Raises:
-        TraceError: the forward code branches on data or uses what ``torch.fx`` cannot record.
+        TraceError: the network's own forward code branches on data or uses what ``torch.fx``
+            cannot record, or a name of ``leaves`` or ``constants`` is unknown.
 
     """
     modes = {name: module.training for name, module in model.named_modules()}
-    constants = _absent_arguments(model, set(given))
+    fixed = {**_absent_arguments(model, set(given)), **_known(model, constants or {})}
+    asked = find_leaves(model, leaves)
     try:
         with collection_paused():
-            train = _record(model.train(), constants)
-            evaluate = _record(model.eval(), constants)
+            return _record_all(model, asked, fixed)
     finally:
         for name, module in model.named_modules():
             module.training = modes[name]
-    merged = merge(train, evaluate)
-    return Trace(merged, merged) if merged else Trace(train, evaluate)
+
+
+def _record_all(model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any]) -> Trace:
+    """Record both modes, again after each kind of module that turned out to be untraceable."""
+    whole = _hooked(model)
+    while True:
+        known = {**dict.fromkeys(asked, "asked for"), **whole}
+        try:
+            train = record(model.train(), known, fixed)
+            evaluate = record(model.eval(), known, fixed)
+        except UntraceableError as error:
+            if not error.path:
+                raise TraceError(_advice(model, error.reason)) from error
+            kind = type(model.get_submodule(error.path))
+            same = (name for name, module in model.named_modules() if type(module) is kind)
+            whole |= dict.fromkeys(same, f"{kind.__name__} cannot be traced{error.reason}")
+            continue
+        called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
+        reasons = {path: reason for path, reason in whole.items() if path in called}
+        merged = merge(train, evaluate)
+        return Trace(merged, merged, reasons) if merged else Trace(train, evaluate, reasons)
+
+
+def _hooked(model: nn.Module) -> dict[str, str]:
+    """Containers with hooks, which only run where the container is called."""
+    registries = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        name: f"{type(module).__name__} has hooks, which run where it is called"
+        for name, module in model.named_modules()
+        if name and module._modules and any(getattr(module, r) for r in registries)
+    }
+
+
+def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str]:
+    """Paths of the modules that names or classes stand for.
+
+    Raises:
+        TraceError: the model has no such module.
+
+    """
+    modules = dict(model.named_modules())
+    found: set[str] = set()
+    for leaf in leaves:
+        paths = [name for name, module in modules.items() if _is_meant(leaf, name, module)]
+        if not paths or "" in paths:
+            near = difflib.get_close_matches(str(leaf), filter(None, modules), 3, 0.4)
+            hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
+            raise TraceError(
+                f"leaf_modules: {type(model).__name__} has no module {leaf!r} to call whole: write "
+                f"names as in model.named_modules(), or classes.{hint}"
+            )
+        found.update(paths)
+    return frozenset(found)
+
+
+def _is_meant(leaf: str | type, name: str, module: nn.Module) -> bool:
+    return isinstance(module, leaf) if isinstance(leaf, type) else name == leaf
 
 
 def _absent_arguments(model: nn.Module, given: set[str]) -> dict[str, Any]:
@@ -107,77 +166,24 @@ def _absent_arguments(model: nn.Module, given: set[str]) -> dict[str, Any]:
     return {p.name: None for p in parameters if p.default is None and p.name not in given}
 
 
-class _Tracer(fx.Tracer):
-    """Remembers which module's ``forward`` wrote each node."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """BatchNorm stays whole in other libraries' versions too: it counts as it runs."""
-        batch_norm = isinstance(m, nn.modules.batchnorm._NormBase)
-        return batch_norm or super().is_leaf_module(m, module_qualified_name)
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node marked with the path of the module being run."""
-        node = super().create_node(*args, **kwargs)
-        node.meta["scope"] = self.scope.module_path
-        return node
+def _known(model: nn.Module, constants: Mapping[str, Any]) -> Mapping[str, Any]:
+    signature = inspect.signature(model.forward)
+    unknown = [name for name in constants if name not in signature.parameters]
+    if unknown:
+        raise TraceError(
+            f"concrete_args: {type(model).__name__}.forward{signature} has no argument "
+            f"{unknown[0]!r}."
+        )
+    return constants
 
 
-def _record(model: nn.Module, constants: dict[str, Any]) -> Program:
-    before = torch.get_rng_state(), random.getstate()
-    try:
-        graph = _Tracer().trace(model, concrete_args=constants or None)
-    except Exception as error:
-        raise TraceError(_explain(model, error)) from error
-    _check_draws(model, *before)
-    graph.eliminate_dead_code(_is_impure)
-    names = inspect.signature(model.forward).parameters
-    for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
-        if name in constants:  # torch.fx renames it; it stays an input, which must be None
-            node.target, node.kwargs = name, {ABSENT: True}
-    return Program(tuple(map(_operation, graph.nodes)))
-
-
-def _check_draws(model: nn.Module, numbers: Tensor, python: Any) -> None:
-    """Whether tracing drew random numbers, which every call of the trace would repeat."""
-    if torch.equal(numbers, torch.get_rng_state()) and python == random.getstate():
-        return
-    torch.set_rng_state(numbers)
-    random.setstate(python)
-    raise TraceError(
-        f"{type(model).__name__} draws random numbers in its forward that depend on no input, and "
-        "a trace would keep those of one call: draw them like the input, torch.rand_like(x), or "
-        "in a function f kept whole with torch.fx.wrap('f')."
-    )
-
-
-def _is_impure(node: fx.Node) -> bool:
-    """Keep everything that may act by more than its value: modules, in-place and random calls."""
-    name = getattr(node.target, "__name__", str(node.target))
-    return node.op in {"placeholder", "output", "call_module"} or (
-        name.endswith("_") and not name.endswith("__")
-    )
-
-
-def _operation(node: fx.Node) -> Operation:
-    def reference(leaf: Any) -> Any:
-        return Ref(leaf.name) if isinstance(leaf, fx.Node) else leaf
-
-    args: Any = map_aggregate((node.args, dict(node.kwargs)), reference)
-    scope = node.meta.get("scope", "")
-    return Operation(node.name, KINDS[node.op], node.target, tuple(args[0]), dict(args[1]), scope)
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = tuple(str(Path(file).parent) for file in (torch.__file__, __file__))
-    outside = [f for f in frames if not f.filename.startswith(inside)]
-    where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
-    line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
+def _advice(model: nn.Module, reason: str) -> str:
     return (
-        f"{type(model).__name__} cannot be traced{where}{line}: {error}. A network is compiled "
-        "from one graph, so its forward may not branch or loop on tensor values: move the branch "
-        "out of forward, replace it by torch.where(condition, a, b), or put it in a function f "
-        "and keep that whole with torch.fx.wrap('f')."
+        f"{type(model).__name__} cannot be traced{reason}. A network is compiled from one graph, "
+        "so its own forward may not branch or loop on tensor values: move that code into a "
+        "sub-module, which is then called whole; replace a branch by torch.where(condition, a, "
+        "b); put it in a function f kept whole with torch.fx.wrap('f'); or fix the argument that "
+        "decides, concrete_args={'name': value}."
     )
 
 
