@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from pararealize.emit.emission import Emission
 from pararealize.emit.ranks import homes, inner_of
@@ -16,6 +15,7 @@ from pararealize.propagators.fine import Fine
 from pararealize.propagators.program import modules_of
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
+from pararealize.runtime.nest import map_tensors
 
 
 def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
@@ -63,7 +63,7 @@ class Move(nn.Module):
         device = device_of(self.propagator)
         if device is None:
             return value
-        return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+        return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def device_of(part: Propagator) -> torch.device | None:

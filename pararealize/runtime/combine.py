@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import ShapeError
+from pararealize.runtime.nest import flatten, unflatten
 
 
 def combine(signs: str, *values: Any) -> Any:
@@ -22,14 +22,14 @@ def combine(signs: str, *values: Any) -> Any:
         ShapeError: the values differ in shape, so that adding them would broadcast.
 
     """
-    flat = [tree_flatten(value) for value in values]
+    flat = [flatten(value) for value in values]
     first, structure = flat[0]
     for leaves, other in flat[1:]:
         if other != structure:
             raise ShapeError(f"states of different structure meet: {structure} and {other}.")
         _check_shapes(first, leaves)
     columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return tree_unflatten([_combine_leaf(signs, column) for column in columns], structure)
+    return unflatten([_combine_leaf(signs, column) for column in columns], structure)
 
 
 def _check_shapes(first: list[Any], other: list[Any]) -> None:
@@ -55,13 +55,13 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
 
 def cut(value: Any, parts: int) -> list[Any]:
     """A state's batch in so many parts, as equal as can be; the last ones may be empty."""
-    leaves, structure = tree_flatten(value)
+    leaves, structure = flatten(value)
     columns = [torch.tensor_split(leaf, parts) for leaf in leaves]
-    return [tree_unflatten(list(row), structure) for row in zip(*columns, strict=True)]
+    return [unflatten(list(row), structure) for row in zip(*columns, strict=True)]
 
 
 def join(parts: Sequence[Any]) -> Any:
     """The state whose batch these parts are."""
-    flat = [tree_flatten(part) for part in parts]
+    flat = [flatten(part) for part in parts]
     columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return tree_unflatten([torch.cat(column) for column in columns], flat[0][1])
+    return unflatten([torch.cat(column) for column in columns], flat[0][1])

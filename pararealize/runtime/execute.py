@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any, Protocol, final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.schedule import Schedule, Task, Watch
@@ -16,6 +15,7 @@ from pararealize.runtime.adjoint import arrive, depart, enter, leave
 from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
 from pararealize.runtime.link import Line, Link, Step
+from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.streams import Draw, Streams
 from pararealize.runtime.transport import Transport
@@ -125,7 +125,7 @@ class Execution:
 
     def _run(self, step: Step, inputs: dict[str, Any]) -> tuple[Any, Any]:
         entered: list[Tensor] = []
-        inputs = tree_map(lambda value: self._enter(step, value, entered), inputs)
+        inputs = map_tensors(lambda value: self._enter(step, value, entered), inputs)
         self._streams.begin(step.key)
         values: dict[str, Any] = {}
         for task, done_with in zip(self.tasks, self._done_with, strict=True):
@@ -194,7 +194,7 @@ class Execution:
         def enter(_gradient: Tensor) -> None:
             self._link.at(place, "backward")
 
-        for leaf in tree_leaves(result):
+        for leaf in leaves_of(result):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 leaf.register_hook(enter)
 
@@ -221,10 +221,10 @@ class Execution:
     def _exit(self, step: Step, output: Any, entered: list[Tensor]) -> Any:
         if self.transport.size == 1 or not step.learns():
             return output
-        leaves, structure = tree_flatten(output)
+        leaves, structure = flatten(output)
         at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         ties = (*step.tokens, *entered, step.anchor)
         results = leave(step, [leaves[i] for i in at], ties, made=self._makes_output)
         for i, result in zip(at, results, strict=True):
             leaves[i] = result
-        return tree_unflatten(leaves, structure)
+        return unflatten(leaves, structure)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import NonFiniteError
+from pararealize.runtime.nest import leaves_of
 
 #: How the file names of generated code begin.
 GENERATED = "<pararealize"
@@ -18,7 +18,7 @@ GENERATED = "<pararealize"
 
 def shapes(values: Any) -> str:
     """Shapes and dtypes of the tensors among some values."""
-    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in leaves_of(values) if isinstance(leaf, Tensor)]
     return ", ".join(f"{list(t.shape)} {t.dtype}" for t in leaves) or "no tensor"
 
 
@@ -40,7 +40,7 @@ def check_finite(result: Any, label: str, values: Any) -> None:
         NonFiniteError: it did; names it and what it was called with.
 
     """
-    for leaf in tree_leaves(result):
+    for leaf in leaves_of(result):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             continue
         bad = int((~torch.isfinite(leaf)).sum())
@@ -53,5 +53,5 @@ def check_finite(result: Any, label: str, values: Any) -> None:
 
 
 def _all_finite(values: Any) -> bool:
-    leaves = [v for v in tree_leaves(values) if isinstance(v, Tensor) and v.is_floating_point()]
+    leaves = [v for v in leaves_of(values) if isinstance(v, Tensor) and v.is_floating_point()]
     return all(bool(torch.isfinite(leaf).all()) for leaf in leaves)

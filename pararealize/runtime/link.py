@@ -8,10 +8,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import DisagreementError, PeerError, ShapeError
 from pararealize.runtime.message import Form, Leaf, empty, flat, form_of
+from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.signature import digest, signature
 from pararealize.runtime.transport import Transport
@@ -73,7 +73,7 @@ class Link:
             self.transport.fail(text)
             raise PeerError(text)
         text = signature(inputs, training=training)
-        tensors = (leaf for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor))
+        tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
         self.device = next((tensor.device for tensor in tensors), self.device)
         self.transport.steps += 1
         return Step(self, self.transport.steps % STEPS, text, trainable)

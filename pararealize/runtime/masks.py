@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from pararealize.runtime.nest import leaves_of
 
 
 class Masks:
@@ -29,7 +30,7 @@ class Masks:
     @contextmanager
     def drawn(self, values: tuple[Any, ...]) -> Iterator[None]:
         """Run with this step's random numbers: new ones at first, later the same again."""
-        devices = {leaf.device for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
+        devices = {leaf.device for leaf in leaves_of(values) if isinstance(leaf, Tensor)}
         devices.add(torch.device("cpu"))
         before = [(device, _get_state(device)) for device in sorted(devices, key=str)]
         first = not self.states

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pararealize.runtime.nest import flatten, unflatten
 
 #: Memory formats by the number of axes that they belong to, fastest to test first.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -76,13 +77,13 @@ class Form:
         """The state with these tensors."""
         some, others = iter(tensors), iter(self.constants)
         values = [next(others) if leaf is None else next(some) for leaf in self.leaves]
-        return tree_unflatten(values, tree_flatten(self.nest)[1])
+        return unflatten(values, flatten(self.nest)[1])
 
 
 def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
     """The form of a state, and its tensors."""
-    values, structure = tree_flatten(value)
+    values, structure = flatten(value)
     leaves = tuple(leaf_of(v) if isinstance(v, Tensor) else None for v in values)
     constants = tuple(v for v in values if not isinstance(v, Tensor))
-    nest = tree_unflatten(range(len(values)), structure)
+    nest = unflatten(list(range(len(values))), structure)
     return Form(nest, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))

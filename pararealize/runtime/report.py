@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from pararealize.runtime.nest import leaves_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,6 @@ class Report:
 
 def norm(value: Any) -> float:
     """2-norm over all floating-point leaves of a state."""
-    leaves = [v for v in tree_leaves(value) if isinstance(v, Tensor) and v.is_floating_point()]
+    leaves = [v for v in leaves_of(value) if isinstance(v, Tensor) and v.is_floating_point()]
     squares = [torch.linalg.vector_norm(v.detach().to(torch.float64)) ** 2 for v in leaves]
     return float(sum(s.item() for s in squares) ** 0.5)

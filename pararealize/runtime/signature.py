@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from pararealize.runtime.message import leaf_of
+from pararealize.runtime.nest import flatten
 
 
 def signature(inputs: Mapping[str, Any], *, training: bool) -> str:
@@ -30,9 +30,9 @@ def signature(inputs: Mapping[str, Any], *, training: bool) -> str:
 
 
 def _text(value: Any) -> str:
-    leaves, structure = tree_flatten(value)
+    leaves, structure = flatten(value)
     texts = [_leaf(leaf) for leaf in leaves]
-    return texts[0] if structure.is_leaf() else f"{structure.type} of ({', '.join(texts)})"
+    return texts[0] if structure.is_leaf else f"{structure.kind} of ({', '.join(texts)})"
 
 
 def _leaf(value: Any) -> str:

@@ -12,7 +12,6 @@ import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pararealize.compiler import load, pararealize
 from pararealize.emit.network import ParallelNetwork
@@ -20,6 +19,7 @@ from pararealize.errors import ModelSpecError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.methods import Parareal
 from pararealize.runtime.connect import connect
+from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.transport import Transport, together
 from pararealize.specs import FORMS, load_model
 from pararealize.studies.variants import objective
@@ -66,7 +66,7 @@ def outcome(net: nn.Module, inputs: Mapping[str, Any], seed: int = 0) -> Outcome
         net.zero_grad()
         output = net(**inputs)
         torch.autograd.backward(objective(output))
-    leaves = [leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = [leaf.detach() for leaf in leaves_of(output) if isinstance(leaf, Tensor)]
     return Outcome(
         {f"output {i}": leaf for i, leaf in enumerate(leaves)},
         {k: p.grad.detach() for k, p in net.named_parameters() if p.grad is not None},

@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves
 
 from pararealize.emit.network import ParallelNetwork, is_added
 from pararealize.ir.chain import TensorSpec
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.nest import leaves_of
 
 #: Weights stay, so that all variants can share them; a step costs what it costs at any rate.
 RATE = 0.0
@@ -42,7 +42,7 @@ class Variant:
 
 def objective(output: Any) -> Tensor:
     """A loss for any network: the mean square of what it says."""
-    leaves = [v for v in tree_leaves(output) if isinstance(v, Tensor) and v.is_floating_point()]
+    leaves = [v for v in leaves_of(output) if isinstance(v, Tensor) and v.is_floating_point()]
     return torch.stack([leaf.float().pow(2).mean() for leaf in leaves]).sum()
 
 
