@@ -76,7 +76,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _torchvision(name: str) -> nn.Module:
-    models = _import_torchvision()
+    models = import_torchvision()
     try:
         model: nn.Module = models.get_model(name, weights=None)
     except ValueError as error:
@@ -85,7 +85,7 @@ def _torchvision(name: str) -> nn.Module:
     return model
 
 
-def _import_torchvision() -> Any:
+def import_torchvision() -> Any:
     """``torchvision.models``, also where its compiled operators do not fit this torch.
 
     Importing it registers shape rules for two operators; with a torch they were not built for

@@ -87,9 +87,21 @@ def summary(plan: Plan) -> list[str]:
         f"Added parameters: {plan.added_parameters:,} ({added:.1%}). Coarse work on the critical "
         f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
         "heaviest subnetwork).",
+        *_wide(plan),
         *_whole(plan),
         *([_flow(plan)] if plan.chunks > 1 else []),
         plan.verdict,
+    ]
+
+
+def _wide(plan: Plan) -> list[str]:
+    """Where skips cross a cut, what that costs."""
+    wide = [piece for piece in plan.pieces if len(piece.state) > 1]
+    return [
+        f"{len(p.state)} tensors ({_size(p.interface_bytes)}) cross the cut after {p.layers[1]}, "
+        "because of skips: all of them are guessed, sent and corrected. Single tensors cross at "
+        f"{plan.interfaces} positions, enough for n={plan.interfaces + 1}."
+        for p in wide[:1]
     ]
 
 

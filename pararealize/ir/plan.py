@@ -103,7 +103,8 @@ class Plan:
     ``serial_seconds`` and ``parallel_seconds`` are one forward evaluation on one device and on
     ``ranks`` of them (0: one a subnetwork); ``critical_coarse_seconds`` is what of the latter
     goes to guesses, coarse propagators and combinations of states. ``chunks`` is the number of
-    slices of the batch in which corrections travel.
+    slices of the batch in which corrections travel, ``interfaces`` that of the positions where one
+    tensor alone carries the network's state.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Plan:
     parameters: int = 0
     ranks: int = 0
     chunks: int = 1
+    interfaces: int = 0
     tracing: Tracing = field(default_factory=Tracing)
     format: int = FORMAT
 

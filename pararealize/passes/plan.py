@@ -46,6 +46,7 @@ def make_plan(
         head_seconds=chain.cost(partition.bounds[-1], end).seconds,
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
+        interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
     )
     timeline = predict(plan, place(schedule, n, ranks or n))
     return replace(

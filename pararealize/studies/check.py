@@ -84,7 +84,15 @@ def differences(found: Outcome, wanted: Outcome) -> list[Difference]:
             Difference(kind, n, _relative(here[n], there[n], scale)) for n in here if n in there
         ]
         rows += [max(each, key=lambda difference: difference.relative)] if each else []
-    return rows
+    return [*rows, *_together(found.gradients, wanted.gradients)]
+
+
+def _together(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Difference]:
+    """The gradient of all parameters as one vector: single ones may be next to nothing."""
+    names = [name for name in found if name in wanted]
+    wrong = sum(_norm(found[name].double() - wanted[name].double()) ** 2 for name in names)
+    size = sum(_norm(wanted[name]) ** 2 for name in names)
+    return [Difference("gradient", "all parameters", (wrong / size) ** 0.5)] if size else []
 
 
 def _norm(tensor: Tensor) -> float:
