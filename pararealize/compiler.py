@@ -31,12 +31,13 @@ from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
 from pararealize.ir.schedule import Schedule, propagators
+from pararealize.passes.blocks import trace_blocks
 from pararealize.passes.chunk import chunk, chunk_counts, inseparable
 from pararealize.passes.coarsen import build_coarse
 from pararealize.passes.copying import collection_paused
 from pararealize.passes.cut import check_count, cut, cut_at
 from pararealize.passes.guesses import build_guesses
-from pararealize.passes.infer import bind, expectations, infer_profile
+from pararealize.passes.infer import bind, decisive, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
 from pararealize.passes.measure import measured
 from pararealize.passes.parareal import parareal_schedule
@@ -65,6 +66,7 @@ def pararealize(
     interfaces: Sequence[str] | None = None,
     leaf_modules: Sequence[str | type] = (),
     concrete_args: Mapping[str, Any] | None = None,
+    blocks: str | None = None,
     cost: str = "predicted",
     machine: Machine | None = None,
     devices: Sequence[str | torch.device] | None = None,
@@ -84,6 +86,8 @@ def pararealize(
             that cannot be traced become such by themselves.
         concrete_args: numbers, strings or flags that arguments of ``forward`` always have, where
             the forward code branches on them.
+        blocks: name of the list of blocks that the network runs one after another, for networks
+            whose own forward cannot be traced, as those of ``transformers``: ``"transformer.h"``.
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
         machine: rates of the devices and links that predictions assume.
@@ -112,7 +116,8 @@ def pararealize(
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)
     places = tuple(torch.device(device) for device in devices or ())
-    tracing = Tracing(tuple(sorted(find_leaves(model, leaf_modules))), dict(concrete_args or {}))
+    leaves = tuple(sorted(find_leaves(model, leaf_modules)))
+    tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
     request = _Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
     with collection_paused(), together(transport):
         network = _compile(model, request, transport)
@@ -203,7 +208,11 @@ def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions
 
 def _chain(serial: nn.Module, request: _Request) -> Chain:
     tracing = request.tracing
-    traced = trace(serial, request.given or {}, tracing.leaf_modules, tracing.concrete_args)
+    if tracing.blocks:
+        traced = trace_blocks(serial, tracing.blocks, request.given, tracing.concrete_args)
+    else:
+        names = request.given or {}
+        traced = trace(serial, names, tracing.leaf_modules, tracing.concrete_args)
     profiled = _profile(traced.train, serial, request)
     chain = build_chain(serial, traced, profiled)
     if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):

@@ -1,10 +1,11 @@
-"""Models by name: ``path/file.py:factory``, ``package.module:factory``, ``torchvision:NAME``."""
+"""Models by name: a Python file, a module, ``torchvision:NAME`` or ``timm:NAME``."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from torch import nn
 from pararealize.errors import ModelSpecError
 
 FORMS = (
-    "path/to/file.py:factory, package.module:factory or torchvision:NAME, for example "
+    "path/to/file.py:factory, package.module:factory, torchvision:NAME or timm:NAME, for example "
     "pararealize.models:resnet56"
 )
 
@@ -32,6 +33,8 @@ def load_model(spec: str) -> nn.Module:
         raise ModelSpecError(f"{spec!r} names no model: write {FORMS}.")
     if place == "torchvision":
         return _torchvision(name)
+    if place == "timm":
+        return _timm(name)
     factory = getattr(_module(place), name, None)
     if factory is None:
         raise ModelSpecError(f"{place} has no {name!r}: write {FORMS}.")
@@ -73,6 +76,20 @@ def _from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _timm(name: str) -> nn.Module:
+    with suppress(ModelSpecError):
+        import_torchvision()  # timm imports it, and cannot where its operators do not fit
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise ModelSpecError(f"timm is not installed ({error}): pip install timm.") from error
+    if not timm.is_model(name):
+        near = timm.list_models(f"{name[:4]}*")[:5]
+        raise ModelSpecError(f"timm has no model {name!r}; near it: {near}.")
+    model: nn.Module = timm.create_model(name, pretrained=False)
+    return model
 
 
 def _torchvision(name: str) -> nn.Module:

@@ -46,7 +46,7 @@ def assemble(
     fine = _fine(partition, serial)
     parts: dict[str, Propagator] = dict(fine)
     parts |= _coarse(partition, serial, decisions.method, coarse, registries["coarse"], fine)
-    parts |= _guess(guesses, registries["guess"])
+    parts |= _guess(guesses, serial, registries["guess"])
     used = Counter(task.propagator for task in decisions.schedule if task.op == "apply")
     parts = {name: part for name, part in parts.items() if name in used}
     _share_masks(parts, used)
@@ -122,13 +122,17 @@ def _propagator(
     return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
 
 
-def _guess(guesses: Mapping[int, Guess], registry: nn.ModuleDict) -> dict[str, Propagator]:
-    return {
-        f"guess.{j}": Registered(
-            registry, str(j), f"the guess network of interface {j}", leaves=0, inputs=guess.inputs
-        )
-        for j, guess in guesses.items()
-    }
+def _guess(
+    guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
+) -> dict[str, Propagator]:
+    found: dict[str, Propagator] = {}
+    for j, guess in guesses.items():
+        label = f"the guess network of interface {j}"
+        if guess.segment is not None:
+            found[f"guess.{j}"] = Fine(serial, guess.segment, guess.segment, label, borrows=True)
+        else:
+            found[f"guess.{j}"] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+    return found
 
 
 def _share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ from pararealize.errors import RankError
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.program import modules_of
+from pararealize.propagators.program import around_of, modules_of
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
@@ -126,6 +126,7 @@ def _check_holder(first: tuple[str, int], name: str, rank: int) -> None:
 def _paths(part: Fine) -> Iterable[str]:
     for segment in part.segments:
         yield from modules_of(segment)
+        yield from around_of(segment, part.root)
         yield from (o.target for o in segment.operations if o.kind == "attribute")
         flags = (o.target for o in segment.operations if o.kind == "training" and o.target)
         yield from (f"{path}.training" for path in flags)

@@ -36,12 +36,16 @@ class Coarse:
 
 @dataclass(frozen=True)
 class Guess:
-    """The network C_j that guesses an interface's state from the network's inputs."""
+    """The network C_j that guesses an interface's state from the network's inputs.
+
+    Either ``module`` is set or ``segment``, operations run with the fine weights.
+    """
 
     kind: str
     cost: Cost
-    module: nn.Module
+    module: nn.Module | None
     inputs: tuple[str, ...]
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Piece:
 class Tracing:
     """How a network was traced: what was called whole, which arguments have one value.
 
+    ``blocks`` names the list of blocks around which the network's own forward runs.
     ``found`` says of the modules that could not be traced why.
 
     Raises:
@@ -84,6 +85,7 @@ class Tracing:
 
     leaf_modules: tuple[str, ...] = ()
     concrete_args: Mapping[str, Any] = field(default_factory=dict)
+    blocks: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -9,10 +9,20 @@ from typing import Any, Literal
 
 from torch.fx.node import map_aggregate
 
-Kind = Literal["input", "attribute", "training", "module", "function", "method", "output"]
+Kind = Literal[
+    "input",
+    "attribute",
+    "training",
+    "context",
+    "module",
+    "function",
+    "method",
+    "network",
+    "output",
+]
 
 #: Operations that any segment may repeat for itself: they are no part of the state.
-AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training"})
+AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training", "context"})
 #: Among an input's ``kwargs``, the one value that it was traced with: ``None`` where not given.
 FIXED = "fixed"
 
@@ -33,6 +43,8 @@ class Operation:
 
     ``kind`` says how ``target`` is meant: an argument's name, an attribute's or a module's path,
     the path of the module whose ``training`` flag is read, a function, or a method's name.
+    A function of kind ``network`` or ``context`` takes the whole network before its arguments;
+    ``context`` is what any segment may compute again from the inputs.
     ``scope`` is the path of the innermost module whose ``forward`` wrote the operation.
     """
 
@@ -124,6 +136,9 @@ def cut_segment(
     """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
     body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
     wanted = {name for operation in body for name in operation.uses} | set(results or ())
+    for operation in reversed(program.operations):
+        if operation.kind == "context" and operation.name in wanted:
+            wanted.update(operation.uses)
     places = sorted(program.index[name] for name in wanted if program[name].kind in AMBIENT)
     ambient = [program.operations[i] for i in places]
     inputs = tuple(o.name for o in ambient if o.kind == "input")

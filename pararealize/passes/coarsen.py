@@ -108,6 +108,8 @@ class _Builder:
         how = Thinning(self.method.coarse_depth, normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
         source, target = self.states(j)
+        if any(operation.kind in {"network", "context"} for operation in segment.operations):
+            return None  # what lies around a list of blocks has no fresh copy
         cost = sum((self.chain.profile.costs[o.name] for o in segment.operations), Cost())
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity

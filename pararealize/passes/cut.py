@@ -152,6 +152,8 @@ def head_start(chain: Chain, n: int) -> int:
     leave fewer than ``n`` layers.
     """
     layers, end = chain.layers, len(chain.layers)
+    if n > 1 and chain.train.operations[-2].kind == "network":
+        return end - 1  # after a list of blocks
     axes = [max((len(s.shape) for s in i.state), default=0) for i in chain.interfaces]
     widest = 3 if max(axes, default=0) > 2 else 2
     kinds = Counter(x.signature for x in layers)

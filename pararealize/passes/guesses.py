@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pararealize.ir.chain import Cost, Partition
+from pararealize.errors import CoarseError
+from pararealize.ir.chain import Cost, Partition, TensorSpec
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Guess
 from pararealize.ir.plan import Machine
@@ -13,7 +14,7 @@ from pararealize.passes.estimate import input_names, main_input
 from pararealize.passes.profile import module_cost
 from pararealize.passes.thin import Thinning, thin
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.generic import generic_guess
+from pararealize.propagators.generic import generic_guess, token_guess
 
 
 def build_guesses(
@@ -45,6 +46,8 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
     target = partition.interface(j).state
     source = main_input(chain)
     module = generic_guess(source, target[0]) if source and len(target) == 1 else None
+    if module is None and chain.train.operations[-2].kind == "network":
+        return _of_tokens(partition, model, machine, j)
     if module is not None and source is not None:
         module = like(module, model)
         cost = module_cost(module, (source,), machine)
@@ -52,6 +55,30 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
     segment = thin(chain, model, 0, partition.bounds[j], Thinning(0, normalisation=True))
     cost = sum((chain.profile.costs[o.name] for o in segment.operations), Cost())
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
+
+
+def _of_tokens(partition: Partition, model: nn.Module, machine: Machine, j: int) -> Guess:
+    """A guess for a network around a list of blocks: from tokens, or else the first state."""
+    inputs, target = partition.chain.profile.inputs, partition.interface(j).state[0]
+    for name, spec in inputs.items():
+        if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
+            module = token_guess(spec, target, _vocabulary(model))
+            if module is not None:
+                module = like(module, model)
+                return Guess("tokens", module_cost(module, (spec,), machine), module, (name,))
+    stem = partition.chain.segment(0, 1, training=True)
+    if partition.chain.state(1) != partition.interface(j).state:
+        raise CoarseError(
+            f"no guess is known for interface {j}, whose state {target} is not shaped like the "
+            f"first block's, {partition.chain.state(1)[0]}: cut elsewhere, or use n=1."
+        )
+    return Guess("stem", partition.chain.layers[0].cost, None, stem.inputs, stem)
+
+
+def _vocabulary(model: nn.Module) -> int:
+    """How many tokens the first embedding knows; 0 where there is none."""
+    found = (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
+    return next(found, 0)
 
 
 def like(module: nn.Module, model: nn.Module) -> nn.Module:

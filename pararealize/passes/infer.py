@@ -46,6 +46,11 @@ def bind(
     return {stars.get(kinds[k], "") + k: value for k, value in bound.arguments.items()}
 
 
+def decisive(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Flags and strings among example arguments: forward code branches on them."""
+    return {k: v for k, v in (given or {}).items() if isinstance(v, (bool, str))}
+
+
 def expectations(program: Program, model: nn.Module) -> dict[str, Expectation]:
     """For every input read first by a convolution or linear layer, what that layer expects."""
     found: dict[str, Expectation] = {}

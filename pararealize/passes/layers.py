@@ -8,6 +8,7 @@ from torch import nn
 
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
+from pararealize.propagators.around import Around
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
 
@@ -52,6 +53,9 @@ class LayerBuilder:
                 prefix = f"{operation.target}." if operation.target else ""
                 own = module.named_parameters(remove_duplicate=False)
                 names.update({self.names[prefix + name]: None for name, _ in own})
+            if isinstance(operation.target, Around):
+                outside = tuple(operation.target.outside(self.model))
+                names.update({n: None for n in self.names.values() if _is_in(n, outside)})
             attributes = [self.program[name].target for name in operation.uses]
             names.update({self.names[path]: None for path in attributes if path in self.names})
         return tuple(names)
@@ -77,6 +81,10 @@ class LayerBuilder:
                 self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
             return (operation.kind, self.seen[operation.target], shape)
         return (operation.kind, str(operation.target), shape)
+
+
+def _is_in(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
 def _layer_name(body: list[Operation], after: Interface | None) -> str:

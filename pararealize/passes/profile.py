@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -135,12 +135,19 @@ class _Evaluator:
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
+            if operation.kind in {"network", "context"}:
+                module = self.model
             if module is None or _is_torch(module):
                 raise ShapeError(_explain(operation, module, args, error)) from error
             result = self._computed(operation, module, args, kwargs)
         if key[0] is not None:
             self.known[key] = result
         return result
+
+    @cached_property
+    def twin(self) -> nn.Module:
+        """The whole network without data."""
+        return without_data(self.model)
 
     def _computed(self, operation: Operation, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """The shapes of a module that looks at numbers: it is run once, on random ones."""
@@ -150,7 +157,8 @@ class _Evaluator:
             with torch.device(device), torch.random.fork_rng(devices=[]):
                 given = tree_map_only(Tensor, random, (args, kwargs))
                 twin = copy.deepcopy(module).train(self.training)
-                result, cost = _measure(twin, *given)
+                whole = operation.kind != "module"
+                result, cost = _measure(partial(operation.target, twin) if whole else twin, *given)
         except REFUSALS as error:
             raise ShapeError(_explain(operation, module, args, error)) from error
         return _meta(result), cost
@@ -158,6 +166,8 @@ class _Evaluator:
     def _callable(self, operation: Operation, module: nn.Module | None) -> Callable[..., Any]:
         if module is not None:
             return without_data(module)
+        if operation.kind in {"network", "context"}:
+            return partial(operation.target, self.twin)
         if operation.kind == "method":
             name: str = operation.target
             return lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs)
@@ -188,6 +198,8 @@ def _attribute(model: nn.Module, path: str) -> Any:
 
 def _identity(operation: Operation, module: nn.Module | None) -> Any:
     """What decides the result besides the inputs; ``None`` where that is not known."""
+    if operation.kind in {"network", "context"}:
+        return None
     if module is None:
         return (operation.kind, operation.target)
     if not _is_torch(module):

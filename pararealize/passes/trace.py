@@ -94,7 +94,7 @@ def trace(
 
     """
     modes = {name: module.training for name, module in model.named_modules()}
-    fixed = {**_absent_arguments(model, set(given)), **_known(model, constants or {})}
+    fixed = {**_defaults(model, set(given)), **_known(model, constants or {})}
     asked = find_leaves(model, leaves)
     try:
         with collection_paused():
@@ -161,9 +161,11 @@ def _is_meant(leaf: str | type, name: str, module: nn.Module) -> bool:
     return isinstance(module, leaf) if isinstance(leaf, type) else name == leaf
 
 
-def _absent_arguments(model: nn.Module, given: set[str]) -> dict[str, Any]:
+def _defaults(model: nn.Module, given: set[str]) -> dict[str, Any]:
+    """Arguments that are not given and decide what runs: absent ones, flags and strings."""
     parameters = inspect.signature(model.forward).parameters.values()
-    return {p.name: None for p in parameters if p.default is None and p.name not in given}
+    absent = (p for p in parameters if p.name not in given)
+    return {p.name: p.default for p in absent if isinstance(p.default, (bool, str, type(None)))}
 
 
 def _known(model: nn.Module, constants: Mapping[str, Any]) -> Mapping[str, Any]:

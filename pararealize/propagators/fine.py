@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
-from pararealize.propagators.program import compile_segment, is_random, modules_of
+from pararealize.propagators.program import around_of, compile_segment, is_random, modules_of
 from pararealize.propagators.propagator import Propagator, with_buffers
 
 
@@ -93,7 +93,8 @@ class Fine(Propagator):
         """Modules of this stretch that hold buffers, called or read."""
         segment = self.segments[0 if self.root.training else 1]
         owners = (o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute")
-        paths = dict.fromkeys((*modules_of(segment), *owners))
+        around = (p for p in around_of(segment, self.root) if _is_module(self.root, p))
+        paths = dict.fromkeys((*modules_of(segment), *owners, *around))
         return with_buffers(self.root.get_submodule(path) for path in paths)
 
     @property
@@ -115,3 +116,8 @@ class Fine(Propagator):
         """Compile again."""
         self.__dict__.update(state)
         self._functions = self._compile()
+
+
+def _is_module(root: nn.Module, path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    return name in root.get_submodule(parent)._modules

@@ -219,6 +219,30 @@ def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
 
 
 @final
+class TokenGuess(nn.Module):
+    """C_j(tokens): narrow embeddings, mixed: ``[batch, tokens] -> [batch, tokens, width]``."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        narrow = max(1, width // RANK_SHARE)
+        self.embed = nn.Embedding(vocabulary, narrow)
+        self.mix = nn.Linear(narrow, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The guessed state."""
+        y: Tensor = self.mix(self.embed(tokens))
+        return y
+
+
+def token_guess(source: TensorSpec, target: TensorSpec, vocabulary: int) -> nn.Module | None:
+    """A small network from tokens to a sequence of vectors, or ``None``."""
+    is_sequence = target.shape[:-1] == source.shape and target.dtype.is_floating_point
+    if not vocabulary or source.dtype.is_floating_point or not is_sequence:
+        return None
+    return TokenGuess(vocabulary, target.shape[-1])
+
+
+@final
 class ParameterFree(nn.Module):
     """The identity between two shapes: average pooling, channels cut off or padded with zeros.
 

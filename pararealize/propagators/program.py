@@ -6,11 +6,13 @@ import linecache
 import re
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
+from pararealize.propagators.around import Around
 
 #: Operations whose result never shares memory with what they read.
 ALLOCATING = (
@@ -27,6 +29,8 @@ ALLOCATING = (
 
 #: Stands in generated code for a module, until its number is replaced by a look-up.
 MARK = "pararealize_module_"
+#: Stands before the name of a function of the whole network.
+NETWORK = "network_function_"
 
 
 class _Source:
@@ -66,6 +70,11 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
             graph.output(args[0])
         case "attribute":
             nodes[operation.name] = graph.create_node("get_attr", operation.target)
+        case "network" | "context":
+            name = f"{NETWORK}{operation.name}"
+            nodes[operation.name] = graph.create_node(
+                "call_module", name, args, kwargs, name=operation.name
+            )
         case "training":
             path = f"{operation.target}.training" if operation.target else "training"
             nodes[operation.name] = graph.create_node("get_attr", path)
@@ -78,6 +87,9 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
     source, scope = _source(segment_graph(segment, root))
+    for operation in segment.operations:
+        if operation.kind in {"network", "context"}:
+            scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
     file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"  # "<…>" alone has no lines
     linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
     exec(compile(source, file, "exec"), scope)
@@ -101,6 +113,8 @@ def _source(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
 
 
 def _lookup(path: str) -> str:
+    if path.startswith(NETWORK):
+        return f"{path}(self)"
     return "self" + "".join(f"._modules[{name!r}]" for name in path.split("."))
 
 
@@ -138,6 +152,12 @@ def modules_of(segment: Segment) -> tuple[str, ...]:
     return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
 
 
+def around_of(segment: Segment, root: nn.Module) -> tuple[str, ...]:
+    """Paths of modules and tensors that the segment's functions of the whole network read."""
+    functions = (o.target for o in segment.operations if isinstance(o.target, Around))
+    return tuple(dict.fromkeys(path for f in functions for path in f.outside(root)))
+
+
 RANDOM_FUNCTIONS = frozenset(
     {
         *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "rrelu"),
@@ -157,6 +177,8 @@ def is_random(segment: Segment, root: nn.Module) -> bool:
 def _draws(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return module_draws(root.get_submodule(operation.target))
+    if operation.kind == "network":
+        return True
     name = str(getattr(operation.target, "__name__", operation.target))
     return name in RANDOM_FUNCTIONS
 

@@ -141,8 +141,10 @@ class Switched(nn.Module):
 
 def test_arguments_that_decide_the_graph_are_fixed(tmp_path: object) -> None:
     model, x = Switched(), torch.randn(3, 6)
-    with pytest.raises(TraceError, match="concrete_args"):
-        pararealize(model, 2, example_inputs=(x,), example_kwargs={"twice": True})
+    options = {"method": EXACT, "example_inputs": (x,)}
+    torch.testing.assert_close(pararealize(model, 2, **options)(x), model(x))
+    given = pararealize(model, 2, example_kwargs={"twice": True}, **options)
+    torch.testing.assert_close(given(x, twice=True), model(x, True))
     fixed = {"twice": True, "kind": "relu"}
     net = pararealize(model, 2, method=EXACT, example_inputs=(x,), concrete_args=fixed)
     torch.testing.assert_close(net(x), model(x, True, "relu"))
