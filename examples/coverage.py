@@ -13,7 +13,6 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.progress import track
 
 from pararealize.specs import load_model
 from pararealize.studies.coverage import Row, cover_all, family, names, table
@@ -43,7 +42,13 @@ def main() -> None:
     options = parser.parse_args()
     specs = [f"torchvision:{name}" for name in options.models] or names()
     specs = smallest(specs) if options.families else specs
-    rows = list(track(cover_all(specs), total=len(specs), console=Console(stderr=True)))
+    rows = []
+    for row in cover_all(specs):
+        rows.append(row)
+        worst = max(row.worst("outputs"), row.worst("gradient"))
+        print(
+            f"{len(rows)}/{len(specs)} {row.model} {row.error or f'{worst:.0e}'}", file=sys.stderr
+        )
     Console(width=120).print(table(rows))
     failed = [row.model for row in rows if fails(row, options.tolerance)]
     print(f"{len(rows) - len(failed)} of {len(rows)} equal the original; not: {failed or 'none'}")

@@ -42,16 +42,22 @@ def collect_serial(share: Share, serial: nn.Module, added: Iterable[str]) -> nn.
     modes = {name: module.training for name, module in serial.named_modules()}
     parts = share.transport.exchange((own, modes))
     whole = copy.deepcopy(share.skeleton)
+    twins: dict[int, tuple[Tensor, Tensor]] = {}
     for tensors, _ in parts:
-        _fill(whole, tensors, device)
+        _fill(whole, tensors, device, twins)
     for name, module in whole.named_modules():
         known = [modes[name] for _, modes in parts if name in modes]
         module.training = known[0] if known else module.training
     return whole
 
 
-def _fill(whole: nn.Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    twins: dict[int, Tensor] = {}
+def _fill(
+    whole: nn.Module,
+    tensors: dict[str, Tensor],
+    device: torch.device,
+    twins: dict[int, tuple[Tensor, Tensor]],
+) -> None:
+    """Put a rank's tensors in place of empty ones; ``twins`` are those of one empty tensor."""
     for name, tensor in tensors.items():
         path, _, key = name.rpartition(".")
         owner = whole.get_submodule(path)
@@ -59,8 +65,9 @@ def _fill(whole: nn.Module, tensors: dict[str, Tensor], device: torch.device) ->
         if id(old) not in twins:
             new = tensor.to(device)
             is_parameter = isinstance(old, nn.Parameter)
-            twins[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
-        setattr(owner, key, twins[id(old)])
+            made = nn.Parameter(new, old.requires_grad) if is_parameter else new
+            twins[id(old)] = twins[id(made)] = old, made
+        setattr(owner, key, twins[id(old)][1])
 
 
 def total_norm(norm: Tensor, kind: float, transport: Transport) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.emit.emission import Emission
-from pararealize.emit.ranks import homes, inner_of
+from pararealize.emit.ranks import both, homes, inner_of, spread
+from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.program import modules_of
@@ -25,7 +26,13 @@ def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
         RankError: two devices would hold the same weights.
 
     """
-    found = homes(emission.schedule, emission.propagators, emission.serial)
+    found = homes(emission.schedule, emission.propagators)
+    for _, names in spread(found, emission.serial):
+        raise RankError(
+            f"the weights {both(names)} are the same and would lie on two devices: choose "
+            "interfaces= so that layers which share weights lie together, or give each device a "
+            "rank of its own (comm=), which sums their gradients."
+        )
     for path, ranks in found.items():
         for rank in ranks:
             _move(emission.serial, path, devices[rank])

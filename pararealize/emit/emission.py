@@ -13,6 +13,7 @@ from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.streams import Draw
+from pararealize.runtime.ties import Tie
 from pararealize.runtime.transport import Transport
 
 
@@ -25,6 +26,7 @@ class Share:
         draws: tasks of all ranks that draw random numbers.
         names: what the ``state_dict`` of the whole network holds.
         skeleton: the whole serial network, its tensors without storage.
+        ties: this rank's parameters that other ranks hold as well.
 
     """
 
@@ -32,6 +34,7 @@ class Share:
     draws: tuple[Draw, ...]
     names: frozenset[str]
     skeleton: nn.Module
+    ties: tuple[Tie, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -206,12 +206,21 @@ class ParallelNetwork(nn.Module):
         As ``torch.nn.utils.clip_grad_norm_``, which on ranks would see one rank's parameters only.
         """
         parameters = [p for p in self.parameters() if p.grad is not None]
-        grads = [p.grad for p in parameters if p.grad is not None]
+        counted = set(map(id, self._counted()))
+        grads = [p.grad for p in parameters if p.grad is not None and id(p) in counted]
         norm = nn.utils.get_total_norm(grads, norm_type)
         if self._emission.share is not None:
             norm = total_norm(norm, norm_type, self._emission.share.transport)
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
+
+    def _counted(self) -> list[nn.Parameter]:
+        """Parameters, but not those that an earlier rank holds as well."""
+        share = self._emission.share
+        others = share.ties if share is not None else ()
+        rank = share.transport.rank if share is not None else 0
+        skip = {id(self.get_parameter(tie.name)) for tie in others if tie.ranks[0] != rank}
+        return [p for p in self.parameters() if id(p) not in skip]
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""

@@ -20,6 +20,7 @@ from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.execute import Execution
 from pararealize.runtime.streams import Draw
+from pararealize.runtime.ties import Tie
 from pararealize.runtime.transport import Transport
 
 
@@ -27,17 +28,18 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     """What rank ``transport.rank`` holds of a network whose schedule is placed.
 
     Raises:
-        RankError: two ranks would hold the same weights.
+        RankError: two ranks would hold the same buffer.
 
     """
     schedule, parts, serial = emission.schedule, emission.propagators, emission.serial
-    found = homes(schedule, parts, serial)
+    found = homes(schedule, parts)
     names = set(serial.state_dict())
     for prefix, registry in emission.registries.items():
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
     network = (name for name in parts if name.startswith(("fine.", "head")))
     draws = drawing(schedule, parts, network)
-    share = Share(transport, draws, frozenset(names), skeleton_of(serial))
+    ties = tied(found, serial, transport.rank)
+    share = Share(transport, draws, frozenset(names), skeleton_of(serial), ties)
     strip(serial, found, transport.rank)
     here = propagators(task for task in schedule if task.rank == transport.rank)
     local = {name: part for name, part in parts.items() if name in here}
@@ -57,6 +59,7 @@ def execution(emission: Emission, share: Share, network: nn.Module) -> Execution
         share.draws,
         share.transport,
         network,
+        share.ties,
     )
 
 
@@ -92,35 +95,53 @@ def inner_of(part: Propagator) -> Propagator:
     return part.inner if isinstance(part, ZeroPreserving) else part
 
 
-def homes(
-    schedule: Schedule, parts: Mapping[str, Propagator], serial: nn.Module
-) -> dict[str, set[int]]:
-    """The ranks that run every module, and read every tensor and flag, by path.
-
-    Raises:
-        RankError: two ranks would hold the same weights.
-
-    """
+def homes(schedule: Schedule, parts: Mapping[str, Propagator]) -> dict[str, set[int]]:
+    """The ranks that run every module, and read every tensor and flag, by path."""
     found: dict[str, set[int]] = {}
-    holders: dict[int, tuple[str, int]] = {}
     for task in schedule:
         part = parts.get(task.propagator)
         for path in _paths(part) if isinstance(part, Fine) else ():
-            if task.rank in found.setdefault(path, set()):
-                continue
-            found[path].add(task.rank)
-            for name, tensor in _tensors(serial, path):
-                _check_holder(holders.setdefault(id(tensor), (name, task.rank)), name, task.rank)
+            found.setdefault(path, set()).add(task.rank)
     return found
 
 
-def _check_holder(first: tuple[str, int], name: str, rank: int) -> None:
-    if first[1] != rank:
-        raise RankError(
-            f"the weights {first[0]!r} of rank {first[1]} and {name!r} of rank {rank} are the "
-            "same: layers that share weights have to lie in subnetworks of one rank. Choose "
-            "interfaces= so that they do, or fewer ranks."
-        )
+def tied(found: Mapping[str, set[int]], serial: nn.Module, rank: int) -> tuple[Tie, ...]:
+    """Parameters that ``rank`` holds and others as well, in an order that all agree on.
+
+    Raises:
+        RankError: two ranks would hold the same buffer.
+
+    """
+    ties = []
+    for tensor, names in spread(found, serial):
+        if not isinstance(tensor, nn.Parameter):
+            raise RankError(
+                f"the buffers {both(names)} are the same, and each rank would move its own: "
+                "layers that share buffers have to lie in subnetworks of one rank. Choose "
+                "interfaces= so that they do, or fewer ranks."
+            )
+        if rank in names:
+            ties.append(Tie(names[rank], tuple(sorted(names))))
+    return tuple(ties)
+
+
+def spread(
+    found: Mapping[str, set[int]], serial: nn.Module
+) -> Iterator[tuple[Tensor, dict[int, str]]]:
+    """Every tensor that several ranks hold, and its first name on each."""
+    holders: dict[int, tuple[Tensor, dict[int, str]]] = {}
+    for path, ranks in found.items():
+        for name, tensor in _tensors(serial, path):
+            names = holders.setdefault(id(tensor), (tensor, {}))[1]
+            for rank in sorted(ranks):
+                names.setdefault(rank, name)
+    return (pair for pair in holders.values() if len(pair[1]) > 1)
+
+
+def both(names: Mapping[int, str]) -> str:
+    """The first two holders of a tensor, for a message."""
+    (one, name), (two, other), *_ = sorted(names.items())
+    return f"{name!r} of rank {one} and {other!r} of rank {two}"
 
 
 def _paths(part: Fine) -> Iterable[str]:

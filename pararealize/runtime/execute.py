@@ -18,6 +18,7 @@ from pararealize.runtime.link import Line, Link, Step
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.streams import Draw, Streams
+from pararealize.runtime.ties import Tie, Ties
 from pararealize.runtime.transport import Transport
 
 
@@ -68,6 +69,7 @@ class Execution:
         draws: tasks of all ranks that draw random numbers.
         transport: to the other ranks.
         network: the module that holds this rank's parameters, and its mode.
+        ties: parameters that other ranks hold as well.
 
     """
 
@@ -79,6 +81,7 @@ class Execution:
         draws: tuple[Draw, ...],
         transport: Transport,
         network: nn.Module,
+        ties: tuple[Tie, ...] = (),
     ) -> None:
         self.schedule, self.transport, self.rank = schedule, transport, transport.rank
         self.tasks = tuple(task for task in schedule if task.rank == self.rank)
@@ -89,6 +92,7 @@ class Execution:
         self._makes_output = any(t.value == schedule.output and t.op != "recv" for t in self.tasks)
         mine = [line for line in self._lines.values() if self.rank in (line.source, line.target)]
         self._link = Link(transport, mine)
+        self._link.ties = Ties(ties, network, transport) if ties else None
         self._done_with = self._last_reads()
 
     def _last_reads(self) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,6 +15,7 @@ from pararealize.runtime.message import Form, Leaf, empty, flat, form_of
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.signature import digest, signature
+from pararealize.runtime.ties import Ties
 from pararealize.runtime.transport import Transport
 
 #: Tags: steps before they come round, messages between two ranks in a step, two directions.
@@ -63,6 +65,7 @@ class Link:
         self.forms: dict[tuple[int, Line], Form] = {}
         self.device = torch.device("cpu")
         self.recorder: Recorder | None = None
+        self.ties: Ties | None = None
         self._open: Step | None = None
 
     def begin(self, inputs: Mapping[str, Any], *, training: bool, trainable: bool) -> Step:
@@ -76,6 +79,8 @@ class Link:
         tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
         self.device = next((tensor.device for tensor in tensors), self.device)
         self.transport.steps += 1
+        if self.ties is not None and torch.is_grad_enabled():
+            self.ties.watch()
         return Step(self, self.transport.steps % STEPS, text, trainable)
 
     def opened(self, step: Step) -> None:
@@ -120,6 +125,9 @@ class Step:
 
     def _tag(self, line: Line, *, back: bool = False) -> int:
         return 2 * (self.number * MESSAGES + line.index % MESSAGES) + back
+
+    def _tie_tag(self, i: int) -> int:
+        return 2 * (self.number * MESSAGES + MESSAGES - 1 - i)
 
     def _post(self, form: Form, line: Line, *, back: bool = False) -> _Incoming:
         peer, tag = (line.target if back else line.source), self._tag(line, back=back)
@@ -201,6 +209,8 @@ class Step:
         """Post the receives of all adjoints; from here on a failure leaves others waiting."""
         self.link.opened(self)
         engine = torch.autograd.Variable._execution_engine
+        if self.link.ties is not None:
+            engine.queue_callback(partial(self.link.ties.sum, self._tie_tag))
         engine.queue_callback(self.link.closed)
         if self.transport.early:
             self._adjoints = {line: self._post(form, line, back=True) for line, form in self._sent}

@@ -112,8 +112,8 @@ def compare(
     """Differences over the modes, on copies, so that no statistics move."""
     worst: dict[str, Difference] = {}
     for training in modes:
-        here, there = (copy.deepcopy(each).train(training) for each in (net, other))
-        for row in differences(outcome(here, inputs), outcome(there, inputs)):
+        here, there = (outcome(copy.deepcopy(m).train(training), inputs) for m in (net, other))
+        for row in differences(here, there):
             if row.kind not in worst or row.relative > worst[row.kind].relative:
                 worst[row.kind] = row
     return list(worst.values())

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -109,9 +110,12 @@ def _alike(net: nn.Module, other: nn.Module) -> bool:
 
 def cover_all(specs: Sequence[str]) -> Iterator[Row]:
     """Every network in a process of its own, one after another, so that memory is returned."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        yield from pool.map(cover, specs)
+    for spec in specs:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            try:
+                yield pool.submit(cover, spec).result()
+            except BrokenProcessPool:
+                yield Row(spec, error="its process was ended, most likely for want of memory")
 
 
 def names() -> list[str]:

@@ -335,6 +335,50 @@ def reports(comm: Any, _folder: str) -> None:
     assert net.schedule.ranks == SIZE
 
 
+class Tied(nn.Module):
+    """Tokens in and tokens out with one table, and a layer that is called at both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(9, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(9))
+        self.out = nn.Linear(8, 9, bias=False)
+        self.out.weight = self.tokens.weight
+        self.layers[4].weight = self.layers[1].weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens)
+        for layer in (*self.layers, self.layers[0]):
+            x = x + torch.tanh(layer(x))
+        return self.out(x)
+
+
+def ties_weights(comm: Any, folder: str) -> None:
+    tokens = torch.arange(8).view(2, 4)
+    torch.manual_seed(4)
+    model = Tied().double()
+    options: dict[str, Any] = {"example_inputs": (tokens,), "method": Parareal(iterations=2)}
+    net, alone = (pararealize(model, N, **options, **at) for at in ({"comm": comm}, {}))
+    optimizers = [torch.optim.Adam(each.parameters(), lr=0.01) for each in (net, alone)]
+    for repeat in range(3):
+        for each, optimizer in zip((net, alone), optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=repeat != 1)
+            loss_of(each, tokens).backward()
+            loss_of(each, tokens.flip(0)[:1]).backward()  # accumulates
+        assert_alike(net, alone)
+        norms = [each.clip_grad_norm_(0.5) for each in (net, alone)]
+        assert close(*norms)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_alike(net, alone)
+    whole = net.to_serial()
+    assert whole.out.weight is whole.tokens.weight
+    net.save(f"{folder}/tied")
+    again = load(f"{folder}/tied", Tied().double(), comm=comm)
+    for found in (again, load(f"{folder}/tied", Tied().double())):
+        assert_same(found.to_serial(), whole.state_dict())
+
+
 def adjoints_leave_first(comm: Any, _folder: str) -> None:
     """The last rank's only subnetwork runs backward after its adjoint has left."""
     net = build(comm=comm)
@@ -395,10 +439,10 @@ def refuses_other_checkpoints(comm: Any, folder: str) -> None:
         load(f"{folder}/nothing", Deep().double(), comm=comm)
 
 
-def refuses_shared_weights(comm: Any, _folder: str) -> None:
+def refuses_shared_buffers(comm: Any, _folder: str) -> None:
     model = Deep().double()
-    model.layers[8][1].weight = model.layers[0][1].weight
-    with refused(RankError, "layers.0.1.weight", "layers.8.1.weight"):
+    model.layers[8][0] = model.layers[0][0]  # a BatchNorm, whose statistics both would move
+    with refused(RankError, "the buffers", "layers.0.0.running_mean"):
         pararealize(model, SIZE, example_inputs=(batch(),), comm=comm)
 
 
@@ -434,12 +478,13 @@ CHECKS = (
     carries_truth_values,
     keeps_channels_last,
     reports,
+    ties_weights,
     adjoints_leave_first,
     refuses_too_many_ranks,
     refuses_other_inputs,
     refuses_other_models,
     refuses_other_checkpoints,
-    refuses_shared_weights,
+    refuses_shared_buffers,
     refuses_freed_communicators,
 )
 
