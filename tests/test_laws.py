@@ -156,8 +156,8 @@ def test_law_1_compiling_changes_nothing_of_the_model(
     model = case.model()
     for module in model.modules():
         module.training = modules.random() < 0.5
-        module.register_forward_hook(lambda *_: None)
-    for layer in leaves(model):
+    for layer in leaves(model):  # a container with hooks is one layer
+        layer.register_forward_hook(lambda *_: None)
         layer.register_full_backward_hook(lambda *_: None)
     for parameter in model.parameters():
         parameter.requires_grad_(modules.random() < 0.5)
@@ -452,7 +452,7 @@ def test_law_5_exact_guesses_are_not_corrected(case: Case, every_term: bool) -> 
     with seeded(0):
         output = net(case.x)
     assert relative({"": output.detach()}, {"": step(model, model, case.x).output}) <= ROUNDING
-    # Of the difference form, (v + g) - g is rounded; of the residual form every term is zero.
+    # Of the difference form, (v - g) + g is rounded; of the residual form every term is zero.
     most = ROUNDING if method.correction == "difference" else EXACT
     assert max(jump.relative for jump in net.report.jumps) <= most
 

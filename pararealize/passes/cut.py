@@ -114,13 +114,23 @@ def check_count(chain: Chain, n: int) -> None:
         raise CutError(
             f"no legal interface: the network's {len(chain.train)} operations are so connected "
             "that no single value carries its state at any position, so it cannot be cut; "
-            "n=1 runs it as it is."
+            f"n=1 runs it as it is.{_whole(chain)}"
         )
     raise CutError(
         f"n={n} subnetworks need {n - 1} interfaces, and this network has {possible - 1} "
         f"(after {', '.join(map(str, chain.interfaces[:5]))}{', …' if possible > 6 else ''}): "
-        f"write n={possible} or less."
+        f"write n={possible} or less.{_whole(chain)}"
     )
+
+
+def _whole(chain: Chain) -> str:
+    """What could not be looked into, and how to look into it all the same."""
+    for path, reason in chain.whole.items():
+        return (
+            f" {path!r} is called whole: {reason}. Where it runs a list of blocks one after "
+            f"another, name that: blocks='{path}.NAME'."
+        )
+    return ""
 
 
 def cut_at(chain: Chain, names: Sequence[str], n: int) -> Partition:

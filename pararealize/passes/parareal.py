@@ -37,7 +37,7 @@ def parareal_schedule(
     With v_j = Φ_j(u^k_{j-1}) for all j side by side, one sweep k is::
 
         u^{k+1}_j = v_j + F_j(u^{k+1}_{j-1} - u^k_{j-1})               residual correction
-        u^{k+1}_j = v_j + G_j(u^{k+1}_{j-1}) - G_j(u^k_{j-1})          difference correction
+        u^{k+1}_j = v_j - G_j(u^k_{j-1}) + G_j(u^{k+1}_{j-1})          difference correction
 
     Values are called ``u{j}.{k}`` (state at interface j after k sweeps), ``v{j}.{k}`` (fine),
     ``r{j}.{k}`` (jump), ``c{j}.{k}`` (correction), ``g{j}.{k}`` (coarse); x is the network's input.
@@ -122,7 +122,8 @@ def _correct(
             coarse = _coarse(j, shared)
             before = writer.apply(f"g{j}.{k}", coarse, old[j - 1], j)
             after = writer.apply(f"g{j}.{k + 1}", coarse, new[j - 1], j)
-            new.append(writer.combine(f"u{j}.{k + 1}", "++-", (fine[j], after, before), j))
+            # In this order G = Φ cancels exactly: what is left is G(u_new) to the last digit.
+            new.append(writer.combine(f"u{j}.{k + 1}", "+-+", (fine[j], before, after), j))
     return new, watches
 
 

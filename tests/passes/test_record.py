@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import Parareal, load, pararealize
-from pararealize.errors import ShapeError, TraceError
+from pararealize.errors import CutError, ShapeError, TraceError
 from pararealize.ir.program import Operation
 from pararealize.passes.trace import trace
 
@@ -301,3 +301,8 @@ def test_operations_inside_an_unrolled_module_know_where_they_are() -> None:
     layer = next(o for o in program if o.target == "encoder.layers.1")
     assert isinstance(layer, Operation)
     assert layer.scope == "encoder.layers.1"
+
+
+def test_too_few_interfaces_are_explained_by_what_is_called_whole() -> None:
+    with pytest.raises(CutError, match=r"'2' is called whole: Gate cannot be traced at .*blocks="):
+        pararealize(chain(Gate), 9)
