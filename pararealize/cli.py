@@ -39,6 +39,9 @@ Shape = Annotated[
     str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
 ]
 Cut = Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")]
+Blocks = Annotated[
+    str, typer.Option(help="Name of the list of blocks, where the network cannot be traced.")
+]
 Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread each.")]
 Worker = Annotated[str, typer.Option(hidden=True)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
@@ -59,13 +62,14 @@ def explain(
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
     shape: Shape = "",
+    blocks: Blocks = "",
     cut: Cut = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the schedule (PNG and SVG).")] = None,
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
     method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
-    net = _compile(model, n, method, shape, cut)
+    net = _compile(model, n, method, shape, cut, blocks)
     console = Console(width=max(Console().width, WIDTH))
     show(net.plan, console)
     if text:
@@ -85,11 +89,12 @@ def convert(
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
     shape: Shape = "",
+    blocks: Blocks = "",
     cut: Cut = None,
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
     method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
-    net = _compile(model, n, method, shape, cut)
+    net = _compile(model, n, method, shape, cut, blocks)
     net.save(out)
     console = Console()
     console.print(str(net.plan), highlight=False)
@@ -192,14 +197,21 @@ def check(
 
 
 def _compile(
-    spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None
+    spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None, blocks: str
 ) -> ParallelNetwork:
     model = load_model(spec)
     example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
     count: Any = int(n) if n.lstrip("-").isdigit() else n
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)  # the verdict is printed
-        return pararealize(model, count, method=method, example_inputs=example, interfaces=cut)
+        return pararealize(
+            model,
+            count,
+            method=method,
+            example_inputs=example,
+            interfaces=cut,
+            blocks=blocks or None,
+        )
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:

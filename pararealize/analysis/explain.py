@@ -80,7 +80,7 @@ def _size(count: int) -> str:
 
 def summary(plan: Plan) -> list[str]:
     """Sentences about the whole network."""
-    inputs = ", ".join(f"{name} {spec}" for name, spec in plan.inputs.items())
+    inputs = ", ".join(f"{name} {spec}" for name, spec in plan.specs.items())
     added = plan.added_parameters / plan.parameters if plan.parameters else 0.0
     return [
         f"Costs are of one forward evaluation of {inputs}.",
