@@ -188,15 +188,18 @@ class _Builder:
     def _none(self, kind: str, j: int) -> str:
         first, last = self.partition.piece(j)
         source, target = self.states(j)
-        shapes = f"{' and '.join(map(str, source))} to {' and '.join(map(str, target)) or 'output'}"
+        before = " and ".join(map(str, source)) or "the inputs"
+        after = " and ".join(map(str, target)) or "the output"
+        fresh = kind in {"network", "own layers", "generic"}
+        better = "coarse='fine', correction='difference'" if fresh else "coarse='network'"
         if kind == "rediscretized" and not residual_runs(self.chain, first, last):
             reason = "it has no two neighbouring residual layers x + φ(x) of equal shape"
         else:
-            reason = f"none is known from {shapes}"
+            reason = f"none is known from {before} to {after}"
         return (
             f"no {kind!r} coarse propagator for subnetwork {j} "
             f"({self.chain.layers[first].name} … {self.chain.layers[last - 1].name}): {reason}. "
-            "Write method=Parareal(coarse='network'), or give a function "
+            f"Write method=Parareal({better}), take fewer subnetworks, or give a function "
             "(fine, interface_in, interface_out) -> nn.Module."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Interface, Profile, State, TensorSpec
 from pararealize.ir.program import Program
+from pararealize.passes.alias import parting
 from pararealize.passes.layers import LayerBuilder, module_path
 from pararealize.passes.live import live_values
 from pararealize.passes.trace import Trace
@@ -21,13 +22,16 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
     """The chain of layers of a traced and profiled network.
 
     Interfaces cross at most ``width`` values, all of them tensors and at least one floating
-    point, and exist in both the train and the eval program.
+    point, and exist in both the train and the eval program. None parts values that share memory
+    on which the network writes.
     """
-    train = _legal(traced.train, profile, width)
+    train = _legal(traced.train, profile, width, parting(traced.train, model))
     if traced.train is traced.eval:
         pairs = [(i, i, live, live) for i, live in train.items()]
     else:
-        pairs = _matched(traced, train, live_values(traced.eval, width))
+        parts = parting(traced.eval, model)
+        evaluate = {i: v for i, v in live_values(traced.eval, width).items() if not parts(i, v)}
+        pairs = _matched(traced, train, evaluate)
     makers = _last_writers(traced.train)
     states: dict[State, State] = {}  # equal states are one object, which is cheap to compare
 
@@ -75,12 +79,16 @@ def _tensor(profile: Profile, name: str) -> TensorSpec:
     return spec
 
 
-def _legal(program: Program, profile: Profile, width: int) -> dict[int, tuple[str, ...]]:
+def _legal(
+    program: Program, profile: Profile, width: int, parts: Callable[[int, Sequence[str]], bool]
+) -> dict[int, tuple[str, ...]]:
     legal = {}
     for position, live in live_values(program, width).items():
         specs = [profile.specs[name] for name in live]
         floating = any(s is not None and s.dtype.is_floating_point for s in specs)
-        if None not in specs and floating and program.operations[position].kind != "output":
+        if program.operations[position].kind == "output" or parts(position, live):
+            continue
+        if None not in specs and floating:
             legal[position] = live
     return legal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,14 @@ ALLOCATING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
 )
-
+#: As above, functions and methods.
+ALLOCATING_FUNCTIONS = frozenset(
+    {
+        *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
+        *("conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm"),
+        *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
+    }
+)
 
 #: Stands in generated code for a module, until its number is replaced by a look-up.
 MARK = "pararealize_module_"
@@ -122,29 +129,47 @@ def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
     """Whether an operation may write on ``name`` or on a view of it."""
     aliases = {name}
     for operation in segment.operations:
-        first = operation.args[0] if operation.args else None
-        reads_alias = any(used in aliases for used in operation.uses)
-        if isinstance(first, Ref) and first.name in aliases and _in_place(operation, root):
+        if not aliases.isdisjoint(written_by(operation, root)):
             return True
-        if reads_alias and not _allocates(operation, root):
+        if not aliases.isdisjoint(memory_of(operation, root)):
             aliases.add(operation.name)
     return False
 
 
+def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
+    """Names of the values that the operation writes on."""
+    first = operation.args[0] if operation.args else operation.kwargs.get("input")
+    out = operation.kwargs.get("out")
+    written = (first if _in_place(operation, root) else None, out)
+    return tuple(ref.name for ref in written if isinstance(ref, Ref))
+
+
+def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
+    """Names of the values that the operation's result may share memory with."""
+    written = written_by(operation, root)
+    if written and operation.kind != "module":
+        return written
+    return () if not written and _allocates(operation, root) else operation.uses
+
+
 def _in_place(operation: Operation, root: nn.Module) -> bool:
-    if operation.kind == "module":
-        return bool(getattr(root.get_submodule(operation.target), "inplace", False))
+    if operation.kind == "module":  # a container that is called whole may begin with such a layer
+        return any(getattr(part, "inplace", False) for part in _parts(operation, root))
     name = str(getattr(operation.target, "__name__", operation.target))
     written = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
     trailing = name.endswith("_") and not name.endswith("__")
     return written or trailing or operation.kwargs.get("inplace") not in (None, False)
 
 
+def _parts(operation: Operation, root: nn.Module) -> Iterator[nn.Module]:
+    return root.get_submodule(operation.target).modules()
+
+
 def _allocates(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return isinstance(root.get_submodule(operation.target), ALLOCATING)
     name = str(getattr(operation.target, "__name__", operation.target))
-    return name in {"add", "sub", "mul", "truediv", "matmul", "relu", "tanh", "conv2d", "linear"}
+    return name in ALLOCATING_FUNCTIONS
 
 
 def modules_of(segment: Segment) -> tuple[str, ...]:

@@ -266,6 +266,27 @@ def test_a_users_factory_is_given_fine_and_interfaces() -> None:
     assert {name.split(".")[0] for name in net.state_dict()} >= {"coarse", "guess", "steps"}
 
 
+class TwoInputs(nn.Module):
+    """No single input that a coarse network could start from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x + other)))
+
+
+def test_a_refusal_names_what_is_known_and_advises_another_kind() -> None:
+    method, given = Parareal(coarse="identity", guess="coarse"), (torch.ones(2, 4),) * 2
+    with pytest.raises(CoarseError) as caught:
+        pararealize(TwoInputs(), 2, method=method, example_inputs=given)
+    assert "none is known from the inputs to [2, 4] float32" in str(caught.value)
+    assert "Parareal(coarse='network')" in str(caught.value)
+    method = Parareal(coarse="network", guess="coarse")
+    assert pararealize(TwoInputs(), 2, method=method, example_inputs=given).plan.n == 2
+
+
 def test_a_users_factory_names_the_kind() -> None:
     def mine(fine: nn.Module, before: TensorSpec, after: TensorSpec) -> nn.Module:
         return nn.Linear(8, 8)
