@@ -44,7 +44,8 @@ from pararealize.passes.place import owner, place
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.trace import check_module, copy_module, find_leaves, trace
+from pararealize.passes.state import trace_keeping_state
+from pararealize.passes.trace import check_module, copy_module, find_leaves
 from pararealize.runtime.connect import connect
 from pararealize.runtime.memory import release
 from pararealize.runtime.transport import Transport, together
@@ -114,7 +115,7 @@ def pararealize(
     places = tuple(torch.device(device) for device in devices or ())
     tracing = Tracing(tuple(sorted(find_leaves(model, leaf_modules))), dict(concrete_args or {}))
     request = _Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
-    with collection_paused(), together(transport):
+    with _at_rest(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
         release()
@@ -122,6 +123,13 @@ def pararealize(
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
     return network
+
+
+@contextmanager
+def _at_rest() -> Iterator[None]:
+    """Compile in no mode of the caller's: weights copied in inference mode could not be trained."""
+    with collection_paused(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,9 @@ def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions
 
 def _chain(serial: nn.Module, request: _Request) -> Chain:
     tracing = request.tracing
-    traced = trace(serial, request.given or {}, tracing.leaf_modules, tracing.concrete_args)
+    traced = trace_keeping_state(
+        serial, request.given or {}, tracing.leaf_modules, tracing.concrete_args
+    )
     profiled = _profile(traced.train, serial, request)
     chain = build_chain(serial, traced, profiled)
     if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):
@@ -350,7 +360,7 @@ def load(
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
     request = _Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
-    with collection_paused(), together(transport), _foreign(saved):
+    with _at_rest(), together(transport), _foreign(saved):
         network = _compile(model, request, transport, plan if same else None)
         _fill(network, saved if same else _without_added(saved), whole=same)
     return network

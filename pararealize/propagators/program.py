@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
+from pararealize.runtime.quiet import is_torchs
 
 #: Operations whose result never shares memory with what they read.
 ALLOCATING = (
@@ -110,14 +111,15 @@ def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
     for operation in segment.operations:
         first = operation.args[0] if operation.args else None
         reads_alias = any(used in aliases for used in operation.uses)
-        if isinstance(first, Ref) and first.name in aliases and _in_place(operation, root):
+        if isinstance(first, Ref) and first.name in aliases and is_in_place(operation, root):
             return True
         if reads_alias and not _allocates(operation, root):
             aliases.add(operation.name)
     return False
 
 
-def _in_place(operation: Operation, root: nn.Module) -> bool:
+def is_in_place(operation: Operation, root: nn.Module) -> bool:
+    """Whether the operation writes on the first of its arguments."""
     if operation.kind == "module":
         return bool(getattr(root.get_submodule(operation.target), "inplace", False))
     name = str(getattr(operation.target, "__name__", operation.target))
@@ -168,6 +170,6 @@ def module_draws(module: nn.Module) -> bool:
             return True
         if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout:
             return True
-        if not type(part).__module__.startswith(("torch.nn", "pararealize.propagators")):
+        if not is_torchs(part):
             return True
     return False
