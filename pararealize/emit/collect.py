@@ -23,7 +23,9 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def skeleton_of(module: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes and no storage."""
-    memo: dict[int, Any] = {key: weight.to("meta") for key, weight in detached_results(module).items()}
+    memo: dict[int, Any] = {
+        key: weight.to("meta") for key, weight in detached_results(module).items()
+    }
     for _, tensor in tensors_of(module):
         twin = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

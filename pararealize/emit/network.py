@@ -24,11 +24,11 @@ from pararealize.ir.program import FIXED, Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
-from pararealize.runtime.results import detached_results
 from pararealize.runtime.execute import Execution, watched_on
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
+from pararealize.runtime.results import detached_results
 
 RESERVED = ("coarse", "guess")
 #: What the network and the original share, so that the hooks of one run in the other.

@@ -44,7 +44,8 @@ def trace_keeping_state(
         try:
             with _watched(model, written):
                 traced = trace(model, given, (*leaves, *writers), constants)
-            written |= _written_in(traced.train, model) | _written_in(traced.eval, model)
+            found = _written_in(traced.train, model) | _written_in(traced.eval, model)
+            written = found | written
         except Exception:  # what was written last time may be why: a value of another trace
             if not written:
                 raise
