@@ -45,7 +45,8 @@ from pararealize.passes.place import owner, place
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.trace import check_module, copy_module, find_leaves, trace
+from pararealize.passes.state import trace_keeping_state
+from pararealize.passes.trace import check_module, copy_module, find_leaves
 from pararealize.runtime.connect import connect
 from pararealize.runtime.memory import release
 from pararealize.runtime.transport import Transport, together
@@ -119,7 +120,7 @@ def pararealize(
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
     request = _Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
-    with collection_paused(), together(transport):
+    with _at_rest(), together(transport):
         network = _compile(model, request, transport)
     if transport is not None:
         release()
@@ -127,6 +128,13 @@ def pararealize(
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
     return network
+
+
+@contextmanager
+def _at_rest() -> Iterator[None]:
+    """Compile in no mode of the caller's: weights copied in inference mode could not be trained."""
+    with collection_paused(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,7 @@ def _chain(serial: nn.Module, request: _Request) -> Chain:
         traced = trace_blocks(serial, tracing.blocks, request.given, tracing.concrete_args)
     else:
         names = request.given or {}
-        traced = trace(serial, names, tracing.leaf_modules, tracing.concrete_args)
+        traced = trace_keeping_state(serial, names, tracing.leaf_modules, tracing.concrete_args)
     profiled = _profile(traced.train, serial, request)
     chain = build_chain(serial, traced, profiled)
     if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):
@@ -359,7 +367,7 @@ def load(
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
     request = _Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
-    with collection_paused(), together(transport), _foreign(saved):
+    with _at_rest(), together(transport), _foreign(saved):
         network = _compile(model, request, transport, plan if same else None)
         _fill(network, saved if same else _without_added(saved), whole=same)
     return network

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.emit.emission import Share
+from pararealize.runtime.results import detached_results
 from pararealize.runtime.transport import Transport
 
 
@@ -22,7 +23,9 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def skeleton_of(module: nn.Module) -> nn.Module:
     """A copy whose tensors have shapes and no storage."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {
+        key: weight.to("meta") for key, weight in detached_results(module).items()
+    }
     for _, tensor in tensors_of(module):
         twin = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)

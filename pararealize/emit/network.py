@@ -28,8 +28,16 @@ from pararealize.runtime.execute import Execution, watched_on
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
+from pararealize.runtime.results import detached_results
 
 RESERVED = ("coarse", "guess")
+#: What the network and the original share, so that the hooks of one run in the other.
+STATE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+HOOKS = (
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks"),
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"),
+)
 
 
 @final
@@ -160,7 +168,7 @@ class ParallelNetwork(nn.Module):
         if emission.share is not None:
             serial = collect_serial(emission.share, emission.serial, RESERVED)
         else:
-            serial = copy.deepcopy(emission.serial)
+            serial = copy.deepcopy(emission.serial, {**detached_results(emission.serial)})
             for prefix in RESERVED:
                 if prefix in emission.registries:
                     serial._modules.pop(prefix, None)
@@ -249,7 +257,7 @@ def is_added(name: str) -> bool:
 
 
 def _adopt(network: nn.Module, serial: nn.Module) -> None:
-    """Make both modules hold the same dictionaries of parameters, buffers and sub-modules.
+    """Make both modules hold the same dictionaries of parameters, buffers, sub-modules and hooks.
 
     What is moved, loaded or replaced in one is so in the other, and names are the original's.
 
@@ -264,7 +272,7 @@ def _adopt(network: nn.Module, serial: nn.Module) -> None:
             f"{type(serial).__name__} has something called {taken[0]!r}, which is where coarse "
             f"and guess networks are kept: rename self.{taken[0]}."
         )
-    for registry in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+    for registry in (*STATE, *HOOKS):
         network.__dict__[registry] = serial.__dict__[registry]
 
 

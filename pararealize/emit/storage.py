@@ -21,6 +21,8 @@ from pararealize.ir.plan import FORMAT, Plan
 from pararealize.runtime.transport import Transport, together
 
 PLAN = "plan.json"
+#: How the names of files begin that are being written, or that a killed process left.
+TEMPORARY = ".saving-"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _write_plan(path: Path, shards: Sequence[Shard], plan: Plan) -> None:
     }
     try:
         _replace(path / PLAN, json.dumps(document, indent=2).encode())
-        for stale in path.glob("weights-*.safetensors"):
+        for stale in (*path.glob("weights-*.safetensors"), *path.glob(f"{TEMPORARY}*")):
             if stale.name not in document["weights"]:
                 stale.unlink()
     except OSError as error:
@@ -139,7 +141,7 @@ def _separate(weights: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".saving-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -161,7 +163,7 @@ def read(path: Path) -> Saved:
     document = _document(path)
     if document.get("format") != FORMAT:
         raise StorageError(
-            f"{path} holds format {document.get('format')!r}, and this version reads {FORMAT}: "
+            f"{path} holds format {document.get('format')!r:.40}, and this version reads {FORMAT}: "
             "save it again with this version."
         )
     try:
@@ -181,25 +183,31 @@ def read(path: Path) -> Saved:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads((path / PLAN).read_text(encoding="utf-8"))
+        document = json.loads(_content(path / PLAN))
     except FileNotFoundError as error:
         raise StorageError(
             f"{path} holds no saved network ({PLAN} is missing): write one with "
             f"net.save({str(path)!r})."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{PLAN} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise _damaged(path, f"{PLAN} is no object")
     return document
 
 
+def _content(file: Path) -> bytes:
+    """What a file holds; a device or a pipe could be read for ever."""
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file.name} is no file")
+    return file.read_bytes()
+
+
 def _weights(path: Path, name: str, digest: str) -> dict[str, Tensor]:
     if Path(name).name != name:
         raise _damaged(path, f"its weights lie outside the folder: {name}")
-    file = path / name
     try:
-        content = file.read_bytes()
+        content = _content(path / name)
     except FileNotFoundError as error:
         raise _damaged(path, f"{name} is missing") from error
     except (OSError, ValueError) as error:
@@ -208,12 +216,18 @@ def _weights(path: Path, name: str, digest: str) -> dict[str, Tensor]:
         raise _damaged(path, f"{name} has changed since it was saved")
     try:
         return load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # a dtype may be known to one part only
         raise _damaged(path, f"{name} cannot be read: {error}") from error
 
 
 def _damaged(path: Path, reason: str) -> StorageError:
+    reason = _clipped(reason).rstrip(".")
     return StorageError(f"{path} is damaged or foreign: {reason}. Restore it, or save it again.")
+
+
+def _clipped(reason: str) -> str:
+    """One line of it; what a file says may be of any length."""
+    return " ".join(reason.split())[:400]
 
 
 def match(saved: Saved, names: Collection[str], wanted: Mapping[str, Tensor]) -> None:
@@ -238,6 +252,7 @@ def match(saved: Saved, names: Collection[str], wanted: Mapping[str, Tensor]) ->
 def foreign(saved: Saved, reason: str) -> StorageError:
     """The error of a model that is not like the saved one."""
     return StorageError(
-        f"the folder holds another network, saved from a {saved.plan.model}: {reason} Load it "
+        f"the folder holds another network, saved from a {_clipped(saved.plan.model)}: "
+        f"{_clipped(reason)} Load it "
         "with a model built like that one."
     )

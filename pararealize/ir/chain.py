@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 
 from pararealize.ir.program import Program, Segment, cut_segment
+
+#: Most numbers in an input that a saved plan may ask for.
+MOST_NUMBERS = 2**31
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,18 @@ class TensorSpec:
 
     @classmethod
     def parse(cls, text: str) -> TensorSpec:
-        """The spec read back from its text."""
-        shape, _, dtype = text.rpartition(" ")
-        return cls(tuple(json.loads(shape)), getattr(torch, dtype))
+        """The spec read back from its text.
+
+        Raises:
+            ValueError: the text says no shape and dtype.
+
+        """
+        shape, _, name = text.rpartition(" ")
+        sizes, dtype = json.loads(shape), getattr(torch, name, None)
+        counts = isinstance(sizes, list) and all(type(s) is int and s >= 0 for s in sizes)
+        if not counts or math.prod(sizes) > MOST_NUMBERS or not isinstance(dtype, torch.dtype):
+            raise ValueError(f"the shape and dtype {text!r:.40}")
+        return cls(tuple(sizes), dtype)
 
 
 State = tuple[TensorSpec, ...]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from pararealize.errors import MethodError
+from pararealize.ir.typed import check_fields
 
 #: A user's own coarse propagator: (fine, interface_in, interface_out) -> nn.Module.
 CoarseFactory = Callable[..., nn.Module]
@@ -93,6 +94,7 @@ class Parareal:
         options = {key: value for key, value in values.items() if key != "method"}
         if set(options) - known:
             raise MethodError(f"unknown options {sorted(set(options) - known)} of Parareal.")
+        check_fields(cls, {key: v for key, v in options.items() if key != "coarse"})
         if str(options.get("coarse", "")).startswith("callable:"):
             if coarse is None:
                 raise MethodError(

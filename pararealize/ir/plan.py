@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from pararealize.errors import TraceError
+from pararealize.errors import MethodError, TraceError
 from pararealize.ir.chain import Cost, TensorSpec
+from pararealize.ir.typed import check_fields
 
 #: Of saved folders: 2 since weights may lie in several files.
 FORMAT = 2
+T = TypeVar("T")
+
+
+def _read(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of JSON values, whose lists are tuples."""
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(values).items()}
+    check_fields(kind, plain)
+    return kind(**plain)
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,10 @@ class Machine:
     An operation takes max(flops / ``flops_per_second``, bytes / ``bytes_per_second``) plus
     ``launch_seconds``; a message ``link_latency`` seconds plus bytes / ``link_bandwidth``.
     Defaults are one CPU core and shared-memory messages; only ratios of them matter for a cut.
+
+    Raises:
+        MethodError: a rate is not positive, or a time negative.
+
     """
 
     flops_per_second: float = 4e10
@@ -28,6 +41,13 @@ class Machine:
     launch_seconds: float = 1e-5
     link_latency: float = 2e-5
     link_bandwidth: float = 4e9
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            is_time = name in {"launch_seconds", "link_latency"}
+            if not (value > 0 or (is_time and value == 0)):
+                least = "0 or more" if is_time else "more than 0"
+                raise MethodError(f"Machine({name}={value!r}): expected {least}.")
 
     def cost(self, flops: float, moved: float, *, launches: int) -> Cost:
         """Cost of ``launches`` operations that do ``flops`` and move ``moved`` bytes."""
@@ -192,14 +212,10 @@ class Plan:
 
         """
         values = json.loads(text)
-        values["pieces"] = tuple(
-            Piece(**{**p, "layers": tuple(p["layers"]), "state": tuple(p["state"])})
-            for p in values["pieces"]
-        )
-        values["machine"] = Machine(**values["machine"])
-        tracing = values["tracing"]
-        values["tracing"] = Tracing(**{**tracing, "leaf_modules": tuple(tracing["leaf_modules"])})
-        return cls(**values)
+        values["pieces"] = tuple(_read(Piece, piece) for piece in values["pieces"])
+        values["machine"] = _read(Machine, values["machine"])
+        values["tracing"] = _read(Tracing, values["tracing"])
+        return _read(cls, values)
 
     def __str__(self) -> str:
         lines = [f"{self.model} in {self.n} subnetworks, predicted speedup {self.speedup:.2f}×"]

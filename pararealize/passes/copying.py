@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pararealize.runtime.results import detached_results
+
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
 
 def copy_tree(module: nn.Module) -> nn.Module:
     """A deep copy: sharing inside the tree is kept, nothing is shared with the original."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {**detached_results(module)}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
     return copied

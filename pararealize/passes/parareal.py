@@ -57,7 +57,8 @@ def parareal_schedule(
     writer = _Writer()
     old = _guesses(writer, n, method)
     watches: list[Watch] = []
-    for k in range(max(method.iterations, 0)):
+    sweeps = min(method.iterations, n) if reuse else method.iterations  # after n all is exact
+    for k in range(sweeps):
         fine = _fine_sweep(writer, n, k, old)
         old, jumps = _correct(writer, method, shared, reuse, k, old, fine)
         watches += jumps

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from pararealize.ir.chain import Partition, State, TensorSpec
 from pararealize.ir.program import Segment
+from pararealize.passes.copying import copy_tree
 from pararealize.propagators.fine import Fine
 from pararealize.runtime.combine import combine
 from pararealize.runtime.report import norm
@@ -31,7 +32,7 @@ class Probe:
     @cached_property
     def copy(self) -> nn.Module:
         """The copy, in eval mode."""
-        return copy.deepcopy(self.model).eval()
+        return copy_tree(self.model).eval()
 
     def fine(self, j: int) -> Fine:
         """Subnetwork j on the copy."""

@@ -11,7 +11,7 @@ from torch import nn
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
 from pararealize.propagators.program import around_of, compile_segment, is_random, modules_of
-from pararealize.propagators.propagator import Propagator, with_buffers
+from pararealize.propagators.propagator import Propagator, with_state
 
 
 @final
@@ -90,12 +90,14 @@ class Fine(Propagator):
         return None
 
     def stateful(self) -> Iterable[nn.Module]:
-        """Modules of this stretch that hold buffers, called or read."""
+        """Modules of this stretch that hold state, called or read."""
         segment = self.segments[0 if self.root.training else 1]
-        owners = (o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute")
+        owners = {o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute"}
         around = (p for p in around_of(segment, self.root) if _is_module(self.root, p))
-        paths = dict.fromkeys((*modules_of(segment), *owners, *around))
-        return with_buffers(self.root.get_submodule(path) for path in paths)
+        paths = dict.fromkeys((*modules_of(segment), *around))
+        called = with_state(self.root.get_submodule(path) for path in paths)
+        read = (self.root.get_submodule(owner) for owner in owners)
+        return dict.fromkeys((*called, *(module for module in read if module._buffers)))
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
 from pararealize.propagators.around import Around
+from pararealize.runtime.quiet import is_torchs
 
 #: Operations whose result never shares memory with what they read.
 ALLOCATING = (
@@ -140,7 +141,7 @@ def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation writes on."""
     first = operation.args[0] if operation.args else operation.kwargs.get("input")
     out = operation.kwargs.get("out")
-    written = (first if _in_place(operation, root) else None, out)
+    written = (first if is_in_place(operation, root) else None, out)
     return tuple(ref.name for ref in written if isinstance(ref, Ref))
 
 
@@ -152,7 +153,8 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     return () if not written and _allocates(operation, root) else operation.uses
 
 
-def _in_place(operation: Operation, root: nn.Module) -> bool:
+def is_in_place(operation: Operation, root: nn.Module) -> bool:
+    """Whether the operation writes on the first of its arguments."""
     if operation.kind == "module":  # a container that is called whole may begin with such a layer
         return any(getattr(part, "inplace", False) for part in _parts(operation, root))
     name = str(getattr(operation.target, "__name__", operation.target))
@@ -215,6 +217,6 @@ def module_draws(module: nn.Module) -> bool:
             return True
         if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout:
             return True
-        if not type(part).__module__.startswith(("torch.nn", "pararealize.propagators")):
+        if not is_torchs(part):
             return True
     return False

@@ -12,7 +12,7 @@ from torch import nn
 
 from pararealize.runtime.guards import check_finite, line_of, shapes
 from pararealize.runtime.masks import Masks
-from pararealize.runtime.quiet import quiet
+from pararealize.runtime.quiet import is_torchs, quiet
 
 
 class Propagator(nn.Module, ABC):
@@ -46,7 +46,7 @@ class Propagator(nn.Module, ABC):
 
     @abstractmethod
     def stateful(self) -> Iterable[nn.Module]:
-        """Modules whose buffers an evaluation may move."""
+        """Modules in which an evaluation may move buffers or attributes."""
 
     def step_masks(self) -> Iterable[Masks]:
         """Masks to forget when a step begins."""
@@ -88,6 +88,7 @@ class Propagator(nn.Module, ABC):
             return self.propagate(*values)
 
 
-def with_buffers(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Those of the modules, and of their parts, that hold buffers."""
-    return [part for module in modules for part in module.modules() if part._buffers]
+def with_state(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those of the modules, and of their parts, in which an evaluation may move something."""
+    parts = (part for module in modules for part in module.modules())
+    return [part for part in parts if part._buffers or not is_torchs(part)]

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import nn
 
 from pararealize.propagators.program import module_draws
-from pararealize.propagators.propagator import Propagator, with_buffers
+from pararealize.propagators.propagator import Propagator, with_state
 
 
 @final
@@ -46,8 +46,8 @@ class Registered(Propagator):
         return self.module(*values)
 
     def stateful(self) -> Iterable[nn.Module]:
-        """Its parts that hold buffers."""
-        return with_buffers([self.module])
+        """Its parts that hold state."""
+        return with_state([self.module])
 
     @property
     def draws(self) -> bool:

@@ -53,5 +53,5 @@ class ZeroPreserving(Propagator):
         return self.inner.step_masks()
 
     def stateful(self) -> Iterable[nn.Module]:
-        """Modules of G that hold buffers."""
+        """Modules of G that hold state."""
         return self.inner.stateful()

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 @contextmanager
 def quiet(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let nothing that an evaluation moves in the modules stay moved.
+
+    BatchNorm still normalises by the batch; its running mean, variance and count stay, and so
+    does what modules of the user's own keep in plain attributes.
+    """
+    modules = tuple(modules)
+    attributes = [(module, _attributes(module)) for module in modules]
+    try:
+        with on_copies(modules):
+            yield
+    finally:
+        for module, values in attributes:
+            if values:
+                module.__dict__.clear()
+                module.__dict__.update(values)
+
+
+@contextmanager
+def on_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let the modules write on copies of their buffers, which are dropped afterwards.
 
-    BatchNorm still normalises by the batch; its running mean, variance and count stay. The
-    buffers themselves are set aside rather than written back, so that a backward pass which
+    The buffers themselves are set aside rather than written back, so that a backward pass which
     needs them finds them unchanged.
     """
     kept: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
@@ -26,3 +46,15 @@ def quiet(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, buffers in reversed(kept):  # a module met twice was kept whole at first
             module._buffers.update(buffers)
+
+
+def is_torchs(module: nn.Module) -> bool:
+    """Whether all that moves in the module are buffers."""
+    return type(module).__module__.startswith(("torch.nn", "pararealize.propagators"))
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What to put back; ``torch.compile`` sees plain attributes as constants, and cannot."""
+    if is_torchs(module) or torch.compiler.is_compiling():
+        return {}
+    return dict(module.__dict__)

@@ -12,7 +12,7 @@ from pararealize.passes.trace import trace
 from pararealize.propagators import fresh
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.fresh import Fresh, normalises
-from pararealize.propagators.propagator import Propagator, with_buffers
+from pararealize.propagators.propagator import Propagator, with_state
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.masks import Masks
@@ -263,9 +263,9 @@ def test_what_normalises() -> None:
     assert not any(normalises(m) for m in (nn.Linear(2, 2), nn.ReLU(), nn.Dropout()))
 
 
-def test_modules_with_buffers() -> None:
+def test_modules_with_state() -> None:
     inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert with_buffers([inner]) == [inner[1]]
+    assert with_state([inner]) == [inner[1]]
 
 
 def test_paths_that_look_alike_without_dots_keep_their_own_weights() -> None:
