@@ -138,10 +138,20 @@ def branching() -> nn.Module:
     return nn.Sequential(*layers[:3], Branch(), *layers[3:])
 
 
-def transformer() -> nn.Module:
-    """Six encoder layers as torch has them."""
-    layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.1, batch_first=True)
-    return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+class Transformer(nn.Module):
+    """torch's own encoder between an embedding and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.1, batch_first=True)
+        self.embedding = nn.Embedding(TOKENS, WIDTH)
+        self.encoder = nn.TransformerEncoder(layer, 6)
+        self.last = nn.Linear(WIDTH, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Four numbers a sequence."""
+        result: Tensor = self.last(self.encoder(self.embedding(tokens)).mean(1))
+        return result
 
 
 class Recurrent(nn.Module):
@@ -161,40 +171,49 @@ class Recurrent(nn.Module):
 
 
 class Named(Residuals):
-    """Two outputs by name, one of them from half the way."""
+    """Two outputs by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scores = nn.Linear(WIDTH, 4)
-        self.other = nn.Linear(WIDTH, 4)
+        self.scores, self.place = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Scores and features."""
-        x = torch.tanh(self.layers[0](x))
-        early = self.other(x)
-        return {"scores": self.scores(super().forward(x)), "early": early}
+        """Scores of four kinds, and a place in the plane."""
+        x = super().forward(x)
+        return {"scores": self.scores(x), "place": self.place(x)}
 
 
-def image(side: int) -> dict[str, Tensor]:
-    """Two images."""
-    return {"x": torch.randn(2, 3, side, side, dtype=torch.float64)}
+def image(side: int, name: str = "x") -> dict[str, Tensor]:
+    """Four images."""
+    return {name: torch.randn(4, 3, side, side, dtype=torch.float64)}
 
 
 def cases() -> list[Case]:
     """All networks."""
     x = torch.randn(4, WIDTH, dtype=torch.float64)
     sequence = torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    tokens = torch.randint(TOKENS, (2, 5))
     inner = ("layers.2", "layers.4")
     return [
         Case("MLP, dropout", mlp, {"input": x}, ("3", "6")),
-        Case("ResNet-20", partial(resnet, 20), image(16), ("layer2.0", "layer3.0")),
+        Case("ResNet-20", partial(resnet, 20), image(16, "images"), ("layer2.0", "layer3.0")),
         Case("U-Net", UNet, image(16), ("middle", "up1")),
         Case("input used again", InputAgain, {"x": x}, inner),
-        Case("encoder-decoder", EncoderDecoder, {"source": x, "target": x + 1}, ("decoder.0", "decoder.2")),
+        Case(
+            "encoder-decoder",
+            EncoderDecoder,
+            {"source": x, "target": x + 1},
+            ("decoder.0", "decoder.2"),
+        ),
         Case("dense connections", Dense, {"x": x}, inner),
-        Case("tied embedding", Tied, {"tokens": torch.randint(TOKENS, (2, 5))}, inner),
+        Case("tied embedding", Tied, {"tokens": tokens}, inner),
         Case("data-dependent branch", branching, {"input": x}, ("2", "5")),
-        Case("nn.TransformerEncoder", transformer, {"src": sequence}, inner),
+        Case(
+            "nn.TransformerEncoder",
+            Transformer,
+            {"tokens": tokens},
+            ("encoder.layers.2", "encoder.layers.4"),
+        ),
         Case("LSTM", Recurrent, {"x": sequence}, ("layers.1", "layers.2")),
         Case("dict output", Named, {"x": x}, inner),
         *(torchvision(*each) for each in TORCHVISION),
@@ -203,8 +222,8 @@ def cases() -> list[Case]:
 
 TORCHVISION = (
     ("vgg11_bn", 32, ("features.11", "features.22")),
-    ("resnet18", 32, ("layer2", "layer4")),
-    ("densenet121", 32, ("features.denseblock3", "features.denseblock4")),
+    ("resnet18", 64, ("layer2", "layer4")),
+    ("densenet121", 64, ("features.denseblock3", "features.denseblock4")),
     ("googlenet", 64, ("inception4a", "inception5a")),
 )
 

@@ -1,12 +1,14 @@
-"""Processes: work done side by side in forked copies of this one, whose end nobody waits for."""
+"""Processes: work done side by side in forked copies of this one, where failures stay."""
 
 from __future__ import annotations
 
+import io
 import multiprocessing
-import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 T = TypeVar("T")
 
 #: Longest text of a failure.
-WIDTH = 120
+WIDTH = 100
 
 
 class FailedError(Exception):
@@ -42,6 +44,8 @@ def _first_line(error: BaseException) -> str:
 def in_processes(work: Sequence[Callable[[], T]], seconds: float) -> list[T]:
     """What each function returns, each called in a process of its own, all at the same time.
 
+    The processes have what this one has in memory, and their output goes nowhere.
+
     Raises:
         FailedError: one of them raised or died, which ends the others, or time is over.
 
@@ -49,7 +53,9 @@ def in_processes(work: Sequence[Callable[[], T]], seconds: float) -> list[T]:
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, str(i)) for i in range(len(work))]
-        started = [context.Process(target=_deliver, args=job) for job in zip(work, files)]
+        started = [
+            context.Process(target=_deliver, args=job) for job in zip(work, files, strict=True)
+        ]
         for process in started:
             process.start()
         try:
@@ -65,26 +71,27 @@ def in_processes(work: Sequence[Callable[[], T]], seconds: float) -> list[T]:
 
 
 def _deliver(work: Callable[[], Any], file: Path) -> None:
-    """Leave in the file what was returned, or in one beside it how it failed."""
+    """Leave in the file what was returned, or in one beside it how it failed; print nothing."""
     try:
-        torch.save(work(), file)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            torch.save(work(), file)
     except Exception as error:
         file.with_suffix(".failed").write_text(brief(error), encoding="utf-8")
-        sys.stdout.flush()
-        os._exit(1)
+        sys.exit(1)
 
 
 def _await(started: Sequence[ForkProcess], seconds: float) -> None:
     """Return when all have ended well."""
-    running = {process.sentinel: process for process in started}
+    deadline = time.monotonic() + seconds
+    running = list(started)
     while running:
-        ended = wait(list(running), timeout=seconds)
-        if not ended:
+        wait([process.sentinel for process in running], max(0.0, deadline - time.monotonic()))
+        codes = [process.exitcode for process in running if process.exitcode]
+        if codes:
+            raise FailedError(f"the process ended with code {codes[0]}")
+        running = [process for process in running if process.exitcode is None]
+        if running and time.monotonic() > deadline:
             raise FailedError(f"no answer within {seconds:g} seconds")
-        for process in (running.pop(int(sentinel)) for sentinel in ended):  # type: ignore[call-overload]
-            process.join()
-            if process.exitcode:
-                raise FailedError(f"the process ended with code {process.exitcode}")
 
 
 def _first_failure(files: Sequence[Path]) -> FailedError | None:

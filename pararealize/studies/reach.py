@@ -7,9 +7,10 @@ a model in train mode are compared with those of the serial network, in float64.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from pararealize.emit.network import is_added
 from pararealize.studies.check import ROUNDING, Outcome, differences, outcome
 from pararealize.studies.processes import brief
+
+QUESTIONS = ("follows eval()", "keeps names", "equals serial", "keeps ties")
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ class Tool:
     """What cuts networks.
 
     ``pieces`` are the modules whose state dictionaries a user saves. ``step`` is one training step
-    that changes no weights, on as many ranks as the tool wants; gradients of copies are summed.
+    that changes no weights, and what it gave on each of the ranks that the tool wants.
     """
 
     name: str
     cut: Callable[[nn.Module, Case], nn.Module]
     pieces: Callable[[nn.Module], list[nn.Module]]
-    step: Callable[[nn.Module, Case], Outcome]
+    step: Callable[[nn.Module, Case], list[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,13 @@ def examine(tool: Tool, case: Case) -> Row:
     except Exception as error:
         return Row(tool.name, case.name, Finding("no", brief(error)))
     seconds = time.perf_counter() - begin
-    findings = {
-        "follows eval()": _ask(follows_eval, model, net, case),
-        "keeps names": _ask(keeps_names, model, tool.pieces(net)),
-        "equals serial": _ask(equals_serial, model, tool, case),
-        "keeps ties": _ask(keeps_ties, model, tool.pieces(net)),
-    }
+    answers = (
+        _ask(follows_eval, model, net, case),
+        _ask(keeps_names, model, tool.pieces(net)),
+        _ask(equals_serial, model, tool, case),
+        _ask(keeps_ties, model, tool.pieces(net)),
+    )
+    findings = dict(zip(QUESTIONS, answers, strict=True))
     return Row(tool.name, case.name, Finding("yes"), seconds, findings)
 
 
@@ -93,14 +97,15 @@ def _ask(question: Callable[..., Finding], *subjects: Any) -> Finding:
 
 def follows_eval(model: nn.Module, net: nn.Module, case: Case) -> Finding:
     """Whether what was cut in train mode answers after ``eval()`` as the original does."""
-    serial = copy.deepcopy(model)
-    trained, wanted = _answers(serial, case), _answers(serial.eval(), case)
+    trained = _answers(copy.deepcopy(model), case)
+    wanted = _answers(copy.deepcopy(model).eval(), case)
     if _gap(trained, wanted) <= ROUNDING:
         return Finding("n/a", "both modes of the network compute the same")
     found = _answers(net.eval(), case)
-    if len(found) != len(wanted):
-        return Finding("no", f"after eval() {len(found)} outputs instead of {len(wanted)}")
-    return _within(_gap(found, wanted), "after eval() the output is that of train mode")
+    if _gap(found, trained) <= ROUNDING:
+        return Finding("no", "after eval() it still answers as in train mode")
+    gap = _gap(found, wanted)
+    return _within(gap, f"after eval() the output is off by {gap:.1g}")
 
 
 def keeps_names(model: nn.Module, pieces: list[nn.Module]) -> Finding:
@@ -109,9 +114,9 @@ def keeps_names(model: nn.Module, pieces: list[nn.Module]) -> Finding:
     found = {name for piece in pieces for name in piece.state_dict() if not is_added(name)}
     if found == wanted:
         return Finding("yes")
-    told = [f"{text} {', '.join(sorted(names)[:2])}{', …' * (len(names) > 2)}"
-            for text, names in (("without", wanted - found), ("with", found - wanted)) if names]
-    return Finding("no", "state_dict() " + " and ".join(told))
+    parts = (("lost", wanted - found), ("new", found - wanted))
+    told = [f"{len(names)} {text}, as {min(names)}" for text, names in parts if names]
+    return Finding("no", f"keys of state_dict(): {'; '.join(told)}")
 
 
 def equals_serial(model: nn.Module, tool: Tool, case: Case) -> Finding:
@@ -120,13 +125,24 @@ def equals_serial(model: nn.Module, tool: Tool, case: Case) -> Finding:
     Dropout is off: on ranks every tool draws its own masks.
     """
     model = without_dropout(copy.deepcopy(model))
-    found = tool.step(tool.cut(copy.deepcopy(model), case), case)
+    found = _merged(tool.step(tool.cut(copy.deepcopy(model), case), case), aliases(model))
     wanted = outcome(model, case.inputs)
     missing = wanted.gradients.keys() - found.gradients.keys()
     if missing:
         return Finding("no", f"no gradient of {min(missing)}")
     worst = max(differences(found, wanted), key=lambda each: each.relative)
     return _within(worst.relative, f"{worst.kind}: {worst.name} is off by {worst.relative:.1g}")
+
+
+def _merged(parts: Sequence[Outcome], names: Mapping[str, list[str]]) -> Outcome:
+    """All ranks together, gradients of a parameter's copies added up under its first name."""
+    first = {name: key for key, found in names.items() for name in found}
+    gradients: dict[str, Tensor] = {}
+    for name, gradient in (each for part in parts for each in part.gradients.items()):
+        key = first.get(name, name)
+        gradients[key] = gradients[key] + gradient if key in gradients else gradient
+    buffers = {name: buffer for part in parts for name, buffer in part.buffers.items()}
+    return Outcome(parts[-1].outputs, gradients, buffers)
 
 
 def keeps_ties(model: nn.Module, pieces: list[nn.Module]) -> Finding:
@@ -140,7 +156,11 @@ def keeps_ties(model: nn.Module, pieces: list[nn.Module]) -> Finding:
         for name, parameter in piece.named_parameters(remove_duplicate=False)
         if name in shared[0]
     }
-    return Finding("yes") if len(copies) == 1 else Finding("no", f"{len(copies)} parameters")
+    return (
+        Finding("yes")
+        if len(copies) == 1
+        else Finding("no", f"{len(copies)} parameters instead of one")
+    )
 
 
 def aliases(model: nn.Module) -> dict[str, list[str]]:
@@ -156,6 +176,8 @@ def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
     return model
 
 
@@ -166,8 +188,10 @@ def _answers(net: nn.Module, case: Case) -> list[Tensor]:
 
 
 def _gap(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """Largest difference, relative to the largest number; of as many outputs as both have."""
-    pairs = list(zip(found, wanted, strict=False))
+    """Largest difference, relative to the largest number; infinite for other shapes."""
+    if [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
+        return math.inf
+    pairs = zip(found, wanted, strict=True)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import ScheduleGPipe, SplitPoint, pipeline
 from torch.utils._pytree import tree_leaves
@@ -20,7 +17,7 @@ from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.methods import Parareal
 from pararealize.studies.check import Outcome, outcome
 from pararealize.studies.processes import in_processes
-from pararealize.studies.reach import Case, Tool, aliases
+from pararealize.studies.reach import Case, Tool
 from pararealize.studies.variants import objective, start_gloo
 
 #: The setting in which a parareal network has to equal the serial one.
@@ -38,6 +35,11 @@ def compiled(model: nn.Module, case: Case) -> nn.Module:
         return pararealize(model, len(case.splits) + 1, method=EXACT, example_inputs=inputs)
 
 
+def alone(net: nn.Module, case: Case) -> list[Outcome]:
+    """One step in this process."""
+    return [outcome(net, case.inputs)]
+
+
 def piped(model: nn.Module, case: Case) -> nn.Module:
     """Stages traced by torch.export, with the whole batch as one microbatch."""
     splits = dict.fromkeys(case.splits, SplitPoint.BEGINNING)
@@ -49,48 +51,28 @@ def stages(pipe: Any) -> list[nn.Module]:
     return [pipe.get_stage_module(index) for index in range(pipe.num_stages)]
 
 
-def gpipe(pipe: Any, case: Case) -> Outcome:
+def gpipe(pipe: Any, case: Case) -> list[Outcome]:
     """One GPipe step, each stage on its own rank over gloo."""
-    names = {name: first for first, found in aliases(case.build()).items() for name in found}
     with TemporaryDirectory() as folder:
-        ranks: list[Callable[[], Outcome]] = [
-            partial(_rank, pipe, case, folder, rank) for rank in range(pipe.num_stages)
-        ]
-        parts = in_processes(ranks, SECONDS)
-    gradients: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-    for part in parts:
-        for name, gradient in part.gradients.items():
-            gradients[names.get(name, name)] = gradients[names.get(name, name)] + gradient
-    buffers = {name: buffer for part in parts for name, buffer in part.buffers.items()}
-    return Outcome(parts[-1].outputs, gradients, buffers)
+        ranks = range(pipe.num_stages)
+        return in_processes([partial(_rank, pipe, case, folder, rank) for rank in ranks], SECONDS)
 
 
 def _rank(pipe: Any, case: Case, folder: str, rank: int) -> Outcome:
     start_gloo(folder, rank, pipe.num_stages)
     stage = pipe.build_stage(rank, torch.device("cpu"))
     schedule = ScheduleGPipe(stage, 1, loss_fn=lambda output, _target: objective(output))
-    output = None
-    if rank == 0:
-        schedule.step(*case.inputs.values())
-    else:
-        last = rank == pipe.num_stages - 1
-        target = {"target": torch.zeros(len(next(iter(case.inputs.values()))))} if last else {}
-        output = schedule.step(**reused(stage, case), **target)
-    dist.barrier()
+    inputs = tuple(case.inputs.values()) if rank == 0 else ()
+    # Without a target there would be no loss, and nothing to go back from.
+    output = schedule.step(*inputs, target=torch.zeros(1) if stage.is_last else None)
     leaves = [leaf.detach() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    module = pipe.get_stage_module(rank)
     return Outcome(
         {f"output {i}": leaf for i, leaf in enumerate(leaves)},
-        {k: p.grad for k, p in module.named_parameters() if p.grad is not None},
-        {k: b.detach() for k, b in module.named_buffers()},
+        {k: p.grad for k, p in stage.submod.named_parameters() if p.grad is not None},
+        {k: buffer.detach() for k, buffer in stage.submod.named_buffers()},
     )
 
 
-def reused(stage: Any, case: Case) -> dict[str, Tensor]:
-    """Inputs of the network that a later stage uses too; its rank's caller has to give them."""
-    wanted = {node.name for node in stage.node.args if node.op == "placeholder"}
-    return {name: value for name, value in case.inputs.items() if name in wanted}
-
-
-OURS = Tool("pararealize", compiled, lambda net: [net], lambda net, case: outcome(net, case.inputs))
-PIPELINING = Tool("torch pipelining", piped, stages, gpipe)
+#: The tools that are compared.
+OURS = Tool("pararealize", compiled, lambda net: [net], alone)
+PIPELINING = Tool("pipeline()", piped, stages, gpipe)
