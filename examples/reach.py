@@ -68,13 +68,13 @@ def show(rows: Sequence[Row]) -> None:
         title=f"three pieces, {torch.get_num_threads()} thread, torch {torch.__version__}"
     )
     for column in ("network", "tool", "compiles", "seconds", *QUESTIONS):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in rows:
         asked = [row.findings.get(question, Finding("–")) for question in QUESTIONS]
         seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
         first, *rest = (notes.cell(row.tool, each) for each in (row.compiles, *asked))
         table.add_row(row.case, row.tool, first, seconds, *rest)
-    console = Console(width=110)
+    console = Console(width=125)
     console.print(table)
     for text in LEGEND:
         console.print(text, markup=False, highlight=False)

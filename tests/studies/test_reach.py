@@ -68,7 +68,7 @@ class Whole(nn.Module):
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
         return self.net(*inputs, **named)
 
-    def train(self, mode: bool = True) -> Whole:  # noqa: FBT001, FBT002
+    def train(self, mode: bool = True) -> Whole:
         self.net.train(True)
         return self
 
