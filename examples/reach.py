@@ -1,7 +1,7 @@
-"""How far two tools reach: the same small networks, cut in three by each, and what is left of them.
+"""How far two tools reach: the same small networks, cut by each, and what is left of them.
 
 Torch's own ``pipeline()`` is split before modules named for each network and its stages run one
-GPipe step on three ranks over gloo; ``pararealize`` runs in the setting in which it has to equal
+GPipe step on as many ranks over gloo; ``pararealize`` runs in the setting in which it has to equal
 the serial network. Every cell was run, in processes of its own:
 
     python examples/reach.py [PART OF A NETWORK'S NAME ...]
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from reach_networks import cases
+from reach_cases import cases
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +42,7 @@ def study(tool: Tool, case: Case) -> Row:
     try:
         return in_processes([partial(examine, tool, case)], SECONDS)[0]
     except FailedError as error:
-        return Row(tool.name, case.name, Finding("no", str(error)))
+        return Row(tool.name, case.name, case.pieces, Finding("no", str(error)))
 
 
 class Notes:
@@ -64,17 +64,15 @@ class Notes:
 def show(rows: Sequence[Row]) -> None:
     """The table, what its columns ask, and the reasons of every no."""
     notes = Notes()
-    table = Table(
-        title=f"three pieces, {torch.get_num_threads()} thread, torch {torch.__version__}"
-    )
-    for column in ("network", "tool", "compiles", "seconds", *QUESTIONS):
+    table = Table(title=f"{torch.get_num_threads()} thread, torch {torch.__version__}")
+    for column in ("network", "pieces", "tool", "compiles", "seconds", *QUESTIONS):
         table.add_column(column, no_wrap=True)
     for row in rows:
         asked = [row.findings.get(question, Finding("–")) for question in QUESTIONS]
         seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
         first, *rest = (notes.cell(row.tool, each) for each in (row.compiles, *asked))
-        table.add_row(row.case, row.tool, first, seconds, *rest)
-    console = Console(width=125)
+        table.add_row(row.case, str(row.pieces), row.tool, first, seconds, *rest)
+    console = Console(width=128)
     console.print(table)
     for text in LEGEND:
         console.print(text, markup=False, highlight=False)

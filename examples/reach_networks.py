@@ -1,16 +1,9 @@
-"""Small networks of many shapes, each with the inputs of a call and where a pipeline is split."""
+"""Small networks of many shapes: skips, ties, branches, dictionaries."""
 
 from __future__ import annotations
 
-import warnings
-from functools import partial
-
 import torch
 from torch import Tensor, nn
-
-from pararealize.models import resnet
-from pararealize.specs import load_model
-from pararealize.studies.reach import Case
 
 WIDTH, TOKENS = 16, 50
 
@@ -21,26 +14,31 @@ def mlp() -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def convolution(channels: int, filters: int) -> nn.Module:
+    """A convolution that keeps the size, and its activation."""
+    return nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU())
+
+
 class UNet(nn.Module):
-    """Two levels down, two up, the way up beside what the way down left."""
+    """Three levels down, three up, the way up beside what the way down left."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.down1, self.down2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-        self.middle = nn.Conv2d(16, 16, 3, padding=1)
-        self.up2, self.up1 = nn.Conv2d(32, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
-        self.last = nn.Conv2d(8, 2, 1)
+        self.down = nn.ModuleList(convolution(*size) for size in ((3, 4), (4, 8), (8, 8)))
+        self.middle = convolution(8, 8)
+        self.up = nn.ModuleList(convolution(*size) for size in ((16, 8), (16, 4), (8, 4)))
         self.pool, self.grow = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """A map of the image's size."""
-        a = torch.relu(self.down1(x))
-        b = torch.relu(self.down2(self.pool(a)))
-        c = torch.relu(self.middle(self.pool(b)))
-        d = torch.relu(self.up2(torch.cat([b, self.grow(c)], 1)))
-        e = torch.relu(self.up1(torch.cat([a, self.grow(d)], 1)))
-        result: Tensor = self.last(e)
-        return result
+        seen = []
+        for layer in self.down:
+            seen.append(layer(x))
+            x = self.pool(seen[-1])
+        x = self.middle(x)
+        for layer in self.up:
+            x = layer(torch.cat([seen.pop(), self.grow(x)], 1))
+        return x
 
 
 class Residuals(nn.Module):
@@ -75,8 +73,8 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.decoder = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(4))
+        self.encoder = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.decoder = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(6))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """The decoder's last state."""
@@ -181,60 +179,3 @@ class Named(Residuals):
         """Scores of four kinds, and a place in the plane."""
         x = super().forward(x)
         return {"scores": self.scores(x), "place": self.place(x)}
-
-
-def image(side: int, name: str = "x") -> dict[str, Tensor]:
-    """Four images."""
-    return {name: torch.randn(4, 3, side, side, dtype=torch.float64)}
-
-
-def cases() -> list[Case]:
-    """All networks."""
-    x = torch.randn(4, WIDTH, dtype=torch.float64)
-    sequence = torch.randn(2, 5, WIDTH, dtype=torch.float64)
-    tokens = torch.randint(TOKENS, (2, 5))
-    inner = ("layers.2", "layers.4")
-    return [
-        Case("MLP, dropout", mlp, {"input": x}, ("3", "6")),
-        Case("ResNet-20", partial(resnet, 20), image(16, "images"), ("layer2.0", "layer3.0")),
-        Case("U-Net", UNet, image(16), ("middle", "up1")),
-        Case("input used again", InputAgain, {"x": x}, inner),
-        Case(
-            "encoder-decoder",
-            EncoderDecoder,
-            {"source": x, "target": x + 1},
-            ("decoder.0", "decoder.2"),
-        ),
-        Case("dense connections", Dense, {"x": x}, inner),
-        Case("tied embedding", Tied, {"tokens": tokens}, inner),
-        Case("data-dependent branch", branching, {"input": x}, ("2", "5")),
-        Case(
-            "nn.TransformerEncoder",
-            Transformer,
-            {"tokens": tokens},
-            ("encoder.layers.2", "encoder.layers.4"),
-        ),
-        Case("LSTM", Recurrent, {"x": sequence}, ("layers.1", "layers.2")),
-        Case("dict output", Named, {"x": x}, inner),
-        *(torchvision(*each) for each in TORCHVISION),
-    ]
-
-
-TORCHVISION = (
-    ("vgg11_bn", 32, ("features.11", "features.22")),
-    ("resnet18", 64, ("layer2", "layer4")),
-    ("densenet121", 64, ("features.denseblock3", "features.denseblock4")),
-    ("googlenet", 64, ("inception4a", "inception5a")),
-)
-
-
-def torchvision(name: str, side: int, splits: tuple[str, ...]) -> Case:
-    """One of torchvision's networks on small images."""
-    return Case(name, partial(quietly, f"torchvision:{name}"), image(side), splits)
-
-
-def quietly(spec: str) -> nn.Module:
-    """The network, without torchvision's advice."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_model(spec)

@@ -34,6 +34,11 @@ class Case:
     inputs: Mapping[str, Tensor]
     splits: tuple[str, ...]
 
+    @property
+    def pieces(self) -> int:
+        """How many a pipeline has, and every other tool is asked for."""
+        return len(self.splits) + 1
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -63,6 +68,7 @@ class Row:
 
     tool: str
     case: str
+    pieces: int
     compiles: Finding
     seconds: float | None = None
     findings: Mapping[str, Finding] = field(default_factory=dict)
@@ -76,7 +82,7 @@ def examine(tool: Tool, case: Case) -> Row:
     try:
         net = tool.cut(copy.deepcopy(model), case)
     except Exception as error:
-        return Row(tool.name, case.name, Finding("no", brief(error)))
+        return Row(tool.name, case.name, case.pieces, Finding("no", brief(error)))
     seconds = time.perf_counter() - begin
     answers = (
         _ask(follows_eval, model, net, case),
@@ -85,7 +91,7 @@ def examine(tool: Tool, case: Case) -> Row:
         _ask(keeps_ties, model, tool.pieces(net)),
     )
     findings = dict(zip(QUESTIONS, answers, strict=True))
-    return Row(tool.name, case.name, Finding("yes"), seconds, findings)
+    return Row(tool.name, case.name, case.pieces, Finding("yes"), seconds, findings)
 
 
 def _ask(question: Callable[..., Finding], *subjects: Any) -> Finding:

@@ -32,7 +32,7 @@ def compiled(model: nn.Module, case: Case) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)
         inputs = tuple(case.inputs.values())
-        return pararealize(model, len(case.splits) + 1, method=EXACT, example_inputs=inputs)
+        return pararealize(model, case.pieces, method=EXACT, example_inputs=inputs)
 
 
 def alone(net: nn.Module, case: Case) -> list[Outcome]:

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pararealize.emit.network import ParallelNetwork
 from pararealize.studies.check import Outcome
 from pararealize.studies.processes import FailedError, brief, in_processes
 from pararealize.studies.reach import QUESTIONS, Case, Tool, examine
 from pararealize.studies.tools import OURS, alone
 
-NETWORKS = Path(__file__).parents[2] / "examples" / "reach_networks.py"
-
-
-@pytest.fixture(scope="module")
-def networks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reach_networks", NETWORKS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def case(networks: ModuleType) -> Callable[[str], Case]:
-    return lambda name: next(case for case in networks.cases() if case.name == name)
+def case(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Case]:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    cases = importlib.import_module("reach_cases").cases()
+    return lambda name: next(case for case in cases if case.name == name)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +34,7 @@ def case(networks: ModuleType) -> Callable[[str], Case]:
     [
         ("MLP, dropout", ("yes", "yes", "yes", "n/a")),
         ("ResNet-20", ("yes", "yes", "yes", "n/a")),
+        ("U-Net", ("n/a", "yes", "yes", "n/a")),
         ("encoder-decoder", ("n/a", "yes", "yes", "n/a")),
         ("tied embedding", ("n/a", "yes", "yes", "yes")),
         ("data-dependent branch", ("n/a", "yes", "yes", "n/a")),
@@ -56,6 +49,14 @@ def test_a_parareal_network_keeps_all_that_there_is(
     assert row.seconds > 0
     found = {question: finding.answer for question, finding in row.findings.items()}
     assert found == dict(zip(QUESTIONS, expected, strict=True)), row
+
+
+@pytest.mark.parametrize("name", ["U-Net", "encoder-decoder", "dense connections"])
+def test_connections_cross_the_cuts(case: Callable[[str], Case], name: str) -> None:
+    net = OURS.cut(case(name).build().double(), case(name))
+    assert isinstance(net, ParallelNetwork)
+    assert net.plan.n == case(name).pieces
+    assert max(len(piece.state) for piece in net.plan.pieces) > 1
 
 
 class Whole(nn.Module):
