@@ -72,7 +72,7 @@ def show(rows: Sequence[Row]) -> None:
         seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
         first, *rest = (notes.cell(row.tool, each) for each in (row.compiles, *asked))
         table.add_row(row.case, str(row.pieces), row.tool, first, seconds, *rest)
-    console = Console(width=128)
+    console = Console(width=132)
     console.print(table)
     for text in LEGEND:
         console.print(text, markup=False, highlight=False)
