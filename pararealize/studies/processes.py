@@ -86,10 +86,12 @@ def _await(started: Sequence[ForkProcess], seconds: float) -> None:
     running = list(started)
     while running:
         wait([process.sentinel for process in running], max(0.0, deadline - time.monotonic()))
-        codes = [process.exitcode for process in running if process.exitcode]
-        if codes:
-            raise FailedError(f"the process ended with code {codes[0]}")
-        running = [process for process in running if process.exitcode is None]
+        # Asked once: a process may end between two questions.
+        codes = {process: process.exitcode for process in running}
+        failed = [code for code in codes.values() if code]
+        if failed:
+            raise FailedError(f"the process ended with code {failed[0]}")
+        running = [process for process, code in codes.items() if code is None]
         if running and time.monotonic() > deadline:
             raise FailedError(f"no answer within {seconds:g} seconds")
 
