@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
 from pararealize.passes.state import trace_keeping_state
 from pararealize.passes.trace import check_module, copy_module, find_leaves
+from pararealize.passes.widen import widened
 from pararealize.runtime.connect import connect
 from pararealize.runtime.memory import release
 from pararealize.runtime.transport import Transport, together
@@ -222,9 +224,9 @@ def _chain(serial: nn.Module, request: _Request) -> Chain:
         names = request.given or {}
         traced = trace_keeping_state(serial, names, tracing.leaf_modules, tracing.concrete_args)
     profiled = _profile(traced.train, serial, request)
-    chain = build_chain(serial, traced, profiled)
-    if isinstance(request.n, int) and request.n - 1 > len(chain.interfaces):
-        chain = build_chain(serial, traced, profiled, width=WIDEST)
+    narrow = build_chain(serial, traced, profiled)
+    wide = partial(build_chain, serial, traced, profiled, width=WIDEST)
+    chain = widened(narrow, wide, request.n, request.interfaces)
     if request.cost == "measured":
         chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
     return chain

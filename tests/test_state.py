@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 from networks import Step, assert_equal_steps, seeded, step
 from pararealize import ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import ModelSpecError, TraceError
-from pararealize.specs import _import_torchvision
+from pararealize.specs import import_torchvision
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning"),
@@ -108,7 +108,7 @@ def frozen_norm() -> nn.Module:
 
 def stochastic_depth() -> nn.Module:
     try:
-        _import_torchvision()
+        import_torchvision()
     except ModelSpecError:
         pytest.skip("no torchvision")
     from torchvision.ops import StochasticDepth  # noqa: PLC0415  # only after the above
