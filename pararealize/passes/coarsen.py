@@ -108,7 +108,8 @@ class _Builder:
         how = Thinning(self.method.coarse_depth, normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
         source, target = self.states(j)
-        cost = sum((self.chain.profile.costs[o.name] for o in segment.operations), Cost())
+        costs = (self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations)
+        cost = sum(costs, Cost())
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(self.model, segment, bias=difference)

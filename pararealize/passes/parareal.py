@@ -122,7 +122,8 @@ def _correct(
             coarse = _coarse(j, shared)
             before = writer.apply(f"g{j}.{k}", coarse, old[j - 1], j)
             after = writer.apply(f"g{j}.{k + 1}", coarse, new[j - 1], j)
-            new.append(writer.combine(f"u{j}.{k + 1}", "++-", (fine[j], after, before), j))
+            # The newest first: the sum has its layout in memory, in which masks are drawn.
+            new.append(writer.combine(f"u{j}.{k + 1}", "++-", (after, fine[j], before), j))
     return new, watches
 
 
