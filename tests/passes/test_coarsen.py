@@ -302,9 +302,11 @@ class Adding(nn.Module):
 
 
 def test_a_thin_network_writes_on_nothing_that_autograd_needs() -> None:
-    net = pararealize(Adding(), 2, example_inputs=(torch.randn(2, 4),), interfaces=["%cat"])
-    net(torch.randn(2, 4)).sum().backward()
-    assert all(parameter.grad is not None for parameter in net.get_submodule("guess").parameters())
+    method = Parareal(correction="difference", guess="coarse", coarse_budget=1.0)
+    given = (torch.randn(2, 4),)
+    net = pararealize(Adding(), 2, method=method, example_inputs=given, interfaces=["%cat"])
+    net(*given).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.get_submodule("coarse").parameters())
 
 
 def test_a_users_factory_names_the_kind() -> None:
