@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -240,6 +241,26 @@ def test_law_3_one_sweep_with_the_fine_propagator_is_exact(case: Case) -> None:
     for seed in range(2):
         found, wanted = step(net, model, case.x, seed), step(model, model, case.x, seed)
         assert_equal_steps(found, wanted, ROUNDING)
+
+
+class Transposed(nn.Module):
+    """A mask over a state that lies in memory with exchanged axes, as an LSTM leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.cells, self.last = nn.Linear(3, 4), nn.LSTM(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cells(self.first(x).transpose(0, 1))[0].transpose(0, 1)
+        y = torch.sigmoid(torch.tanh(y))
+        return self.last(functional.dropout(y, 0.3, training=self.training))
+
+
+def test_law_3_masks_are_those_of_the_serial_states_layout() -> None:
+    model, x = Transposed().double(), torch.randn(6, 5, 3, dtype=torch.float64)
+    method = Parareal(coarse="fine", correction="difference")
+    net = compiled(model, 3, method, x, ("%getitem", "%tanh"))
+    assert_equal_steps(step(net, model, x), step(model, model, x), ROUNDING)  # type: ignore[arg-type]
 
 
 def test_law_3_fails_without_the_sweep() -> None:

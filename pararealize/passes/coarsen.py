@@ -110,7 +110,8 @@ class _Builder:
         source, target = self.states(j)
         if any(operation.kind in {"network", "context"} for operation in segment.operations):
             return None  # what lies around a list of blocks has no fresh copy
-        cost = sum((self.chain.profile.costs[o.name] for o in segment.operations), Cost())
+        costs = (self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations)
+        cost = sum(costs, Cost())
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(self.model, segment, bias=difference)

@@ -53,7 +53,7 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
         cost = module_cost(module, (source,), machine)
         return Guess("patches", cost, module, input_names(chain))
     segment = thin(chain, model, 0, partition.bounds[j], Thinning(0, normalisation=True))
-    cost = sum((chain.profile.costs[o.name] for o in segment.operations), Cost())
+    cost = sum((chain.profile.costs.get(o.name, Cost()) for o in segment.operations), Cost())
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
 
 

@@ -37,7 +37,7 @@ def parareal_schedule(
     With v_j = Φ_j(u^k_{j-1}) for all j side by side, one sweep k is::
 
         u^{k+1}_j = v_j + F_j(u^{k+1}_{j-1} - u^k_{j-1})               residual correction
-        u^{k+1}_j = v_j - G_j(u^k_{j-1}) + G_j(u^{k+1}_{j-1})          difference correction
+        u^{k+1}_j = G_j(u^{k+1}_{j-1}) + v_j - G_j(u^k_{j-1})          difference correction
 
     Values are called ``u{j}.{k}`` (state at interface j after k sweeps), ``v{j}.{k}`` (fine),
     ``r{j}.{k}`` (jump), ``c{j}.{k}`` (correction), ``g{j}.{k}`` (coarse); x is the network's input.
@@ -123,8 +123,9 @@ def _correct(
             coarse = _coarse(j, shared)
             before = writer.apply(f"g{j}.{k}", coarse, old[j - 1], j)
             after = writer.apply(f"g{j}.{k + 1}", coarse, new[j - 1], j)
-            # In this order G = Φ cancels exactly: what is left is G(u_new) to the last digit.
-            new.append(writer.combine(f"u{j}.{k + 1}", "+-+", (fine[j], before, after), j))
+            # The newest first: the sum has its layout in memory, in which masks are drawn, and
+            # where G = Φ the others cancel, so that it has its numbers to the last digit.
+            new.append(writer.combine(f"u{j}.{k + 1}", "++-", (after, fine[j], before), j))
     return new, watches
 
 

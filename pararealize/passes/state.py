@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.program import Operation, Program, Ref
 from pararealize.passes.trace import Trace, trace
-from pararealize.propagators.program import is_in_place
+from pararealize.propagators.program import written_by
 from pararealize.runtime.quiet import on_copies
 
 #: What ``torch.fx`` keeps constants under, in the module that it traces.
@@ -140,11 +140,11 @@ def _written_in(program: Program, model: nn.Module) -> dict[str, str]:
             views[operation.name] = operation.target
         elif isinstance(first, Ref) and first.name in views and _is_view(operation, model):
             views[operation.name] = views[first.name]
-            if is_in_place(operation, model):
+            if written_by(operation, model):
                 found[operation.scope] = views[first.name].rpartition(".")[2]
     return found
 
 
 def _is_view(operation: Operation, model: nn.Module) -> bool:
     name = str(getattr(operation.target, "__name__", operation.target))
-    return operation.kind != "module" and (name in VIEWS or is_in_place(operation, model))
+    return operation.kind != "module" and (name in VIEWS or bool(written_by(operation, model)))

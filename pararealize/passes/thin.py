@@ -11,6 +11,7 @@ from torch import nn
 from pararealize.ir.chain import Chain, Cost, Layer
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 from pararealize.propagators.fresh import normalises
+from pararealize.propagators.program import written_by_call
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,25 @@ def _pruned(segment: Segment) -> Segment:
             kept.append(operation)
             wanted.update(operation.uses)
     inputs = tuple(name for name in segment.inputs if name in wanted)
-    return replace(segment, operations=tuple(reversed(kept)), inputs=inputs)
+    return _copying(replace(segment, operations=tuple(reversed(kept)), inputs=inputs))
+
+
+def _copying(segment: Segment) -> Segment:
+    """With functions and methods that write on copies of what they are given.
+
+    Where layers were left out they would write on other values than in the network, and autograd
+    may need those.
+    """
+    operations: list[Operation] = []
+    names: dict[str, str] = {}
+    for operation in segment.operations:
+        for name in written_by_call(operation):
+            copy = Operation(f"{operation.name}_copy", "method", "clone", (Ref(name),))
+            operations.append(copy.renamed(names))
+            names[name] = copy.name
+        operations.append(operation.renamed(names))
+    results = segment.results and tuple(names.get(name, name) for name in segment.results)
+    return replace(segment, operations=tuple(operations), results=results)
 
 
 def thin_cost(chain: Chain, model: nn.Module, layer: int, how: Thinning) -> Cost:

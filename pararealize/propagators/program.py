@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -139,10 +139,29 @@ def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
 
 def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation writes on."""
-    first = operation.args[0] if operation.args else operation.kwargs.get("input")
+    if operation.kind != "module":
+        return written_by_call(operation)
+    parts = root.get_submodule(operation.target).modules()
+    # A container that is called whole may begin with a layer that writes on its input.
+    return _first(operation) if any(getattr(part, "inplace", False) for part in parts) else ()
+
+
+def written_by_call(operation: Operation) -> tuple[str, ...]:
+    """Names of the values that a function or a method writes on; none for modules."""
+    if operation.kind not in {"function", "method"}:
+        return ()
+    name = str(getattr(operation.target, "__name__", operation.target))
+    operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
+    trailing = name.endswith("_") and not name.endswith("__")
+    flagged = operation.kwargs.get("inplace") not in (None, False)
     out = operation.kwargs.get("out")
-    written = (first if is_in_place(operation, root) else None, out)
-    return tuple(ref.name for ref in written if isinstance(ref, Ref))
+    first = _first(operation) if operator or trailing or flagged else ()
+    return (*first, out.name) if isinstance(out, Ref) else first
+
+
+def _first(operation: Operation) -> tuple[str, ...]:
+    first = operation.args[0] if operation.args else operation.kwargs.get("input")
+    return (first.name,) if isinstance(first, Ref) else ()
 
 
 def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
@@ -151,20 +170,6 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     if written and operation.kind != "module":
         return written
     return () if not written and _allocates(operation, root) else operation.uses
-
-
-def is_in_place(operation: Operation, root: nn.Module) -> bool:
-    """Whether the operation writes on the first of its arguments."""
-    if operation.kind == "module":  # a container that is called whole may begin with such a layer
-        return any(getattr(part, "inplace", False) for part in _parts(operation, root))
-    name = str(getattr(operation.target, "__name__", operation.target))
-    written = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
-    trailing = name.endswith("_") and not name.endswith("__")
-    return written or trailing or operation.kwargs.get("inplace") not in (None, False)
-
-
-def _parts(operation: Operation, root: nn.Module) -> Iterator[nn.Module]:
-    return root.get_submodule(operation.target).modules()
 
 
 def _allocates(operation: Operation, root: nn.Module) -> bool:

@@ -15,6 +15,8 @@ from pararealize.runtime.nest import flatten, unflatten
 def combine(signs: str, *values: Any) -> Any:
     """± a ± b …, leaf by leaf: ``combine("+-", new, old)`` is the jump new - old.
 
+    The first is added to the sum of the others: in a + (v - g) with v = g nothing is rounded.
+
     A state is a tensor or a nest of them. Leaves that are no floating-point tensors (indices,
     masks) cannot be corrected and are taken from the first value.
 
@@ -43,14 +45,16 @@ def _check_shapes(first: list[Any], other: list[Any]) -> None:
 
 
 def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
-    total = leaves[0]
-    if not isinstance(total, Tensor) or not (total.is_floating_point() or total.is_complex()):
-        return total
-    if signs[0] == "-":
-        total = -total
-    for sign, leaf in zip(signs[1:], leaves[1:], strict=True):
-        total = torch.add(total, leaf) if sign == "+" else torch.sub(total, leaf)
-    return total
+    first = leaves[0]
+    if not isinstance(first, Tensor) or not (first.is_floating_point() or first.is_complex()):
+        return first
+    first = -first if signs[0] == "-" else first
+    if len(leaves) == 1:
+        return first
+    rest = leaves[1]
+    for sign, leaf in zip(signs[2:], leaves[2:], strict=True):
+        rest = rest + leaf if sign == signs[1] else rest - leaf
+    return torch.add(first, rest) if signs[1] == "+" else torch.sub(first, rest)
 
 
 def cut(value: Any, parts: int) -> list[Any]:

@@ -62,12 +62,12 @@ step  rank 0
    2  v2.0 = fine.2(u1.0, quiet)
    3  g2.0 = coarse.2(u1.0, quiet)
    4  g2.1 = coarse.2(v1.0)
-   5  u2.1 = v2.0 - g2.0 + g2.1
+   5  u2.1 = g2.1 + v2.0 - g2.0
    6  g3.1 = coarse.3(u2.1, quiet)
    7  v2.1 = fine.2(v1.0)
    8  v3.1 = fine.3(u2.1)
    9  g3.2 = coarse.3(v2.1)
-  10  u3.2 = v3.1 - g3.1 + g3.2
+  10  u3.2 = g3.2 + v3.1 - g3.1
   11  out = head(u3.2)""",
 }
 

@@ -287,6 +287,28 @@ def test_a_refusal_names_what_is_known_and_advises_another_kind() -> None:
     assert pararealize(TwoInputs(), 2, method=method, example_inputs=given).plan.n == 2
 
 
+class Adding(nn.Module):
+    """Adds in place to what a layer made that a coarse network leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Linear(4, 4) for _ in range(3))
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.b(torch.tanh(self.a(x))).add_(x)
+        return self.last(torch.cat([y, x], 1))
+
+
+def test_a_thin_network_writes_on_nothing_that_autograd_needs() -> None:
+    method = Parareal(correction="difference", guess="coarse", coarse_budget=1.0)
+    given = (torch.randn(2, 4),)
+    net = pararealize(Adding(), 2, method=method, example_inputs=given, interfaces=["%cat"])
+    net(*given).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.get_submodule("coarse").parameters())
+
+
 def test_a_users_factory_names_the_kind() -> None:
     def mine(fine: nn.Module, before: TensorSpec, after: TensorSpec) -> nn.Module:
         return nn.Linear(8, 8)
