@@ -180,12 +180,14 @@ def _known(model: nn.Module, constants: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _advice(model: nn.Module, reason: str) -> str:
+    lists = [(len(m), n) for n, m in model.named_modules() if n and isinstance(m, nn.ModuleList)]
+    blocks = f" Or name its list of blocks: blocks={max(lists)[1]!r}." if lists else ""
     return (
         f"{type(model).__name__} cannot be traced{reason}. A network is compiled from one graph, "
         "so its own forward may not branch or loop on tensor values: move that code into a "
         "sub-module, which is then called whole; replace a branch by torch.where(condition, a, "
         "b); put it in a function f kept whole with torch.fx.wrap('f'); or fix the argument that "
-        "decides, concrete_args={'name': value}."
+        "decides, concrete_args={'name': value}." + blocks
     )
 
 

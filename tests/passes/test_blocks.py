@@ -256,3 +256,12 @@ def test_a_vision_transformer_of_timm_is_traced() -> None:
     net = pararealize(model, 4, method=EXACT)
     assert net.plan.interfaces > 11
     assert_same(net, model, torch.randn(1, 3, 224, 224).double())
+
+
+def test_the_list_of_blocks_is_suggested() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
+    x = torch.randn(2, 5, 8)
+    with pytest.raises(TraceError, match="name its list of blocks: blocks='layers'"):
+        pararealize(encoder, 3, example_inputs=(x,))
+    net = pararealize(encoder, 3, method=EXACT, example_inputs=(x,), blocks="layers")
+    torch.testing.assert_close(net.eval()(x), encoder.eval()(x))
