@@ -42,7 +42,14 @@ def parting(program: Program, root: nn.Module) -> Callable[[int, Sequence[str]],
         for name in written_by(operation, root):
             writes.setdefault(name, []).append(i)
     memories = _memories(program, root, writes) if writes else []
-    return lambda position, live: any(memory.is_parted(position, live) for memory in memories)
+    by_value = {name: memory for memory in memories for name in memory.values}
+    always = [memory for memory in memories if memory.ambient]
+
+    def parts(position: int, live: Sequence[str]) -> bool:
+        concerned = [*always, *(by_value[name] for name in live if name in by_value)]
+        return any(memory.is_parted(position, live) for memory in concerned)
+
+    return parts
 
 
 def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -> list[_Memory]:
