@@ -139,6 +139,49 @@ class UNet(nn.Module):
         return self.last(e)
 
 
+class Block(nn.Module):
+    """Attention under a mask; looks at numbers, so that it is called whole."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, dropout=0.1, batch_first=True)
+        self.kind = "full"
+
+    def forward(self, x: Tensor, mask: Tensor, *, scale: float = 1.0) -> tuple[Tensor]:
+        y = self.norm(x)
+        y, _ = self.attention(y, y, y, attn_mask=mask, need_weights=False)
+        return (x + scale * y if bool(x.isfinite().all()) else x,)
+
+
+class Language(nn.Module):
+    """A language model whose forward branches, loops and ties its weights."""
+
+    def __init__(self, layers: int = 4, width: int = 8, vocabulary: int = 13) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.randn(9, width))
+        self.drop = nn.Dropout(0.1)
+        self.trunk = nn.ModuleDict({"blocks": nn.ModuleList(Block(width) for _ in range(layers))})
+        self.out = nn.Linear(width, vocabulary, bias=False)
+        self.out.weight = self.tokens.weight
+
+    def forward(
+        self, tokens: Tensor, weights: Tensor | None = None, labels: bool = False
+    ) -> dict[str, Tensor]:
+        length = tokens.shape[1]
+        if length > 9 or int(tokens.max()) >= 13:
+            raise ValueError("too long")
+        x = self.drop(self.tokens(tokens) + self.positions[:length])
+        if weights is not None:
+            x = x * weights[..., None]
+        mask = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)
+        for block in self.trunk["blocks"]:
+            x = block(x, mask, scale=0.5 if block.kind == "full" else 0.0)[0]
+        logits = self.out(x)
+        return {"labels": logits.argmax(-1)} if labels else {"logits": logits, "hidden": x}
+
+
 class Network(nn.Module):
     """A stem, layers and a classifier, in float64."""
 

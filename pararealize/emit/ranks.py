@@ -114,13 +114,13 @@ def tied(found: Mapping[str, set[int]], serial: nn.Module, rank: int) -> tuple[T
     """
     ties = []
     for tensor, names in spread(found, serial):
-        if not isinstance(tensor, nn.Parameter):
+        if not isinstance(tensor, nn.Parameter) and moves(tensor, names, serial):
             raise RankError(
                 f"the buffers {both(names)} are the same, and each rank would move its own: "
                 "layers that share buffers have to lie in subnetworks of one rank. Choose "
                 "interfaces= so that they do, or fewer ranks."
             )
-        if rank in names:
+        if rank in names and isinstance(tensor, nn.Parameter):
             ties.append(Tie(names[rank], tuple(sorted(names))))
     return tuple(ties)
 
@@ -136,6 +136,12 @@ def spread(
             for rank in sorted(ranks):
                 names.setdefault(rank, name)
     return (pair for pair in holders.values() if len(pair[1]) > 1)
+
+
+def moves(buffer: Tensor, names: Mapping[int, str], serial: nn.Module) -> bool:
+    """Whether an evaluation may write on a buffer: whole numbers are tables, but for counts."""
+    owner = serial.get_submodule(min(names.values()).rpartition(".")[0])
+    return buffer.is_floating_point() or isinstance(owner, nn.modules.batchnorm._NormBase)
 
 
 def both(names: Mapping[int, str]) -> str:

@@ -63,11 +63,16 @@ def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, A
 
 
 class _Tracer(fx.Tracer):
-    """Remembers which module's ``forward`` wrote each node, and where recording failed."""
+    """Remembers which module's ``forward`` wrote each node, and where recording failed.
+
+    What is computed of buffers stays an operation: as a constant it would be that of one moment.
+    """
+
+    proxy_buffer_attributes = True
 
     def __init__(self, whole: Mapping[str, str]) -> None:
         super().__init__()
-        self.whole, self.failed = whole, ""
+        self.whole, self.failed, self.modes = whole, "", _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """BatchNorm stays whole in other libraries' versions too: it counts as it runs."""
@@ -113,17 +118,30 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""
+        if _modes() != self.modes:
+            raise TraceError(
+                "it switches gradients or autocast on or off for some of its operations, which a "
+                "graph does not record"
+            )
         node = super().create_node(*args, **kwargs)
         node.meta["scope"] = self.scope.module_path
         return node
 
 
+def _modes() -> tuple[bool, ...]:
+    """Modes of torch that decide what an operation does."""
+    kinds = ("cpu", "cuda")
+    return torch.is_grad_enabled(), *(torch.is_autocast_enabled(kind) for kind in kinds)
+
+
 def _is_impure(node: fx.Node) -> bool:
     """Keep everything that may act by more than its value: modules, in-place and random calls."""
+    if node.op in {"placeholder", "output", "call_module"}:
+        return True
     name = getattr(node.target, "__name__", str(node.target))
-    return node.op in {"placeholder", "output", "call_module"} or (
-        name.endswith("_") and not name.endswith("__")
-    )
+    writes = (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "__setitem__"}
+    flagged = node.kwargs.get("inplace") not in {None, False} or "out" in node.kwargs
+    return writes or flagged
 
 
 def _operation(node: fx.Node) -> Operation:

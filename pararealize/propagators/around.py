@@ -162,20 +162,21 @@ class Head(Around):
 def replaced(
     root: nn.Module, blocks: tuple[str, ...], acts: list[Callable[..., Any]]
 ) -> Iterator[None]:
-    """Other things to do in place of the blocks, for a while."""
-    own = [root.get_submodule(path) for path in blocks]
+    """Other things to do in place of the blocks, for a while.
+
+    A rank has not all of the blocks: for those of others the first of its own is asked.
+    """
+    parent = root.get_submodule(blocks[0].rpartition(".")[0])
+    own = parent._modules
+    some = next(block for block in own.values() if block is not None)
+    names = (path.rpartition(".")[2] for path in blocks)
     try:
-        for path, block, act in zip(blocks, own, acts, strict=True):
-            _put(root, path, Stub(block, act))
+        parent._modules = {
+            name: Stub(own.get(name) or some, act) for name, act in zip(names, acts, strict=True)
+        }
         yield
     finally:
-        for path, block in zip(blocks, own, strict=True):
-            _put(root, path, block)
-
-
-def _put(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    root.get_submodule(parent)._modules[name] = module
+        parent._modules = own
 
 
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:

@@ -306,3 +306,80 @@ def test_operations_inside_an_unrolled_module_know_where_they_are() -> None:
 def test_too_few_interfaces_are_explained_by_what_is_called_whole() -> None:
     with pytest.raises(CutError, match=r"'2' is called whole: Gate cannot be traced at .*blocks="):
         pararealize(chain(Gate), 9)
+
+
+class Buffered(nn.Module):
+    """Computes with a buffer, and reads its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+        self.register_buffer("variance", torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x / torch.sqrt(self.variance))
+        return x[:, : self.variance.shape[0]] + self.variance.log()
+
+
+def test_what_is_computed_of_buffers_follows_them() -> None:
+    model, x = Buffered().double(), torch.randn(3, 6).double()
+    net = pararealize(model, 2, method=EXACT, example_inputs=(x,))
+    other = Buffered().double()
+    net.load_state_dict(other.state_dict())
+    torch.testing.assert_close(net(x), other(x))
+
+
+class Writing(nn.Module):
+    """Writes in place and does not use the result."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers[0](x)
+        if self.how == "flag":
+            nn.functional.relu(y, inplace=True)
+        if self.how == "method":
+            y.relu_()
+        z = torch.empty_like(y)
+        if self.how == "out":
+            torch.add(y, 1.0, out=z)
+            z = z.detach()
+        return self.layers[2](self.layers[1](y + z if self.how == "out" else y))
+
+
+@pytest.mark.parametrize("how", ["flag", "method"])
+def test_writes_whose_result_nobody_reads_are_kept(how: str) -> None:
+    assert_exact(Writing(how).double(), 2, torch.randn(3, 6, dtype=torch.float64))
+
+
+def test_writes_on_an_argument_are_kept() -> None:
+    model, x = Writing("out").double().requires_grad_(False), torch.randn(3, 6).double()
+    net = pararealize(model, 1, example_inputs=(x,))
+    torch.testing.assert_close(net(x), model(x))
+
+
+class Switching(nn.Module):
+    """Part of it learns nothing, part of it computes in another precision."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad() if self.how == "no_grad" else torch.autocast("cpu", torch.bfloat16):
+            y = self.a(x)
+        return x + self.b(y.to(x.dtype))
+
+
+@pytest.mark.parametrize("how", ["no_grad", "autocast"])
+def test_modules_that_switch_gradients_or_precision_are_called_whole(how: str) -> None:
+    layers = [nn.Linear(6, 6), Switching(how), nn.Linear(6, 6), Switching(how), nn.Linear(6, 6)]
+    model = nn.Sequential(*layers).double()
+    assert modules(model) == ["0", "1", "2", "3", "4"]
+    assert_exact(model, 3, torch.randn(3, 6, dtype=torch.float64))
+    with pytest.raises(TraceError, match="switches gradients or autocast"):
+        pararealize(Switching(how), 2, example_inputs=(torch.randn(2, 6),))

@@ -22,6 +22,10 @@ from pararealize import ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import PeerError, RankError, ShapeError, SlowerThanSerialWarning
 from pararealize.models import resnet
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from networks import Language
+
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size
 
@@ -379,6 +383,24 @@ def ties_weights(comm: Any, folder: str) -> None:
         assert_same(found.to_serial(), whole.state_dict())
 
 
+def runs_blocks(comm: Any, _folder: str) -> None:
+    """A forward that cannot be traced runs around the blocks on every rank that needs it."""
+    torch.manual_seed(5)
+    model, tokens = Language(5).double(), torch.arange(8).view(2, 4)
+    options: dict[str, Any] = {"example_inputs": (tokens,), "blocks": "trunk.blocks"}
+    net, alone = (pararealize(model, N, **options, **at) for at in ({"comm": comm}, {}))
+    for training in (True, False):
+        for given in (tokens, tokens[:1, :3]):
+            outputs = []
+            for each in (net.train(training), alone.train(training)):
+                torch.manual_seed(6)
+                each.zero_grad()
+                outputs.append(each(given))
+                torch.stack([v.square().sum() for v in outputs[-1].values()]).sum().backward()
+            assert all(close(*(output[key] for output in outputs)) for key in outputs[0])
+            assert_alike(net, alone)
+
+
 def adjoints_leave_first(comm: Any, _folder: str) -> None:
     """The last rank's only subnetwork runs backward after its adjoint has left."""
     net = build(comm=comm)
@@ -479,6 +501,7 @@ CHECKS = (
     keeps_channels_last,
     reports,
     ties_weights,
+    runs_blocks,
     adjoints_leave_first,
     refuses_too_many_ranks,
     refuses_other_inputs,
