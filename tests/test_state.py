@@ -155,7 +155,7 @@ every_block = pytest.mark.parametrize("name", BLOCKS)
 
 def model_of(name: str) -> nn.Module:
     build = BLOCKS[name]
-    layers = [build() for _ in range(1 if name == "root's parameters" else 6)]
+    layers = [build() for _ in range(1 if name == "root's parameters" else 4)]
     return (nn.Sequential(*layers) if len(layers) > 1 else layers[0]).double()
 
 
