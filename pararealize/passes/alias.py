@@ -1,15 +1,25 @@
-"""Aliases: which positions would part values that share memory somebody writes on."""
+"""Aliases: values that share memory which somebody writes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 from torch import nn
 
 from pararealize.ir.program import AMBIENT, Operation, Program
 from pararealize.propagators.program import memory_of, written_by
+
+#: What ``y += …`` computes, besides writing on y.
+PLAIN: Mapping[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
 
 
 @dataclass(frozen=True)
@@ -52,21 +62,46 @@ def parting(program: Program, root: nn.Module) -> Callable[[int, Sequence[str]],
     return parts
 
 
+def written_where_it_shows(program: Program, root: nn.Module) -> Program:
+    """The program with ``y += …`` as ``y = y + …`` wherever nothing else sees the difference."""
+    if not any(operation.target in PLAIN for operation in program):
+        return program
+    last_use = {name: i for i, operation in enumerate(program) for name in operation.uses}
+    shared = {name: group for group in _sharing(program, root) for name in group}
+
+    def shows(i: int, written: str) -> bool:
+        others = (name for name in shared[written] if program.index[name] < i)
+        return any(last_use.get(n, -1) > i or program[n].kind == "attribute" for n in others)
+
+    operations = []
+    for i, operation in enumerate(program):
+        plain, first = PLAIN.get(operation.target), written_by(operation, root)
+        hidden = plain is not None and (not first or not shows(i, first[0]))
+        operations.append(replace(operation, target=plain) if hidden else operation)
+    return Program(tuple(operations))
+
+
 def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -> list[_Memory]:
     """The memories that are written on."""
-    graph = nx.Graph()
-    for operation in program:
-        graph.add_node(operation.name)
-        used = memory_of(operation, root)
-        graph.add_edges_from((operation.name, n) for n in used if program[n].kind != "training")
     last_use = {name: i for i, operation in enumerate(program) for name in operation.uses}
     memories = []
-    for values in nx.connected_components(graph):
+    for values in _sharing(program, root):
         places = [i for name in values & writes.keys() for i in writes[name]]
         if places:
             ambient = tuple(last_use.get(n, -1) for n in values if _is_ambient(program[n]))
             memories.append(_Memory(frozenset(values), min(places), max(places), ambient))
     return memories
+
+
+def _sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
+    """Values that may share memory, together."""
+    graph = nx.Graph()
+    for operation in program:
+        graph.add_node(operation.name)
+        used = memory_of(operation, root)
+        graph.add_edges_from((operation.name, n) for n in used if program[n].kind != "training")
+    found: Iterator[set[str]] = nx.connected_components(graph)
+    return found
 
 
 def _is_ambient(operation: Operation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import random
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from torch.fx.node import map_aggregate
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
+from pararealize.passes.alias import written_where_it_shows
 from pararealize.passes.unroll import unrolled
 
 KINDS: Mapping[str, Kind] = {
@@ -59,7 +61,26 @@ def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, A
         if name in constants:  # torch.fx renames it; it stays an input, which must be this
             value = constants[name]
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
-    return Program(tuple(map(_operation, graph.nodes)))
+    return written_where_it_shows(Program(tuple(map(_operation, graph.nodes))), model)
+
+
+class _Value(fx.Proxy):
+    """A traced value that can be written on: ``y += 1`` changes what else is called ``y``."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._written(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._written(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._written(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._written(operator.itruediv, other)
+
+    def _written(self, call: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", call, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
@@ -115,6 +136,10 @@ class _Tracer(fx.Tracer):
                 "one call (draw them like the input, torch.rand_like(x))"
             )
         return result
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value that can be written on."""
+        return _Value(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""

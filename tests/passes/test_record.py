@@ -383,3 +383,35 @@ def test_modules_that_switch_gradients_or_precision_are_called_whole(how: str) -
     assert_exact(model, 3, torch.randn(3, 6, dtype=torch.float64))
     with pytest.raises(TraceError, match="switches gradients or autocast"):
         pararealize(Switching(how), 2, example_inputs=(torch.randn(2, 6),))
+
+
+class Augmented(nn.Module):
+    """Adds in place to a value that has another name, or a view, or neither."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers[0](x)
+        z = y[:, :3] if self.how == "view" else y
+        y += torch.sigmoid(x)
+        y *= 2.0
+        x = self.layers[1](y)
+        if self.how != "neither":
+            x = x + z.sum(1, keepdim=True)
+        return self.layers[2](x)
+
+
+@pytest.mark.parametrize("how", ["name", "view", "neither"])
+def test_in_place_arithmetic_shows_in_every_name_of_a_value(how: str) -> None:
+    model, x = Augmented(how).double(), torch.randn(3, 6).double()
+    program = trace(model).train
+    names = {getattr(o.target, "__name__", "") for o in program if o.kind == "function"}
+    assert names >= ({"add", "mul"} if how == "neither" else {"iadd", "imul"})
+    for n in (1, 2):
+        torch.testing.assert_close(
+            pararealize(model, n, method=EXACT, example_inputs=(x,))(x), model(x)
+        )
+    assert_exact(model, 2, x)
