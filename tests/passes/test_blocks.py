@@ -80,6 +80,12 @@ def test_it_equals_the_serial_network(method: Parareal) -> None:
     assert all(cut.startswith("trunk.blocks.") for cut in cuts)
     assert_same(net, model, given)
     assert_same(net, model, torch.randint(0, 13, (3, 7)))  # another length, another mask
+    drawn = []
+    for each in (net, model):
+        torch.manual_seed(7)
+        each.train()(given)
+        drawn.append(torch.rand(2))
+    assert torch.equal(*drawn)  # what lies before the blocks drew once, though it ran again
     own = {k for k in net.state_dict() if not k.startswith(("coarse.", "guess."))}
     assert own == set(model.state_dict())
     assert net.out.weight is net.tokens.weight
