@@ -174,8 +174,8 @@ def check(
 ) -> None:
     """Compare a network with what it has to equal; exit code 1 where it does not.
 
-    On ranks, the network with the same one in one process. Else a model, cut in n and corrected
-    by its own layers, which is exact, with the model itself. All in float64.
+    On ranks, the network with the same one in one process. Else a model, or a saved one, cut in n
+    and corrected by its own layers, which is exact, with the model itself. All in float64.
     """
     if ranks > 1 and not worker:
         raise typer.Exit(launch(ctx.obj, ranks))
@@ -189,7 +189,7 @@ def check(
         if worker:
             title, rows = checking.on_ranks(target, model, n, example, world())
         else:
-            title, rows = checking.exact(target, n, example)
+            title, rows = checking.exact(target, model, n, example)
     tolerance = tolerance or checking.ROUNDING
     quiet = bool(worker) and world().rank != 0
     Console(width=WIDTH, quiet=quiet).print(checking.table(rows, title, tolerance))

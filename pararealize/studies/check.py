@@ -153,25 +153,37 @@ def on_ranks(
     return title, worst_of(transport.exchange(rows))
 
 
-def exact(target: str, n: int, example: tuple[Tensor, ...] | None) -> tuple[str, list[Difference]]:
-    """A model, cut and corrected by its own layers, beside itself, in float64.
+def exact(
+    target: str, model: str, n: int, example: tuple[Tensor, ...] | None
+) -> tuple[str, list[Difference]]:
+    """A model, or a saved one, cut and corrected by its own layers, beside itself, in float64.
 
     Raises:
-        ModelSpecError: the target is a folder, whose network is no exact one.
+        ModelSpecError: the target is a folder, and no model is named.
 
     """
-    if Path(target).is_dir():
-        raise ModelSpecError(
-            f"{target} is a saved network, which equals its serial one only after n sweeps: "
-            f"compare it on ranks with one process, pararealize check {target} --model MODEL "
-            "--ranks 2, or check the model: pararealize check MODEL -n 4."
-        )
-    serial = load_model(target).double()
+    serial = _serial(target, model).double()
     given = None if example is None else tuple(leaf.double() for leaf in example)
     method = Parareal(coarse="fine", correction="difference")
     net = pararealize(serial, n, method=method, example_inputs=given)
     rows = compare(net, serial, _double(net), (True, False))
     return f"{net.plan.model}, n = {n}, exact corrections, beside the serial model, float64", rows
+
+
+def _serial(target: str, model: str) -> nn.Module:
+    """The serial network: the named model, or what a saved network goes back to."""
+    if not Path(target).is_dir():
+        return load_model(target)
+    return load(target, load_model(_named(target, model))).to_serial()
+
+
+def _named(target: str, model: str) -> str:
+    if model:
+        return model
+    raise ModelSpecError(
+        f"{target} holds weights and a plan, and no code: name the model it was saved from, "
+        f"pararealize check {target} --model {FORMS.partition(',')[0]}."
+    )
 
 
 def _double(net: ParallelNetwork) -> dict[str, Tensor]:
@@ -189,9 +201,4 @@ def _network(
     torch.manual_seed(0)
     if not Path(target).is_dir():
         return pararealize(load_model(target), n, example_inputs=example, comm=comm)
-    if not model:
-        raise ModelSpecError(
-            f"{target} holds weights and a plan, and no code: name the model it was saved from, "
-            f"pararealize check {target} --model {FORMS.partition(',')[0]}."
-        )
-    return load(target, load_model(model), example_inputs=example, comm=comm)
+    return load(target, load_model(_named(target, model)), example_inputs=example, comm=comm)
