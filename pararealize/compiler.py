@@ -226,7 +226,7 @@ def _chain(serial: nn.Module, request: _Request) -> Chain:
     profiled = _profile(traced.train, serial, request)
     narrow = build_chain(serial, traced, profiled)
     wide = partial(build_chain, serial, traced, profiled, width=WIDEST)
-    chain = widened(narrow, wide, request.n, request.interfaces)
+    chain = widened(narrow, wide, request.n, request.interfaces, request.method.coarse)
     if request.cost == "measured":
         chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
     return chain

@@ -42,6 +42,17 @@ class Dense(nn.Module):
         return sum(values[1:], values[0])
 
 
+class Recurrent(nn.Module):
+    """What its second layer gives is no tensor, but a nest of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.lstm, self.last = nn.Linear(4, 4), nn.LSTM(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.lstm(self.first(x))[0])
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -102,10 +113,12 @@ CASES: dict[str, Case] = {
         CutError,
         ["no module is called 'layer22'", "interfaces=[", "'layer2"],
     ),
-    "interface inside a block": (
-        lambda: pararealize(resnet(20, width=4), 2, interfaces=["layer2.1.conv2"]),
+    "interface that is no tensor": (
+        lambda: pararealize(
+            Recurrent(), 2, example_inputs=(torch.randn(2, 3, 4),), interfaces=["lstm"]
+        ),
         CutError,
-        ["cannot be cut after 'layer2.1.conv2'", "more than one value", "'layer2.1'"],
+        ["cannot be cut after 'lstm'", "neither one tensor nor a few of them", "'first'"],
     ),
     "interfaces without n": (
         lambda: pararealize(mlp(), 4, interfaces=["0"]),

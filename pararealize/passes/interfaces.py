@@ -160,7 +160,8 @@ def find_interface(chain: Chain, wanted: str) -> int:
     near = min(chain.interfaces, key=lambda i: abs(i.stop - stop), default=None)
     hint = f" The nearest legal interface is after {str(near)!r}." if near else ""
     raise CutError(
-        f"the network cannot be cut after {wanted!r}: more than one value is live there.{hint}"
+        f"the network cannot be cut after {wanted!r}: what is live there is neither one tensor nor "
+        f"a few of them.{hint}"
     )
 
 

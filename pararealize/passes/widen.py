@@ -6,21 +6,29 @@ from collections.abc import Callable, Sequence
 
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain
+from pararealize.ir.methods import CoarseFactory
 from pararealize.passes.interfaces import find_interface
 
 #: Tuples are guessed, sent and corrected: they have to make the heaviest piece so much lighter.
 WORTH = 0.75
+#: Coarse propagators that are made of the network's own layers wherever no others are known.
+TAKE_TUPLES = ("network", "fine", "auto")
 #: Halvings of the interval in which the lightest heaviest piece is searched.
 HALVINGS = 30
 
 
 def widened(
-    narrow: Chain, wide: Callable[[], Chain], n: int | str, names: Sequence[str] | None
+    narrow: Chain,
+    wide: Callable[[], Chain],
+    n: int | str,
+    names: Sequence[str] | None,
+    coarse: str | CoarseFactory,
 ) -> Chain:
     """The chain to cut: with positions that one tensor crosses, or with those of ``wide``.
 
     One tensor is preferred. The wide chain is taken where n needs it, where it has the positions
-    that are asked for, or where it makes the heaviest of n pieces much lighter.
+    that are asked for, or where it makes the heaviest of n pieces much lighter, if the ``coarse``
+    propagators that were asked for take tuples of any kind.
     """
     if names is not None:
         return narrow if all(_has(narrow, name) for name in names) else wide()
@@ -29,7 +37,10 @@ def widened(
     if n - 1 > len(narrow.interfaces):
         return wide()
     heaviest = _heaviest(narrow, n)
-    if WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n:
+    if (
+        coarse not in TAKE_TUPLES
+        or WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n
+    ):
         return narrow
     other = wide()
     return other if _heaviest(other, n) < WORTH * heaviest else narrow
