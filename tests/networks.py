@@ -26,6 +26,7 @@ from pararealize.passes.interfaces import build_chain
 from pararealize.passes.parareal import parareal_schedule
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import trace
+from pararealize.passes.widen import widened
 
 BATCH, FEATURES, CHANNELS, SIDE = 6, 3, 2, 4
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -315,9 +316,8 @@ def partition_of(
     model: nn.Module, n: int, method: Parareal, x: Tensor, interfaces: tuple[str, ...] | None
 ) -> Partition:
     """The cut chain, by the compiler's passes."""
-    chain = chain_of(model, x)
-    if n - 1 > len(chain.interfaces):
-        chain = chain_of(model, x, width=8)
+    wide = partial(chain_of, model, x, width=8)
+    chain = widened(chain_of(model, x), wide, n, interfaces, method.coarse)
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
     return cut(chain, model, n, method, Machine())

@@ -10,7 +10,7 @@ from pararealize.ir.methods import CoarseFactory
 from pararealize.passes.interfaces import find_interface
 
 #: Tuples are guessed, sent and corrected: they have to make the heaviest piece so much lighter.
-WORTH = 0.75
+WORTH = 0.5
 #: Coarse propagators that are made of the network's own layers wherever no others are known.
 TAKE_TUPLES = ("network", "fine", "auto")
 #: Halvings of the interval in which the lightest heaviest piece is searched.
