@@ -2,13 +2,15 @@
 
 from pararealize.compiler import load, pararealize
 from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import PararealizeError, SlowerThanSerialWarning
-from pararealize.ir.methods import Parareal
+from pararealize.errors import DivergenceWarning, PararealizeError, SlowerThanSerialWarning
+from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.runtime.report import Report
 
 __all__ = [
+    "MGRIT",
+    "DivergenceWarning",
     "Machine",
     "ParallelNetwork",
     "Parareal",

@@ -27,7 +27,7 @@ from pararealize.errors import (
     SlowerThanSerialWarning,
 )
 from pararealize.ir.chain import Chain, Partition, Profile
-from pararealize.ir.methods import CoarseFactory, Parareal
+from pararealize.ir.methods import MGRIT, CoarseFactory, Method, Parareal, read_method
 from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
@@ -40,9 +40,11 @@ from pararealize.passes.cut import check_count, cut, cut_at
 from pararealize.passes.guesses import build_guesses
 from pararealize.passes.infer import bind, decisive, expectations, infer_profile
 from pararealize.passes.interfaces import build_chain
+from pararealize.passes.levels import LevelBuilder, find_levels
 from pararealize.passes.measure import measured
+from pararealize.passes.mgrit import iteration
 from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.place import owner, place
+from pararealize.passes.place import owner, place, place_iteration
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
@@ -63,7 +65,7 @@ def pararealize(
     model: nn.Module,
     n: int | str = "auto",
     *,
-    method: Parareal | None = None,
+    method: Method | None = None,
     example_inputs: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     interfaces: Sequence[str] | None = None,
@@ -81,7 +83,8 @@ def pararealize(
     Args:
         model: the network; it is copied and never changed.
         n: number of subnetworks, or ``"auto"`` for the best predicted one.
-        method: how; ``Parareal()`` with the paper's choices by default.
+        method: how; ``Parareal()`` with the paper's choices by default, or ``MGRIT()``, which
+            keeps the weights as they are.
         example_inputs: the arguments of one call; inferred where the first layers tell.
         example_kwargs: its keyword arguments.
         interfaces: names of the ``n - 1`` modules to cut after, instead of balanced cuts.
@@ -144,7 +147,7 @@ class _Request:
     """What the user asked for; ``given`` are the inputs of one call, if any are known."""
 
     n: int | str
-    method: Parareal
+    method: Method
     given: Mapping[str, Any] | None
     machine: Machine
     interfaces: Sequence[str] | None = None
@@ -188,14 +191,15 @@ def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> Parallel
     request = replace(request, n=_count_on(count, request.n) if count > 1 else request.n)
     decisions = _decide(_chain(serial, request), serial, request, count, saved)
     if count > 1:
-        schedule = place(decisions.schedule, decisions.plan.n, count)
-        decisions = replace(decisions, schedule=schedule)
+        decisions = _placed(decisions, count, deliver=False)
     return assemble(decisions, serial, devices=request.devices)
 
 
 def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions:
     """The decisions with their schedule on ranks, corrections in as many slices as pay."""
     n, plan = decisions.plan.n, decisions.plan
+    if decisions.iteration is not None:
+        return _placed(decisions, ranks, deliver=True)
 
     def placed(parts: int) -> tuple[float, Schedule, int]:
         cut_up = chunk(decisions.schedule, parts, lambda piece: owner(piece, n, ranks))
@@ -214,6 +218,16 @@ def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions
     seconds, schedule, parts = min(options, key=lambda option: option[0])
     plan = replace(plan, parallel_seconds=seconds, chunks=parts)
     return replace(decisions, schedule=schedule, plan=plan)
+
+
+def _placed(decisions: Decisions, ranks: int, *, deliver: bool) -> Decisions:
+    """The decisions with all schedules on ranks."""
+    n = decisions.plan.n
+    schedule = place(decisions.schedule, n, ranks, deliver=deliver)
+    if decisions.iteration is None:
+        return replace(decisions, schedule=schedule)
+    iteration = place_iteration(decisions.iteration, n, ranks, deliver=deliver)
+    return replace(decisions, schedule=iteration.forward[0].schedule, iteration=iteration)
 
 
 def _chain(serial: nn.Module, request: _Request) -> Chain:
@@ -266,16 +280,16 @@ def _check_alike(transport: Transport, plan: Plan) -> None:
         )
 
 
-def _check_options(
-    n: int | str, method: Parareal, cost: str, comm: Any, chunks: int | None
-) -> None:
+def _check_options(n: int | str, method: Method, cost: str, comm: Any, chunks: int | None) -> None:
     if isinstance(n, bool) or not (n == "auto" or (isinstance(n, int) and n >= 1)):
         raise CutError(
             f"n={n!r}: expected a number of subnetworks of 1 or more, or 'auto': "
             "pararealize(model, n=4)."
         )
-    if not isinstance(method, Parareal):
-        raise MethodError(f"method={method!r}: expected Parareal(...).")
+    if not isinstance(method, (Parareal, MGRIT)):
+        raise MethodError(f"method={method!r}: expected Parareal(...) or MGRIT(...).")
+    if isinstance(method, MGRIT) and chunks not in {None, 1}:
+        raise MethodError(f"chunks={chunks}: the states of MGRIT travel whole: leave chunks out.")
     if cost not in {"predicted", "measured"}:
         raise MethodError(f"cost={cost!r}: expected 'predicted' or 'measured'.")
     if chunks is not None and (comm is None or not isinstance(chunks, int) or chunks < 1):
@@ -308,6 +322,8 @@ def _build(
     """Coarse networks, schedule and plan of a partition."""
     method, machine = request.method, request.machine
     probe = Probe(partition, serial, dict(request.given or {}), method.seed)
+    if isinstance(method, MGRIT):
+        return _build_levels(partition, serial, request, method, probe, ranks, chosen)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
     used = frozenset(propagators(schedule))
@@ -320,6 +336,41 @@ def _build(
     plan = replace(plan, tracing=tracing)
     expected = expectations(partition.chain.train, serial)
     return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
+
+
+def _build_levels(
+    partition: Partition,
+    serial: nn.Module,
+    request: _Request,
+    method: MGRIT,
+    probe: Probe,
+    ranks: int,
+    chosen: Mapping[int, str],
+) -> Decisions:
+    """Coarse levels, schedules and plan of a partition."""
+    levels = find_levels(partition, method)
+    solved = iteration(levels, method, head=partition.has_head)
+    every = (*solved.forward, *solved.adjoint)
+    used = {name for cycles in every for name in propagators(cycles.schedule)}
+    builder = LevelBuilder(partition, serial, method, request.machine, probe, chosen)
+    coarse = builder.build(levels, used)
+    schedule = solved.forward[0].schedule
+    plan = make_plan(
+        partition,
+        schedule,
+        serial,
+        method,
+        request.machine,
+        {},
+        {},
+        ranks if ranks > 1 else 0,
+        levels=coarse,
+    )
+    plan = replace(plan, tracing=replace(request.tracing, found=partition.chain.whole))
+    expected = expectations(partition.chain.train, serial)
+    return Decisions(
+        partition, method, schedule, plan, {}, {}, expected, levels=coarse, iteration=solved
+    )
 
 
 def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
@@ -364,7 +415,7 @@ def load(
         saved = read(Path(path))
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
-        method = Parareal.from_json(plan.method, coarse)
+        method = read_method(plan.method, coarse)
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None

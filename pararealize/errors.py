@@ -59,3 +59,7 @@ class NonFiniteError(PararealizeError, ArithmeticError):
 
 class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""
+
+
+class DivergenceWarning(UserWarning):
+    """Multigrid cycles did not converge, and a step was run serially instead."""

@@ -74,6 +74,7 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
     seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
     seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
     seconds["head"] = plan.head_seconds
+    seconds |= plan.levels
     sizes = {p.index: p.interface_bytes for p in plan.pieces}
 
     launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
@@ -99,7 +100,7 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
 
 def is_fine(task: Task) -> bool:
     """Whether a task is part of the network itself: a fine propagator, or the head."""
-    return task.op == "apply" and task.value[0] in "vo"
+    return task.op == "apply" and task.value[0] in "voμ"
 
 
 def critical_coarse_seconds(timeline: Timeline) -> float:

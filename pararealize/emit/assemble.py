@@ -10,10 +10,11 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
+from pararealize.emit.levels import level_propagators
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.parts import Coarse, Decisions, Guess
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -39,15 +40,20 @@ def assemble(
 
     """
     partition, coarse, guesses = decisions.partition, decisions.coarse, decisions.guesses
+    modules = {j: c.module for j, c in coarse.items()}
+    own = {name.partition(".")[2]: c.module for name, c in decisions.levels.items()}
     registries = {
-        "coarse": _registry({j: c.module for j, c in coarse.items()}),
-        "guess": _registry({j: g.module for j, g in guesses.items()}),
+        "coarse": _registry({**{str(j): m for j, m in modules.items()}, **own}),
+        "guess": _registry({str(j): g.module for j, g in guesses.items()}),
     }
     fine = _fine(partition, serial)
     parts: dict[str, Propagator] = dict(fine)
-    parts |= _coarse(partition, serial, decisions.method, coarse, registries["coarse"], fine)
+    if isinstance(decisions.method, MGRIT):
+        parts |= level_propagators(decisions, serial, registries["coarse"])
+    else:
+        parts |= _coarse(partition, serial, decisions.method, coarse, registries["coarse"], fine)
     parts |= _guess(guesses, serial, registries["guess"])
-    used = Counter(task.propagator for task in decisions.schedule if task.op == "apply")
+    used = _applications(decisions)
     parts = {name: part for name, part in parts.items() if name in used}
     _share_masks(parts, used)
     emission = Emission(
@@ -59,6 +65,7 @@ def assemble(
         plan=decisions.plan,
         schedule=decisions.schedule,
         own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
+        iteration=decisions.iteration,
     )
     if transport is not None:
         emission = on_rank(emission, transport)
@@ -67,8 +74,17 @@ def assemble(
     return ParallelNetwork(emission)
 
 
-def _registry(modules: Mapping[int, nn.Module | None]) -> nn.ModuleDict:
-    return nn.ModuleDict({str(j): m for j, m in modules.items() if m is not None})
+def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
+    return nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
+
+
+def _applications(decisions: Decisions) -> Counter[str]:
+    """How often the schedules of a step apply every propagator; a solver may repeat all of them."""
+    schedules = [decisions.schedule]
+    if decisions.iteration is not None:
+        every = (*decisions.iteration.forward, *decisions.iteration.adjoint)
+        schedules += [cycles.schedule for cycles in every]
+    return Counter(task.propagator for s in schedules for task in s if task.op == "apply")
 
 
 def _fine(partition: Partition, serial: nn.Module) -> dict[str, Fine]:

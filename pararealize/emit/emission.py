@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pararealize.ir.inputs import Expectation
+from pararealize.ir.levels import Iteration
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -49,6 +50,8 @@ class Emission:
         expectations: what the first layers take of each input.
         own_streams: whether a coarse or guess network, on any rank, may draw random numbers.
         share: where the network lies on several ranks, this one's.
+        iteration: for multigrid, the schedules that a solver goes through; ``schedule`` is the
+            first of them.
 
     """
 
@@ -61,3 +64,4 @@ class Emission:
     schedule: Schedule
     own_streams: bool = False
     share: Share | None = None
+    iteration: Iteration | None = None

@@ -16,6 +16,7 @@ from pararealize.emit.collect import collect_serial, total_norm
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.ranks import execution
+from pararealize.emit.solver import solution
 from pararealize.emit.storage import write
 from pararealize.errors import RankError, ShapeError, TraceError
 from pararealize.ir.inputs import Expectation
@@ -29,6 +30,7 @@ from pararealize.runtime.masks import Masks
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 from pararealize.runtime.results import detached_results
+from pararealize.runtime.solution import Solution
 
 RESERVED = ("coarse", "guess")
 #: What the network and the original share, so that the hooks of one run in the other.
@@ -50,7 +52,7 @@ class ParallelNetwork(nn.Module):
     """
 
     _emission: Emission
-    _lowered: fx.GraphModule | Execution
+    _lowered: fx.GraphModule | Execution | Solution
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -64,10 +66,12 @@ class ParallelNetwork(nn.Module):
         self._watched: tuple[tuple[Any, Any], ...] = ()
         self.training = serial.training
 
-    def _lower(self) -> fx.GraphModule | Execution:
+    def _lower(self) -> fx.GraphModule | Execution | Solution:
         e = self._emission
         if e.share is not None:
             return execution(e, e.share, self)
+        if e.iteration is not None:
+            return solution(e, e.iteration, self)
         return lower(e.schedule, e.arguments, e.propagators)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,12 +87,18 @@ class ParallelNetwork(nn.Module):
         masks = self._masks()
         for mask in masks:
             mask.begin_step()
-        output, watched = self._lowered(*args, **kwargs)
+        output, watched = self._run(*args, **kwargs)
         if emission.own_streams:
             torch.rand(())  # moves on, so that the next step's coarse masks are new ones
         if not torch.compiler.is_compiling():
             self._watched = tuple((_detached(a), _detached(b)) for a, b in watched)
         return output
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """A solver decides by what it sees; ``torch.compile`` takes the cycles asked for."""
+        if isinstance(self._lowered, Solution) and torch.compiler.is_compiling():
+            return self._lowered.plain(*args, **kwargs)
+        return self._lowered(*args, **kwargs)
 
     def _masks(self) -> list[Masks]:
         return [mask for p in self._emission.propagators.values() for mask in p.step_masks()]
@@ -104,6 +114,12 @@ class ParallelNetwork(nn.Module):
         return self._emission.schedule
 
     @property
+    def adjoint(self) -> Schedule | None:
+        """For MGRIT, the tasks of one backward pass; else autograd runs the schedule backward."""
+        iteration = self._emission.iteration
+        return iteration.adjoint[0].schedule if iteration is not None else None
+
+    @property
     def graph_module(self) -> fx.GraphModule:
         """The schedule as a ``torch.fx.GraphModule``, one node for each task.
 
@@ -116,7 +132,7 @@ class ParallelNetwork(nn.Module):
                 "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
                 "print(net.schedule) those of all."
             )
-        return self._lowered
+        return self._lowered.plain if isinstance(self._lowered, Solution) else self._lowered
 
     @property
     def code(self) -> str:
@@ -147,6 +163,9 @@ class ParallelNetwork(nn.Module):
     @property
     def report(self) -> Report:
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
+        solver = getattr(self._lowered, "solver", None)
+        if solver is not None:
+            return Report(*solver.reported())
         share, schedule = self._emission.share, self.schedule
         ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
         watches = [watch for rank in ranks for watch in watched_on(schedule, rank)]

@@ -11,14 +11,14 @@ from torch import Tensor, fx, nn
 from pararealize.emit.collect import skeleton_of
 from pararealize.emit.emission import Emission, Share
 from pararealize.errors import RankError
+from pararealize.ir.levels import Iteration
 from pararealize.ir.program import Operation
-from pararealize.ir.schedule import Schedule, propagators
-from pararealize.propagators.fine import Fine
-from pararealize.propagators.program import around_of, modules_of
+from pararealize.ir.schedule import Schedule, Task, propagators
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.execute import Execution
+from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.streams import Draw
 from pararealize.runtime.ties import Tie
 from pararealize.runtime.transport import Transport
@@ -32,7 +32,11 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
 
     """
     schedule, parts, serial = emission.schedule, emission.propagators, emission.serial
-    found = homes(schedule, parts)
+    everything = list(schedule)
+    if emission.iteration is not None:
+        solved = (*emission.iteration.forward, *emission.iteration.adjoint)
+        everything += [task for cycles in solved for task in cycles.schedule]
+    found = homes(everything, parts)
     names = set(serial.state_dict())
     for prefix, registry in emission.registries.items():
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
@@ -41,7 +45,7 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), skeleton_of(serial), ties)
     strip(serial, found, transport.rank)
-    here = propagators(task for task in schedule if task.rank == transport.rank)
+    here = propagators(task for task in everything if task.rank == transport.rank)
     local = {name: part for name, part in parts.items() if name in here}
     keep = registered(local.values())
     for registry in emission.registries.values():
@@ -60,7 +64,14 @@ def execution(emission: Emission, share: Share, network: nn.Module) -> Execution
         share.transport,
         network,
         share.ties,
+        None if emission.iteration is None else rank_solver(emission, emission.iteration, share),
     )
+
+
+def rank_solver(emission: Emission, iteration: Iteration, share: Share) -> Multigrid:
+    """What goes through the cycles of a multigrid network on a rank."""
+    rank = share.transport.rank
+    return Multigrid(iteration, emission.propagators, (rank,), lambda _rank, value: value)
 
 
 def binder(arguments: tuple[Operation, ...]) -> Callable[..., dict[str, Any]]:
@@ -95,12 +106,12 @@ def inner_of(part: Propagator) -> Propagator:
     return part.inner if isinstance(part, ZeroPreserving) else part
 
 
-def homes(schedule: Schedule, parts: Mapping[str, Propagator]) -> dict[str, set[int]]:
+def homes(schedule: Iterable[Task], parts: Mapping[str, Propagator]) -> dict[str, set[int]]:
     """The ranks that run every module, and read every tensor and flag, by path."""
     found: dict[str, set[int]] = {}
     for task in schedule:
         part = parts.get(task.propagator)
-        for path in _paths(part) if isinstance(part, Fine) else ():
+        for path in inner_of(part).paths() if part is not None else ():
             found.setdefault(path, set()).add(task.rank)
     return found
 
@@ -148,15 +159,6 @@ def both(names: Mapping[int, str]) -> str:
     """The first two holders of a tensor, for a message."""
     (one, name), (two, other), *_ = sorted(names.items())
     return f"{name!r} of rank {one} and {other!r} of rank {two}"
-
-
-def _paths(part: Fine) -> Iterable[str]:
-    for segment in part.segments:
-        yield from modules_of(segment)
-        yield from around_of(segment, part.root)
-        yield from (o.target for o in segment.operations if o.kind == "attribute")
-        flags = (o.target for o in segment.operations if o.kind == "training" and o.target)
-        yield from (f"{path}.training" for path in flags)
 
 
 def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pararealize.errors import StorageError
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import read_method
 from pararealize.ir.plan import FORMAT, Plan
 from pararealize.runtime.transport import Transport, together
 
@@ -170,7 +170,7 @@ def read(path: Path) -> Saved:
         plan = Plan.from_json(json.dumps(document["plan"]))
         files = {str(k): str(v) for k, v in document["weights"].items()}
         aliases = {str(k): str(v) for k, v in document["aliases"].items()}
-        _ = Parareal.from_json(plan.method, nn.Identity), plan.specs  # they can be read
+        _ = read_method(plan.method, nn.Identity), plan.specs  # they can be read
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{PLAN} lacks or misstates {error}") from error
     weights: dict[str, Tensor] = {}

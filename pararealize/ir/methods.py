@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from torch import nn
-
 from pararealize.errors import MethodError
+from pararealize.ir.mgrit import MGRIT
+from pararealize.ir.options import CoarseFactory, check_choices, check_count, is_number, options_of
 from pararealize.ir.typed import check_fields
 
-#: A user's own coarse propagator: (fine, interface_in, interface_out) -> nn.Module.
-CoarseFactory = Callable[..., nn.Module]
+__all__ = ["MGRIT", "CoarseFactory", "Method", "Parareal", "read_method"]
 
 
 @dataclass(frozen=True)
@@ -50,56 +48,43 @@ class Parareal:
     }
 
     def __post_init__(self) -> None:
-        for name, allowed in self.CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed and not (name == "coarse" and callable(value)):
-                extra = " or a callable" if name == "coarse" else ""
-                raise MethodError(
-                    f"Parareal({name}={value!r}): expected one of {', '.join(map(repr, allowed))}"
-                    f"{extra}, for example Parareal({name}={allowed[0]!r})."
-                )
-        self._at_least("iterations", 0)
-        self._at_least("coarse_depth", 0)
-        self._at_least("seed", 0)
-        budget: Any = self.coarse_budget
-        is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-        if not is_number or not 0 < budget <= 1:
+        check_choices(self, self.CHOICES)
+        for name in ("iterations", "coarse_depth", "seed"):
+            check_count(self, name, 0)
+        if not is_number(self.coarse_budget) or not 0 < self.coarse_budget <= 1:
             raise MethodError(
                 f"Parareal(coarse_budget={self.coarse_budget!r}): expected a share in (0, 1]."
             )
 
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise MethodError(
-                f"Parareal({name}={value!r}): expected an integer of {least} or more."
-            )
-
     def to_json(self) -> dict[str, Any]:
         """Options as JSON values; a callable is named, and must be given again on loading."""
-        values = asdict(self)
-        if callable(self.coarse):
-            values["coarse"] = f"callable:{getattr(self.coarse, '__qualname__', self.coarse)}"
-        return {"method": "parareal", **values}
+        return {"method": "parareal", **options_of(self)}
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any], coarse: CoarseFactory | None = None) -> Parareal:
-        """Options read back from :meth:`to_json`.
 
-        Raises:
-            MethodError: unknown options, or a callable was saved and none is given.
+Method = Parareal | MGRIT
 
-        """
-        known = {field.name for field in fields(cls)}
-        options = {key: value for key, value in values.items() if key != "method"}
-        if set(options) - known:
-            raise MethodError(f"unknown options {sorted(set(options) - known)} of Parareal.")
-        check_fields(cls, {key: v for key, v in options.items() if key != "coarse"})
-        if str(options.get("coarse", "")).startswith("callable:"):
-            if coarse is None:
-                raise MethodError(
-                    f"this network was built with {options['coarse']!r}: pass the same function "
-                    "as load(path, model, coarse=function)."
-                )
-            options["coarse"] = coarse
-        return cls(**options)
+
+def read_method(values: dict[str, Any], coarse: CoarseFactory | None = None) -> Method:
+    """Options read back from their JSON values.
+
+    Raises:
+        MethodError: unknown options, or a callable was saved and none is given.
+
+    """
+    kinds: dict[str, type[Parareal] | type[MGRIT]] = {"parareal": Parareal, "mgrit": MGRIT}
+    kind = kinds.get(str(values.get("method")))
+    if kind is None:
+        raise MethodError(f"unknown method {values.get('method')!r}: expected parareal or mgrit.")
+    known = {field.name for field in fields(kind)}
+    options = {key: value for key, value in values.items() if key != "method"}
+    if set(options) - known:
+        raise MethodError(f"unknown options {sorted(set(options) - known)} of {kind.__name__}.")
+    check_fields(kind, {k: v for k, v in options.items() if k not in {"coarse", "coarsening"}})
+    if str(options.get("coarse", "")).startswith("callable:"):
+        if coarse is None:
+            raise MethodError(
+                f"this network was built with {options['coarse']!r}: pass the same function "
+                "as load(path, model, coarse=function)."
+            )
+        options["coarse"] = coarse
+    return kind(**options)

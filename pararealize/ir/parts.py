@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from pararealize.ir.chain import Cost, Partition
 from pararealize.ir.inputs import Expectation
-from pararealize.ir.methods import Parareal
+from pararealize.ir.levels import Iteration
+from pararealize.ir.methods import Method
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Segment
 from pararealize.ir.schedule import Schedule
@@ -23,6 +24,7 @@ class Coarse:
     its own) and ``segment`` (operations run with the fine weights) is set, neither for ``"fine"``.
     ``inputs`` names the network's inputs that it reads besides the state, ``error`` is measured
     where the choice was made by measurement, ``zero_preserving`` says that F(0) = 0.
+    ``averages`` names, for modules of the segment with mean weights, those of which it is the mean.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class Coarse:
     inputs: tuple[str, ...] = ()
     error: float | None = None
     zero_preserving: bool = False
+    averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,16 @@ class Guess:
 class Decisions:
     """Everything that was decided for a network, ready to be assembled.
 
-    ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input.
+    ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
+    are the coarse propagators of a multigrid hierarchy by name, ``iteration`` its schedules.
     """
 
     partition: Partition
-    method: Parareal
+    method: Method
     schedule: Schedule
     plan: Plan
     coarse: Mapping[int, Coarse]
     guesses: Mapping[int, Guess]
     expectations: Mapping[str, Expectation]
+    levels: Mapping[str, Coarse] = field(default_factory=dict)
+    iteration: Iteration | None = None

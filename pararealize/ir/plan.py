@@ -126,7 +126,8 @@ class Plan:
     ``ranks`` of them (0: one a subnetwork); ``critical_coarse_seconds`` is what of the latter
     goes to guesses, coarse propagators and combinations of states. ``chunks`` is the number of
     slices of the batch in which corrections travel, ``interfaces`` that of the positions where one
-    tensor alone carries the network's state.
+    tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
+    propagators by name.
     """
 
     model: str
@@ -144,6 +145,7 @@ class Plan:
     chunks: int = 1
     interfaces: int = 0
     tracing: Tracing = field(default_factory=Tracing)
+    levels: dict[str, float] = field(default_factory=dict)
     format: int = FORMAT
 
     @property

@@ -35,6 +35,8 @@ class Task:
         peer: the other end of ``send`` and ``recv``.
         part: which part of the batch ``slice`` takes, counted from 0.
         parts: into how many parts the batch is cut where the task works on one of them.
+        transposed: whether the adjoint of the propagator is applied; ``commits`` then says
+            whether gradients of its weights are taken.
 
     """
 
@@ -49,12 +51,12 @@ class Task:
     peer: int = -1
     part: int = 0
     parts: int = 1
+    transposed: bool = False
 
     def __str__(self) -> str:
         match self.op:
             case "apply":
-                quiet = "" if self.commits else ", quiet"
-                return f"{self.value} = {self.propagator}({', '.join(self.reads)}{quiet})"
+                return f"{self.value} = {self._application()}"
             case "combine":
                 terms = zip(self.signs, self.reads, strict=True)
                 text = " ".join(f"{sign} {name}" for sign, name in terms)
@@ -68,15 +70,25 @@ class Task:
             case "join":
                 return f"{self.value} = join({', '.join(self.reads)})"
 
+    def _application(self) -> str:
+        reads = ", ".join(self.reads)
+        if self.transposed:
+            return f"{self.propagator}ᵀ({reads}{', weights' if self.commits else ''})"
+        return f"{self.propagator}({reads}{'' if self.commits else ', quiet'})"
+
 
 @dataclass(frozen=True)
 class Watch:
-    """A jump worth reporting: that from the value ``old`` to ``new`` at an interface in a sweep."""
+    """A difference worth reporting: from the value ``old`` to ``new`` at an interface in a sweep.
+
+    For parareal the jump, for MGRIT the residual of a level's equation there.
+    """
 
     sweep: int
     interface: int
     new: str
     old: str
+    level: int = 1
 
 
 @dataclass(frozen=True)

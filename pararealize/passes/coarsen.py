@@ -19,7 +19,9 @@ from pararealize.passes.estimate import input_names, main_input
 from pararealize.passes.guesses import like
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
-from pararealize.passes.thin import Thinning, rediscretized, residual_runs, thin
+from pararealize.passes.runs import residual_runs
+from pararealize.passes.stride import strided
+from pararealize.passes.thin import Thinning, thin
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse, identity
 
@@ -46,11 +48,13 @@ def build_coarse(
     wanted = [j for j in pieces if f"coarse.{j}" in used or (sweeps and f"guess.{j}" in used)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
-        builder = _Builder(partition, model, method, machine, probe, chosen)
+        builder = CoarseBuilder(partition, model, method, machine, probe, chosen)
         return {j: builder(j) for j in wanted}
 
 
-class _Builder:
+class CoarseBuilder:
+    """Makes the coarse networks of a partition; called with a subnetwork's number."""
+
     def __init__(
         self,
         partition: Partition,
@@ -65,9 +69,10 @@ class _Builder:
         self.chain = partition.chain
 
     def __call__(self, j: int) -> Coarse:
+        """The coarse network of subnetwork j, of the kind that the method asks for."""
         kind = self.method.coarse
         if callable(kind):
-            return self._custom(j, kind)
+            return self.custom(j, kind)
         makers: dict[str, Callable[[int], Coarse | None]] = {
             "network": self._network,
             "identity": self._identity,
@@ -138,9 +143,11 @@ class _Builder:
         return None if module is None else self._choice("identity", j, Cost(), module)
 
     def _rediscretized(self, j: int) -> Coarse | None:
-        segment = rediscretized(self.chain, *self.partition.piece(j))
-        if segment is None:
+        first, last = self.partition.piece(j)
+        found = strided(self.chain, first, last, last - first, "rediscretized")
+        if found is None:
             return None
+        segment = found.segment
         costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         return Coarse("rediscretized", sum(costs, Cost()), segment=segment, inputs=segment.inputs)
 
@@ -162,7 +169,13 @@ class _Builder:
                 return replace(coarse, error=error)
         return self._network(j)
 
-    def _custom(self, j: int, factory: Callable[..., nn.Module]) -> Coarse:
+    def custom(self, j: int, factory: Callable[..., nn.Module]) -> Coarse:
+        """A user's own network for subnetwork j.
+
+        Raises:
+            CoarseError: it is no module, or makes another shape.
+
+        """
         source, target = self.states(j)
         specs = [s[0] if len(s) == 1 else s for s in (source, target)]
         module = factory(self.probe.fine(j), *specs)

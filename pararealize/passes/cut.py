@@ -11,7 +11,7 @@ from torch import nn
 
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Partition
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import Method
 from pararealize.ir.plan import Machine
 from pararealize.passes.estimate import Estimate
 from pararealize.passes.interfaces import find_interface
@@ -75,7 +75,7 @@ def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int,
     return float(reach[-1]), tuple(reversed(bounds))
 
 
-def cut(chain: Chain, model: nn.Module, n: int, method: Parareal, machine: Machine) -> Partition:
+def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
     """The partition into ``n`` subnetworks whose heaviest one is lightest.
 
     A subnetwork weighs its layers, its guess and coarse networks and the message it sends; the
@@ -94,7 +94,7 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Parareal, machine: Machi
     def weight(first: int, last: int) -> float:
         value = estimate.seconds(first, last)
         if first > 0:
-            value += guesses[first] + method.iterations * estimate.coarse(first, last)
+            value += guesses[first] + estimate.sweeps * estimate.coarse(first, last)
         return value + (messages[last - 1] if last < end else 0.0)
 
     return Partition(chain, min_max(end, n, weight, estimate.seconds))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pararealize.ir.chain import Chain, State, TensorSpec
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.passes.profile import module_cost
 from pararealize.passes.thin import Thinning, is_weighted, thin_cost
@@ -18,8 +18,15 @@ from pararealize.propagators.generic import generic_coarse, generic_guess
 class Estimate:
     """Predicted seconds of what parareal adds to the piece ``first`` … ``last - 1``."""
 
-    def __init__(self, chain: Chain, model: nn.Module, method: Parareal, machine: Machine) -> None:
-        self.chain, self.model, self.method, self.machine = chain, model, method, machine
+    def __init__(self, chain: Chain, model: nn.Module, method: Method, machine: Machine) -> None:
+        self.chain, self.model, self.machine, self.sweeps = chain, model, machine, 1
+        self.share: float | None = None
+        if isinstance(method, MGRIT):  # its coarse propagators are a share of the layers
+            self.share = 1 / method.factors[0]
+            method = Parareal(coarse="identity", guess="coarse", correction="difference")
+        else:
+            self.sweeps = method.iterations
+        self.method = method
         self.fine = [0.0, *accumulate(layer.cost.seconds for layer in chain.layers)]
         how = Thinning(method.coarse_depth, method.correction == "difference")
         costs = [thin_cost(chain, model, i, how).seconds for i in range(len(chain.layers))]
@@ -39,6 +46,8 @@ class Estimate:
 
     def coarse(self, first: int, last: int) -> float:
         """One evaluation of the piece's coarse propagator."""
+        if self.share is not None:
+            return self.share * self.seconds(first, last)
         kind = self.method.coarse
         if kind == "fine":
             return self.seconds(first, last)

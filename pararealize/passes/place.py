@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
-from pararealize.errors import ScheduleError
+from pararealize.errors import RankError, ScheduleError
+from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.schedule import Schedule, Task
 
 
@@ -57,3 +60,35 @@ def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False)
         if (rank, output) not in here:
             tasks.append(Task(output, "recv", rank=rank, peer=home[output], piece=pieces))
     return replace(schedule, tasks=tuple(tasks), ranks=ranks).verify()
+
+
+def place_iteration(solved: Iteration, pieces: int, ranks: int, *, deliver: bool) -> Iteration:
+    """The schedules of a multigrid solver on ranks.
+
+    Raises:
+        RankError: a coarse step would need the weights of several ranks.
+
+    """
+    _check_steps(solved, pieces, ranks)
+
+    def placed(cycles: Cycles, *, deliver: bool) -> Cycles:
+        return replace(cycles, schedule=place(cycles.schedule, pieces, ranks, deliver=deliver))
+
+    states = partial(placed, deliver=deliver)
+    return replace(
+        solved,
+        forward=tuple(map(states, solved.forward)),
+        warm=tuple(map(states, solved.warm)),
+        adjoint=tuple(placed(cycles, deliver=False) for cycles in solved.adjoint),
+    )
+
+
+def _check_steps(solved: Iteration, pieces: int, ranks: int) -> None:
+    for number, level in enumerate(solved.levels, start=1):
+        for first, last in pairwise(level.bounds):
+            owners = {owner(piece, pieces, ranks) for piece in range(first + 1, last + 1)}
+            if len(owners) > 1:
+                raise RankError(
+                    f"on level {number} the slices {first + 1} … {last} are one step, and lie on "
+                    f"{len(owners)} ranks: write n={ranks}, fewer levels, or a smaller coarsening."
+                )

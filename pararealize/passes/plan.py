@@ -9,7 +9,7 @@ from torch import nn
 
 from pararealize.analysis.simulate import critical_coarse_seconds, predict
 from pararealize.ir.chain import Cost, Partition
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.parts import Coarse, Guess
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
@@ -20,11 +20,12 @@ def make_plan(
     partition: Partition,
     schedule: Schedule,
     model: nn.Module,
-    method: Parareal,
+    method: Method,
     machine: Machine,
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
     ranks: int = 0,
+    levels: Mapping[str, Coarse] | None = None,
 ) -> Plan:
     """What was decided, and what it should be worth on ``ranks`` ranks.
 
@@ -47,7 +48,10 @@ def make_plan(
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
+        levels={name: coarse.cost.seconds for name, coarse in (levels or {}).items()},
     )
+    if levels:
+        plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     timeline = predict(plan, place(schedule, n, ranks or n))
     return replace(
         plan,
@@ -56,9 +60,24 @@ def make_plan(
     )
 
 
+def _with_level(piece: Piece, levels: Mapping[str, Coarse]) -> Piece:
+    """With the coarse propagator of level 2, where the slice has one of its own."""
+    coarse = levels.get(f"coarse.{piece.index}")
+    if coarse is None:
+        return piece
+    return replace(
+        piece,
+        coarse=coarse.kind,
+        coarse_parameters=_count(coarse.module),
+        coarse_seconds=coarse.cost.seconds,
+        coarse_launches=coarse.cost.launches,
+        error=coarse.error,
+    )
+
+
 def _piece(
     partition: Partition,
-    method: Parareal,
+    method: Method,
     j: int,
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
@@ -101,9 +120,10 @@ def _activations(partition: Partition, j: int) -> int:
     return sum(spec.bytes for spec in specs if spec is not None)
 
 
-def _correction(coarse: Coarse, method: Parareal) -> Cost:
+def _correction(coarse: Coarse, method: Method) -> Cost:
     """One correction: a residual one made zero-preserving evaluates its network twice."""
-    twice = method.correction == "residual" and not coarse.zero_preserving
+    residual = isinstance(method, Parareal) and method.correction == "residual"
+    twice = residual and not coarse.zero_preserving
     return coarse.cost + coarse.cost if twice else coarse.cost
 
 

@@ -14,6 +14,7 @@ from pararealize.ir.chain import Partition, State, TensorSpec
 from pararealize.ir.program import Segment
 from pararealize.passes.copying import copy_tree
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
 from pararealize.runtime.report import norm
 
@@ -36,9 +37,13 @@ class Probe:
 
     def fine(self, j: int) -> Fine:
         """Subnetwork j on the copy."""
-        chain, piece = self.partition.chain, self.partition.piece(j)
-        train, evaluate = (chain.segment(*piece, training=mode) for mode in (True, False))
-        return Fine(self.copy, train, evaluate, f"subnetwork {j}")
+        return self.layers(*self.partition.piece(j))
+
+    def layers(self, first: int, last: int) -> Fine:
+        """The layers ``first`` … ``last - 1`` on the copy."""
+        chain = self.partition.chain
+        train, evaluate = (chain.segment(first, last, training=mode) for mode in (True, False))
+        return Fine(self.copy, train, evaluate, f"the layers {first} … {last - 1}")
 
     def _input(self, name: str) -> Any:
         chain = self.partition.chain
@@ -63,7 +68,7 @@ class Probe:
                 states.append(self.run(self.fine(j), states[-1]))
         return states
 
-    def run(self, propagator: Fine, state: Any) -> Any:
+    def run(self, propagator: Propagator, state: Any) -> Any:
         """The next state, as a tensor or a tuple of them."""
         inputs = [self._input(name) for name in propagator.inputs]
         return propagator(*inputs) if state is None else propagator(state, *inputs)
@@ -86,7 +91,7 @@ class Probe:
         fine = self.fine(j)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            moved = tree_map_only(Tensor, _perturbed, state)
+            moved = tree_map_only(Tensor, perturbed, state)
             exact = combine("+-", self.run(fine, moved), self.run(fine, state))
             guess = combine("+-", coarse(moved), coarse(state))
         return norm(combine("+-", exact, guess)) / max(norm(exact), 1e-30)
@@ -100,7 +105,8 @@ class Probe:
         return [tuple(leaf.shape) for leaf in leaves]
 
 
-def _perturbed(leaf: Tensor) -> Tensor:
+def perturbed(leaf: Tensor) -> Tensor:
+    """A tensor with a random jump added."""
     if not leaf.is_floating_point():
         return leaf
     return leaf + PERTURBATION * leaf.std() * torch.randn_like(leaf)

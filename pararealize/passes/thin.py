@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -69,7 +68,7 @@ def thin(chain: Chain, model: nn.Module, first: int, last: int, how: Thinning) -
     for i in range(first, last):
         body = chain.segment(i, i + 1, training=True)
         if i not in kept:
-            names.update(_bypass_layer(chain, i, names))
+            names.update(bypass_layer(chain, i, names))
             continue
         for operation in body.operations:
             if operation.kind in AMBIENT:
@@ -80,10 +79,11 @@ def thin(chain: Chain, model: nn.Module, first: int, last: int, how: Thinning) -
             else:
                 operations.append(operation.renamed(names))
     results = whole.results and tuple(names.get(name, name) for name in whole.results)
-    return _pruned(replace(whole, operations=tuple(operations), results=results))
+    return pruned(replace(whole, operations=tuple(operations), results=results))
 
 
-def _bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
+def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
+    """What stands for a layer's values where it is left out: those before it."""
     before, after = chain.interfaces[i - 1].values, chain.interfaces[i].values
     return {b: names.get(a, a) for a, b in zip(before, after, strict=True)}
 
@@ -109,8 +109,8 @@ def _skipped(
     return source.name if inner and 0 < heavy < layer.cost.flops else None
 
 
-def _pruned(segment: Segment) -> Segment:
-    """Without operations whose values nothing reads any more."""
+def pruned(segment: Segment) -> Segment:
+    """Without operations whose values nothing reads any more, nothing written over."""
     wanted = set(segment.results or ())
     kept: list[Operation] = []
     for operation in reversed(segment.operations):
@@ -148,56 +148,3 @@ def thin_cost(chain: Chain, model: nn.Module, layer: int, how: Thinning) -> Cost
         if o.kind not in AMBIENT and _skipped(chain, model, o, chain.layers[layer], how) is None
     ]
     return sum(costs, Cost())
-
-
-def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
-    """One residual layer for each run of them, its step as long as the run: x + c φ(x).
-
-    A run is made of neighbouring residual layers of equal signature; other layers stay as they
-    are. ``None`` where the piece has no run of two or more.
-    """
-    whole = chain.segment(first, last, training=True)
-    runs = residual_runs(chain, first, last)
-    if not runs:
-        return None
-    names: dict[str, str] = {}
-    operations = [o for o in whole.operations if o.kind in AMBIENT]
-    for i in range(first, last):
-        if any(start < i < stop for start, stop in runs):
-            names.update(_bypass_layer(chain, i, names))
-            continue
-        length = next((stop - start for start, stop in runs if start == i), 1)
-        body = chain.segment(i, i + 1, training=True).operations
-        operations += _lengthened(body, chain.layers[i], length, names)
-    results = whole.results and tuple(names.get(name, name) for name in whole.results)
-    return _pruned(replace(whole, operations=tuple(operations), results=results))
-
-
-def residual_runs(chain: Chain, first: int, last: int) -> list[tuple[int, int]]:
-    """Half-open ranges of two or more neighbouring residual layers of equal signature."""
-    runs: list[tuple[int, int]] = []
-    start = first
-    for i in range(first + 1, last + 1):
-        a, b = chain.layers[start], chain.layers[i] if i < last else None
-        if b is None or b.branch is None or a.branch is None or a.signature != b.signature:
-            if a.branch is not None and i - start > 1:
-                runs.append((start, i))
-            start = i
-    return runs
-
-
-def _lengthened(
-    body: tuple[Operation, ...], layer: Layer, length: int, names: Mapping[str, str]
-) -> list[Operation]:
-    operations: list[Operation] = []
-    scaled = f"{layer.branch}_times_{length}"
-    for operation in body:
-        if operation.kind in AMBIENT:
-            continue
-        ends = length > 1 and operation is body[-1]
-        change = {**names, layer.branch: scaled} if ends and layer.branch else names
-        operations.append(operation.renamed(change))
-        if length > 1 and operation.name == layer.branch:
-            args = (Ref(operation.name), float(length))
-            operations.append(Operation(scaled, "function", operator.mul, args))
-    return operations

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, final
 
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
@@ -98,6 +98,25 @@ class Fine(Propagator):
         called = with_state(self.root.get_submodule(path) for path in paths)
         read = (self.root.get_submodule(owner) for owner in owners)
         return dict.fromkeys((*called, *(module for module in read if module._buffers)))
+
+    def paths(self) -> Iterable[str]:
+        """Modules, tensors and flags of the network that either mode uses, by path."""
+        for segment in self.segments:
+            yield from modules_of(segment)
+            yield from around_of(segment, self.root)
+            yield from (o.target for o in segment.operations if o.kind == "attribute")
+            flags = (o.target for o in segment.operations if o.kind == "training" and o.target)
+            yield from (f"{path}.training" for path in flags)
+
+    def weights(self) -> Iterable[Tensor]:
+        """Parameters and buffers of the network that either mode reads."""
+        for path in dict.fromkeys(self.paths()):
+            owner, _, name = path.rpartition(".")
+            found = getattr(self.root.get_submodule(owner), name, None)
+            if isinstance(found, Tensor):
+                yield found
+            elif isinstance(found, nn.Module):
+                yield from found.parameters()
 
     @property
     def inputs(self) -> tuple[str, ...]:

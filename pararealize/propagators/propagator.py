@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.runtime.guards import check_finite, line_of, shapes
 from pararealize.runtime.masks import Masks
@@ -47,6 +47,19 @@ class Propagator(nn.Module, ABC):
     @abstractmethod
     def stateful(self) -> Iterable[nn.Module]:
         """Modules in which an evaluation may move buffers or attributes."""
+
+    def paths(self) -> Iterable[str]:
+        """Modules, tensors and flags of the network that it reads, by path."""
+        return ()
+
+    @property
+    def moving(self) -> tuple[nn.Module, ...]:
+        """Modules in which an evaluation that commits may move something."""
+        return tuple(self.stateful())
+
+    def weights(self) -> Iterable[Tensor]:
+        """Parameters and buffers of the network that it reads."""
+        return ()
 
     def step_masks(self) -> Iterable[Masks]:
         """Masks to forget when a step begins."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol, final
 
+import torch
 from torch import Tensor, nn
 
 from pararealize.errors import DisagreementError, PeerError
@@ -15,8 +16,10 @@ from pararealize.runtime.adjoint import arrive, depart, enter, leave
 from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
 from pararealize.runtime.link import Line, Link, Step
+from pararealize.runtime.multigrid import Multigrid, is_end
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
+from pararealize.runtime.solution import attach, depends_on, last_state
 from pararealize.runtime.streams import Draw, Streams
 from pararealize.runtime.ties import Tie, Ties
 from pararealize.runtime.transport import Transport
@@ -35,16 +38,53 @@ class Applied(Protocol):
         """The next state."""
 
 
-def lines(schedule: Schedule) -> dict[tuple[str, int, int], Line]:
-    """The messages of a placed schedule, by value, source and target."""
+def lines(*schedules: Schedule) -> dict[tuple[str, int, int], Line]:
+    """The messages of placed schedules, by value, source and target."""
     counts: Counter[tuple[int, int]] = Counter()
-    found = {}
-    for task in schedule:
-        if task.op == "send":
-            value, ends = task.reads[0], (task.rank, task.peer)
-            found[value, *ends] = Line(value, *ends, counts[ends], value != schedule.output)
-            counts[ends] += 1
+    found: dict[tuple[str, int, int], Line] = {}
+    outputs = {schedule.output for schedule in schedules}
+    for task in (task for schedule in schedules for task in schedule):
+        key = (task.reads[0], task.rank, task.peer) if task.op == "send" else None
+        if key is not None and key not in found:
+            found[key] = Line(*key, counts[key[1:]], key[0] not in outputs)
+            counts[key[1:]] += 1
     return found
+
+
+@final
+class Letters:
+    """Messages of a multigrid solve: plain states, whose adjoints are solved for."""
+
+    def __init__(self, execution: Execution, step: Step) -> None:
+        self._execution, self._step = execution, step
+
+    def send(self, task: Task, value: Any) -> None:
+        """Send a state to the rank ``task.peer``."""
+        self._step.send(self._execution.message(task.reads[0], task.rank, task.peer), value)
+
+    def receive(self, task: Task) -> Any:
+        """Wait for the state that the rank ``task.peer`` sends."""
+        line = self._execution.message(task.value, task.peer, task.rank)
+        return self._step.expect(line).fill(self._step.take(line))
+
+    def agree(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers of all ranks."""
+        if not numbers:
+            return []
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        return [float(number) for number in self._execution.transport.sum(mine)]
+
+    def enter(self, value: str) -> None:
+        """A task begins that may draw random numbers: from its place in the stream."""
+        self._execution.streams.enter(value)
+
+    def leave(self, value: str) -> None:
+        """It has ended."""
+        self._execution.streams.leave(value)
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which the task is recorded."""
+        return self._execution.noted(task)
 
 
 def watched_on(schedule: Schedule, rank: int) -> tuple[Watch, ...]:
@@ -70,6 +110,7 @@ class Execution:
         transport: to the other ranks.
         network: the module that holds this rank's parameters, and its mode.
         ties: parameters that other ranks hold as well.
+        solver: for multigrid, what finds the last state; the schedule is the first it runs.
 
     """
 
@@ -82,18 +123,26 @@ class Execution:
         transport: Transport,
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
+        solver: Multigrid | None = None,
     ) -> None:
+        self.solver = solver
         self.schedule, self.transport, self.rank = schedule, transport, transport.rank
         self.tasks = tuple(task for task in schedule if task.rank == self.rank)
         self.watches = watched_on(schedule, self.rank)
         self._propagators, self._bind, self._network = propagators, bind, network
         self._streams = Streams(draws, transport)
-        self._lines = lines(schedule)
+        self._lines = lines(schedule) if solver is None else lines(*solver.schedules)
         self._makes_output = any(t.value == schedule.output and t.op != "recv" for t in self.tasks)
-        mine = [line for line in self._lines.values() if self.rank in (line.source, line.target)]
-        self._link = Link(transport, mine)
+        self._link = Link(transport, self._certain())
         self._link.ties = Ties(ties, network, transport) if ties else None
         self._done_with = self._last_reads()
+
+    def _certain(self) -> list[Line]:
+        """Messages from or to this rank that every call takes."""
+        if self.solver is not None and self.solver.iteration.warm:
+            return []
+        certain = lines(self.schedule)
+        return [self._lines[key] for key in certain if self.rank in key[1:]]
 
     def _last_reads(self) -> list[tuple[str, ...]]:
         """Values that no task after the i-th reads, so that they need not be kept."""
@@ -132,15 +181,57 @@ class Execution:
         inputs = map_tensors(lambda value: self._enter(step, value, entered), inputs)
         self._streams.begin(step.key)
         values: dict[str, Any] = {}
-        for task, done_with in zip(self.tasks, self._done_with, strict=True):
-            with self._noted(str(task), task.op):
-                self._do(step, task, values, inputs)
-            for name in done_with:
-                values.pop(name, None)
+        output = self.schedule.output
+        if self.solver is not None:
+            output = self._solve(self.solver, step, values, inputs)
+        else:
+            for task, done_with in zip(self.tasks, self._done_with, strict=True):
+                with self._noted(str(task), task.op):
+                    self._do(step, task, values, inputs)
+                for name in done_with:
+                    values.pop(name, None)
         step.settle()
         self._streams.end()
-        output = self._exit(step, values[self.schedule.output], entered)
-        return output, tuple((values[w.new], values[w.old]) for w in self.watches)
+        watches = self.watches if self.solver is None else ()
+        found = tuple((values[w.new], values[w.old]) for w in watches)
+        return self._exit(step, values[output], entered), found
+
+    def _solve(
+        self, solver: Multigrid, step: Step, values: dict[str, Any], inputs: dict[str, Any]
+    ) -> str:
+        """Solve for the last state; then the head, and what delivers the output, whose name it is.
+
+        Where gradients are wanted anywhere, the adjoints are solved for on all ranks.
+        """
+        step.settle()
+        learns = step.learns()
+        solved = solver.solve(inputs, Letters(self, step), learns=learns)
+        schedule = solved.cycles.schedule
+        rank, name = last_state(schedule)
+        state = solved.values[rank, name] if rank == self.rank else ()
+        if learns:
+            others = [*depends_on(self._network, inputs), step.anchor]
+            state, token = attach(solver, solved, state, others)
+            step.tokens.append(token)
+        values[name] = state
+        for task in schedule:
+            if task.rank == self.rank and is_end(schedule, task):
+                with self._noted(str(task), task.op):
+                    self._do(step, task, values, inputs)
+        return schedule.output
+
+    def message(self, value: str, source: int, target: int) -> Line:
+        """The message that brings a value from rank to rank."""
+        return self._lines[value, source, target]
+
+    @property
+    def streams(self) -> Streams:
+        """Random states for this rank's tasks."""
+        return self._streams
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which a task is recorded."""
+        return self._noted(str(task), task.op)
 
     def _do(self, step: Step, task: Task, values: dict[str, Any], inputs: dict[str, Any]) -> None:
         match task.op:

@@ -48,6 +48,29 @@ def on_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
+class Statistics:
+    """What an evaluation may move in some modules, as it was."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._kept = [
+            (module, dict(module._buffers), _attributes(module))
+            for module in dict.fromkeys(modules)
+        ]
+        buffers = (buffer for _, own, _ in self._kept for buffer in own.values())
+        self._numbers = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Move everything back."""
+        for buffer, numbers in self._numbers:
+            buffer.copy_(numbers)
+        for module, buffers, attributes in self._kept:
+            if attributes:
+                module.__dict__.clear()
+                module.__dict__.update(attributes)
+            module._buffers.update(buffers)
+
+
 def is_torchs(module: nn.Module) -> bool:
     """Whether all that moves in the module are buffers."""
     return type(module).__module__.startswith(("torch.nn", "pararealize.propagators"))

@@ -13,34 +13,75 @@ from pararealize.runtime.nest import leaves_of
 
 @dataclass(frozen=True)
 class Jump:
-    """The jump at one interface in one sweep: its 2-norm, and relative to the new state's."""
+    """The jump at one interface in one sweep: its 2-norm, and relative to the new state's.
+
+    For MGRIT the residual of a level's equation for the state there.
+    """
 
     sweep: int
     interface: int
     norm: float
     relative: float
+    level: int = 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """Jump norms of the last call, by sweep and interface."""
+    """Jump norms of the last call, by sweep and interface.
+
+    For MGRIT also those of the adjoints in the last backward pass, and of all calls so far how
+    many there were, how many cycles they needed beyond those asked for, how many were run serially
+    in the end, and how many backward cycles the next one takes.
+    """
 
     jumps: tuple[Jump, ...]
+    adjoints: tuple[Jump, ...] = ()
+    calls: int = 0
+    extra_cycles: int = 0
+    serial_steps: int = 0
+    backward_cycles: int = 0
 
     @property
     def largest(self) -> float:
         """The largest relative jump of the last sweep; zero where nothing was corrected."""
-        last = max((jump.sweep for jump in self.jumps), default=0)
-        return max((jump.relative for jump in self.jumps if jump.sweep == last), default=0.0)
+        return _largest(self.jumps)
+
+    @property
+    def bias(self) -> float:
+        """An estimate of the gradient's relative error: the largest adjoint residual."""
+        return _largest(self.adjoints)
 
     def __str__(self) -> str:
-        if not self.jumps:
+        if not self.jumps and not self.calls:
             return "no jumps: the last call corrected nothing (exact, or not called yet)"
-        rows = [
-            f"{jump.sweep:>5}  {jump.interface:>9}  {jump.norm:>10.3e}  {jump.relative:>10.3e}"
-            for jump in self.jumps
-        ]
-        return "\n".join([f"sweep  interface  {'jump':>10}  {'relative':>10}", *rows])
+        lines = (
+            _table("jump", self.jumps) if self.jumps else ["no residuals: the last call was exact"]
+        )
+        if self.adjoints:
+            lines += ["adjoints", *_table("residual", self.adjoints)]
+        if self.calls:
+            lines.append(
+                f"{self.calls} calls: {self.extra_cycles} cycles more than asked for, "
+                f"{self.serial_steps} solves run serially in the end; estimated bias of the "
+                f"gradient {self.bias:.1e}"
+            )
+        return "\n".join(lines)
+
+
+def _largest(jumps: tuple[Jump, ...]) -> float:
+    last = max((jump.sweep for jump in jumps), default=0)
+    return max((j.relative for j in jumps if j.sweep == last and j.level == 1), default=0.0)
+
+
+def _table(what: str, jumps: tuple[Jump, ...]) -> list[str]:
+    deep = any(jump.level > 1 for jump in jumps)
+    rows = [
+        f"{jump.sweep:>5}  {jump.interface:>9}  {jump.norm:>10.3e}  {jump.relative:>10.3e}"
+        + (f"  {jump.level:>5}" if deep else "")
+        for jump in jumps
+    ]
+    title = f"sweep  interface  {what:>10}  {'relative':>10}"
+    return [title + ("  level" if deep else ""), *rows]
 
 
 def norm(value: Any) -> float:

@@ -12,7 +12,7 @@ from pararealize.ir.plan import Machine
 from pararealize.passes.interfaces import build_chain, find_interface
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.thin import rediscretized
+from pararealize.passes.stride import strided
 from pararealize.passes.trace import trace
 
 
@@ -108,9 +108,10 @@ def test_segments_are_measured_with_the_fine_weights(model: Net) -> None:
             layer.weight.copy_(model.layers[0].weight)
             layer.bias.zero_()
     probe = probe_of(model, "add", "add_2")
-    segment = rediscretized(probe.partition.chain, *probe.partition.piece(2))
-    assert segment is not None
-    error = probe.response_error(2, None, segment)
+    first, last = probe.partition.piece(2)
+    found = strided(probe.partition.chain, first, last, last - first, "rediscretized")
+    assert found is not None
+    error = probe.response_error(2, None, found.segment)
     assert 0 < error < probe.response_error(2, nn.Identity(), None)
 
 

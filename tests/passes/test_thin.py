@@ -7,7 +7,6 @@ from torch import nn
 
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.plan import Machine
-from pararealize.ir.program import Ref
 from pararealize.models import odenet, resnet, vgg11
 from pararealize.passes.infer import infer_profile
 from pararealize.passes.interfaces import build_chain, find_interface
@@ -15,8 +14,6 @@ from pararealize.passes.thin import (
     Thinning,
     is_weighted,
     kept_layers,
-    rediscretized,
-    residual_runs,
     thin,
     thin_cost,
 )
@@ -110,51 +107,3 @@ def test_thin_cost_is_of_what_is_kept() -> None:
     assert thin_cost(chain, model, first, WHOLE) == whole
     assert thin_cost(chain, model, first, BARE).flops == whole.flops
     assert thin_cost(chain, model, first, BARE).seconds < whole.seconds
-
-
-def test_runs_are_of_two_or_more_equal_residual_layers() -> None:
-    chain, _ = chain_of("resnet")
-    runs = residual_runs(chain, 0, len(chain.layers))
-    found = [names("resnet", list(range(*run))) for run in runs]
-    assert found == [[f"layer{s}.{b}" for b in (1, 2, 3, 4)] for s in (1, 2, 3)]
-    start, stop = runs[0]
-    assert residual_runs(chain, start, start + 1) == []
-    assert residual_runs(chain, start + 1, stop) == [(start + 1, stop)]
-    assert residual_runs(chain, *span("resnet", "conv1", "layer1.0")) == []
-
-
-def test_rediscretized_runs_take_one_longer_step() -> None:
-    chain, _ = chain_of("ode")
-    segment = rediscretized(chain, *span("ode", "steps.1", "steps.4"))
-    assert segment is not None
-    modules = [o.target for o in segment.operations if o.kind == "module"]
-    assert modules == ["steps.2.linear"]
-    scaled = next(o for o in segment.operations if o.name.endswith("_times_3"))
-    assert scaled.args[1] == 3.0
-    assert segment.operations[-1].uses == (*segment.state, scaled.name)
-    assert segment.results == (segment.operations[-1].name,)
-
-
-def test_other_layers_of_a_rediscretized_piece_stay() -> None:
-    chain, _ = chain_of("resnet")
-    segment = rediscretized(chain, *span("resnet", "layer1.2", "layer2.4"))
-    assert segment is not None
-    scopes = {o.scope.removesuffix(".conv3") for o in segment.operations}
-    assert {"layer1.3", "layer2.0", "layer2.1"} <= scopes
-    assert not {"layer1.4", "layer2.2", "layer2.3", "layer2.4"} & scopes
-
-
-def test_nothing_to_rediscretize() -> None:
-    assert rediscretized(chain_of("vgg")[0], 3, 9) is None
-    assert rediscretized(chain_of("ode")[0], *span("ode", "steps.0", "steps.1")) is None
-
-
-def test_every_value_of_a_rediscretized_segment_exists() -> None:
-    chain, _ = chain_of("resnet")
-    segment = rediscretized(chain, 2, len(chain.layers))
-    assert segment is not None
-    known = {*segment.state, *segment.inputs}
-    for operation in segment.operations:
-        assert set(operation.uses) <= known
-        known.add(operation.name)
-    assert Ref(segment.operations[-2].name) in segment.operations[-1].args

@@ -1,0 +1,28 @@
+"""Solver: what goes through the cycles of a multigrid network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pararealize.emit.devices import movers
+from pararealize.emit.emission import Emission
+from pararealize.emit.graph import lower
+from pararealize.emit.ranks import binder
+from pararealize.ir.levels import Iteration
+from pararealize.runtime.multigrid import Multigrid
+from pararealize.runtime.solution import Solution
+
+
+def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> Solution:
+    """The network in one process, on one device or several."""
+    schedule, parts = emission.schedule, emission.propagators
+    moves = movers(schedule, parts) if schedule.ranks > 1 else {}
+
+    def move(rank: int, value: Any) -> Any:
+        return moves[rank](value) if rank in moves else value
+
+    solver = Multigrid(iteration, parts, range(schedule.ranks), move)
+    plain = lower(schedule, emission.arguments, parts)
+    return Solution(solver, binder(emission.arguments), network, plain)

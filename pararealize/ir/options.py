@@ -1,0 +1,59 @@
+"""Options: what dataclasses of options have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from pararealize.errors import MethodError
+
+#: A user's own coarse propagator: (fine, interface_in, interface_out) -> nn.Module.
+CoarseFactory = Callable[..., nn.Module]
+
+
+def options_of(method: Any) -> dict[str, Any]:
+    """Options of a method as JSON values; a callable is named."""
+    values = asdict(method)
+    if callable(method.coarse):
+        values["coarse"] = f"callable:{getattr(method.coarse, '__qualname__', method.coarse)}"
+    return values
+
+
+def check_choices(method: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
+    """Whether options have one of the values that they may have.
+
+    Raises:
+        MethodError: one has not; says which there are.
+
+    """
+    kind = type(method).__name__
+    for name, allowed in choices.items():
+        value = getattr(method, name)
+        if value not in allowed and not (name == "coarse" and callable(value)):
+            extra = " or a callable" if name == "coarse" else ""
+            raise MethodError(
+                f"{kind}({name}={value!r}): expected one of {', '.join(map(repr, allowed))}"
+                f"{extra}, for example {kind}({name}={allowed[0]!r})."
+            )
+
+
+def check_count(method: Any, name: str, least: int) -> None:
+    """Whether an option is a whole number and large enough.
+
+    Raises:
+        MethodError: it is not.
+
+    """
+    value = getattr(method, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise MethodError(
+            f"{type(method).__name__}({name}={value!r}): expected an integer of {least} or more."
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number and no flag."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

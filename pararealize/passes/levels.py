@@ -1,0 +1,171 @@
+"""Levels: build the coarse propagators of a multigrid hierarchy, with the network's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from pararealize.errors import CoarseError, MethodError
+from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.levels import Level, hierarchy, propagator
+from pararealize.ir.methods import MGRIT, CoarseFactory, Parareal
+from pararealize.ir.parts import Coarse
+from pararealize.ir.plan import Machine
+from pararealize.passes.coarsen import CoarseBuilder
+from pararealize.passes.fit import fitted
+from pararealize.passes.interval import interval_error
+from pararealize.passes.probe import Probe
+from pararealize.passes.runs import longest_run, residual_runs
+from pararealize.passes.stride import Weights, strided
+
+#: What ``"auto"`` chooses from; identity last among equals in cost.
+CANDIDATES = ("mean", "rediscretized", "sampled", "summed", "identity")
+
+
+def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
+    """The hierarchy of a partition.
+
+    Raises:
+        MethodError: a level would leave nothing, or the coarsening does not fit the chain.
+
+    """
+    pieces = [partition.piece(j) for j in range(1, partition.n + 1)]
+    longest = [longest_run(partition.chain, *piece) for piece in pieces]
+    if partition.n == 1:
+        return (Level((0, 1), 1), Level((0, 1), method.factors[0]))
+    if callable(method.coarse) and method.levels > 2:
+        raise MethodError(
+            f"MGRIT(levels={method.levels}, coarse=a function): a function makes the coarse "
+            "propagators of one level: write MGRIT(levels=2, ...)."
+        )
+    return hierarchy(longest, method.factors)
+
+
+class LevelBuilder:
+    """Makes the coarse propagators of a partition's hierarchy.
+
+    ``chosen`` are the kinds that a saved plan chose, by subnetwork.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        model: nn.Module,
+        method: MGRIT,
+        machine: Machine,
+        probe: Probe,
+        chosen: Mapping[int, str],
+    ) -> None:
+        self.partition, self.model, self.method = partition, model, method
+        self.machine, self.probe, self.chain = machine, probe, partition.chain
+        self.chosen = chosen
+
+    def build(self, levels: tuple[Level, ...], used: Iterable[str]) -> dict[str, Coarse]:
+        """The propagators that a schedule uses, by name.
+
+        Raises:
+            CoarseError: none of the asked kind exists; names the layers and what to write.
+
+        """
+        wanted = set(used)
+        kind, error = self._kind(levels)
+        found: dict[str, Coarse] = {}
+        for number, level in enumerate(levels[1:], start=2):
+            for step in range(1, level.steps + 1):
+                if propagator(number, step) in wanted:
+                    coarse = self.coarse(level, step, kind)
+                    found[propagator(number, step)] = replace(coarse, error=error)
+        return found
+
+    def _kind(self, levels: tuple[Level, ...]) -> tuple[str, float | None]:
+        """The kind of coarse propagator, and its error where it was chosen by measurement."""
+        if callable(self.method.coarse):
+            return "custom", None
+        self._check_runs()
+        if self.method.coarse != "auto":
+            return self.method.coarse, None
+        if self.chosen:
+            return next(kind for kind in self.chosen.values() if kind != "none"), None
+        return self._cheapest(levels)
+
+    def _cheapest(self, levels: tuple[Level, ...]) -> tuple[str, float]:
+        """The cheapest kind whose error is as wanted, or the most accurate one."""
+        level = levels[1]
+        middle = (level.steps + 2) // 2
+        options: list[tuple[float, float, str]] = []
+        for kind in CANDIDATES:
+            coarse = self.coarse(level, middle, kind)
+            span, start = self.span(level, middle), level.bounds[middle - 1]
+            error = interval_error(self.probe, span, start, coarse, self.method)
+            options.append((coarse.cost.seconds, error, kind))
+        good = [option for option in options if option[1] <= self.method.wanted_error]
+        _, error, kind = min(good) if good else min(options, key=lambda option: option[1])
+        return kind, error
+
+    def coarse(self, level: Level, step: int, kind: str) -> Coarse:
+        """The propagator of one step of a coarse level.
+
+        Raises:
+            CoarseError: there is none; names the layers.
+
+        """
+        first, last = self.span(level, step)
+        if callable(self.method.coarse):
+            return self._custom(level, step, self.method.coarse)
+        weights: Weights | None = None
+        if kind == "fitted":
+            runs = residual_runs(self.chain, first, last)
+            at = self.probe.trajectory[level.bounds[step - 1]]
+            weights = fitted(self.probe, runs, first, level.stride, self.method.samples, at)
+        found = strided(self.chain, first, last, level.stride, kind, self.method.samples, weights)
+        segment = found.segment if found else self.chain.segment(first, last, training=True)
+        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
+        averages = found.averages if found else {}
+        return Coarse(
+            kind if found else "own layers",
+            sum(costs, Cost()),
+            segment=segment,
+            inputs=segment.inputs,
+            averages=averages,
+        )
+
+    def _custom(self, level: Level, step: int, factory: CoarseFactory) -> Coarse:
+        if level.steps < self.partition.n:
+            raise MethodError(
+                "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
+                "slices, and a function makes the propagator of one: take fewer subnetworks."
+            )
+        difference = Parareal(correction="difference")
+        builder = CoarseBuilder(
+            self.partition, self.model, difference, self.machine, self.probe, {}
+        )
+        return builder.custom(step, factory)
+
+    def span(self, level: Level, step: int) -> tuple[int, int]:
+        """First layer of a step and the one after its last."""
+        first, last = level.bounds[step - 1], level.bounds[step]
+        return self.partition.bounds[first], self.partition.bounds[last]
+
+    def _check_runs(self) -> None:
+        first, last = self.partition.bounds[0], self.partition.bounds[-1]
+        if not residual_runs(self.chain, first, last):
+            layers = self.chain.layers
+            raise CoarseError(
+                f"no {self.method.coarse!r} coarse propagator: the network "
+                f"({layers[first].name} … {layers[last - 1].name}) has no two neighbouring "
+                "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
+                "pararealize(model, n, method=Parareal()), or give a function "
+                "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
+            )
+
+
+def is_placeable(levels: tuple[Level, ...], owners: Mapping[int, int]) -> tuple[int, int] | None:
+    """The level and step that would need weights of several ranks, if any."""
+    for number, level in enumerate(levels[1:], start=2):
+        for step in range(1, level.steps + 1):
+            pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
+            if len({owners[piece] for piece in pieces}) > 1:
+                return number, step
+    return None

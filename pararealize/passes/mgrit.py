@@ -1,0 +1,341 @@
+"""MGRIT: cycles of multigrid in time as schedules, for states and for adjoints, without tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from pararealize.ir.levels import Cycles, Iteration, Level, propagator
+from pararealize.ir.mgrit import MGRIT
+from pararealize.ir.schedule import Schedule, Task, Watch
+
+INPUT = "x"
+#: Values of a level's chain: what relaxation made of a point, and G of the point before it.
+Source = tuple[str, str]
+
+
+@dataclass
+class _Direction(ABC):
+    """Writes tasks along a chain; the same operation on the same values is written once."""
+
+    levels: tuple[Level, ...]
+    tasks: list[Task] = field(default_factory=list)
+    known: dict[tuple[str, ...], str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @abstractmethod
+    def task(self, level: int, step: int, read: str) -> Task:
+        """The application of a level's step, its value not numbered yet."""
+
+    @abstractmethod
+    def corrected(self, level: int, step: int) -> Task:
+        """The combination that makes the point after a level's step, as above."""
+
+    def apply(self, level: int, step: int, read: str) -> str:
+        """The step of a level from a point."""
+        task = self.task(level, step, read)
+        return self._once((task.propagator, read), task)
+
+    def step(self, level: int, step: int, read: str, source: Source | None) -> str:
+        """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
+        made = self.apply(level, step, read)
+        if source is None:
+            return made
+        relaxed, before = source
+        if made == before:
+            return relaxed
+        task = self.corrected(level, step)
+        reads = (made, relaxed, before)
+        return self._once(reads, replace(task, op="combine", reads=reads, signs="++-"))
+
+    def _once(self, key: tuple[str, ...], task: Task) -> str:
+        if key not in self.known:
+            number = self.counts[task.value]
+            self.counts[task.value] += 1
+            self.known[key] = f"{task.value}.{number}"
+            self.tasks.append(replace(task, value=self.known[key]))
+        return self.known[key]
+
+
+@final
+class _Forward(_Direction):
+    """States u_j = Φ_j(u_{j-1}): v of fine, g of coarse propagators, u of corrections."""
+
+    def task(self, level: int, step: int, read: str) -> Task:
+        end = self.levels[level - 1].bounds[step]
+        name = "v" if level == 1 else "g" if level == 2 else f"g{level}_"
+        return Task(f"{name}{end}", "apply", (read,), propagator(level, step), piece=end)
+
+    def corrected(self, level: int, step: int) -> Task:
+        end = self.levels[level - 1].bounds[step]
+        return Task(f"u{end}", "combine", piece=end)
+
+
+@final
+class _Adjoint(_Direction):
+    """Adjoints λ_{j-1} = Φ_jᵀ λ_j: μ of fine, γ of coarse propagators, λ of corrections.
+
+    ``levels`` are mirrored.
+    """
+
+    def _place(self, level: int, step: int) -> tuple[int, int, int]:
+        """The step counted from the chain's start, where it ends, and its last slice."""
+        mirrored = self.levels[level - 1]
+        n = mirrored.bounds[-1]
+        return mirrored.steps + 1 - step, n - mirrored.bounds[step], n - mirrored.bounds[step - 1]
+
+    def task(self, level: int, step: int, read: str) -> Task:
+        number, end, piece = self._place(level, step)
+        name = "μ" if level == 1 else "γ" if level == 2 else f"γ{level}_"
+        applied = propagator(level, number)
+        return Task(f"{name}{end}", "apply", (read,), applied, piece=piece, transposed=True)
+
+    def corrected(self, level: int, step: int) -> Task:
+        _, end, piece = self._place(level, step)
+        return Task(f"λ{end}", "combine", piece=piece)
+
+
+class _Multigrid:
+    """The cycles of a method on a direction's chain."""
+
+    def __init__(self, direction: _Direction, method: MGRIT) -> None:
+        self.direction, self.levels, self.method = direction, direction.levels, method
+        self.watches: list[Watch] = []
+        self.relaxed: list[str] = []
+
+    def sweep(self, level: int, start: str, sources: Sequence[Source | None]) -> list[str]:
+        """All points of a level, one after another."""
+        points = [start]
+        for step in range(1, self.levels[level - 1].steps + 1):
+            points.append(self.direction.step(level, step, points[-1], sources[step]))
+        return points
+
+    def relax(self, level: int, points: list[str], sources: Sequence[Source | None]) -> list[str]:
+        """F-relaxation: every interval from its C-point on; what that makes of the next ones."""
+        made, found = [points[0]], []
+        for first, last in self.levels[level - 1].intervals(self.levels[level]):
+            value = points[first]
+            for step in range(first + 1, last + 1):
+                value = self.direction.step(level, step, value, sources[step])
+                found.append(value)
+                if step < last:
+                    points[step] = value
+            made.append(value)
+        if level == 1:
+            self.relaxed = found
+        return made
+
+    def cycle(
+        self,
+        level: int,
+        points: list[str],
+        sources: Sequence[Source | None],
+        kind: str,
+        number: int,
+    ) -> list[str]:
+        """Relax, restrict, solve the coarser chain, inject: the points of a level after a cycle.
+
+        ::
+
+            level 1   relax ↘                     ↗ inject
+            level 2           relax ↘     ↗ inject
+            level 3                   sweep
+        """
+        if level == len(self.levels):
+            return self.sweep(level, points[0], sources)
+        coarser = self.levels[level]
+        at = [self.levels[level - 1].bounds.index(b) for b in coarser.bounds]
+        made = self.relax(level, points, sources)
+        for _ in range(self.method.sweeps):
+            for point, value in zip(at, made, strict=True):
+                points[point] = value
+            made = self.relax(level, points, sources)
+        coarse = [points[point] for point in at]
+        self._watch(level, coarse, made, number)
+        below: list[Source | None] = [None]
+        for step in range(1, coarser.steps + 1):
+            below.append((made[step], self.direction.apply(level + 1, step, coarse[step - 1])))
+        coarse = self.cycle(level + 1, coarse, below, kind, number)
+        if kind == "F" and level + 1 < len(self.levels):
+            coarse = self.cycle(level + 1, coarse, below, "V", number)
+        return self.inject(level, points, coarse, sources)
+
+    def inject(
+        self,
+        level: int,
+        points: Sequence[str],
+        coarse: Sequence[str],
+        sources: Sequence[Source | None],
+    ) -> list[str]:
+        """The points of a level from those of the coarser one, relaxed in between."""
+        found = list(points)
+        for b, value in zip(self.levels[level].bounds, coarse, strict=True):
+            found[self.levels[level - 1].bounds.index(b)] = value
+        if level > 1:
+            self.relax(level, found, sources)
+        return found
+
+    def guess(self, start: str, previous: Sequence[str] | None) -> list[str]:
+        """The first states at the points of level 1 that level 2 has as well."""
+        top = 2 if self.method.guess in {"coarse", "previous"} else len(self.levels)
+        none: list[Source | None] = [None] * (len(self.levels[0].bounds))
+        points = list(previous) if previous else self.sweep(top, start, none)
+        for level in range(top - 1, 1, -1):
+            blank = [start] * len(self.levels[level - 1].bounds)
+            points = self.inject(level, blank, points, none)
+            if self.method.guess == "full":
+                points = self.cycle(level, points, none, "V", 0)
+        blank = [start] * len(self.levels[0].bounds)
+        self.watches.clear()
+        return self.inject(1, blank, points, none)
+
+    def solve(self, start: str, cycles: int, previous: Sequence[str] | None = None) -> list[str]:
+        """The points of level 1 after some cycles."""
+        none: list[Source | None] = [None] * len(self.levels[0].bounds)
+        points = self.guess(start, previous)
+        for number in range(cycles):
+            points = self.cycle(1, points, none, self.method.cycle, number)
+        return points
+
+    def _watch(self, level: int, old: Sequence[str], new: Sequence[str], number: int) -> None:
+        for b, before, after in zip(self.levels[level].bounds, old, new, strict=True):
+            if before != after:
+                self.watches.append(Watch(number, b, after, before, level))
+
+
+def mgrit_schedule(
+    levels: tuple[Level, ...],
+    method: MGRIT,
+    cycles: int,
+    *,
+    head: bool = True,
+    warm: bool = False,
+) -> Cycles:
+    """``cycles`` cycles for the states of a network, not yet placed on ranks.
+
+    On every level the equations are u_j = Φ_j(u_{j-1}) + s_j. A cycle relaxes them, and corrects
+    the C-points by the chain of the next level, with the sources
+    s_J = (what relaxation made of the point) - G_J(the point before)::
+
+        v_j = fine.j(u_{j-1})          g_j = coarse.j(u_{j-1})          on level 3 g3_j = coarse3.j
+        u_j = g_j + v_j - (g_j of the old state)
+
+    What has not moved is not computed again, so that as many cycles as level 2 has steps are the
+    serial network. ``warm`` guesses from the inputs ``p1``, ``p2``, ….
+
+    Source: Günther et al., arXiv 1812.04352, algorithms 1 and 2; XBraid.
+    """
+    n = levels[0].bounds[-1]
+    direction = _Forward(levels)
+    solver = _Multigrid(direction, method)
+    before = [INPUT, *(f"p{b}" for b in levels[1].bounds[1:])] if warm else None
+    states = solver.solve(INPUT, cycles, before)
+    output = "out" if head else states[-1]
+    if head:
+        direction.tasks.append(Task("out", "apply", (states[-1],), "head", piece=n))
+    tasks = _commit_last(_needed(direction.tasks, [output]), transposed=False)
+    title = f"MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
+    inputs = tuple(before[:-1]) if before else (INPUT,)
+    schedule = _schedule(tasks, output, solver.watches, inputs, title)
+    return Cycles(cycles, schedule, _linearised(levels, method, tasks, states))
+
+
+def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> Cycles:
+    """``cycles`` cycles for the adjoints, from λ_n down, not yet placed on ranks.
+
+    The chain λ_{j-1} = Φ_j'(u_{j-1})ᵀ λ_j is solved as that of the states is; the last relaxation
+    takes the gradients of the weights.
+    """
+    n = levels[0].bounds[-1]
+    direction = _Adjoint(tuple(level.mirrored() for level in levels))
+    cold = replace(method, guess="coarse" if method.guess == "previous" else method.guess)
+    solver = _Multigrid(direction, cold)
+    start = f"λ{n}"
+    solver.solve(start, cycles)
+    watches = [replace(w, interface=n - w.interface) for w in solver.watches]
+    roots = list(dict.fromkeys(solver.relaxed))
+    tasks = _commit_last(_needed(direction.tasks, roots), transposed=True)
+    title = f"adjoint of MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
+    return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
+
+
+def iteration(levels: tuple[Level, ...], method: MGRIT, *, head: bool) -> Iteration:
+    """Schedules of as many cycles as the method asks for, of more, and of the serial network."""
+    exact = levels[1].steps
+
+    def counts(first: int) -> list[int]:
+        most = max(first, method.max_cycles)
+        return [*range(min(first, exact), min(most, exact - 1) + 1), exact]
+
+    forward = [mgrit_schedule(levels, method, k, head=head) for k in counts(method.forward_cycles)]
+    adjoint = [adjoint_schedule(levels, method, k) for k in counts(method.backward_cycles)]
+    warm: list[Cycles] = []
+    if method.guess == "previous" and exact > 1:
+        warm = [
+            mgrit_schedule(levels, method, k, head=head, warm=True)
+            for k in counts(method.forward_cycles)
+        ]
+    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm))
+
+
+def _linearised(
+    levels: tuple[Level, ...], method: MGRIT, tasks: Sequence[Task], states: Sequence[str]
+) -> dict[str, str]:
+    """Where every propagator is linearised: where it was applied last, else at the final states.
+
+    Fine propagators that are evaluated again for the adjoints are so at the newest state that
+    their rank knows.
+    """
+    found = {
+        propagator(number, step): states[level.bounds[step - 1]]
+        for number, level in enumerate(levels, start=1)
+        for step in range(1, level.steps + 1)
+    }
+    applied = [task for task in tasks if task.op == "apply" and task.propagator in found]
+    found |= {task.propagator: task.reads[0] for task in applied}
+    if method.storage == "points":
+        starts = {propagator(2, s): b for s, b in enumerate(levels[1].bounds[:-1], start=1)}
+        newest = {starts.get(t.propagator): t.reads[0] for t in applied}
+        for j in range(1, levels[0].steps + 1):
+            found[f"fine.{j}"] = newest.get(j - 1, found[f"fine.{j}"])
+    return found
+
+
+def _needed(tasks: Iterable[Task], roots: Iterable[str]) -> list[Task]:
+    """Tasks that the roots depend on, in order."""
+    wanted = set(roots)
+    kept: list[Task] = []
+    for task in reversed(list(tasks)):
+        if task.value in wanted:
+            kept.append(task)
+            wanted.update(task.reads)
+    return kept[::-1]
+
+
+def _commit_last(tasks: list[Task], *, transposed: bool) -> tuple[Task, ...]:
+    """Statistics, or gradients of weights, move with the last application of a propagator only.
+
+    Coarse propagators borrow their weights.
+    """
+    last = {task.propagator: i for i, task in enumerate(tasks) if task.op == "apply"}
+
+    def commits(i: int, task: Task) -> bool:
+        borrows = transposed and task.propagator.startswith("coarse")
+        return task.op != "apply" or (last[task.propagator] == i and not borrows)
+
+    return tuple(replace(task, commits=commits(i, task)) for i, task in enumerate(tasks))
+
+
+def _schedule(
+    tasks: tuple[Task, ...],
+    output: str,
+    watches: Iterable[Watch],
+    inputs: tuple[str, ...],
+    title: str,
+) -> Schedule:
+    made = {task.value for task in tasks} | set(inputs)
+    kept = tuple(watch for watch in watches if {watch.new, watch.old} <= made)
+    return Schedule(tasks, output, kept, inputs, title=title).verify()

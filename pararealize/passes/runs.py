@@ -1,0 +1,80 @@
+"""Runs: neighbouring residual layers that repeat, over which coarse propagators step further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pararealize.ir.chain import Chain, Layer
+
+#: Most layers in a block that repeats, for instance residual, activation, residual, activation.
+LONGEST = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """``count`` blocks of ``period`` layers each, from the layer ``start`` on, that repeat.
+
+    A block has at least one residual layer x + φ(x); the others have no weights, as the
+    activations of post-activation networks.
+    """
+
+    start: int
+    period: int
+    count: int
+
+    @property
+    def stop(self) -> int:
+        """The layer after the last."""
+        return self.start + self.period * self.count
+
+    def blocks(self, first: int, last: int) -> list[tuple[int, ...]]:
+        """The layers of the blocks ``first`` … ``last - 1``."""
+        starts = (self.start + i * self.period for i in range(first, last))
+        return [tuple(range(start, start + self.period)) for start in starts]
+
+    def intervals(self, stride: int) -> Iterator[list[tuple[int, ...]]]:
+        """Its blocks in groups of ``stride``; the last group may be shorter."""
+        for i in range(0, self.count, stride):
+            yield self.blocks(i, min(i + stride, self.count))
+
+
+def residual_runs(chain: Chain, first: int, last: int) -> list[Run]:
+    """The runs of two or more blocks among the layers ``first`` … ``last - 1``, from the left."""
+    found: list[Run] = []
+    at = first
+    while at < last:
+        run = _run_from(chain, at, last)
+        if run is not None:
+            found.append(run)
+        at = run.stop if run is not None else at + 1
+    return found
+
+
+def _run_from(chain: Chain, at: int, last: int) -> Run | None:
+    for period in range(1, min(LONGEST, (last - at) // 2) + 1):
+        block = chain.layers[at : at + period]
+        if not all(map(_repeats, block)) or not any(layer.branch for layer in block):
+            continue
+        signature = [layer.signature for layer in block]
+        count = 1
+        while _signatures(chain, at + count * period, period, last) == signature:
+            count += 1
+        if count > 1:
+            return Run(at, period, count)
+    return None
+
+
+def _repeats(layer: Layer) -> bool:
+    return layer.preserves and (layer.branch is not None or layer.cost.flops == 0)
+
+
+def _signatures(chain: Chain, start: int, count: int, last: int) -> list[tuple[object, ...]]:
+    layers = chain.layers[start : min(start + count, last)]
+    residual = all(map(_repeats, layers)) and any(layer.branch for layer in layers)
+    return [layer.signature for layer in layers] if residual else []
+
+
+def longest_run(chain: Chain, first: int, last: int) -> int:
+    """Blocks of the longest run among the layers; 1 where there is none."""
+    return max((run.count for run in residual_runs(chain, first, last)), default=1)

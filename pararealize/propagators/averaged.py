@@ -1,0 +1,162 @@
+"""Averaged propagators: layers whose weights are the mean over an interval of the network's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.ir.program import Segment
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.program import modules_of
+from pararealize.propagators.propagator import Propagator
+
+
+@final
+class Averaged(Propagator):
+    """A segment run with x + m φ(x) whose weights are the mean of m layers' weights.
+
+    The means are taken anew when a weight has changed; they are no parameters, and take no
+    gradients.
+
+    Args:
+        root: the network whose modules the segment names.
+        segment: operations, in both modes.
+        averages: modules and attributes that stand for the mean of those named.
+        label: how errors name it.
+
+    """
+
+    root: nn.Module
+    _shadow: nn.Module
+    _inner: Fine
+    _seen: tuple[Any, ...] | None
+
+    def __init__(
+        self,
+        root: nn.Module,
+        segment: Segment,
+        averages: Mapping[str, tuple[str, ...]],
+        label: str,
+    ) -> None:
+        super().__init__(label, len(segment.state))
+        self.segment, self.averages = segment, dict(averages)
+        object.__setattr__(self, "root", root)
+        self._build()
+
+    def _build(self) -> None:
+        """A tree of modules with the names that the segment uses."""
+        shadow = nn.Module()
+        for path in (*modules_of(self.segment), *self._read()):
+            self._put(shadow, path, _found(self.root, path))
+        object.__setattr__(self, "_shadow", shadow)
+        object.__setattr__(self, "_seen", None)
+        inner = Fine(shadow, self.segment, self.segment, self.label, borrows=True)
+        object.__setattr__(self, "_inner", inner)
+
+    def _read(self) -> Iterable[str]:
+        return (o.target for o in self.segment.operations if o.kind == "attribute")
+
+    def _put(self, shadow: nn.Module, path: str, value: Any) -> None:
+        *owners, name = path.split(".")
+        for owner in owners:
+            shadow._modules.setdefault(owner, nn.Module())
+            shadow = shadow.get_submodule(owner)
+        if isinstance(value, nn.Module):
+            shadow._modules[name] = copy.deepcopy(value) if path in self.averages else value
+        else:
+            setattr(shadow, name, value)
+
+    def propagate(self, *values: Any) -> Any:
+        """The next state, with today's means."""
+        versions = self._versions()
+        if versions != self._seen:
+            self._refresh()
+            object.__setattr__(self, "_seen", versions)
+        return self._inner.propagate(*values)
+
+    def _versions(self) -> tuple[Any, ...]:
+        tensors = (t for paths in self.averages.values() for p in paths for t in self._tensors(p))
+        modes = tuple(_training(self.root, path) for path in self.averages)
+        return (*modes, *((id(t), t._version) for t in tensors))
+
+    def _tensors(self, path: str) -> Iterable[Tensor]:
+        found = _found(self.root, path)
+        if isinstance(found, Tensor):
+            return (found,)
+        return (*found.parameters(), *found.buffers())
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        for path in (*modules_of(self.segment), *self._read()):
+            if path not in self.averages:
+                self._put(self._shadow, path, _found(self.root, path))
+        for path, sources in self.averages.items():
+            means = [_found(self.root, source) for source in sources]
+            if isinstance(means[0], Tensor):
+                self._put(self._shadow, path, _mean(means))
+            else:
+                _average(self._shadow.get_submodule(path), means)
+        self._shadow.training = self.root.training
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules of the segment that hold state."""
+        return self._inner.stateful()
+
+    def paths(self) -> Iterable[str]:
+        """Everything of the network that it reads."""
+        yield from self._inner.paths()
+        for sources in self.averages.values():
+            yield from sources
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that it reads besides the state."""
+        return self._inner.inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+        return self._inner.draws
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the means."""
+        return {k: v for k, v in self.__dict__.items() if k not in {"_inner", "_shadow", "_seen"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the tree again."""
+        self.__dict__.update(state)
+        self._build()
+
+
+def _found(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
+
+
+def _training(root: nn.Module, path: str) -> bool:
+    found = _found(root, path)
+    return bool(found.training) if isinstance(found, nn.Module) else True
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    if not tensors[0].is_floating_point():
+        return tensors[0].detach()
+    return torch.stack([t.detach() for t in tensors]).mean(0)
+
+
+def _average(twin: nn.Module, sources: list[nn.Module]) -> None:
+    """Put the means of the sources' parameters and buffers into a module of their kind."""
+    for parts in zip(twin.modules(), *(s.modules() for s in sources), strict=True):
+        mine, *others = parts
+        mine.training = others[0].training
+        for name, old in mine._parameters.items():
+            if old is not None:
+                mean = _mean([part.get_parameter(name) for part in others])
+                mine._parameters[name] = nn.Parameter(mean, requires_grad=False)
+        for name, buffer in mine._buffers.items():
+            if buffer is not None:
+                mine._buffers[name] = _mean([part.get_buffer(name) for part in others])

@@ -1,0 +1,496 @@
+"""Multigrid: solve for the states of a network, and for their adjoints, by cycles."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from pararealize.errors import DivergenceWarning
+from pararealize.ir.levels import Cycles, Iteration
+from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.runtime.combine import combine
+from pararealize.runtime.masks import Masks
+from pararealize.runtime.nest import Structure, leaves_of, unflatten
+from pararealize.runtime.quiet import Statistics
+from pararealize.runtime.report import Jump, norm
+from pararealize.runtime.tape import Tape, detached
+from pararealize.runtime.watchful import judge
+
+
+class Applied(Protocol):
+    """What a task applies."""
+
+    masks: Masks | None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that it reads besides the state."""
+
+    @property
+    def moving(self) -> Sequence[Any]:
+        """Modules in which an evaluation may move something, in the network's mode."""
+
+    def weights(self) -> Iterable[Tensor]:
+        """Tensors of the network that it reads."""
+
+    def __call__(self, *values: Any, commits: bool = True) -> Any:
+        """The next state."""
+
+
+class Post(Protocol):
+    """How one rank's tasks reach the others."""
+
+    def send(self, task: Task, value: Any) -> None:
+        """Send a state to the rank ``task.peer``."""
+
+    def receive(self, task: Task) -> Any:
+        """The state that the rank ``task.peer`` sends."""
+
+    def agree(self, numbers: Sequence[float]) -> list[float]:
+        """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
+
+    def enter(self, value: str) -> None:
+        """A task begins that may draw random numbers."""
+
+    def leave(self, value: str) -> None:
+        """It has ended."""
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which the task is recorded."""
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Whether a call runs in mixed precision, for what its backward pass evaluates again."""
+
+    device: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def now(cls, inputs: Mapping[str, Any]) -> Autocast:
+        """The mode at this point of the program, on the device of the inputs."""
+        found = (v.device.type for v in leaves_of(dict(inputs)) if isinstance(v, Tensor))
+        device = next(found, "cpu")
+        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    def again(self) -> torch.autocast:
+        """A block in that mode."""
+        return torch.autocast(self.device, self.dtype, self.enabled)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What some ranks run of a schedule: its tasks without the head and what delivers the output.
+
+    ``watches`` come with the rank that reports them.
+    """
+
+    tasks: tuple[Task, ...]
+    watches: tuple[tuple[Watch, int], ...]
+
+
+@dataclass
+class Solved:
+    """One call: its values on this rank, and what its adjoints need."""
+
+    cycles: Cycles
+    post: Post
+    inputs: Mapping[str, Any]
+    values: dict[tuple[int, str], Any]
+    tape: Tape
+    autocast: Autocast
+    masks: list[tuple[Masks, Any]] = field(default_factory=list)
+    residuals: tuple[Jump, ...] = ()
+    structure: Structure | None = None
+
+
+@dataclass
+class Tally:
+    """How the calls so far went; counts are of training and inference together."""
+
+    calls: int = 0
+    extra_cycles: int = 0
+    serial: int = 0
+    backward_cycles: int = 0
+    adjoints: tuple[Jump, ...] = ()
+
+
+@final
+class Multigrid:
+    """One rank's solver.
+
+    Args:
+        iteration: schedules, placed.
+        propagators: those that this rank's tasks apply.
+        ranks: whose tasks it runs: this rank's, or all in one process.
+        move: brings a value to the device of a rank, in one process.
+
+    """
+
+    def __init__(
+        self,
+        iteration: Iteration,
+        propagators: Mapping[str, Applied],
+        ranks: Sequence[int],
+        move: Callable[[int, Any], Any],
+    ) -> None:
+        self.iteration, self.method = iteration, iteration.method
+        self.propagators, self._ranks, self.move = propagators, frozenset(ranks), move
+        self._previous: dict[Any, Any] = {}
+        self.residuals: tuple[Jump, ...] = ()
+        every = (*iteration.forward, *iteration.warm, *iteration.adjoint)
+        self._bodies = {id(c): body(c.schedule, self._ranks) for c in every}
+        self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
+
+    def solve(self, inputs: Mapping[str, Any], post: Post, *, learns: bool) -> Solved:
+        """The states of the network, in as many cycles as it takes.
+
+        With ``learns``, what adjoints need is kept.
+        """
+        options, values = self._start(inputs)
+        solved = Solved(options[0], post, inputs, values, Tape(), Autocast.now(inputs))
+        run = _Run(self, solved, learns)
+        with torch.no_grad():
+            for chosen in options:
+                solved.cycles = chosen
+                run.forward(chosen)
+                if self._is_enough(solved, chosen, options, "states"):
+                    break
+            if learns:
+                run.linearise()
+        self._previous, self.residuals = self._guesses(solved), solved.residuals
+        self.tally.calls += 1
+        return solved
+
+    def reported(self) -> tuple[Any, ...]:
+        """Residuals of the last call and backward pass, and how all calls went."""
+        tally = self.tally
+        counts = (tally.calls, tally.extra_cycles, tally.serial, tally.backward_cycles)
+        return (self.residuals, tally.adjoints, *counts)
+
+    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
+        """The schedules to go through, and the values that they start from."""
+        like = _shapes(inputs)
+        if not self.iteration.warm or self._previous.get("like") != like:
+            return self.iteration.forward, {}
+        known = {key: value for key, value in self._previous.items() if key != "like"}
+        return self.iteration.warm, dict(known)
+
+    def _guesses(self, solved: Solved) -> dict[Any, Any]:
+        """The newest states that coarse propagators step from, as guesses for the next call."""
+        if self.method.guess != "previous":
+            return {}
+        found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
+        level = self.iteration.levels[1]
+        for step, bound in enumerate(level.bounds[1:-1], start=2):
+            name = solved.cycles.linearised[f"coarse.{step}"]
+            for rank in self._ranks:
+                if (rank, name) in solved.values:
+                    found[rank, f"p{bound}"] = solved.values[rank, name]
+        return found
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """All that may run in a call and its backward pass."""
+        solved = self.iteration
+        return tuple(c.schedule for c in (*solved.forward, *solved.warm, *solved.adjoint))
+
+    def body(self, cycles: Cycles) -> Body:
+        """What this rank runs of a schedule."""
+        return self._bodies[id(cycles)]
+
+    def _is_enough(
+        self, solved: Solved, chosen: Cycles, options: Sequence[Cycles], what: str
+    ) -> bool:
+        """Whether to stop after these cycles; all ranks decide alike."""
+        jumps = residuals(self.body(chosen), solved.values, solved.post, self._ranks)
+        tolerance = self.method.tolerance
+        if what == "states":
+            solved.residuals = jumps
+        else:
+            self.tally.adjoints = jumps
+        if chosen is options[-1]:
+            return True
+        verdict = judge(self.method, _by_cycle(jumps), tolerance)
+        if verdict.enough:
+            return True
+        following = options[options.index(chosen) + 1]
+        self.tally.extra_cycles += 1
+        if following is not options[-1]:
+            return False
+        self.tally.serial += 1
+        if self.tally.serial == 1:
+            warnings.warn(
+                DivergenceWarning(
+                    f"MGRIT did not converge for the {what} in {chosen.count} cycles "
+                    f"({verdict.reason}): this step is run serially. print(net.report) shows the "
+                    "residuals and how often this happened; try another coarse=, or more cycles."
+                ),
+                stacklevel=2,
+            )
+        return False
+
+    def transpose(
+        self, solved: Solved, adjoint: list[Any], others: Sequence[Tensor], *, retain: bool
+    ) -> list[Tensor | None]:
+        """Gradients of weights and inputs, ``others``, from the adjoint of the last state.
+
+        It comes as leaves; on ranks that have not that state there are none.
+        """
+        start = (self._last_rank(), f"λ{self.iteration.levels[0].bounds[-1]}")
+        options = [c for c in self.iteration.adjoint if c.count >= self.tally.backward_cycles]
+        options = options or list(self.iteration.adjoint[-1:])
+        values = dict(solved.values)
+        if solved.structure is not None and adjoint:
+            values[start] = unflatten(adjoint, solved.structure)
+        run = _Backward(self, solved, values, others, retain=retain)
+        with torch.no_grad(), solved.autocast.again():
+            for chosen in options:
+                run.backward(chosen)
+                if self._is_enough(run.view(), chosen, options, "adjoints"):
+                    break
+        self._watch_bias()
+        return run.gradients
+
+    def _watch_bias(self) -> None:
+        """One more cycle from the next step on where the last adjoint residual is too large."""
+        bound, most = self.method.bias_bound, self.iteration.adjoint[-1].count
+        largest = _by_cycle(self.tally.adjoints)[-1:]
+        if bound is not None and largest and largest[0] > bound:
+            self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)
+
+    def _last_rank(self) -> int:
+        last = self.iteration.forward[0].schedule
+        return next(t.rank for t in reversed(last.tasks) if t.op in {"apply", "combine"})
+
+
+class _Run:
+    """Runs schedules of states one after another; what is known is not computed again."""
+
+    def __init__(self, solver: Multigrid, solved: Solved, learns: bool) -> None:
+        self.solver, self.solved, self.learns = solver, solved, learns
+        self.statistics: dict[str, Statistics] = {}
+
+    def forward(self, cycles: Cycles) -> None:
+        """The tasks of a schedule, but for its head and what delivers the output."""
+        values, post = self.solved.values, self.solved.post
+        if self.learns:
+            self.solved.tape.keep(cycles.linearised)
+        for task in self.solver.body(cycles).tasks:
+            if (task.rank, task.value) not in values:
+                with post.noted(task):
+                    carry_out(task, values, post, lambda task: self._apply(task, cycles))
+
+    def _apply(self, task: Task, cycles: Cycles) -> Any:
+        keep = self.learns and self.solver.method.storage != "points"
+        place = (task.propagator, task.reads[0])
+        if task.commits and task.propagator.startswith("fine."):
+            self._restore(task.propagator)
+        self.solved.post.enter(task.value)
+        try:
+            if keep and cycles.linearised.get(place[0]) == place[1]:
+                return self.evaluate(task.rank, place, record=True, commits=task.commits)
+            return self.evaluate(task.rank, place, record=False, commits=task.commits)
+        finally:
+            self.solved.post.leave(task.value)
+
+    def _restore(self, name: str) -> None:
+        """Statistics move once a step: those that an earlier cycle moved are moved back."""
+        if name in self.statistics:
+            self.statistics[name].restore()
+        elif self.solver.iteration.forward[0] is not self.solver.iteration.forward[-1]:
+            self.statistics[name] = Statistics(self.solver.propagators[name].moving)
+
+    def evaluate(self, rank: int, place: tuple[str, str], *, record: bool, commits: bool) -> Any:
+        """A propagator at a value, with autograd's graph or without."""
+        part, solved = self.solver.propagators[place[0]], self.solved
+        inputs = [self.solver.move(rank, solved.inputs[name]) for name in part.inputs]
+        state = solved.values.get((rank, place[1]))
+
+        def evaluate(*values: Any) -> Any:
+            return part(*values, commits=commits)
+
+        if record:
+            return solved.tape.record(place, evaluate, state, inputs)
+        return detached(evaluate(*inputs) if state is None else evaluate(state, *inputs))
+
+    def linearise(self) -> None:
+        """Applications that adjoints need and the states did not; what masks were drawn."""
+        solved, solver = self.solved, self.solver
+        if solver.method.storage != "points":
+            for rank, place in needed(solver, solved.cycles):
+                if place not in solved.tape.records:
+                    self.evaluate(rank, place, record=True, commits=False)
+        masks = (p.masks for p in solver.propagators.values() if p.masks is not None)
+        solved.masks = [(mask, mask.states) for mask in masks]
+
+
+class _Backward:
+    """Runs schedules of adjoints one after another."""
+
+    def __init__(
+        self,
+        solver: Multigrid,
+        solved: Solved,
+        values: dict[tuple[int, str], Any],
+        others: Sequence[Tensor],
+        *,
+        retain: bool,
+    ) -> None:
+        self.solver, self.solved, self.values = solver, solved, values
+        self.others, self.retain = tuple(others), retain
+        self.gradients: list[Tensor | None] = []
+
+    def view(self) -> Solved:
+        """The call with the values of its adjoints."""
+        s = self.solved
+        return Solved(s.cycles, s.post, s.inputs, self.values, s.tape, s.autocast)
+
+    def backward(self, cycles: Cycles) -> None:
+        """The tasks of a schedule; gradients of weights are those of the last one."""
+        post = self.solved.post
+        again = any(c.count > cycles.count for c in self.solver.iteration.adjoint)
+        self.gradients = [None] * len(self.others)
+        for task in self.solver.body(cycles).tasks:
+            known = (task.rank, task.value) in self.values
+            if not known or (task.op == "apply" and task.commits):
+                with post.noted(task):
+                    carry_out(task, self.values, post, lambda task: self._apply(task, again))
+
+    def _apply(self, task: Task, again: bool) -> Any:
+        tape, place = self.solved.tape, self._place(task)
+        if place not in tape.records:
+            self._evaluate(task.rank, place)
+        indices = self._own(task.propagator) if task.commits else []
+        others = [self.others[i] for i in indices]
+        adjoint = self.values[task.rank, task.reads[0]]
+        retain = self.retain or again or not task.commits
+        found, gradients = tape.transpose(place, adjoint, others, retain=retain)
+        for i, gradient in zip(indices, gradients, strict=True):
+            self.gradients[i] = _added(self.gradients[i], gradient)
+        if not retain:
+            del tape.records[place]
+        return found
+
+    def _own(self, name: str) -> list[int]:
+        """Which of the tensors a propagator reads: its weights, and inputs."""
+        part = self.solver.propagators[name]
+        read = {id(tensor) for tensor in part.weights()}
+        inputs = [self.solved.inputs[name] for name in part.inputs]
+        read |= {id(leaf) for leaf in leaves_of(inputs)}
+        return [i for i, tensor in enumerate(self.others) if id(tensor) in read]
+
+    def _place(self, task: Task) -> tuple[str, str]:
+        return task.propagator, self.solved.cycles.linearised[task.propagator]
+
+    def _evaluate(self, rank: int, place: tuple[str, str]) -> None:
+        """Again from the stored state, with the masks of its step."""
+        now = [(mask, mask.states) for mask, _ in self.solved.masks]
+        for mask, states in self.solved.masks:
+            mask.states = states
+        _Run(self.solver, self.solved, learns=True).evaluate(
+            rank, place, record=True, commits=False
+        )
+        for mask, states in now:
+            mask.states = states
+
+
+def carry_out(
+    task: Task,
+    values: dict[tuple[int, str], Any],
+    post: Post,
+    apply: Callable[[Task], Any],
+) -> None:
+    """Run one task; its value is known from then on."""
+    key = (task.rank, task.value)
+    match task.op:
+        case "apply":
+            values[key] = apply(task)
+        case "combine":
+            values[key] = combine(task.signs, *(values[task.rank, name] for name in task.reads))
+        case "send":
+            post.send(task, values[task.rank, task.reads[0]])
+            values[key] = None
+        case "recv":
+            values[key] = post.receive(task)
+
+
+def needed(solver: Multigrid, cycles: Cycles) -> list[tuple[int, tuple[str, str]]]:
+    """Where this rank's adjoints are linearised."""
+    tasks = solver.body(solver.iteration.adjoint[0]).tasks
+    applied = {(t.rank, t.propagator): None for t in tasks if t.op == "apply"}
+    return [(rank, (name, cycles.linearised[name])) for rank, name in applied]
+
+
+def body(schedule: Schedule, ranks: frozenset[int]) -> Body:
+    """What some ranks run of a schedule."""
+    mine = (task for task in schedule if task.rank in ranks)
+    tasks = tuple(task for task in mine if not is_end(schedule, task))
+    return Body(tasks, tuple((watch, reporter(schedule, watch)) for watch in schedule.watches))
+
+
+def is_end(schedule: Schedule, task: Task) -> bool:
+    """Whether a task is the head, or delivers the output."""
+    delivers = task.op == "send" and task.reads[0] == schedule.output
+    arrives = task.op == "recv" and task.value == schedule.output
+    return task.propagator == "head" or delivers or arrives
+
+
+def residuals(
+    body: Body, values: Mapping[tuple[int, str], Any], post: Post, ranks: frozenset[int]
+) -> tuple[Jump, ...]:
+    """The residual of every watched equation, its norm also relative to the state."""
+    numbers: list[float] = []
+    for watch, rank in body.watches:
+        if rank in ranks:
+            new, old = values[rank, watch.new], values[rank, watch.old]
+            numbers += [norm(combine("+-", new, old)), norm(new)]
+        else:
+            numbers += [0.0, 0.0]
+    agreed = post.agree(numbers)
+    pairs = zip(agreed[::2], agreed[1::2], strict=True)
+    return tuple(
+        Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0, watch.level)
+        for (watch, _), (size, scale) in zip(body.watches, pairs, strict=True)
+    )
+
+
+def reporter(schedule: Schedule, watch: Watch) -> int:
+    """The last rank that knows both values."""
+    known = {(task.value, task.rank) for task in schedule if task.op != "send"}
+    ranks = range(schedule.ranks)
+    known |= {(name, rank) for name in schedule.inputs for rank in ranks}
+    return max((r for r in ranks if {(watch.new, r), (watch.old, r)} <= known), default=-1)
+
+
+def _by_cycle(jumps: Sequence[Jump]) -> list[float]:
+    """The largest relative residual of level 1 in every cycle."""
+    found: dict[int, float] = {}
+    for jump in jumps:
+        if jump.level == 1:
+            worst = found.get(jump.sweep, 0.0)
+            bad = math.isnan(jump.relative) or math.isnan(worst)
+            found[jump.sweep] = math.nan if bad else max(worst, jump.relative)
+    return [found[sweep] for sweep in sorted(found)]
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        (name, tuple(value.shape), value.dtype)
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    )
