@@ -27,7 +27,7 @@ from pararealize.studies.watch import Watch, load_watch
 class Recipe:
     """How a network is trained: Adam with a one-cycle learning rate that peaks at ``rate``."""
 
-    epochs: int = 6
+    epochs: int = 8
     batch: int = 64
     rate: float = 5e-3
     clip: float = 1.0
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--length", type=int, default=100, help="samples in a window, at 50 Hz")
     parser.add_argument("--stride", type=int, default=50, help="samples between windows")
-    parser.add_argument("--width", type=int, default=32, help="numbers in the hidden state")
+    parser.add_argument("--width", type=int, default=64, help="numbers in the hidden state")
     parser.add_argument("--dt", type=float, default=1.0, help="step size")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--threads", type=int, default=1)
