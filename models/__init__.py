@@ -1,5 +1,6 @@
 """Plain PyTorch networks whose depth is worth turning into parallelism."""
 
+from .gru import SequenceClassifier, gru, implicit_gru
 from .odenet import ConvStep, DenseStep, ODENet, odenet
 from .resnet import PreActBottleneck, ResNet, resnet, resnet56, resnet164, resnet1001
 from .vgg import VGG, vgg11, vgg13, vgg16, vgg19
@@ -11,6 +12,9 @@ __all__ = [
     "ODENet",
     "PreActBottleneck",
     "ResNet",
+    "SequenceClassifier",
+    "gru",
+    "implicit_gru",
     "odenet",
     "resnet",
     "resnet56",

@@ -11,6 +11,9 @@ from torch.nn import functional
 from pararealize.models import (
     DenseStep,
     PreActBottleneck,
+    SequenceClassifier,
+    gru,
+    implicit_gru,
     odenet,
     resnet,
     resnet56,
@@ -199,3 +202,64 @@ def test_ode_net_rejects_what_it_cannot_build() -> None:
         odenet(0)
     with pytest.raises(ValueError, match="kind"):
         odenet(1, kind="sparse")  # type: ignore[arg-type]
+
+
+def frame_features() -> nn.Module:
+    """A small network of single images, to 16 numbers each."""
+    return resnet(11, classes=16, channels=1, width=2).eval()
+
+
+@pytest.fixture(params=[gru, implicit_gru])
+def classifier(request: pytest.FixtureRequest) -> Callable[..., SequenceClassifier]:
+    return request.param
+
+
+def test_sequences_get_one_row_of_logits(classifier: Callable[..., SequenceClassifier]) -> None:
+    assert classifier(9)(torch.randn(3, 9, 6)).shape == (3, 7)
+    net = classifier(4, inputs=2, width=5, classes=3, dt=0.5)
+    assert net(torch.randn(2, 4, 2)).shape == (2, 3)
+
+
+def test_features_see_every_frame_alone(classifier: Callable[..., SequenceClassifier]) -> None:
+    net = classifier(4, inputs=16, features=frame_features())
+    frames = torch.randn(2, 4, 1, 8, 8)
+    hidden = torch.zeros(2, 64)
+    for frame in frames.unbind(1):
+        hidden = net.step(hidden, net.features(frame))
+    torch.testing.assert_close(net(frames), net.head(hidden))
+
+
+def test_a_classic_classifier_is_torchs_gru() -> None:
+    net, theirs = gru(9), nn.GRU(6, 64, batch_first=True)
+    theirs.load_state_dict({f"{k}_l0": v for k, v in net.step.state_dict().items()})
+    x = torch.randn(3, 9, 6)
+    torch.testing.assert_close(net(x), net.head(theirs(x)[0][:, -1]))
+
+
+def test_classifiers_of_sequences_are_traced(
+    classifier: Callable[..., SequenceClassifier],
+) -> None:
+    net = classifier(4, inputs=16, features=frame_features())
+    trace = fx.symbolic_trace(net)
+    for batch in (2, 5):
+        frames = torch.randn(batch, 4, 1, 8, 8)
+        torch.testing.assert_close(trace(frames), net(frames))
+    assert sum(node.target == "features.fc" for node in trace.graph.nodes) == 4
+
+
+def test_gradients_reach_every_weight_through_time(
+    classifier: Callable[..., SequenceClassifier],
+) -> None:
+    net = classifier(5, inputs=16, features=frame_features())
+    names, weights = zip(*net.named_parameters(), strict=True)
+    loss = net(torch.randn(3, 5, 1, 8, 8)).square().sum()
+    for name, gradient in zip(names, torch.autograd.grad(loss, weights), strict=True):
+        assert gradient.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("length", [8, 10])
+def test_sequences_of_another_length_are_refused(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"\[batch, 9, \.\.\.\], not \[2, {length}, 6\]"):
+        gru(9)(torch.randn(2, length, 6))
+    with pytest.raises(ValueError, match="at least one frame"):
+        gru(0)
