@@ -143,7 +143,7 @@ def named(**modules: nn.Module) -> nn.ModuleDict:
             lambda: named(a=nn.Sequential(*linear(2, 2, 2), nn.Tanh())),
             "blocks 0 and 2 of a differ in bias",
         ),
-        (lambda: resnet(11, width=4), lambda: resnet(29, width=4), "of layer1 differ in shortcut"),
+        (lambda: resnet(11, width=4), lambda: resnet(29, width=4), "of layer1 differ in bn1"),
     ],
 )
 def test_what_differs_is_told_and_nothing_is_copied(
