@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pararealize.studies.digits import Digits
-from pararealize.studies.training import choices
+from pararealize.studies.training import choices, shifted
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,15 @@ class Examples:
         """Images and labels of digits."""
         return cls(digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
 
-    def batches(self, size: int, epochs: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs `[size, ...]` and labels `[size]` of every step; an epoch's last may be fewer."""
+    def batches(
+        self, size: int, epochs: int, seed: int, shift: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs `[size, ...]` and labels `[size]` of every step; an epoch's last may be fewer.
+
+        Images `[size, 1, side, side]` can be moved by up to `shift` pixels each way.
+        """
         generator = torch.Generator().manual_seed(seed)
         for chosen in choices(len(self.train_labels), size, epochs, generator):
-            yield self.train_inputs[chosen], self.train_labels[chosen]
+            inputs = self.train_inputs[chosen]
+            moved = shifted(inputs, shift, generator) if shift else inputs
+            yield moved, self.train_labels[chosen]

@@ -19,12 +19,14 @@ Prepare = Callable[[nn.Module], nn.Module]
 class AdamRecipe:
     """How an ODE network is trained: Adam and a one-cycle learning rate.
 
-    ``rate`` is the largest learning rate; ``seed`` decides the order of the examples.
+    ``rate`` is the largest learning rate; images are moved by up to ``shift`` pixels each way;
+    ``seed`` decides the order of the examples and their shifts.
     """
 
     epochs: int = 20
     batch: int = 100
     rate: float = 1e-2
+    shift: int = 0
     seed: int = 0
 
 
@@ -53,6 +55,6 @@ def train(
     optimizer = torch.optim.Adam(prepared.parameters(), lr=recipe.rate, fused=True)
     steps = recipe.epochs * -(-len(examples.train_labels) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
-    batches = examples.batches(recipe.batch, recipe.epochs, recipe.seed)
+    batches = examples.batches(recipe.batch, recipe.epochs, recipe.seed, recipe.shift)
     losses = fit(prepared, batches, optimizer, schedule, progress)
     return Outcome(losses, *score(prepared, examples.test_inputs, examples.test_labels))
