@@ -31,7 +31,7 @@ from pararealize.studies.training import score
 DEPTHS = (8, 16, 32)
 
 #: Of every level; the deepest network alone has as many epochs as come to the same work.
-RECIPE = AdamRecipe(epochs=16, batch=200, rate=0.02)
+RECIPE = AdamRecipe(epochs=12, batch=200, rate=0.04)
 
 
 def network(depth: int) -> nn.Module:

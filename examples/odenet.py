@@ -56,7 +56,7 @@ def peaks(width: int) -> Study:
     return Study(
         load_peaks,
         lambda: odenet(STEPS, width=width, horizon=HORIZON, in_features=2, classes=5),
-        AdamRecipe(epochs=20, rate=0.02),
+        AdamRecipe(epochs=20, rate=0.04),
     )
 
 
