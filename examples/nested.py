@@ -1,6 +1,7 @@
 """Nested iteration on Peaks: 8, 16 and 32 layers, beside 32 layers from the start.
 
-Both do the same work, counted in layers that an example goes through; twelve runs:
+Both do the same work, counted in layers that an example goes through, at a small learning rate and
+at one tuned for the deep network alone; twelve runs of each:
 
     python examples/nested.py
 
@@ -31,7 +32,7 @@ from pararealize.studies.training import score
 DEPTHS = (8, 16, 32)
 
 #: Of every level; the deepest network alone has as many epochs as come to the same work.
-RECIPE = AdamRecipe(epochs=12, batch=200, rate=0.04)
+RECIPE = AdamRecipe(epochs=12, batch=250)
 
 
 def network(depth: int) -> nn.Module:
@@ -39,21 +40,19 @@ def network(depth: int) -> nn.Module:
     return odenet(depth, width=8, horizon=5.0, in_features=2, classes=5)
 
 
-def nested(examples: Examples, seed: int) -> nn.Module:
+def nested(examples: Examples, recipe: AdamRecipe) -> nn.Module:
     """Every depth after the other, each from the last one's weights."""
-    recipe = replace(RECIPE, seed=seed)
     return nested_iteration(network, DEPTHS, lambda net: void(train(net, examples, recipe)))
 
 
-def direct(examples: Examples, seed: int) -> nn.Module:
+def direct(examples: Examples, recipe: AdamRecipe) -> nn.Module:
     """The deepest network, from random weights."""
-    epochs = RECIPE.epochs * sum(DEPTHS) // DEPTHS[-1]
     net = network(DEPTHS[-1])
-    train(net, examples, replace(RECIPE, epochs=epochs, seed=seed))
+    train(net, examples, replace(recipe, epochs=recipe.epochs * sum(DEPTHS) // DEPTHS[-1]))
     return net
 
 
-METHODS: dict[str, Callable[[Examples, int], nn.Module]] = {
+METHODS: dict[str, Callable[[Examples, AdamRecipe], nn.Module]] = {
     "nested " + " → ".join(map(str, DEPTHS)): nested,
     f"{DEPTHS[-1]} from the start": direct,
 }
@@ -63,26 +62,28 @@ def void(_result: object) -> None:
     """Training changes the network; what it tells is not needed."""
 
 
-def run(label: str, examples: Examples, seed: int, console: Console) -> float:
+def run(label: str, examples: Examples, recipe: AdamRecipe, console: Console) -> float:
     """Train once; the test accuracy in percent."""
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     begin = time.perf_counter()
-    net = METHODS[label](examples, seed)
+    net = METHODS[label](examples, recipe)
     seconds = time.perf_counter() - begin
     _, accuracy = score(net, examples.test_inputs, examples.test_labels)
-    console.print(f"{label}, seed {seed}: {accuracy:.1%} in {seconds:.0f} s")
+    name = f"{label}, rate {recipe.rate}, seed {recipe.seed}"
+    console.print(f"{name}: {accuracy:.1%} in {seconds:.0f} s")
     return 100 * accuracy
 
 
-def table(scores: dict[str, list[float]]) -> Table:
+def table(scores: dict[tuple[str, float], list[float]]) -> Table:
     """What the runs of every method come to."""
     runs = len(next(iter(scores.values())))
     result = Table(title=f"Peaks: test accuracy, %, {runs} runs of equal work")
-    for column in ("network", "mean", "median", "least", "most", "deviation"):
-        result.add_column(column, justify="left" if column == "network" else "right")
-    for label, values in scores.items():
+    for column in ("layers", "rate", "mean", "median", "least", "most", "deviation"):
+        result.add_column(column, justify="left" if column == "layers" else "right")
+    for (label, rate), values in scores.items():
         found = statistics.mean(values), statistics.median(values), min(values), max(values)
-        result.add_row(label, *(f"{v:.2f}" for v in (*found, statistics.pstdev(values))))
+        shown = (f"{value:.2f}" for value in (*found, statistics.pstdev(values)))
+        result.add_row(label, f"{rate}", *shown)
     return result
 
 
@@ -90,14 +91,19 @@ def main() -> None:
     """Run both from the same seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=12)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.04])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     console, examples = Console(width=100), load_peaks()
-    scores: dict[str, list[float]] = {label: [] for label in METHODS}
-    for seed in range(options.runs):
-        for label, values in scores.items():
-            values.append(run(label, examples, seed, console))
+    scores = {
+        (label, rate): [
+            run(label, examples, replace(RECIPE, rate=rate, seed=seed), console)
+            for seed in range(options.runs)
+        ]
+        for rate in options.rates
+        for label in METHODS
+    }
     console.print(table(scores))
 
 
