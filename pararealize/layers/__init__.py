@@ -1,4 +1,4 @@
-"""Recurrent layers, and networks of one family that are made deeper."""
+"""Networks of one family that are made deeper."""
 
 from pararealize.layers.nested import nested_iteration, refine
 

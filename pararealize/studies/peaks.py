@@ -20,8 +20,7 @@ def load_peaks(train: int = 5000, test: int = 2000, *, seed: int = 0) -> Example
     :func:`peaks`; within it points are uniform. Points are float32 `[count, 2]`, labels int64
     `[count]`; where five does not divide a count, the first classes have one point more.
 
-    Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.03341),
-    section 5.1.
+    Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.03341).
     """
     generator = torch.Generator().manual_seed(seed)
     return Examples(*_draw(train, generator), *_draw(test, generator))
