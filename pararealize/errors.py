@@ -29,6 +29,10 @@ class CoarseError(PararealizeError, ValueError):
     """A coarse or guess network cannot be built, or does not fit its interface."""
 
 
+class RefinementError(PararealizeError, ValueError):
+    """A shallow network does not fit a deeper one it should start, or depths do not increase."""
+
+
 class ScheduleError(PararealizeError, ValueError):
     """A schedule breaks one of the rules that make it safe to run."""
 

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"errors", "ir", "analysis"},
     "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
     "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},
+    "layers": {"errors", "ir", "propagators", "layers"},
     "compiler": {"errors", "ir", "runtime", "propagators", "analysis", "passes", "emit"},
 }
 

@@ -1,5 +1,6 @@
-"""Layers that take several of their time steps at once when a coarse propagator asks for it."""
+"""Layers: what users build networks with that are deep in time, and train level by level."""
 
+from pararealize.layers.nested import nested_iteration, refine
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 
-__all__ = ["GRUStep", "ImplicitGRUStep"]
+__all__ = ["GRUStep", "ImplicitGRUStep", "nested_iteration", "refine"]

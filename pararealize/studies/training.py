@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -58,26 +58,42 @@ def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) ->
     )
     steps = recipe.steps(len(digits.train_labels))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
+    losses = fit(net, _batches(digits, recipe), optimizer, schedule, progress)
+    return Outcome(losses, *test(net, digits))
+
+
+def fit(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    progress: Progress,
+) -> tuple[float, ...]:
+    """The cross-entropy of every step, one a batch of inputs and labels."""
     losses = []
     net.train()
-    for images, labels in _batches(digits, recipe):
-        loss = functional.cross_entropy(net(images), labels)
+    for inputs, labels in batches:
+        loss = functional.cross_entropy(net(inputs), labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
         progress(losses[-1])
-    return Outcome(tuple(losses), *test(net, digits))
+    return tuple(losses)
+
+
+def choices(count: int, batch: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of the examples of every batch; each epoch has all ``count``, in an order drawn."""
+    for _ in range(epochs):
+        yield from torch.split(torch.randperm(count, generator=generator), batch)
 
 
 def _batches(digits: Digits, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(recipe.seed)
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(digits.train_labels), generator=generator)
-        for chosen in torch.split(order, recipe.batch):
-            images = shifted(digits.train_images[chosen], recipe.shift, generator)
-            yield images, digits.train_labels[chosen]
+    for chosen in choices(len(digits.train_labels), recipe.batch, recipe.epochs, generator):
+        images = shifted(digits.train_images[chosen], recipe.shift, generator)
+        yield images, digits.train_labels[chosen]
 
 
 def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -98,9 +114,14 @@ def predict(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
 
 def test(net: nn.Module, digits: Digits) -> tuple[float, float]:
     """Mean loss and accuracy on the test digits."""
-    scores = predict(net, digits.test_images)
-    loss = functional.cross_entropy(scores, digits.test_labels).item()
-    return loss, (scores.argmax(1) == digits.test_labels).float().mean().item()
+    return score(net, digits.test_images, digits.test_labels)
+
+
+def score(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in eval mode."""
+    scores = predict(net, inputs)
+    loss = functional.cross_entropy(scores, labels).item()
+    return loss, (scores.argmax(1) == labels).float().mean().item()
 
 
 def running_mean(values: tuple[float, ...], window: int) -> list[float]:

@@ -1,0 +1,40 @@
+"""Labelled examples: what a classifier learns from and is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pararealize.studies.digits import Digits
+from pararealize.studies.training import choices, shifted
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs `[count, ...]` and their classes, int64 `[count]`, to train and to test with."""
+
+    train_inputs: Tensor
+    train_labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+
+    @classmethod
+    def of_digits(cls, digits: Digits) -> Examples:
+        """Images and labels of digits."""
+        return cls(digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
+
+    def batches(
+        self, size: int, epochs: int, seed: int, shift: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs `[size, ...]` and labels `[size]` of every step; an epoch's last may be fewer.
+
+        Images `[size, 1, side, side]` can be moved by up to `shift` pixels each way.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for chosen in choices(len(self.train_labels), size, epochs, generator):
+            inputs = self.train_inputs[chosen]
+            moved = shifted(inputs, shift, generator) if shift else inputs
+            yield moved, self.train_labels[chosen]
