@@ -19,11 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "ir": {"errors", "ir"},
     "runtime": {"errors", "ir", "runtime"},
     "propagators": {"errors", "ir", "runtime", "propagators"},
-    "layers": {"errors", "ir", "propagators", "layers"},
+    "layers": {"errors", "ir", "runtime", "propagators", "compiler", "layers"},
     "analysis": {"errors", "ir", "analysis"},
     "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
     "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},
-    "layers": {"errors", "ir", "propagators", "layers"},
     "compiler": {"errors", "ir", "runtime", "propagators", "analysis", "passes", "emit"},
 }
 
