@@ -48,6 +48,7 @@ from pararealize.passes.place import owner, place, place_iteration
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
+from pararealize.passes.stack import find_stacks
 from pararealize.passes.state import trace_keeping_state
 from pararealize.passes.trace import check_module, copy_module, find_leaves
 from pararealize.passes.widen import widened
@@ -192,6 +193,11 @@ def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> Parallel
     decisions = _decide(_chain(serial, request), serial, request, count, saved)
     if count > 1:
         decisions = _placed(decisions, count, deliver=False)
+    elif isinstance(request.method, MGRIT):
+        inputs = dict(request.given or {})
+        probe = Probe(decisions.partition, serial, inputs, request.method.seed)
+        stacks = find_stacks(probe, request.method)
+        decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
     return assemble(decisions, serial, devices=request.devices)
 
 

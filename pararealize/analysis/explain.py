@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from pararealize.ir.plan import Piece, Plan
+from pararealize.ir.plan import Piece, Plan, Stack
 
 #: Wide enough for both tables; narrower terminals fold them.
 WIDTH = 96
@@ -90,6 +90,7 @@ def summary(plan: Plan) -> list[str]:
         *_wide(plan),
         *_whole(plan),
         *([_flow(plan)] if plan.chunks > 1 else []),
+        *map(_stack, plan.stacks),
         plan.verdict,
     ]
 
@@ -116,6 +117,14 @@ def _whole(plan: Plan) -> list[str]:
 def _some(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _stack(stack: Stack) -> str:
+    first, last = stack.slices[0], stack.slices[-1]
+    return (
+        f"On one device {len(stack.slices)} slices ({first} … {last}) advance as one batch over "
+        f"depth, measured {stack.speedup:.2f}× as fast as one after another."
+    )
 
 
 def _flow(plan: Plan) -> str:

@@ -11,6 +11,8 @@ from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.ranks import binder
 from pararealize.ir.levels import Iteration
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.solution import Solution
 
@@ -23,6 +25,12 @@ def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> So
     def move(rank: int, value: Any) -> Any:
         return moves[rank](value) if rank in moves else value
 
-    solver = Multigrid(iteration, parts, range(schedule.ranks), move)
+    stacks = [
+        Stacked(
+            {f"fine.{j}": fine for j in s.slices if isinstance(fine := parts[f"fine.{j}"], Fine)}
+        )
+        for s in emission.plan.stacks
+    ]
+    solver = Multigrid(iteration, parts, range(schedule.ranks), move, stacks)
     plain = lower(schedule, emission.arguments, parts)
     return Solution(solver, binder(emission.arguments), network, plain)

@@ -119,6 +119,14 @@ class Tracing:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Slices advanced as one batch over depth; ``speedup`` is measured against one by one."""
+
+    slices: tuple[int, ...]
+    speedup: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decisions and their predicted worth.
 
@@ -127,7 +135,7 @@ class Plan:
     goes to guesses, coarse propagators and combinations of states. ``chunks`` is the number of
     slices of the batch in which corrections travel, ``interfaces`` that of the positions where one
     tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
-    propagators by name.
+    propagators by name, ``stacks`` slices that run as one batch on one device.
     """
 
     model: str
@@ -146,6 +154,7 @@ class Plan:
     interfaces: int = 0
     tracing: Tracing = field(default_factory=Tracing)
     levels: dict[str, float] = field(default_factory=dict)
+    stacks: tuple[Stack, ...] = ()
     format: int = FORMAT
 
     @property
@@ -216,6 +225,8 @@ class Plan:
         values = json.loads(text)
         values["pieces"] = tuple(_read(Piece, piece) for piece in values["pieces"])
         values["machine"] = _read(Machine, values["machine"])
+        stacks = values.get("stacks", ())
+        values["stacks"] = tuple(_read(Stack, stack) for stack in stacks)
         values["tracing"] = _read(Tracing, values["tracing"])
         return _read(cls, values)
 

@@ -44,6 +44,20 @@ class Applied(Protocol):
         """The next state."""
 
 
+class Stack(Protocol):
+    """Propagators of equal structure, which can be applied at once."""
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """Their names, numbered."""
+
+    def weights(self, names: Sequence[str]) -> Sequence[tuple[Tensor, ...]]:
+        """For every weight, those of some of them."""
+
+    def __call__(self, weights: Sequence[Tensor], states: Tensor) -> Tensor:
+        """The next states."""
+
+
 class Post(Protocol):
     """How one rank's tasks reach the others."""
 
@@ -132,6 +146,7 @@ class Multigrid:
         propagators: those that this rank's tasks apply.
         ranks: whose tasks it runs: this rank's, or all in one process.
         move: brings a value to the device of a rank, in one process.
+        stacks: propagators that are applied at once.
 
     """
 
@@ -141,7 +156,9 @@ class Multigrid:
         propagators: Mapping[str, Applied],
         ranks: Sequence[int],
         move: Callable[[int, Any], Any],
+        stacks: Sequence[Stack] = (),
     ) -> None:
+        self.stacks = {name: stack for stack in stacks for name in stack.places}
         self.iteration, self.method = iteration, iteration.method
         self.propagators, self._ranks, self.move = propagators, frozenset(ranks), move
         self._previous: dict[Any, Any] = {}
@@ -278,13 +295,17 @@ class _Run:
     def __init__(self, solver: Multigrid, solved: Solved, learns: bool) -> None:
         self.solver, self.solved, self.learns = solver, solved, learns
         self.statistics: dict[str, Statistics] = {}
+        self.weights: dict[tuple[str, ...], list[tuple[Tensor, tuple[Tensor, ...]]]] = {}
 
     def forward(self, cycles: Cycles) -> None:
         """The tasks of a schedule, but for its head and what delivers the output."""
         values, post = self.solved.values, self.solved.post
         if self.learns:
             self.solved.tape.keep(cycles.linearised)
-        for task in self.solver.body(cycles).tasks:
+        tasks = self.solver.body(cycles).tasks
+        for i, task in enumerate(tasks):
+            if (task.rank, task.value) not in values and task.propagator in self.solver.stacks:
+                self._apply_batch(together(tasks, i, values, self.solver.stacks), cycles)
             if (task.rank, task.value) not in values:
                 with post.noted(task):
                     carry_out(task, values, post, lambda task: self._apply(task, cycles))
@@ -301,6 +322,31 @@ class _Run:
             return self.evaluate(task.rank, place, record=False, commits=task.commits)
         finally:
             self.solved.post.leave(task.value)
+
+    def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
+        """Several slices at once; what is not linearised there alone is evaluated alone."""
+        if len(tasks) < 2:
+            return
+        values, tape = self.solved.values, self.solved.tape
+        stack, names = self.solver.stacks[tasks[0].propagator], [t.propagator for t in tasks]
+        states = [values[task.rank, task.reads[0]] for task in tasks]
+        places = [(task.propagator, task.reads[0]) for task in tasks]
+        keep = self.learns and self.solver.method.storage != "points"
+        kept = {cycles.linearised.get(name) == at for name, at in places}
+        if keep and True in kept:
+            results = tape.record_batch(places, stack, states, self._stacked(names))
+        else:
+            results = stack([w for w, _ in self._stacked(names)], torch.stack(states))
+        for task, result in zip(tasks, results.unbind(0), strict=True):
+            values[task.rank, task.value] = result
+
+    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        """Weights of some slices, stacked once a call, and those that they are made of."""
+        key = tuple(names)
+        if key not in self.weights:
+            own = self.solver.stacks[names[0]].weights(names)
+            self.weights[key] = [(torch.stack(column).detach(), column) for column in own]
+        return [(stacked.detach(), column) for stacked, column in self.weights[key]]
 
     def _restore(self, name: str) -> None:
         """Statistics move once a step: those that an earlier cycle moved are moved back."""
@@ -327,7 +373,7 @@ class _Run:
         solved, solver = self.solved, self.solver
         if solver.method.storage != "points":
             for rank, place in needed(solver, solved.cycles):
-                if place not in solved.tape.records:
+                if place not in solved.tape.records and place not in solved.tape.batches:
                     self.evaluate(rank, place, record=True, commits=False)
         masks = (p.masks for p in solver.propagators.values() if p.masks is not None)
         solved.masks = [(mask, mask.states) for mask in masks]
@@ -348,6 +394,7 @@ class _Backward:
         self.solver, self.solved, self.values = solver, solved, values
         self.others, self.retain = tuple(others), retain
         self.gradients: list[Tensor | None] = []
+        self.done: set[str] = set()
 
     def view(self) -> Solved:
         """The call with the values of its adjoints."""
@@ -357,28 +404,58 @@ class _Backward:
     def backward(self, cycles: Cycles) -> None:
         """The tasks of a schedule; gradients of weights are those of the last one."""
         post = self.solved.post
-        again = any(c.count > cycles.count for c in self.solver.iteration.adjoint)
+        self.done = set()
         self.gradients = [None] * len(self.others)
-        for task in self.solver.body(cycles).tasks:
+        tasks = self.solver.body(cycles).tasks
+        for i, task in enumerate(tasks):
+            if self._place(task) in self.solved.tape.batches:
+                self._apply_batch(tasks[i:])
             known = (task.rank, task.value) in self.values
-            if not known or (task.op == "apply" and task.commits):
+            if not known or (task.op == "apply" and task.commits and task.value not in self.done):
                 with post.noted(task):
-                    carry_out(task, self.values, post, lambda task: self._apply(task, again))
+                    carry_out(task, self.values, post, self._apply)
 
-    def _apply(self, task: Task, again: bool) -> Any:
+    def _apply(self, task: Task) -> Any:
         tape, place = self.solved.tape, self._place(task)
         if place not in tape.records:
             self._evaluate(task.rank, place)
         indices = self._own(task.propagator) if task.commits else []
         others = [self.others[i] for i in indices]
         adjoint = self.values[task.rank, task.reads[0]]
-        retain = self.retain or again or not task.commits
+        retain = self.retain or not task.commits
         found, gradients = tape.transpose(place, adjoint, others, retain=retain)
         for i, gradient in zip(indices, gradients, strict=True):
             self.gradients[i] = _added(self.gradients[i], gradient)
         if not retain:
             del tape.records[place]
         return found
+
+    def _apply_batch(self, tasks: Sequence[Task]) -> None:
+        """The adjoints of slices that were advanced at once."""
+        tape, first = self.solved.tape, tasks[0]
+        batch = tape.batches[self._place(first)]
+        ready = {
+            self._place(task): task
+            for task in tasks
+            if task.op == "apply"
+            and task.commits == first.commits
+            and task.value not in self.done
+            and (task.rank, task.reads[0]) in self.values
+            and tape.batches.get(self._place(task)) is batch
+            and (task.commits or (task.rank, task.value) not in self.values)
+        }
+        if not ready:
+            return
+        adjoints = {p: self.values[t.rank, t.reads[0]] for p, t in ready.items()}
+        retain = self.retain or not first.commits or len(ready) < len(batch.places)
+        found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)
+        for place, task in ready.items():
+            self.values[task.rank, task.value] = found[place]
+            self.done.add(task.value)
+            if not retain:
+                del tape.batches[place]
+        for i, other in enumerate(self.others):
+            self.gradients[i] = _added(self.gradients[i], gradients.get(id(other)))
 
     def _own(self, name: str) -> list[int]:
         """Which of the tensors a propagator reads: its weights, and inputs."""
@@ -389,7 +466,7 @@ class _Backward:
         return [i for i, tensor in enumerate(self.others) if id(tensor) in read]
 
     def _place(self, task: Task) -> tuple[str, str]:
-        return task.propagator, self.solved.cycles.linearised[task.propagator]
+        return task.propagator, self.solved.cycles.linearised.get(task.propagator, "")
 
     def _evaluate(self, rank: int, place: tuple[str, str]) -> None:
         """Again from the stored state, with the masks of its step."""
@@ -421,6 +498,23 @@ def carry_out(
             values[key] = None
         case "recv":
             values[key] = post.receive(task)
+
+
+def together(
+    tasks: Sequence[Task],
+    first: int,
+    values: Mapping[tuple[int, str], Any],
+    stacks: Mapping[str, Stack],
+) -> list[Task]:
+    """The applications of a stack's propagators that can begin with the first one."""
+    stack, rank = stacks[tasks[first].propagator], tasks[first].rank
+    found: dict[str, Task] = {}
+    for task in tasks[first:]:
+        ready = task.op == "apply" and (rank, task.reads[0]) in values and task.rank == rank
+        fresh = (rank, task.value) not in values and task.propagator not in found
+        if ready and fresh and stacks.get(task.propagator) is stack:
+            found[task.propagator] = task
+    return sorted(found.values(), key=lambda task: stack.places[task.propagator])
 
 
 def needed(solver: Multigrid, cycles: Cycles) -> list[tuple[int, tuple[str, str]]]:

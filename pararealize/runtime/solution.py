@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
@@ -66,9 +66,17 @@ class _Solve(torch.autograd.Function):
 
 def depends_on(network: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
     """Weights of the network, and leaves of its inputs, that want a gradient."""
-    tensors = (*network.parameters(), *leaves_of(dict(inputs)))
+    tensors = (*parameters_of(network), *leaves_of(dict(inputs)))
     wanted = (t for t in tensors if isinstance(t, Tensor) and t.requires_grad)
     return list({id(tensor): tensor for tensor in wanted}.values())
+
+
+def parameters_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
+    yield from (p for p in module._parameters.values() if p is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from parameters_of(child)
 
 
 @final

@@ -33,12 +33,45 @@ def detached(value: Any) -> Any:
     return map_tensors(lambda leaf: leaf.detach(), value)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Applications that were made at once: stacked states, results and weights.
+
+    ``weights`` are stacked tensors, each with the parameters that it is made of.
+    """
+
+    places: tuple[Place, ...]
+    state: Tensor
+    result: Tensor
+    weights: tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
+
+    def transpose(
+        self, adjoints: Mapping[Place, Tensor], *, weights: bool, retain: bool
+    ) -> tuple[dict[Place, Tensor], dict[int, Tensor]]:
+        """Adjoints of the states, and gradients of the parameters by their identity."""
+        zero = torch.zeros_like(self.result[0])
+        given = torch.stack([adjoints.get(place, zero) for place in self.places])
+        chosen = [pair for pair in self.weights if weights and pair[0].requires_grad]
+        wanted = [self.state, *(stacked for stacked, _ in chosen)]
+        back, *found = torch.autograd.grad(
+            self.result, wanted, given, retain_graph=retain, allow_unused=True
+        )
+        gradients = {
+            id(p): g
+            for (_, own), stacked in zip(chosen, found, strict=True)
+            if stacked is not None
+            for p, g in zip(own, stacked.unbind(0), strict=True)
+        }
+        return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
+
+
 @final
 class Tape:
     """Recorded applications of one call, by propagator and value."""
 
     def __init__(self) -> None:
         self.records: dict[Place, Recorded] = {}
+        self.batches: dict[Place, Batch] = {}
 
     def record(
         self, place: Place, evaluate: Callable[..., Any], state: Any, inputs: Sequence[Any]
@@ -57,6 +90,24 @@ class Tape:
         """Forget applications that no adjoint will be linearised at."""
         wanted = set(linearised.items())
         self.records = {place: r for place, r in self.records.items() if place in wanted}
+        self.batches = {place: b for place, b in self.batches.items() if place in wanted}
+
+    def record_batch(
+        self,
+        places: Sequence[Place],
+        evaluate: Callable[..., Tensor],
+        states: Sequence[Tensor],
+        weights: Sequence[tuple[Tensor, tuple[Tensor, ...]]],
+    ) -> Tensor:
+        """Evaluate several at once with autograd's graph; the results are detached from it."""
+        with torch.enable_grad():
+            leaf = torch.stack(list(states)).requires_grad_()
+            for stacked, own in weights:
+                stacked.requires_grad_(any(p.requires_grad for p in own))
+            result = evaluate([stacked for stacked, _ in weights], leaf)
+        batch = Batch(tuple(places), leaf, result, tuple(weights))
+        self.batches |= dict.fromkeys(places, batch)
+        return result.detach()
 
     def transpose(
         self, place: Place, adjoint: Any, others: Sequence[Tensor], *, retain: bool

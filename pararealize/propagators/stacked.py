@@ -1,0 +1,144 @@
+"""Stacked propagators: slices of equal structure advanced as one batch over depth."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.ir.program import Segment
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.program import compile_segment, modules_of
+
+#: A parameter in a segment: the path of its owner, and its name there.
+Slot = tuple[str, str]
+
+
+@final
+class Stacked:
+    """Fine propagators Φ_j that compute the same function with other weights, side by side.
+
+    Their weights are stacked, and their states [batch, …] become one state [slices, batch, …]::
+
+        Φ_1(u_0), Φ_2(u_1), …   →   vmap(Φ)(stack(weights), stack(u_0, u_1, …))
+
+    Args:
+        members: propagators by name, in the network's order; all of one structure.
+
+    """
+
+    def __init__(self, members: dict[str, Fine]) -> None:
+        self.members = members
+        self.places = {name: i for i, name in enumerate(members)}
+        first = next(iter(members.values()))
+        self._segment, self._root = first.segments[0], first.root
+        every = [slots(part) for part in members.values()]
+        self._paths = [[(path.split("."), key) for path, key in own] for own in every]
+        self._shadow = _tree(self._root, self._segment)
+        self._owners = [(self._shadow.get_submodule(path), key) for path, key in every[0]]
+        function = compile_segment(self._segment, self._root, "slices side by side")
+        self._batched = torch.func.vmap(self._with(function))
+
+    def _with(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The first member's function with weights that are given."""
+
+        def run(weights: Sequence[Tensor], state: Tensor) -> Any:
+            for (owner, key), weight in zip(self._owners, weights, strict=True):
+                owner._parameters[key] = weight  # type: ignore[assignment]
+            return function(self._shadow, state)
+
+        return run
+
+    def weights(self, names: Iterable[str]) -> list[tuple[Tensor, ...]]:
+        """For every slot, the parameters of some members."""
+        rows = [
+            [_owner(self._root, path)._parameters[key] for path, key in self._paths[self.places[n]]]
+            for n in names
+        ]
+        return [tuple(p for p in column if p is not None) for column in zip(*rows, strict=True)]
+
+    def __call__(self, weights: Sequence[Tensor], states: Tensor) -> Tensor:
+        """The next states, [slices, batch, …]."""
+        result: Tensor = self._batched(list(weights), states)
+        return result
+
+
+def _owner(root: nn.Module, path: Iterable[str]) -> nn.Module:
+    """The sub-module at a path, looked up in dictionaries: ``get_submodule`` is slow in a loop."""
+    for name in path:
+        child = root._modules[name]
+        assert child is not None
+        root = child
+    return root
+
+
+def slots(part: Fine) -> list[Slot]:
+    """Where a propagator's parameters are, in the order of its operations."""
+    segment, root = part.segments[0], part.root
+    found: dict[Slot, None] = {}
+    for path in modules_of(segment):
+        for name, _ in root.get_submodule(path).named_parameters(remove_duplicate=False):
+            owner, _, key = f"{path}.{name}".rpartition(".")
+            found[owner, key] = None
+    return list(found)
+
+
+def _tree(root: nn.Module, segment: Segment) -> nn.Module:
+    """A copy of the modules that a segment calls, under the same names."""
+    tree = nn.Module()
+    for path in modules_of(segment):
+        *owners, name = path.split(".")
+        at = tree
+        for owner in owners:
+            at._modules.setdefault(owner, nn.Module())
+            at = at.get_submodule(owner)
+        at._modules[name] = copy.deepcopy(root.get_submodule(path))
+    return tree
+
+
+def alike(one: Fine, other: Fine) -> bool:
+    """Whether two slices compute the same function of equal states with other weights."""
+    mine, theirs = one.segments[0], other.segments[0]
+    if len(mine.operations) != len(theirs.operations):
+        return False
+    names = dict(zip(theirs.state, mine.state, strict=False))
+    for a, b in zip(mine.operations, theirs.operations, strict=True):
+        names[b.name] = a.name
+        renamed = b.renamed(names)
+        if (a.kind, a.args, a.kwargs) != (renamed.kind, renamed.args, renamed.kwargs):
+            return False
+        if a.kind == "module" and not _alike(one, a.target, other, b.target):
+            return False
+        if a.kind != "module" and a.target != b.target:
+            return False
+    return slots_match(one, other)
+
+
+def _alike(one: Fine, path: str, other: Fine, another: str) -> bool:
+    mine, theirs = one.root.get_submodule(path), other.root.get_submodule(another)
+    return repr(mine) == repr(theirs) and type(mine) is type(theirs)
+
+
+def slots_match(one: Fine, other: Fine) -> bool:
+    """Whether weights lie in corresponding places, with equal shapes."""
+
+    def shapes(part: Fine) -> list[tuple[str, torch.Size, torch.dtype]]:
+        every = ((key, part.root.get_submodule(path)._parameters[key]) for path, key in slots(part))
+        return [(key, p.shape, p.dtype) for key, p in every if p is not None]
+
+    return shapes(one) == shapes(other) and len(shapes(one)) > 0
+
+
+def is_stackable(part: Fine) -> bool:
+    """Whether a slice may run inside vmap: one tensor in and out, no state, nothing random."""
+    train, evaluate = part.segments
+    kinds = {operation.kind for operation in train.operations}
+    single = len(train.state) == 1 and train.results is not None and len(train.results) == 1
+    plain = kinds <= {"module", "function", "method"} and not part.inputs and train == evaluate
+    if not (single and plain) or part.draws:
+        return False
+    modules = [m for path in modules_of(train) for m in part.root.get_submodule(path).modules()]
+    return not any(module._buffers or "parametrizations" in module._modules for module in modules)
