@@ -196,7 +196,7 @@ def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> Parallel
     elif isinstance(request.method, MGRIT):
         inputs = dict(request.given or {})
         probe = Probe(decisions.partition, serial, inputs, request.method.seed)
-        stacks = find_stacks(probe, request.method)
+        stacks = find_stacks(probe, request.method, decisions.features)
         decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
     return assemble(decisions, serial, devices=request.devices)
 
@@ -355,10 +355,10 @@ def _build_levels(
 ) -> Decisions:
     """Coarse levels, schedules and plan of a partition."""
     levels = find_levels(partition, method)
-    solved = iteration(levels, method, head=partition.has_head)
+    builder = LevelBuilder(partition, serial, method, request.machine, probe, chosen)
+    solved = iteration(levels, method, head=partition.has_head, seeing=builder.features)
     every = (*solved.forward, *solved.adjoint)
     used = {name for cycles in every for name in propagators(cycles.schedule)}
-    builder = LevelBuilder(partition, serial, method, request.machine, probe, chosen)
     coarse = builder.build(levels, used)
     schedule = solved.forward[0].schedule
     plan = make_plan(
@@ -371,12 +371,13 @@ def _build_levels(
         {},
         ranks if ranks > 1 else 0,
         levels=coarse,
+        features=builder.features,
     )
     plan = replace(plan, tracing=replace(request.tracing, found=partition.chain.whole))
     expected = expectations(partition.chain.train, serial)
-    return Decisions(
-        partition, method, schedule, plan, {}, {}, expected, levels=coarse, iteration=solved
-    )
+    features = {j: found.segment for j, found in builder.features.items()}
+    decisions = Decisions(partition, method, schedule, plan, {}, {}, expected)
+    return replace(decisions, levels=coarse, features=features, iteration=solved)
 
 
 def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import level_propagators
+from pararealize.emit.levels import level_propagators, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
@@ -47,6 +47,7 @@ def assemble(
         "guess": _registry({str(j): g.module for j, g in guesses.items()}),
     }
     fine = _fine(partition, serial)
+    fine |= sighted(decisions, serial, fine)
     parts: dict[str, Propagator] = dict(fine)
     if isinstance(decisions.method, MGRIT):
         parts |= level_propagators(decisions, serial, registries["coarse"])

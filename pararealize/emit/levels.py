@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
+from pararealize.ir.features import without
 from pararealize.ir.parts import Coarse, Decisions
 from pararealize.propagators.averaged import Averaged
 from pararealize.propagators.fine import Fine
@@ -23,6 +26,18 @@ def level_propagators(
         before = partition.bounds[int(key) - 1] if choice.segment is None else 0
         leaves = len(choice.segment.state if choice.segment else chain.state(before))
         found[name] = _propagator(choice, serial, registry, key, label, leaves)
+    return found
+
+
+def sighted(decisions: Decisions, serial: nn.Module, fine: Mapping[str, Fine]) -> dict[str, Fine]:
+    """Slices that take what they see as arguments, and what computes that: ``inputs.2``, …."""
+    found: dict[str, Fine] = {}
+    for j, seen in decisions.features.items():
+        names = seen.results or ()
+        old = fine[f"fine.{j}"]
+        segment = without(old.segments[0], names)
+        found[f"fine.{j}"] = Fine(serial, segment, segment, old.label)
+        found[f"inputs.{j}"] = Fine(serial, seen, seen, f"what {old.label} sees")
     return found
 
 

@@ -116,7 +116,8 @@ class Layer:
     """The operations between two neighbouring interfaces.
 
     ``branch`` names φ(x) where the layer is residual, x + φ(x); ``signature`` is equal for layers
-    that compute the same function of equal shapes with other weights.
+    that compute the same function of equal shapes with other weights. ``span`` names the call
+    where the layer is a step in time that can span several.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Layer:
     preserves: bool
     branch: str | None
     signature: tuple[Any, ...]
+    span: str | None = None
 
 
 @dataclass(frozen=True)

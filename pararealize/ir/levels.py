@@ -96,7 +96,8 @@ class Iteration:
     """What a multigrid solver runs: states forward, adjoints back.
 
     Of each, schedules of more and more cycles, the last one the serial network. ``warm`` takes
-    the states of the call before as guesses, where there are any.
+    the states of the call before as guesses, where there are any. ``features`` are values that
+    propagators read besides the state, by propagator.
     """
 
     levels: tuple[Level, ...]
@@ -104,3 +105,4 @@ class Iteration:
     forward: tuple[Cycles, ...]
     adjoint: tuple[Cycles, ...]
     warm: tuple[Cycles, ...] = ()
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

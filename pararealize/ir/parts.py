@@ -56,7 +56,8 @@ class Decisions:
     """Everything that was decided for a network, ready to be assembled.
 
     ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
-    are the coarse propagators of a multigrid hierarchy by name, ``iteration`` its schedules.
+    are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
+    compute of the inputs alone, ``iteration`` its schedules.
     """
 
     partition: Partition
@@ -67,4 +68,5 @@ class Decisions:
     guesses: Mapping[int, Guess]
     expectations: Mapping[str, Expectation]
     levels: Mapping[str, Coarse] = field(default_factory=dict)
+    features: Mapping[int, Segment] = field(default_factory=dict)
     iteration: Iteration | None = None

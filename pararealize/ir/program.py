@@ -117,13 +117,15 @@ class Segment:
 
     ``state`` names the values it takes, ``inputs`` the network's arguments it reads as well
     (every subnetwork is called with the same ones), ``results`` the values it gives; ``None``
-    means that it ends the network and gives whatever the network returns.
+    means that it ends the network and gives whatever the network returns. ``features`` are values
+    that depend on the inputs alone and were computed before; they come after the state.
     """
 
     operations: tuple[Operation, ...]
     state: tuple[str, ...]
     inputs: tuple[str, ...]
     results: tuple[str, ...] | None
+    features: tuple[str, ...] = ()
 
 
 def cut_segment(

@@ -61,6 +61,11 @@ def _weights(
 def _check(probe: Probe, run: Run) -> None:
     layers = probe.partition.chain.layers
     names = [layers[run.start + i].name for i in range(run.period)]
+    if any(layers[run.start + i].span is not None for i in range(run.period)):
+        raise CoarseError(
+            f"no 'fitted' coarse propagator of steps in time ({', '.join(names)}), which span "
+            "several by themselves: write MGRIT(coarse='rediscretized')."
+        )
     if sum(layers[run.start + i].branch is not None for i in range(run.period)) > 1:
         raise CoarseError(
             f"no 'fitted' coarse propagator: a block ({', '.join(names)}) has several residual "

@@ -9,6 +9,7 @@ from torch import nn
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
 from pararealize.propagators.around import Around
+from pararealize.propagators.step import Step
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
 
@@ -43,6 +44,7 @@ class LayerBuilder:
             preserves=preserves,
             branch=self._branch(before, after) if preserves else None,
             signature=tuple(self._signature(o) for o in body),
+            span=self._span(before, after) if preserves else None,
         )
 
     def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
@@ -72,6 +74,14 @@ class LayerBuilder:
         if last.kwargs or operands[0] == operands[1]:
             return None
         return operands[1] if operands[0] == before.values[0] else operands[0]
+
+    def _span(self, before: Interface | None, after: Interface | None) -> str | None:
+        """The call that makes the layer's state of the one before it, where it is a Step."""
+        if before is None or after is None or len(before.values) != 1:
+            return None
+        last = self.program[after.values[0]]
+        steps = last.kind == "module" and isinstance(self.model.get_submodule(last.target), Step)
+        return last.name if steps and last.args[:1] == (Ref(before.values[0]),) else None
 
     def _signature(self, operation: Operation) -> tuple[Any, ...]:
         spec = self.profile.specs[operation.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -9,16 +10,20 @@ from torch import nn
 
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.features import without
 from pararealize.ir.levels import Level, hierarchy, propagator
 from pararealize.ir.methods import MGRIT, CoarseFactory, Parareal
 from pararealize.ir.parts import Coarse
 from pararealize.ir.plan import Machine
+from pararealize.ir.program import Segment
 from pararealize.passes.coarsen import CoarseBuilder
 from pararealize.passes.fit import fitted
+from pararealize.passes.hoist import Features, find_features
 from pararealize.passes.interval import interval_error
 from pararealize.passes.probe import Probe
 from pararealize.passes.runs import longest_run, residual_runs
 from pararealize.passes.stride import Weights, strided
+from pararealize.propagators.program import is_random, modules_of
 
 #: What ``"auto"`` chooses from; identity last among equals in cost.
 CANDIDATES = ("mean", "rediscretized", "sampled", "summed", "identity")
@@ -61,6 +66,23 @@ class LevelBuilder:
         self.partition, self.model, self.method = partition, model, method
         self.machine, self.probe, self.chain = machine, probe, partition.chain
         self.chosen = chosen
+        self.features = self._find_features()
+
+    def _find_features(self) -> dict[int, Features]:
+        """What slices see; nothing, where the order of evaluations matters.
+
+        It does to statistics that slices share, and to random numbers.
+        """
+        spans = {j: self.partition.piece(j) for j in range(1, self.partition.n + 1)}
+        found = {j: find_features(self.chain, *span) for j, span in spans.items()}
+        whole = [self.chain.segment(*span, training=True) for span in spans.values()]
+        users = Counter(path for segment in whole for path in set(modules_of(segment)))
+        seen = {j: features for j, features in found.items() if features is not None}
+        paths = {path for features in seen.values() for path in modules_of(features.segment)}
+        shared = [self.model.get_submodule(path) for path in paths if users[path] > 1]
+        moves = any(True for module in shared for _ in module.buffers())
+        draws = any(is_random(features.segment, self.model) for features in seen.values())
+        return {} if moves or draws else seen
 
     def build(self, levels: tuple[Level, ...], used: Iterable[str]) -> dict[str, Coarse]:
         """The propagators that a schedule uses, by name.
@@ -96,7 +118,7 @@ class LevelBuilder:
         middle = (level.steps + 2) // 2
         options: list[tuple[float, float, str]] = []
         for kind in CANDIDATES:
-            coarse = self.coarse(level, middle, kind)
+            coarse = self.coarse(level, middle, kind, sighted=False)
             span, start = self.span(level, middle), level.bounds[middle - 1]
             error = interval_error(self.probe, span, start, coarse, self.method)
             options.append((coarse.cost.seconds, error, kind))
@@ -104,8 +126,10 @@ class LevelBuilder:
         _, error, kind = min(good) if good else min(options, key=lambda option: option[1])
         return kind, error
 
-    def coarse(self, level: Level, step: int, kind: str) -> Coarse:
+    def coarse(self, level: Level, step: int, kind: str, *, sighted: bool = True) -> Coarse:
         """The propagator of one step of a coarse level.
+
+        Where it is ``sighted``, it takes what its slices see as arguments.
 
         Raises:
             CoarseError: there is none; names the layers.
@@ -121,6 +145,7 @@ class LevelBuilder:
             weights = fitted(self.probe, runs, first, level.stride, self.method.samples, at)
         found = strided(self.chain, first, last, level.stride, kind, self.method.samples, weights)
         segment = found.segment if found else self.chain.segment(first, last, training=True)
+        segment = self.without_features(segment, level, step) if sighted else segment
         costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         averages = found.averages if found else {}
         return Coarse(
@@ -130,6 +155,12 @@ class LevelBuilder:
             inputs=segment.inputs,
             averages=averages,
         )
+
+    def without_features(self, segment: Segment, level: Level, step: int) -> Segment:
+        """The segment of a step with what its slices compute of the inputs as arguments."""
+        pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
+        names = [n for j in pieces if j in self.features for n in self.features[j].names]
+        return without(segment, tuple(names)) if names else segment
 
     def _custom(self, level: Level, step: int, factory: CoarseFactory) -> Coarse:
         if level.steps < self.partition.n:

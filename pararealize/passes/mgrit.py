@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import final
 
 from pararealize.ir.levels import Cycles, Iteration, Level, propagator
@@ -25,6 +27,7 @@ class _Direction(ABC):
     tasks: list[Task] = field(default_factory=list)
     known: dict[tuple[str, ...], str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @abstractmethod
     def task(self, level: int, step: int, read: str) -> Task:
@@ -37,7 +40,10 @@ class _Direction(ABC):
     def apply(self, level: int, step: int, read: str) -> str:
         """The step of a level from a point."""
         task = self.task(level, step, read)
-        return self._once((task.propagator, read), task)
+        seen = () if task.transposed else self.features.get(task.propagator, ())
+        for value in seen:
+            self._see(value)
+        return self._once((task.propagator, read), replace(task, reads=(read, *seen)))
 
     def step(self, level: int, step: int, read: str, source: Source | None) -> str:
         """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
@@ -50,6 +56,15 @@ class _Direction(ABC):
         task = self.corrected(level, step)
         reads = (made, relaxed, before)
         return self._once(reads, replace(task, op="combine", reads=reads, signs="++-"))
+
+    def _see(self, value: str) -> None:
+        """What a slice computes of the network's inputs, before its first use."""
+        name, _, _ = value.partition(".")
+        slice_ = int(name[1:])
+        if (value,) not in self.known:
+            self.known[value,] = value
+            task = Task(value, "apply", (INPUT,), f"inputs.{slice_}", piece=slice_)
+            self.tasks.append(task)
 
     def _once(self, key: tuple[str, ...], task: Task) -> str:
         if key not in self.known:
@@ -213,6 +228,7 @@ def mgrit_schedule(
     *,
     head: bool = True,
     warm: bool = False,
+    features: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Cycles:
     """``cycles`` cycles for the states of a network, not yet placed on ranks.
 
@@ -224,12 +240,13 @@ def mgrit_schedule(
         u_j = g_j + v_j - (g_j of the old state)
 
     What has not moved is not computed again, so that as many cycles as level 2 has steps are the
-    serial network. ``warm`` guesses from the inputs ``p1``, ``p2``, ….
+    serial network. ``warm`` guesses from the inputs ``p1``, ``p2``, …. ``features`` are the values
+    f_j = inputs.j(x) that propagators read besides the state.
 
     Source: Günther et al., arXiv 1812.04352, algorithms 1 and 2; XBraid.
     """
     n = levels[0].bounds[-1]
-    direction = _Forward(levels)
+    direction = _Forward(levels, features=features or {})
     solver = _Multigrid(direction, method)
     before = [INPUT, *(f"p{b}" for b in levels[1].bounds[1:])] if warm else None
     states = solver.solve(INPUT, cycles, before)
@@ -262,23 +279,38 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
 
 
-def iteration(levels: tuple[Level, ...], method: MGRIT, *, head: bool) -> Iteration:
-    """Schedules of as many cycles as the method asks for, of more, and of the serial network."""
+def iteration(
+    levels: tuple[Level, ...], method: MGRIT, *, head: bool, seeing: Iterable[int] = ()
+) -> Iteration:
+    """Schedules of as many cycles as the method asks for, of more, and of the serial network.
+
+    The slices ``seeing`` compute values of the network's inputs alone.
+    """
     exact = levels[1].steps
+    features = _features(levels, frozenset(seeing))
+    write = partial(mgrit_schedule, levels, method, head=head, features=features)
 
     def counts(first: int) -> list[int]:
         most = max(first, method.max_cycles)
         return [*range(min(first, exact), min(most, exact - 1) + 1), exact]
 
-    forward = [mgrit_schedule(levels, method, k, head=head) for k in counts(method.forward_cycles)]
+    forward = [write(k) for k in counts(method.forward_cycles)]
     adjoint = [adjoint_schedule(levels, method, k) for k in counts(method.backward_cycles)]
     warm: list[Cycles] = []
     if method.guess == "previous" and exact > 1:
-        warm = [
-            mgrit_schedule(levels, method, k, head=head, warm=True)
-            for k in counts(method.forward_cycles)
-        ]
-    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm))
+        warm = [write(k, warm=True) for k in counts(method.forward_cycles)]
+    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm), features)
+
+
+def _features(levels: tuple[Level, ...], seeing: frozenset[int]) -> dict[str, tuple[str, ...]]:
+    """The values that every propagator reads besides the state: those of its slices."""
+    found = {}
+    for number, level in enumerate(levels, start=1):
+        for step, (first, last) in enumerate(pairwise(level.bounds), start=1):
+            names = tuple(f"f{j}.0" for j in range(first + 1, last + 1) if j in seeing)
+            if names:
+                found[propagator(number, step)] = names
+    return found
 
 
 def _linearised(

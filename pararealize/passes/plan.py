@@ -13,6 +13,7 @@ from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.parts import Coarse, Guess
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
+from pararealize.passes.hoist import Features
 from pararealize.passes.place import place
 
 
@@ -26,6 +27,7 @@ def make_plan(
     guesses: Mapping[int, Guess],
     ranks: int = 0,
     levels: Mapping[str, Coarse] | None = None,
+    features: Mapping[int, Features] | None = None,
 ) -> Plan:
     """What was decided, and what it should be worth on ``ranks`` ranks.
 
@@ -50,6 +52,9 @@ def make_plan(
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
         levels={name: coarse.cost.seconds for name, coarse in (levels or {}).items()},
     )
+    for j, seen in (features or {}).items():
+        rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
+        plan.levels.update({f"inputs.{j}": seen.cost.seconds, f"fine.{j}": rest})
     if levels:
         plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     timeline = predict(plan, place(schedule, n, ranks or n))

@@ -19,6 +19,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
 from pararealize.passes.alias import written_where_it_shows
 from pararealize.passes.unroll import unrolled
+from pararealize.propagators.step import Step
 
 KINDS: Mapping[str, Kind] = {
     "placeholder": "input",
@@ -96,8 +97,12 @@ class _Tracer(fx.Tracer):
         self.whole, self.failed, self.modes = whole, "", _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """BatchNorm stays whole in other libraries' versions too: it counts as it runs."""
-        if module_qualified_name in self.whole or isinstance(m, nn.modules.batchnorm._NormBase):
+        """BatchNorm stays whole in other libraries' versions too: it counts as it runs.
+
+        A Step does, to be asked for longer steps.
+        """
+        kinds = (nn.modules.batchnorm._NormBase, Step)
+        if module_qualified_name in self.whole or isinstance(m, kinds):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

@@ -15,8 +15,8 @@ LONGEST = 6
 class Run:
     """``count`` blocks of ``period`` layers each, from the layer ``start`` on, that repeat.
 
-    A block has at least one residual layer x + φ(x); the others have no weights, as the
-    activations of post-activation networks.
+    A block has at least one residual layer x + φ(x), or a step in time that can span several; the
+    others have no weights, as the activations of post-activation networks.
     """
 
     start: int
@@ -54,7 +54,7 @@ def residual_runs(chain: Chain, first: int, last: int) -> list[Run]:
 def _run_from(chain: Chain, at: int, last: int) -> Run | None:
     for period in range(1, min(LONGEST, (last - at) // 2) + 1):
         block = chain.layers[at : at + period]
-        if not all(map(_repeats, block)) or not any(layer.branch for layer in block):
+        if not all(map(_repeats, block)) or not any(map(_steps, block)):
             continue
         signature = [layer.signature for layer in block]
         count = 1
@@ -66,12 +66,17 @@ def _run_from(chain: Chain, at: int, last: int) -> Run | None:
 
 
 def _repeats(layer: Layer) -> bool:
-    return layer.preserves and (layer.branch is not None or layer.cost.flops == 0)
+    return layer.preserves and (_steps(layer) or layer.cost.flops == 0)
+
+
+def _steps(layer: Layer) -> bool:
+    """Whether a layer can stand for several."""
+    return layer.branch is not None or layer.span is not None
 
 
 def _signatures(chain: Chain, start: int, count: int, last: int) -> list[tuple[object, ...]]:
     layers = chain.layers[start : min(start + count, last)]
-    residual = all(map(_repeats, layers)) and any(layer.branch for layer in layers)
+    residual = all(map(_repeats, layers)) and any(map(_steps, layers))
     return [layer.signature for layer in layers] if residual else []
 
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import MethodError
+from pararealize.ir.features import without
 from pararealize.ir.mgrit import MGRIT
 from pararealize.ir.plan import Stack
+from pararealize.ir.program import Segment
 from pararealize.passes.probe import Probe
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.stacked import Stacked, alike, is_stackable
+from pararealize.runtime.tape import stack_weights
 
 #: Runs of which the median is taken.
 RUNS = 3
 
 
-def find_stacks(probe: Probe, method: MGRIT) -> tuple[Stack, ...]:
+def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) -> tuple[Stack, ...]:
     """Groups of slices that compute the same function with other weights.
 
     With ``batched="auto"`` only those whose forward and backward evaluation is measured to be
-    faster at once than one after another.
+    faster at once than one after another. ``features`` are what slices compute of the inputs.
 
     Raises:
         MethodError: ``batched="always"``, and no two slices are alike.
@@ -32,20 +35,29 @@ def find_stacks(probe: Probe, method: MGRIT) -> tuple[Stack, ...]:
     """
     if method.batched == "never" or probe.partition.n < 3:
         return ()
-    groups = [group for group in _groups(probe) if len(group) > 1]
+    fine = {j: _sighted(probe, j, features.get(j)) for j in range(1, probe.partition.n + 1)}
+    groups = [group for group in _groups(fine) if len(group) > 1]
     if not groups and method.batched == "always":
         raise MethodError(
             "MGRIT(batched='always'): no two slices can be advanced as one batch: they have to be "
             "of one structure, with one tensor as state, without buffers, random numbers or inputs "
             "besides the state. Choose n so that slices are alike, or write batched='auto'."
         )
-    measured = [_measured(probe, group) for group in groups]
+    measured = [_measured(probe, {j: fine[j] for j in group}, features) for group in groups]
     return tuple(s for s in measured if s.speedup > 1 or method.batched == "always")
 
 
-def _groups(probe: Probe) -> list[list[int]]:
+def _sighted(probe: Probe, j: int, seen: Segment | None) -> Fine:
+    """A slice on the probe's copy, with what it sees as arguments."""
+    part = probe.fine(j)
+    if seen is None:
+        return part
+    segment = without(part.segments[0], seen.results or ())
+    return Fine(probe.copy, segment, segment, part.label)
+
+
+def _groups(fine: Mapping[int, Fine]) -> list[list[int]]:
     groups: list[list[int]] = []
-    fine = {j: probe.fine(j) for j in range(1, probe.partition.n + 1)}
     for j, part in fine.items():
         if not is_stackable(part):
             continue
@@ -57,26 +69,38 @@ def _groups(probe: Probe) -> list[list[int]]:
     return groups
 
 
-def _measured(probe: Probe, group: list[int]) -> Stack:
+def _measured(probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment]) -> Stack:
     """How many times faster a group is at once."""
-    parts: dict[str, Fine] = {f"fine.{j}": probe.fine(j) for j in group}
+    parts = {f"fine.{j}": part for j, part in group.items()}
     stacked = Stacked(parts)
     states = [_leaf(probe.trajectory[j - 1]) for j in group]
+    seen = [_seen(probe, features.get(j)) for j in group]
+    columns = [torch.stack(column) for column in zip(*seen, strict=True)]
 
     def loop() -> None:
-        results = [part(state) for part, state in zip(parts.values(), states, strict=True)]
+        rows = zip(parts.values(), states, seen, strict=True)
+        results = [part(state, *row) for part, state, row in rows]
         torch.autograd.grad(results, states, [torch.ones_like(r) for r in results])
 
     def batch() -> None:
         own = stacked.weights(list(parts))
-        weights = [torch.stack(column).detach().requires_grad_() for column in own]
+        weights = [stack_weights(column).requires_grad_() for column in own]
         state = torch.stack([s.detach() for s in states]).requires_grad_()
-        result = stacked(weights, state)
+        result = stacked(weights, state, columns)
         torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)
 
     with torch.enable_grad():
         slow, fast = _medians(loop, batch)
     return Stack(tuple(group), slow / fast)
+
+
+@torch.no_grad()
+def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
+    """What a slice sees on the probe's inputs."""
+    if segment is None:
+        return ()
+    made = probe.run(Fine(probe.copy, segment, segment, "what a slice sees"), None)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _leaf(state: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def strided(
         fitted          x + Σ a_i φ_i(x), s of them
         identity        x
 
-    Other layers stay as they are. ``None`` where nothing repeats.
+    A step in time spans the interval's, whatever is asked. Other layers stay as they are.
+    ``None`` where nothing repeats.
     """
     runs = residual_runs(chain, first, last)
     if not runs:
@@ -106,7 +107,11 @@ class _Writer:
     def _layer(self, layers: list[int]) -> None:
         """The layers at one place of all blocks: the first of them, and what others add to it."""
         first, body = layers[0], self._body(layers[0])
-        branch = self.chain.layers[first].branch
+        branch, span = self.chain.layers[first].branch, self.chain.layers[first].span
+        if span is not None:
+            options = {**body[-1].kwargs, "span": float(len(layers))}
+            self._copy((*body[:-1], replace(body[-1], kwargs=options)))
+            return
         if branch is None:
             self._copy(body)
             return
@@ -159,7 +164,7 @@ class _Writer:
         train = self.chain.train
         bodies = [[o for i in block for o in self._body(i)] for block in blocks]
         for same in zip(*bodies, strict=True):
-            if same[0].kind == "module":
+            if same[0].kind == "module" and len({o.target for o in same}) > 1:
                 self.averages[same[0].target] = tuple(o.target for o in same)
             for names in zip(*(o.uses for o in same), strict=True):
                 if train[names[0]].kind == "attribute":

@@ -58,7 +58,7 @@ def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
     also a term of the jump at its interface.
     """
     graph = fx.Graph()
-    arguments = (*segment.state, *segment.inputs)
+    arguments = (*segment.state, *segment.features, *segment.inputs)
     nodes = {name: graph.placeholder(name) for name in arguments}
     for name in arguments:
         if _is_overwritten(segment, name, root):

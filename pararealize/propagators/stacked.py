@@ -38,17 +38,18 @@ class Stacked:
         every = [slots(part) for part in members.values()]
         self._paths = [[(path.split("."), key) for path, key in own] for own in every]
         self._shadow = _tree(self._root, self._segment)
+        self._first = [(self._root.get_submodule(path), key) for path, key in every[0]]
         self._owners = [(self._shadow.get_submodule(path), key) for path, key in every[0]]
         function = compile_segment(self._segment, self._root, "slices side by side")
-        self._batched = torch.func.vmap(self._with(function))
+        self._function = self._with(function)
 
     def _with(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The first member's function with weights that are given."""
 
-        def run(weights: Sequence[Tensor], state: Tensor) -> Any:
+        def run(weights: Sequence[Tensor], state: Tensor, features: Sequence[Tensor]) -> Any:
             for (owner, key), weight in zip(self._owners, weights, strict=True):
                 owner._parameters[key] = weight  # type: ignore[assignment]
-            return function(self._shadow, state)
+            return function(self._shadow, state, *features)
 
         return run
 
@@ -60,10 +61,21 @@ class Stacked:
         ]
         return [tuple(p for p in column if p is not None) for column in zip(*rows, strict=True)]
 
-    def __call__(self, weights: Sequence[Tensor], states: Tensor) -> Tensor:
-        """The next states, [slices, batch, …]."""
-        result: Tensor = self._batched(list(weights), states)
+    def __call__(
+        self, weights: Sequence[Tensor], states: Tensor, features: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """The next states, [slices, batch, …]; weights that all slices share are not stacked."""
+        shared = [axes is None for axes in self._shared(weights)]
+        over = ([None if same else 0 for same in shared], 0, [0] * len(features))
+        batched = torch.func.vmap(self._function, in_dims=over)
+        result: Tensor = batched(list(weights), states, list(features))
         return result
+
+    def _shared(self, weights: Sequence[Tensor]) -> list[int | None]:
+        """The axis over slices of every weight; a shared one has none."""
+        own = [owner._parameters[key] for owner, key in self._first]
+        pairs = zip(weights, own, strict=True)
+        return [0 if p is None or w.dim() > p.dim() else None for w, p in pairs]
 
 
 def _owner(root: nn.Module, path: Iterable[str]) -> nn.Module:
@@ -105,6 +117,9 @@ def alike(one: Fine, other: Fine) -> bool:
     if len(mine.operations) != len(theirs.operations):
         return False
     names = dict(zip(theirs.state, mine.state, strict=False))
+    if len(mine.features) != len(theirs.features):
+        return False
+    names |= dict(zip(theirs.features, mine.features, strict=True))
     for a, b in zip(mine.operations, theirs.operations, strict=True):
         names[b.name] = a.name
         renamed = b.renamed(names)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, final
 
 import torch
@@ -20,7 +21,7 @@ from pararealize.runtime.masks import Masks
 from pararealize.runtime.nest import Structure, leaves_of, unflatten
 from pararealize.runtime.quiet import Statistics
 from pararealize.runtime.report import Jump, norm
-from pararealize.runtime.tape import Tape, detached
+from pararealize.runtime.tape import Tape, detached, stack_weights
 from pararealize.runtime.watchful import judge
 
 
@@ -54,7 +55,9 @@ class Stack(Protocol):
     def weights(self, names: Sequence[str]) -> Sequence[tuple[Tensor, ...]]:
         """For every weight, those of some of them."""
 
-    def __call__(self, weights: Sequence[Tensor], states: Tensor) -> Tensor:
+    def __call__(
+        self, weights: Sequence[Tensor], states: Tensor, features: Sequence[Tensor] = ()
+    ) -> Tensor:
         """The next states."""
 
 
@@ -313,6 +316,8 @@ class _Run:
     def _apply(self, task: Task, cycles: Cycles) -> Any:
         keep = self.learns and self.solver.method.storage != "points"
         place = (task.propagator, task.reads[0])
+        if task.propagator.startswith("inputs."):
+            return self._see(task)
         if task.commits and task.propagator.startswith("fine."):
             self._restore(task.propagator)
         self.solved.post.enter(task.value)
@@ -331,21 +336,51 @@ class _Run:
         stack, names = self.solver.stacks[tasks[0].propagator], [t.propagator for t in tasks]
         states = [values[task.rank, task.reads[0]] for task in tasks]
         places = [(task.propagator, task.reads[0]) for task in tasks]
+        features = self._stacked_features(tasks)
+        if features is None:
+            return
         keep = self.learns and self.solver.method.storage != "points"
         kept = {cycles.linearised.get(name) == at for name, at in places}
         if keep and True in kept:
-            results = tape.record_batch(places, stack, states, self._stacked(names))
+            evaluate = partial(stack, features=features)
+            results = tape.record_batch(places, evaluate, states, self._stacked(names))
         else:
-            results = stack([w for w, _ in self._stacked(names)], torch.stack(states))
+            results = stack([w for w, _ in self._stacked(names)], torch.stack(states), features)
         for task, result in zip(tasks, results.unbind(0), strict=True):
             values[task.rank, task.value] = result
+
+    def _stacked_features(self, tasks: Sequence[Task]) -> list[Tensor] | None:
+        """What the slices see, stacked; ``None`` where gradients have to go through it."""
+        rows = [self._features(task.rank, task.propagator, record=True) for task in tasks]
+        if any(f.requires_grad for row in rows for f in row):
+            return None
+        return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+    def _features(self, rank: int, name: str, *, record: bool) -> list[Tensor]:
+        """What a propagator sees besides the state, with autograd's graph or without."""
+        found: list[Tensor] = []
+        for value in self.solver.iteration.features.get(name, ()):
+            kept = self.solved.tape.features.get(value) if record else None
+            found += self.solved.values[rank, value] if kept is None else kept
+        return found
+
+    def _see(self, task: Task) -> tuple[Tensor, ...]:
+        """Evaluate what a slice sees, once a call."""
+        part, tape = self.solver.propagators[task.propagator], self.solved.tape
+        inputs = [self.solver.move(task.rank, self.solved.inputs[name]) for name in part.inputs]
+        with torch.set_grad_enabled(self.learns and self.solver.method.storage != "points"):
+            made = part(*inputs, commits=task.commits)
+        found = made if isinstance(made, tuple) else (made,)
+        if self.learns and self.solver.method.storage != "points":
+            tape.features[task.value] = found
+        return tuple(f.detach() for f in found)
 
     def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Weights of some slices, stacked once a call, and those that they are made of."""
         key = tuple(names)
         if key not in self.weights:
             own = self.solver.stacks[names[0]].weights(names)
-            self.weights[key] = [(torch.stack(column).detach(), column) for column in own]
+            self.weights[key] = [(stack_weights(column), column) for column in own]
         return [(stacked.detach(), column) for stacked, column in self.weights[key]]
 
     def _restore(self, name: str) -> None:
@@ -364,9 +399,21 @@ class _Run:
         def evaluate(*values: Any) -> Any:
             return part(*values, commits=commits)
 
+        inputs = [*self._features(rank, place[0], record=record), *inputs]
         if record:
             return solved.tape.record(place, evaluate, state, inputs)
         return detached(evaluate(*inputs) if state is None else evaluate(state, *inputs))
+
+    def see_again(self, rank: int, name: str) -> None:
+        """Evaluate what a propagator sees with autograd's graph, where that was not kept."""
+        for value in self.solver.iteration.features.get(name, ()):
+            if value not in self.solved.tape.features:
+                part = self.solver.propagators[f"inputs.{value[1:].partition('.')[0]}"]
+                given = [self.solver.move(rank, self.solved.inputs[n]) for n in part.inputs]
+                with torch.enable_grad():
+                    made = part(*given, commits=False)
+                found = made if isinstance(made, tuple) else (made,)
+                self.solved.tape.features[value] = found
 
     def linearise(self) -> None:
         """Applications that adjoints need and the states did not; what masks were drawn."""
@@ -459,9 +506,10 @@ class _Backward:
 
     def _own(self, name: str) -> list[int]:
         """Which of the tensors a propagator reads: its weights, and inputs."""
-        part = self.solver.propagators[name]
-        read = {id(tensor) for tensor in part.weights()}
-        inputs = [self.solved.inputs[name] for name in part.inputs]
+        seen = name.replace("fine.", "inputs.")
+        parts = [p for p in map(self.solver.propagators.get, (name, seen)) if p is not None]
+        read = {id(tensor) for part in parts for tensor in part.weights()}
+        inputs = [self.solved.inputs[name] for part in parts for name in part.inputs]
         read |= {id(leaf) for leaf in leaves_of(inputs)}
         return [i for i, tensor in enumerate(self.others) if id(tensor) in read]
 
@@ -473,9 +521,9 @@ class _Backward:
         now = [(mask, mask.states) for mask, _ in self.solved.masks]
         for mask, states in self.solved.masks:
             mask.states = states
-        _Run(self.solver, self.solved, learns=True).evaluate(
-            rank, place, record=True, commits=False
-        )
+        run = _Run(self.solver, self.solved, learns=True)
+        run.see_again(rank, place[0])
+        run.evaluate(rank, place, record=True, commits=False)
         for mask, states in now:
             mask.states = states
 
@@ -510,7 +558,8 @@ def together(
     stack, rank = stacks[tasks[first].propagator], tasks[first].rank
     found: dict[str, Task] = {}
     for task in tasks[first:]:
-        ready = task.op == "apply" and (rank, task.reads[0]) in values and task.rank == rank
+        known = all((rank, name) in values for name in task.reads)
+        ready = task.op == "apply" and known and task.rank == rank
         fresh = (rank, task.value) not in values and task.propagator not in found
         if ready and fresh and stacks.get(task.propagator) is stack:
             found[task.propagator] = task

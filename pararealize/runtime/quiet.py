@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+#: Packages whose modules move nothing but buffers, and draw nothing but in dropout.
+OWN = ("torch.nn", "pararealize.propagators", "pararealize.layers")
+
 
 @contextmanager
 def quiet(modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -73,7 +76,7 @@ class Statistics:
 
 def is_torchs(module: nn.Module) -> bool:
     """Whether all that moves in the module are buffers."""
-    return type(module).__module__.startswith(("torch.nn", "pararealize.propagators"))
+    return type(module).__module__.startswith(OWN)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

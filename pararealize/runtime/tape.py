@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -21,6 +22,20 @@ class Recorded:
 
     state: Any
     result: Any
+
+
+@contextmanager
+def hooks_held(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let no hooks of weights run: they see the sum of all slices' gradients, once, later."""
+    held = [tensor._backward_hooks for tensor in tensors if tensor._backward_hooks]
+    kept = [(hooks, dict(hooks)) for hooks in held]
+    try:
+        for hooks, _ in kept:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, own in kept:
+            hooks.update(own)
 
 
 def is_real(leaf: Any) -> bool:
@@ -56,13 +71,18 @@ class Batch:
         back, *found = torch.autograd.grad(
             self.result, wanted, given, retain_graph=retain, allow_unused=True
         )
-        gradients = {
-            id(p): g
-            for (_, own), stacked in zip(chosen, found, strict=True)
-            if stacked is not None
-            for p, g in zip(own, stacked.unbind(0), strict=True)
-        }
+        gradients: dict[int, Tensor] = {}
+        for (_, own), gradient in zip(chosen, found, strict=True):
+            parts = () if gradient is None else _parts(gradient, own)
+            for p, part in zip(own, parts, strict=False):
+                known = gradients.get(id(p))
+                gradients[id(p)] = part if known is None else known + part
         return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
+
+
+def _parts(gradient: Tensor, own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The gradient of every parameter in a stack, or the one of a weight that all share."""
+    return gradient.unbind(0) if gradient.dim() > own[0].dim() else (gradient,)
 
 
 @final
@@ -72,6 +92,7 @@ class Tape:
     def __init__(self) -> None:
         self.records: dict[Place, Recorded] = {}
         self.batches: dict[Place, Batch] = {}
+        self.features: dict[str, tuple[Tensor, ...]] = {}
 
     def record(
         self, place: Place, evaluate: Callable[..., Any], state: Any, inputs: Sequence[Any]
@@ -125,13 +146,14 @@ class Tape:
         if not pairs or not (wanted or others):
             found: tuple[Tensor | None, ...] = (None,) * (len(wanted) + len(others))
         else:
-            found = torch.autograd.grad(
-                [leaf for leaf, _ in pairs],
-                [*wanted, *others],
-                [value for _, value in pairs],
-                retain_graph=retain,
-                allow_unused=True,
-            )
+            with hooks_held(others):
+                found = torch.autograd.grad(
+                    [leaf for leaf, _ in pairs],
+                    [*wanted, *others],
+                    [value for _, value in pairs],
+                    retain_graph=retain,
+                    allow_unused=True,
+                )
         back = iter(found)
         results = [_or_zero(next(back), leaf) if is_real(leaf) else leaf for leaf in leaves]
         return unflatten(results, structure), list(back)
@@ -143,3 +165,10 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 def _or_zero(gradient: Tensor | None, leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def stack_weights(column: tuple[Tensor, ...]) -> Tensor:
+    """Weights as one tensor; one that all share as it is."""
+    if all(tensor is column[0] for tensor in column):
+        return column[0].detach()
+    return torch.stack(column).detach()
