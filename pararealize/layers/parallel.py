@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -94,20 +95,13 @@ class LayerParallel(nn.Module):
         ranks = 1 if self._transport is None else self._transport.size
         count = _layers(local_num_steps, Tf) * ranks
         self.dt = Tf / count
-        self.slices = slices or _slices(count, ranks, chosen)
+        self.slices = _slices(count, ranks, chosen) if slices is None else slices
+        _check_slices(self.slices, count, ranks)
         chosen.setdefault("coarsening", min(COARSEST, max(2, count // self.slices)))
         self.method = MGRIT(**chosen)
-        self._check_slices(count, ranks)
-        self.steps = nn.Sequential(*(EulerStep(basic_block(), self.dt) for _ in range(count)))
+        self.steps = _chain(EulerStep(basic_block(), self.dt) for _ in range(count))
         if example_inputs is not None:
             self._build(*example_inputs)
-
-    def _check_slices(self, count: int, ranks: int) -> None:
-        if not isinstance(self.slices, int) or not ranks <= self.slices <= count:
-            raise MethodError(
-                f"slices={self.slices!r}: expected an integer from {ranks}, one for each rank, to "
-                f"{count}, one for each layer."
-            )
 
     def forward(self, x: Tensor) -> Tensor:
         """The state at time Tf, of that at time 0; all ranks call it with the same one."""
@@ -118,7 +112,7 @@ class LayerParallel(nn.Module):
 
     def _build(self, x: Tensor) -> None:
         """Compile the steps, cut into slices of equally many, and go on with their parameters."""
-        count = len(self.steps)  # type: ignore[arg-type]  # still the steps as they are
+        count = sum(isinstance(step, EulerStep) for step in self.steps.children())
         ends = [j * count // self.slices - 1 for j in range(1, self.slices)]
         net = pararealize(
             self.steps,
@@ -143,10 +137,11 @@ class LayerParallel(nn.Module):
             return self.steps
         raise MethodError("call it once, or write LayerParallel(..., example_inputs=(x,)).")
 
-    def to_serial(self) -> nn.Module:
+    def to_serial(self) -> nn.Sequential:
         """A copy of the whole chain with today's weights, ``nn.Sequential``; all ranks call it."""
         built = isinstance(self.steps, ParallelNetwork)
-        return self.network.to_serial() if built else copy.deepcopy(self.steps)
+        whole = self.network.to_serial() if built else copy.deepcopy(self.steps)
+        return nn.Sequential(*(s for s in whole.children() if isinstance(s, EulerStep)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Leave out what other ranks hold, so that the whole chain's checkpoint loads."""
@@ -175,8 +170,26 @@ def _slices(count: int, ranks: int, chosen: Mapping[str, Any]) -> int:
     if ranks > 1:
         return ranks
     factor = chosen.get("coarsening", COARSEST)
-    first = factor if isinstance(factor, int) else next(iter(factor), COARSEST)
-    return min(count, MOST, max(2, count // max(first, 1)))
+    first = factor[0] if isinstance(factor, (tuple, list)) and factor else factor
+    return min(count, MOST, max(2, count // first if isinstance(first, int) and first > 0 else 0))
+
+
+def _check_slices(slices: Any, count: int, ranks: int) -> None:
+    whole = isinstance(slices, int) and not isinstance(slices, bool)
+    if not whole or not ranks <= slices <= count:
+        raise MethodError(
+            f"slices={slices!r}: expected an integer from {ranks}, one for each rank, to {count}, "
+            "one for each layer."
+        )
+
+
+def _chain(steps: Iterable[EulerStep]) -> nn.Sequential:
+    """The steps between two identities, so that the first and the last are as all others.
+
+    A step that reads the network's input, or makes its output, is no part of a coarse chain.
+    """
+    named = {str(i): step for i, step in enumerate(steps)}
+    return nn.Sequential(OrderedDict({"first": nn.Identity(), **named, "last": nn.Identity()}))
 
 
 def _keep(own: Mapping[str, Any], net: ParallelNetwork) -> None:
