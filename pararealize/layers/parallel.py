@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -14,33 +13,12 @@ from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
+from pararealize.layers.euler import EulerStep, chain_of
 from pararealize.layers.translate import translate
 from pararealize.runtime.connect import connect
 
 #: Most slices, and most layers that one coarse layer stands for, unless asked for.
 MOST, COARSEST = 16, 8
-
-
-@final
-class EulerStep(nn.Module):
-    """Forward Euler step of x' = φ(x), ``y = x + dt * block(x)``; shapes are those of x.
-
-    Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.03341).
-    """
-
-    def __init__(self, block: nn.Module, dt: float) -> None:
-        super().__init__()
-        self.block, self.dt = block, dt
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The state a step later."""
-        # Out of place: a residual layer is found by its sum, and blocks may give what they keep.
-        later: Tensor = x + self.dt * self.block(x)
-        return later
-
-    def extra_repr(self) -> str:
-        """The step size."""
-        return f"dt={self.dt}"
 
 
 @final
@@ -53,7 +31,8 @@ class LayerParallel(nn.Module):
 
     Parameters are called ``steps.0.block.weight`` and so on, and are the same objects before and
     after the first call, so that an optimizer made before it trains them. On ranks all build all
-    layers; the first call gives all of them rank 0's weights, and leaves each its own layers.
+    layers; the first call gives them rank 0's weights, and leaves each rank its own layers, which
+    is all that an optimizer made before still changes.
     Checkpoints that ranks wrote of their own layers load afterwards, or with ``example_inputs``.
 
     Args:
@@ -99,7 +78,7 @@ class LayerParallel(nn.Module):
         _check_slices(self.slices, count, ranks)
         chosen.setdefault("coarsening", min(COARSEST, max(2, count // self.slices)))
         self.method = MGRIT(**chosen)
-        self.steps = _chain(EulerStep(basic_block(), self.dt) for _ in range(count))
+        self.steps = chain_of(EulerStep(basic_block(), self.dt) for _ in range(count))
         if example_inputs is not None:
             self._build(*example_inputs)
 
@@ -181,15 +160,6 @@ def _check_slices(slices: Any, count: int, ranks: int) -> None:
             f"slices={slices!r}: expected an integer from {ranks}, one for each rank, to {count}, "
             "one for each layer."
         )
-
-
-def _chain(steps: Iterable[EulerStep]) -> nn.Sequential:
-    """The steps between two identities, so that the first and the last are as all others.
-
-    A step that reads the network's input, or makes its output, is no part of a coarse chain.
-    """
-    named = {str(i): step for i, step in enumerate(steps)}
-    return nn.Sequential(OrderedDict({"first": nn.Identity(), **named, "last": nn.Identity()}))
 
 
 def _keep(own: Mapping[str, Any], net: ParallelNetwork) -> None:

@@ -222,7 +222,7 @@ def test_it_composes() -> None:
         loss = net(x).square().sum()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
 
 
