@@ -47,6 +47,7 @@ class ParallelNet(nn.Module):
             max_iters=1,
             cfactor=8,
             num_relax=0,
+            coarse="mean",  # of dense layers, better than TorchBraid's "rediscretized"
         )
         self.closing = nn.Linear(width, 10)
 

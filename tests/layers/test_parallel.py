@@ -88,6 +88,16 @@ def test_one_cycle_is_no_serial_chain(slices: int) -> None:
     assert names == [f"add_{end}" if end else "add" for end in bounds]
 
 
+def test_the_first_and_the_last_step_are_part_of_the_coarse_chain() -> None:
+    net = LayerParallel(None, Block, 4, 1.0, slices=2, coarse="mean")
+    net(example().float())
+    coarse = [net.network.propagators[f"coarse.{j}"].averages for j in (1, 2)]
+    assert [sorted(averages.values()) for averages in coarse] == [
+        [("0.block.linear", "1.block.linear")],
+        [("2.block.linear", "3.block.linear")],
+    ]
+
+
 def test_a_slice_is_the_serial_chain() -> None:
     net, x = parallel(slices=1), example()
     assert_alike(gradients(net, x), gradients(net.to_serial(), x))
@@ -181,8 +191,9 @@ def test_it_is_built_in_any_mode_and_trained_in_another() -> None:
 
 
 def test_coarse_means_follow_the_type_of_the_weights() -> None:
-    net = LayerParallel(None, Block, STEPS, 3.0, coarse="mean", **EXACT)
+    net = LayerParallel(None, Block, STEPS, 3.0, coarse="mean", slices=3, cfactor=2)
     net(example().float())
+    assert net.network.plan.pieces[1].coarse == "mean"
     assert net.double()(example()).dtype == torch.float64
 
 
