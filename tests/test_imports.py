@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "ir": {"errors", "ir"},
     "runtime": {"errors", "ir", "runtime"},
     "propagators": {"errors", "ir", "runtime", "propagators"},
-    "layers": {"errors", "ir", "runtime", "propagators", "compiler", "layers"},
+    "layers": {"errors", "ir", "runtime", "propagators", "emit", "compiler", "layers"},
     "analysis": {"errors", "ir", "analysis"},
     "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
     "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},

@@ -81,7 +81,7 @@ class Averaged(Propagator):
     def _versions(self) -> tuple[Any, ...]:
         tensors = (t for paths in self.averages.values() for p in paths for t in self._tensors(p))
         modes = tuple(_training(self.root, path) for path in self.averages)
-        return (*modes, *((id(t), t._version) for t in tensors))
+        return (*modes, *((id(t), t._version, t.dtype, t.device) for t in tensors))
 
     def _tensors(self, path: str) -> Iterable[Tensor]:
         found = _found(self.root, path)

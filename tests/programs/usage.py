@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 import warnings
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from pararealize import ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import PeerError, RankError, ShapeError, SlowerThanSerialWarning
+from pararealize.layers import LayerParallel
 from pararealize.models import resnet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -401,6 +403,48 @@ def runs_blocks(comm: Any, _folder: str) -> None:
             assert_alike(net, alone)
 
 
+def trains_layer_parallel(comm: Any, _folder: str) -> None:
+    """Layers as TorchBraid's users write them, between others that all ranks hold."""
+    nets = [surrounded(at, steps) for at, steps in ((comm, 4), (None, 4 * SIZE))]
+    optimizers = [torch.optim.Adam(each.parameters(), 1e-2) for each in nets]
+    x = batch().requires_grad_()
+    outputs, inputs = [], []
+    for each, optimizer in zip(nets, optimizers, strict=True):
+        for _ in range(3):
+            optimizer.zero_grad()
+            output = each(x)
+            output.square().sum().backward()
+            optimizer.step()
+        outputs.append(output)
+        inputs.append(x.grad)
+        x.grad = None
+    assert close(*outputs, tolerance=1e-9)  # Adam divides by roots of small numbers
+    assert close(*inputs, tolerance=1e-9)
+    net, alone = nets
+    wanted = alone.state_dict()
+    assert all(close(value, wanted[name], 1e-9) for name, value in net.state_dict().items())
+    held = {int(name.split(".")[2]) for name in net.state_dict() if name.startswith("1.")}
+    assert held == set(range(4 * RANK, 4 * RANK + 4))
+    net.load_state_dict(wanted)
+    assert_same(net[1].to_serial(), alone[1].to_serial().state_dict())
+    assert close(net(x), alone(x))
+    assert close(copy.deepcopy(net)(x), alone(x))
+
+
+def surrounded(comm: Any, steps: int) -> nn.Sequential:
+    """Between layers that are alike on all ranks; its own ones are those of rank 0."""
+    torch.manual_seed(7)
+    opening, closing = nn.Linear(3, 8), nn.Linear(8, 2)
+    torch.manual_seed(RANK if comm is not None else 0)
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+
+    options = {"slices": SIZE, "cfactor": 2, "num_relax": 1}
+    middle = LayerParallel(comm, block, steps, 2.0, **options)
+    return nn.Sequential(opening, middle, closing).double()
+
+
 def adjoints_leave_first(comm: Any, _folder: str) -> None:
     """The last rank's only subnetwork runs backward after its adjoint has left."""
     net = build(comm=comm)
@@ -502,6 +546,7 @@ CHECKS = (
     reports,
     ties_weights,
     runs_blocks,
+    trains_layer_parallel,
     adjoints_leave_first,
     refuses_too_many_ranks,
     refuses_other_inputs,
