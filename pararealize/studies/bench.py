@@ -134,7 +134,7 @@ def _loss(net: nn.Module, x: Tensor) -> float:
         return variants.objective(copy.deepcopy(net)(x)).item()
 
 
-def _meet(comm: Any) -> None:
+def meet(comm: Any) -> None:
     """Wait for all ranks without taking a core from those who work."""
     request = comm.Ibarrier()
     while not request.Test():
@@ -142,10 +142,10 @@ def _meet(comm: Any) -> None:
 
 
 def _time(variant: Variant, comm: Any) -> tuple[float, float | None]:
-    _meet(comm)
+    meet(comm)
     begin = time.perf_counter()
     loss = variant.run()
-    _meet(comm)
+    meet(comm)
     return time.perf_counter() - begin, loss
 
 
@@ -207,7 +207,7 @@ def _best_pipelines(results: Sequence[Result]) -> list[Result]:
 
 def _write_trace(path: Path, net: ParallelNetwork, x: Tensor, comm: Any, bench: Bench) -> None:
     """One step of every rank as a file for Perfetto (Chrome's trace format)."""
-    _meet(comm)
+    meet(comm)
     with net.recording() as recorder:
         variants.parallel(net, x, comm.size, training=bench.training).run()
     spans: list[list[Span]] | None = comm.gather(recorder.spans)
