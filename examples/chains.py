@@ -81,18 +81,16 @@ def relative(found: list[Tensor], wanted: list[Tensor]) -> float:
     return float((off / size) ** 0.5)
 
 
-def timed(work: Callable[[], Any], comm: Any, threads: int, alone: bool) -> float:
-    """Seconds on the slowest rank, all beginning together; ``alone``, only rank 0 works."""
+def timed(work: Callable[[], Any], comm: Any, threads: int, *, alone: bool) -> float:
+    """Seconds until all ranks are through, beginning together; ``alone``, only rank 0 works."""
     torch.set_num_threads(threads)
-    comm.Barrier()
+    meet(comm)
     begin = time.perf_counter()
     if comm.rank == 0 or not alone:
         work()
-    seconds = comm.allreduce(
-        time.perf_counter() - begin if comm.rank == 0 or not alone else 0.0, max
-    )
+    meet(comm)
     torch.set_num_threads(1)
-    return float(seconds)
+    return time.perf_counter() - begin
 
 
 def run(case: Case, comm: Any, rounds: int) -> tuple[str, ...]:
@@ -122,10 +120,11 @@ def run(case: Case, comm: Any, rounds: int) -> tuple[str, ...]:
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds + 1):
         for name, (work, threads, alone) in variants.items():
-            times[name].append(timed(work, comm, threads, alone))
+            times[name].append(timed(work, comm, threads, alone=alone))
     ours = times["ours"][1:]
     ratios = [
-        median(t / o for t, o in zip(times[k][1:], ours, strict=True)) for k in ("one", "two")
+        median(theirs / own for theirs, own in zip(times[name][1:], ours, strict=True))
+        for name in ("one", "two")
     ]
     return (
         f"{case.name}, {case.layers} layers, batch {case.batch}, c = {case.coarsening}",
