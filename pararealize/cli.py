@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +18,7 @@ from pararealize.analysis.explain import WIDTH, show
 from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import MethodError, PararealizeError, SlowerThanSerialWarning
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.specs import FORMS, load_model
 from pararealize.studies.launch import is_first, launch, world
 
@@ -34,6 +37,10 @@ Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
 Guess = Annotated[str, typer.Option(help="network or coarse.")]
 Budget = Annotated[
     float, typer.Option(help="Largest share of a subnetwork that a coarse network may cost.")
+]
+Grid = Annotated[
+    str,
+    typer.Option("--mgrit", help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean."),
 ]
 Shape = Annotated[
     str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
@@ -61,6 +68,7 @@ def explain(
     iterations: Iterations = 1,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
+    mgrit: Grid = "",
     shape: Shape = "",
     blocks: Blocks = "",
     cut: Cut = None,
@@ -68,7 +76,7 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
+    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
     net = _compile(model, n, method, shape, cut, blocks)
     console = Console(width=max(Console().width, WIDTH))
     show(net.plan, console)
@@ -88,12 +96,13 @@ def convert(
     iterations: Iterations = 1,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
+    mgrit: Grid = "",
     shape: Shape = "",
     blocks: Blocks = "",
     cut: Cut = None,
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
-    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
+    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
     net = _compile(model, n, method, shape, cut, blocks)
     net.save(out)
     console = Console()
@@ -141,6 +150,7 @@ def bench(
     iterations: Iterations = 1,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
+    mgrit: Grid = "",
     shape: Annotated[str, typer.Option(help="Shape of one sample.")] = "3,32,32",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     inference: Annotated[bool, typer.Option("--inference", help="No gradients, eval.")] = False,
@@ -154,7 +164,7 @@ def bench(
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
-    method = Parareal(coarse, correction, iterations, guess, coarse_budget=coarse_budget)
+    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
     sizes = _integers(batch, "--batch")
     chosen = Bench(sizes, rounds, not inference, n, method, allocator, cost, trace)
     torch.manual_seed(0)
@@ -197,7 +207,7 @@ def check(
 
 
 def _compile(
-    spec: str, n: str, method: Parareal, shape: str, cut: list[str] | None, blocks: str
+    spec: str, n: str, method: Method, shape: str, cut: list[str] | None, blocks: str
 ) -> ParallelNetwork:
     model = load_model(spec)
     example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
@@ -212,6 +222,28 @@ def _compile(
             interfaces=cut,
             blocks=blocks or None,
         )
+
+
+def _method(
+    mgrit: str, coarse: str, correction: str, iterations: int, guess: str, budget: float
+) -> Method:
+    """MGRIT with the options that are given for it, or else parareal."""
+    if not mgrit:
+        return Parareal(coarse, correction, iterations, guess, coarse_budget=budget)
+    known = [field.name for field in fields(MGRIT)]
+    options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise MethodError(f"--mgrit {mgrit!r}: {unknown[0]!r} is none of {', '.join(known)}.")
+    values: dict[str, Any] = {name: _literal(text) for name, text in options.items()}
+    return MGRIT(**values)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:

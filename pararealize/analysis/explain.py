@@ -24,7 +24,7 @@ def explain_tables(plan: Plan) -> list[Table]:
     if plan.head:
         network.add_row("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
     added = _table(
-        "added by parareal",
+        "coarse levels of MGRIT" if plan.method["method"] == "mgrit" else "added by parareal",
         *("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
     )
     for piece in plan.pieces:
@@ -91,6 +91,7 @@ def summary(plan: Plan) -> list[str]:
         *_whole(plan),
         *([_flow(plan)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
+        *_cycles(plan),
         plan.verdict,
     ]
 
@@ -117,6 +118,19 @@ def _whole(plan: Plan) -> list[str]:
 def _some(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _cycles(plan: Plan) -> list[str]:
+    """What MGRIT does in a step."""
+    method = plan.method
+    if method["method"] != "mgrit" or plan.n == 1:
+        return []
+    return [
+        f"MGRIT with {method['levels']} levels: {method['forward_cycles']} cycles for the states, "
+        f"{method['backward_cycles']} for their adjoints; a step whose residuals grow or stay "
+        f"above {method['guard']:.0%} gets more cycles, at most {method['max_cycles']}, and is "
+        "then run serially."
+    ]
 
 
 def _stack(stack: Stack) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import level_propagators, sighted
+from pararealize.emit.levels import checkpointed, level_propagators, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
@@ -48,7 +48,7 @@ def assemble(
     }
     fine = _fine(partition, serial)
     fine |= sighted(decisions, serial, fine)
-    parts: dict[str, Propagator] = dict(fine)
+    parts: dict[str, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(decisions.method, MGRIT):
         parts |= level_propagators(decisions, serial, registries["coarse"])
     else:

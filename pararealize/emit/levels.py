@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import nn
 
 from pararealize.ir.features import without
+from pararealize.ir.methods import MGRIT
 from pararealize.ir.parts import Coarse, Decisions
 from pararealize.propagators.averaged import Averaged
+from pararealize.propagators.checkpointed import Checkpointed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
@@ -39,6 +42,32 @@ def sighted(decisions: Decisions, serial: nn.Module, fine: Mapping[str, Fine]) -
         found[f"fine.{j}"] = Fine(serial, segment, segment, old.label)
         found[f"inputs.{j}"] = Fine(serial, seen, seen, f"what {old.label} sees")
     return found
+
+
+def checkpointed(
+    decisions: Decisions, serial: nn.Module, fine: Mapping[str, Fine]
+) -> dict[str, Propagator]:
+    """Slices that keep only the states between intervals, where the method asks for it."""
+    method, partition = decisions.method, decisions.partition
+    if not isinstance(method, MGRIT) or method.storage != "intervals":
+        return {}
+    found: dict[str, Propagator] = {}
+    for j in range(1, partition.n + 1):
+        first, last = partition.piece(j)
+        if j not in decisions.features and last - first > 1:
+            stride = method.factors[0]
+            cuts = [*range(first, last, stride), last]
+            spans = list(pairwise(cuts))
+            parts = [_interval(decisions, serial, *span) for span in spans]
+            found[f"fine.{j}"] = Checkpointed(fine[f"fine.{j}"], parts)
+    return found
+
+
+def _interval(decisions: Decisions, serial: nn.Module, first: int, last: int) -> Fine:
+    chain = decisions.partition.chain
+    train, evaluate = (chain.segment(first, last, training=mode) for mode in (True, False))
+    layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
+    return Fine(serial, train, evaluate, f"the interval {' … '.join(layers)}")
 
 
 def _propagator(

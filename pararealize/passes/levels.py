@@ -36,6 +36,8 @@ def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
         MethodError: a level would leave nothing, or the coarsening does not fit the chain.
 
     """
+    if not callable(method.coarse):
+        _check_runs(partition, method)
     pieces = [partition.piece(j) for j in range(1, partition.n + 1)]
     longest = [longest_run(partition.chain, *piece) for piece in pieces]
     if partition.n == 1:
@@ -105,7 +107,6 @@ class LevelBuilder:
         """The kind of coarse propagator, and its error where it was chosen by measurement."""
         if callable(self.method.coarse):
             return "custom", None
-        self._check_runs()
         if self.method.coarse != "auto":
             return self.method.coarse, None
         if self.chosen:
@@ -179,24 +180,15 @@ class LevelBuilder:
         first, last = level.bounds[step - 1], level.bounds[step]
         return self.partition.bounds[first], self.partition.bounds[last]
 
-    def _check_runs(self) -> None:
-        first, last = self.partition.bounds[0], self.partition.bounds[-1]
-        if not residual_runs(self.chain, first, last):
-            layers = self.chain.layers
-            raise CoarseError(
-                f"no {self.method.coarse!r} coarse propagator: the network "
-                f"({layers[first].name} … {layers[last - 1].name}) has no two neighbouring "
-                "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
-                "pararealize(model, n, method=Parareal()), or give a function "
-                "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
-            )
 
-
-def is_placeable(levels: tuple[Level, ...], owners: Mapping[int, int]) -> tuple[int, int] | None:
-    """The level and step that would need weights of several ranks, if any."""
-    for number, level in enumerate(levels[1:], start=2):
-        for step in range(1, level.steps + 1):
-            pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
-            if len({owners[piece] for piece in pieces}) > 1:
-                return number, step
-    return None
+def _check_runs(partition: Partition, method: MGRIT) -> None:
+    first, last = partition.bounds[0], partition.bounds[-1]
+    if not residual_runs(partition.chain, first, last):
+        layers = partition.chain.layers
+        raise CoarseError(
+            f"no {method.coarse!r} coarse propagator: the network "
+            f"({layers[first].name} … {layers[last - 1].name}) has no two neighbouring "
+            "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
+            "pararealize(model, n, method=Parareal()), or give a function "
+            "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
+        )

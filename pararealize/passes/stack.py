@@ -33,7 +33,7 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
         MethodError: ``batched="always"``, and no two slices are alike.
 
     """
-    if method.batched == "never" or probe.partition.n < 3:
+    if method.batched == "never" or probe.partition.n < 3 or method.storage != "all":
         return ()
     fine = {j: _sighted(probe, j, features.get(j)) for j in range(1, probe.partition.n + 1)}
     groups = [group for group in _groups(fine) if len(group) > 1]

@@ -83,8 +83,12 @@ class Letters:
         self._execution.streams.leave(value)
 
     def noted(self, task: Task) -> AbstractContextManager[None]:
-        """A block in which the task is recorded."""
-        return self._execution.noted(task)
+        """A block in which the task is recorded; in a backward pass, the next place in it."""
+        link = self._step.link
+        if not link.is_open:
+            return self._execution.noted(task)
+        link.at(str(task), task.op)
+        return nullcontext()
 
 
 def watched_on(schedule: Schedule, rank: int) -> tuple[Watch, ...]:

@@ -87,6 +87,11 @@ class Link:
         """A backward pass of this step is under way."""
         self._open = step
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a backward pass is under way."""
+        return self._open is not None
+
     def closed(self) -> None:
         """It has come to its end."""
         self._open = None

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import SlowerThanSerialWarning
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import Method, Parareal
 from pararealize.runtime.record import Span
 from pararealize.studies import variants
 from pararealize.studies.variants import Variant
@@ -41,7 +41,7 @@ class Bench:
     rounds: int = 5
     training: bool = True
     n: int | None = None
-    method: Parareal | None = None
+    method: Method | None = None
     allocator: str = "heap"
     cost: str = "predicted"
     trace: Path | None = None

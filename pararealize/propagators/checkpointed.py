@@ -1,0 +1,86 @@
+"""Checkpointed propagators: only the states between intervals are kept for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.quiet import quiet
+
+
+@final
+class Checkpointed(Propagator):
+    """Φ_j as its intervals one after another, each run again when its adjoint is asked for.
+
+    Args:
+        whole: the slice.
+        intervals: the same layers in parts, each of which takes the state that the last one made.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
+
+    """
+
+    def __init__(self, whole: Fine, intervals: Sequence[Fine]) -> None:
+        super().__init__(whole.label, whole.leaves)
+        object.__setattr__(self, "whole", whole)
+        object.__setattr__(self, "intervals", tuple(intervals))
+
+    whole: Fine
+    intervals: tuple[Fine, ...]
+
+    def propagate(self, *values: Any) -> Any:
+        """Φ_j(state)."""
+        inputs = dict(zip(self.inputs, values[self.leaves :], strict=True))
+        state = values[: self.leaves]
+        for part in self.intervals:
+            made = self._run(part, *state, *(inputs[name] for name in part.inputs))
+            state = made if isinstance(made, tuple) else (made,)
+        return made
+
+    def _run(self, part: Fine, *values: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return part.propagate(*values)
+        contexts = partial(_contexts, part)
+        return checkpoint(part.propagate, *values, use_reentrant=False, context_fn=contexts)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Those of the slice."""
+        return self.whole.inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether the slice may draw random numbers."""
+        return self.whole.draws
+
+    def paths(self) -> Iterable[str]:
+        """What the slice reads."""
+        return self.whole.paths()
+
+    def weights(self) -> Iterable[Tensor]:
+        """What the slice reads."""
+        return self.whole.weights()
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules of the slice that hold state."""
+        return self.whole.stateful()
+
+
+def _contexts(part: Fine) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around the first run and the second, in which no statistics move."""
+    return nullcontext(), _quietly(part)
+
+
+@contextmanager
+def _quietly(part: Fine) -> Iterator[None]:
+    """As quiet, of what holds state when the block begins."""
+    with quiet(part.stateful()):
+        yield
