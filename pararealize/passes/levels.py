@@ -36,12 +36,12 @@ def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
         MethodError: a level would leave nothing, or the coarsening does not fit the chain.
 
     """
+    if partition.n == 1:
+        return (Level((0, 1), 1), Level((0, 1), method.factors[0]))
     if not callable(method.coarse):
         _check_runs(partition, method)
     pieces = [partition.piece(j) for j in range(1, partition.n + 1)]
     longest = [longest_run(partition.chain, *piece) for piece in pieces]
-    if partition.n == 1:
-        return (Level((0, 1), 1), Level((0, 1), method.factors[0]))
     if callable(method.coarse) and method.levels > 2:
         raise MethodError(
             f"MGRIT(levels={method.levels}, coarse=a function): a function makes the coarse "
