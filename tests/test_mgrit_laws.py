@@ -121,9 +121,9 @@ def test_law_7_two_levels_with_f_relaxation_are_parareal(n: int, kind: str) -> N
         residuals = {(j.sweep, j.interface): j.norm for j in net.report.jumps if j.interface < n}
         jumps = {(j.sweep, j.interface): j.norm for j in other.report.jumps}
         assert residuals.keys() == jumps.keys()
-        for sweep, j in jumps:
+        for (sweep, j), jump in jumps.items():
             if j == sweep + 1:  # where a sweep begins both are v - u
-                assert residuals[sweep, j] == pytest.approx(jumps[sweep, j], rel=1e-6)
+                assert residuals[sweep, j] == pytest.approx(jump, rel=1e-6)
         outputs.append(found.detach())
     errors = [relative({"": output}, {"": model(x)}) for output in outputs]
     assert errors[-1] <= ROUNDING

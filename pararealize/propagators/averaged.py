@@ -70,7 +70,7 @@ class Averaged(Propagator):
         else:
             setattr(shadow, name, value)
 
-    def forward(self, *values: Any, commits: bool = False) -> Any:
+    def forward(self, *values: Any, commits: bool = False) -> Any:  # noqa: ARG002
         """The next state; statistics, of means or of layers that are only borrowed, never move.
 
         Means are taken before statistics are set aside, which are put back afterwards.

@@ -16,7 +16,7 @@ from pararealize.errors import DivergenceWarning
 from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.runtime.combine import combine
-from pararealize.runtime.masks import Masks
+from pararealize.runtime.masks import Masks, random_states
 from pararealize.runtime.nest import Structure, leaves_of, unflatten
 from pararealize.runtime.quiet import Statistics
 from pararealize.runtime.report import Jump, norm
@@ -57,7 +57,7 @@ class Post(Protocol):
         """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
 
     def enter(self, value: str) -> None:
-        """A task begins that may draw random numbers."""
+        """A propagator begins for the first time in a step, and may draw random numbers."""
 
     def leave(self, value: str) -> None:
         """It has ended."""
@@ -158,6 +158,7 @@ class Multigrid:
         options, values = self._start(inputs)
         solved = Solved(options[0], post, inputs, values, Tape(), Autocast.now(inputs))
         run = _Run(self, solved, learns)
+        self._begin_masks(inputs)
         with torch.no_grad():
             for chosen in options:
                 solved.cycles = chosen
@@ -169,6 +170,13 @@ class Multigrid:
         self._previous, self.residuals = self._guesses(solved), solved.residuals
         self.tally.calls += 1
         return solved
+
+    def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
+        """Coarse masks are those of the step's start, whenever the first cycle needs them."""
+        start = dict(random_states(dict(inputs)))
+        for mask in (part.masks for part in self.propagators.values()):
+            if mask is not None and mask.own_stream:
+                mask.start = start
 
     def reported(self) -> tuple[Any, ...]:
         """Residuals of the last call and backward pass, and how all calls went."""
@@ -278,6 +286,7 @@ class _Run:
     def __init__(self, solver: Multigrid, solved: Solved, learns: bool) -> None:
         self.solver, self.solved, self.learns = solver, solved, learns
         self.statistics: dict[str, Statistics] = {}
+        self.entered: set[str] = set()
 
     def forward(self, cycles: Cycles) -> None:
         """The tasks of a schedule, but for its head and what delivers the output."""
@@ -294,13 +303,15 @@ class _Run:
         place = (task.propagator, task.reads[0])
         if task.commits and task.propagator.startswith("fine."):
             self._restore(task.propagator)
-        self.solved.post.enter(task.value)
+        record = keep and cycles.linearised.get(place[0]) == place[1]
+        if task.propagator in self.entered:
+            return self.evaluate(task.rank, place, record=record, commits=task.commits)
+        self.entered.add(task.propagator)
+        self.solved.post.enter(task.propagator)
         try:
-            if keep and cycles.linearised.get(place[0]) == place[1]:
-                return self.evaluate(task.rank, place, record=True, commits=task.commits)
-            return self.evaluate(task.rank, place, record=False, commits=task.commits)
+            return self.evaluate(task.rank, place, record=record, commits=task.commits)
         finally:
-            self.solved.post.leave(task.value)
+            self.solved.post.leave(task.propagator)
 
     def _restore(self, name: str) -> None:
         """Statistics move once a step: those that an earlier cycle moved are moved back."""
