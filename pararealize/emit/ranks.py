@@ -108,7 +108,8 @@ def by_propagator(draws: Iterable[Draw], schedule: Schedule) -> tuple[Draw, ...]
 
     Coarse propagators draw from the step's start.
     """
-    names = {task.value: task.propagator for task in schedule if task.propagator != "head"}
+    applied = (t for t in schedule if t.op == "apply" and t.propagator != "head")
+    names = {task.value: task.propagator for task in applied}
     return tuple(replace(d, value=names.get(d.value, d.value)) for d in draws if not d.own)
 
 
