@@ -95,6 +95,7 @@ def test_good_options_are_kept() -> None:
 def test_json_round_trip(method: MGRIT) -> None:
     """Tuples are lists in JSON, and tuples again afterwards."""
     values = json.loads(json.dumps(method.to_json()))
+    assert values == method.to_json()
     assert values["method"] == "mgrit"
     found = read_method(values)
     assert found == method
