@@ -112,6 +112,20 @@ def test_gradients_accumulate_over_two_forward_passes(storage: str) -> None:
     assert relative(found, wanted) <= CONVERGED
 
 
+@pytest.mark.filterwarnings("ignore::pararealize.DivergenceWarning")
+def test_gradients_accumulate_where_statistics_were_moved_back() -> None:
+    """The guard's further cycles move statistics of which an earlier graph holds the buffers."""
+    model = chain(8, "norm")
+    net = network(model, guard=1e-30)
+    for module in (net, model):
+        first, second = module(batch(6, 1)), module(batch(4, 2))
+        (first.square().sum() + second.square().sum()).backward()
+    found = {name: p.grad for name, p in net.named_parameters()}
+    wanted = {name: p.grad for name, p in model.named_parameters()}
+    assert relative(found, wanted) <= CONVERGED
+    assert relative(dict(net.named_buffers()), dict(model.named_buffers())) <= ROUNDING
+
+
 def test_storage_does_not_change_gradients_at_exact_states() -> None:
     """Before, states inside slices are linearised at newer ones: other gradients, as good."""
     found = [

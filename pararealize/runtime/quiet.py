@@ -59,11 +59,14 @@ class Statistics:
         buffers = (buffer for _, own, _ in self._kept for buffer in own.values())
         self._numbers = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
 
-    @torch.no_grad()
     def restore(self) -> None:
-        """Move everything back."""
+        """Move everything back.
+
+        Past autograd: backward passes of earlier calls hold the buffers, and do not read what
+        moves in them, or could not be repeated after the serial network's calls either.
+        """
         for buffer, numbers in self._numbers:
-            buffer.copy_(numbers)
+            buffer.data.copy_(numbers)
         for module, buffers, attributes in self._kept:
             if attributes:
                 module.__dict__.clear()

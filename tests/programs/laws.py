@@ -130,8 +130,9 @@ def check(case: Case, comm: Any) -> bool:
         return False
     try:
         net = on_ranks(case, comm)
-    except RankError as error:  # level 3 would join slices of different ranks
-        assert "are one step" in str(error), case
+    except RankError as error:
+        if "are one step" not in str(error):  # level 3 would join slices of different ranks
+            raise
         return False
     wanted, found = train(alone, case), train(net, case)
     for name in ("outputs", "inputs", "random"):
