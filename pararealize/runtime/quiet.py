@@ -62,8 +62,8 @@ class Statistics:
     def restore(self) -> None:
         """Move everything back.
 
-        Past autograd: backward passes of earlier calls hold the buffers, and do not read what
-        moves in them, or could not be repeated after the serial network's calls either.
+        Past autograd, which would take it for a change under the graphs of earlier calls: they hold
+        the buffers, though training reads no number of them.
         """
         for buffer, numbers in self._numbers:
             buffer.data.copy_(numbers)
