@@ -174,6 +174,24 @@ def test_frozen_parts_get_no_gradients_and_change_no_others() -> None:
             assert p.grad is None
 
 
+def test_weights_that_slices_share_get_the_sum_of_their_gradients() -> None:
+    model = chain(8)
+    model.layers[6].map = model.layers[1].map
+    net = network(model, **EXACT)
+    found, wanted = step(net, model, batch()), step(model, model, batch())
+    assert relative(found.gradients, wanted.gradients) <= CONVERGED
+
+
+def test_residuals_are_relative_to_the_state() -> None:
+    net = network(chain(8))
+    net(batch())
+    first = net.report.jumps[0]
+    with torch.no_grad():
+        state = net.propagators["fine.1"](batch(), commits=False)
+    assert first.interface == 1
+    assert first.relative == pytest.approx(first.norm / float(state.norm()))
+
+
 def test_only_the_input_wants_a_gradient() -> None:
     model = chain(8).requires_grad_(False)
     net = network(model, **EXACT)
