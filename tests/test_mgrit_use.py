@@ -176,7 +176,7 @@ def test_frozen_parts_get_no_gradients_and_change_no_others() -> None:
 
 def test_weights_that_slices_share_get_the_sum_of_their_gradients() -> None:
     model = chain(8)
-    model.layers[6].map = model.layers[1].map
+    model.layers[6].map.weight = model.layers[1].map.weight
     net = network(model, **EXACT)
     found, wanted = step(net, model, batch()), step(model, model, batch())
     assert relative(found.gradients, wanted.gradients) <= CONVERGED
