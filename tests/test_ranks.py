@@ -72,8 +72,19 @@ def run(ranks: int, program: str, *arguments: str, limit: float = 300) -> Run:
 def test_law_8_ranks_do_what_one_process_does(ranks: int, kind: str, tmp_path: Path) -> None:
     """Outputs, gradients, buffers and random numbers of random networks, two training steps."""
     count = 6 if ranks == 4 else 8
-    done = run(ranks, "laws.py", kind, str(ranks), str(count), str(tmp_path)).succeeded()
-    assert f"{count} networks agree on {ranks} ranks over {kind}" in done.text
+    done = run(ranks, "laws.py", kind, str(ranks), str(count), str(tmp_path), "parareal")
+    assert f"{count} networks agree on {ranks} ranks over {kind}" in done.succeeded().text
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kind"), [(1, "mpi"), (2, "mpi"), (3, "mpi"), (4, "mpi"), (2, "gloo")]
+)
+def test_law_8_multigrid_on_ranks_does_what_it_does_in_one_process(
+    ranks: int, kind: str, tmp_path: Path
+) -> None:
+    """Also where residuals decide how many cycles there are, and where the guard engages."""
+    done = run(ranks, "laws.py", kind, str(ranks), "8", str(tmp_path), "mgrit")
+    assert f"8 networks agree on {ranks} ranks over {kind}" in done.succeeded().text
 
 
 def on_threads(case: Case, ranks: int) -> list[Step]:

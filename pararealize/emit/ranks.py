@@ -42,6 +42,8 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
     network = (name for name in parts if name.startswith(("fine.", "head")))
     draws = drawing(schedule, parts, network)
+    if emission.iteration is not None:
+        draws = by_propagator(draws, schedule)
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), skeleton_of(serial), ties)
     strip(serial, found, transport.rank)
@@ -99,6 +101,16 @@ def drawing(
             found.append(Draw(task.value, task.rank, task.propagator not in mains))
         seen.add(id(part))
     return tuple(found)
+
+
+def by_propagator(draws: Iterable[Draw], schedule: Schedule) -> tuple[Draw, ...]:
+    """The draws of the network itself, known by what draws: a solver decides which task is first.
+
+    Coarse propagators draw from the step's start.
+    """
+    applied = (t for t in schedule if t.op == "apply" and t.propagator != "head")
+    names = {task.value: task.propagator for task in applied}
+    return tuple(replace(d, value=names.get(d.value, d.value)) for d in draws if not d.own)
 
 
 def inner_of(part: Propagator) -> Propagator:

@@ -16,7 +16,8 @@ CoarseFactory = Callable[..., nn.Module]
 
 def options_of(method: Any) -> dict[str, Any]:
     """Options of a method as JSON values; a callable is named."""
-    values = asdict(method)
+    given = asdict(method)
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
     if callable(method.coarse):
         values["coarse"] = f"callable:{getattr(method.coarse, '__qualname__', method.coarse)}"
     return values

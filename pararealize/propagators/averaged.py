@@ -70,12 +70,19 @@ class Averaged(Propagator):
         else:
             setattr(shadow, name, value)
 
-    def propagate(self, *values: Any) -> Any:
-        """The next state, with today's means."""
+    def forward(self, *values: Any, commits: bool = False) -> Any:  # noqa: ARG002
+        """The next state; statistics, of means or of layers that are only borrowed, never move.
+
+        Means are taken before statistics are set aside, which are put back afterwards.
+        """
         versions = self._versions()
         if versions != self._seen:
             self._refresh()
             object.__setattr__(self, "_seen", versions)
+        return super().forward(*values, commits=False)
+
+    def propagate(self, *values: Any) -> Any:
+        """The next state, with the means taken last."""
         return self._inner.propagate(*values)
 
     def _versions(self) -> tuple[Any, ...]:
@@ -144,7 +151,7 @@ def _training(root: nn.Module, path: str) -> bool:
 
 def _mean(tensors: list[Tensor]) -> Tensor:
     if not tensors[0].is_floating_point():
-        return tensors[0].detach()
+        return tensors[0].detach().clone()
     return torch.stack([t.detach() for t in tensors]).mean(0)
 
 

@@ -17,7 +17,7 @@ from pararealize.errors import DivergenceWarning
 from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.runtime.combine import combine
-from pararealize.runtime.masks import Masks
+from pararealize.runtime.masks import Masks, random_states
 from pararealize.runtime.nest import Structure, leaves_of, unflatten
 from pararealize.runtime.quiet import Statistics
 from pararealize.runtime.report import Jump, norm
@@ -74,7 +74,7 @@ class Post(Protocol):
         """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
 
     def enter(self, value: str) -> None:
-        """A task begins that may draw random numbers."""
+        """A propagator begins for the first time in a step, and may draw random numbers."""
 
     def leave(self, value: str) -> None:
         """It has ended."""
@@ -178,6 +178,7 @@ class Multigrid:
         options, values = self._start(inputs)
         solved = Solved(options[0], post, inputs, values, Tape(), Autocast.now(inputs))
         run = _Run(self, solved, learns)
+        self._begin_masks(inputs)
         with torch.no_grad():
             for chosen in options:
                 solved.cycles = chosen
@@ -189,6 +190,13 @@ class Multigrid:
         self._previous, self.residuals = self._guesses(solved), solved.residuals
         self.tally.calls += 1
         return solved
+
+    def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
+        """Coarse masks are those of the step's start, whenever the first cycle needs them."""
+        start = dict(random_states(dict(inputs)))
+        for mask in (part.masks for part in self.propagators.values()):
+            if mask is not None and mask.own_stream:
+                mask.start = start
 
     def reported(self) -> tuple[Any, ...]:
         """Residuals of the last call and backward pass, and how all calls went."""
@@ -299,6 +307,7 @@ class _Run:
         self.solver, self.solved, self.learns = solver, solved, learns
         self.statistics: dict[str, Statistics] = {}
         self.weights: dict[tuple[str, ...], list[tuple[Tensor, tuple[Tensor, ...]]]] = {}
+        self.entered: set[str] = set()
 
     def forward(self, cycles: Cycles) -> None:
         """The tasks of a schedule, but for its head and what delivers the output."""
@@ -320,13 +329,15 @@ class _Run:
             return self._see(task)
         if task.commits and task.propagator.startswith("fine."):
             self._restore(task.propagator)
-        self.solved.post.enter(task.value)
+        record = keep and cycles.linearised.get(place[0]) == place[1]
+        if task.propagator in self.entered:
+            return self.evaluate(task.rank, place, record=record, commits=task.commits)
+        self.entered.add(task.propagator)
+        self.solved.post.enter(task.propagator)
         try:
-            if keep and cycles.linearised.get(place[0]) == place[1]:
-                return self.evaluate(task.rank, place, record=True, commits=task.commits)
-            return self.evaluate(task.rank, place, record=False, commits=task.commits)
+            return self.evaluate(task.rank, place, record=record, commits=task.commits)
         finally:
-            self.solved.post.leave(task.value)
+            self.solved.post.leave(task.propagator)
 
     def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         """Several slices at once; what is not linearised there alone is evaluated alone."""

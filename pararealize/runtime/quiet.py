@@ -62,11 +62,14 @@ class Statistics:
         buffers = (buffer for _, own, _ in self._kept for buffer in own.values())
         self._numbers = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
 
-    @torch.no_grad()
     def restore(self) -> None:
-        """Move everything back."""
+        """Move everything back.
+
+        Past autograd, which would take it for a change under the graphs of earlier calls: they hold
+        the buffers, though training reads no number of them.
+        """
         for buffer, numbers in self._numbers:
-            buffer.copy_(numbers)
+            buffer.data.copy_(numbers)
         for module, buffers, attributes in self._kept:
             if attributes:
                 module.__dict__.clear()

@@ -27,7 +27,8 @@ MOST_BLOCKS = 200_000
 class Draw:
     """A task that draws random numbers for the first time in a step.
 
-    ``own``: a coarse or guess network, which leaves the stream of the network as it found it.
+    ``value`` is what it makes, or in a multigrid solve what it applies; ``own``: a coarse or guess
+    network, which leaves the stream of the network as it found it.
     """
 
     value: str

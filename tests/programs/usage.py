@@ -19,8 +19,14 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor, nn
 
-from pararealize import ParallelNetwork, Parareal, load, pararealize
-from pararealize.errors import PeerError, RankError, ShapeError, SlowerThanSerialWarning
+from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
+from pararealize.errors import (
+    DivergenceWarning,
+    PeerError,
+    RankError,
+    ShapeError,
+    SlowerThanSerialWarning,
+)
 from pararealize.layers import LayerParallel
 from pararealize.models import resnet
 
@@ -525,7 +531,34 @@ def refuses_freed_communicators(comm: Any, _folder: str) -> None:
         build(comm="world")
 
 
+def solves_by_multigrid(comm: Any, folder: str) -> None:
+    method = MGRIT(2, 2, "sampled", forward_cycles=2, tolerance=1e-1, max_cycles=2)
+    net, alone = build(comm=comm, method=method), build(method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)
+        for module in (net, alone):
+            torch.manual_seed(1)
+            first, second = loss_of(module, batch(6)), loss_of(module, batch(4))
+            (first + second).backward()  # two forward passes, then one backward pass through both
+            loss_of(module, batch(5)).backward()
+        assert_alike(net, alone)
+        assert net.report.calls == alone.report.calls == 3
+        assert net.report.serial_steps == alone.report.serial_steps
+        net.save(f"{folder}/multigrid")
+        again = load(f"{folder}/multigrid", Deep().double(), comm=comm)
+        with torch.no_grad():
+            assert close(again.eval()(batch()), alone.eval()(batch()))
+
+
+def refuses_steps_across_ranks(comm: Any, _folder: str) -> None:
+    if SIZE == N:
+        with refused(RankError, "are one step"):
+            build(comm=comm, method=MGRIT(3, 9, "sampled"))
+
+
 CHECKS = (
+    solves_by_multigrid,
+    refuses_steps_across_ranks,
     accumulates_gradients,
     changes_batch_sizes,
     evaluates,
