@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pararealize import models
+from pararealize import MGRIT, SlowerThanSerialWarning, models, pararealize
 from pararealize.studies.watch import Watch, load_watch
 
 
@@ -50,11 +51,26 @@ class Result:
     seconds: float
 
 
+def multigrid(model: nn.Module) -> nn.Module:
+    """The network with its time in eight slices, which advance as one batch."""
+    method = MGRIT(coarsening=4, coarse="rediscretized", forward_cycles=2, backward_cycles=1)
+    assert isinstance(model, models.SequenceClassifier)
+    example = torch.zeros(64, model.length, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
+        return pararealize(model, 8, method=method, example_inputs=(example,))
+
+
 def rows(width: int, dt: float) -> tuple[Row, ...]:
     """The networks to compare, all with the same initial weights for a seed."""
     return (
         Row("classic GRU", lambda length: models.gru(length, width=width, dt=dt)),
         Row("implicit GRU", lambda length: models.implicit_gru(length, width=width, dt=dt)),
+        Row(
+            "parallel implicit GRU",
+            lambda length: models.implicit_gru(length, width=width, dt=dt),
+            multigrid,
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pararealize.analysis.simulate import predict
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
+from pararealize.emit.fastest import measured_speedup, serially
 from pararealize.emit.network import ParallelNetwork, is_added
 from pararealize.emit.storage import Saved, foreign, match, read
 from pararealize.errors import (
@@ -198,7 +199,23 @@ def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> Parallel
         probe = Probe(decisions.partition, serial, inputs, request.method.seed)
         stacks = find_stacks(probe, request.method, decisions.features)
         decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
+        if request.method.batched == "fastest" and decisions.iteration is not None:
+            decisions = _or_serial(decisions, serial, probe)
     return assemble(decisions, serial, devices=request.devices)
+
+
+def _or_serial(decisions: Decisions, serial: nn.Module, probe: Probe) -> Decisions:
+    """The decisions, or those for the serial network where that is measured to be faster."""
+    iterated = decisions.iteration
+    assert iterated is not None
+    network = assemble(decisions, copy_module(serial))
+    speedup = measured_speedup(network, serial, probe.arguments)
+    decisions = replace(decisions, plan=replace(decisions.plan, measured_speedup=speedup))
+    if speedup >= 1:
+        return decisions
+    solved = serially(iterated)
+    plan = replace(decisions.plan, stacks=())
+    return replace(decisions, iteration=solved, schedule=solved.forward[0].schedule, plan=plan)
 
 
 def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions:

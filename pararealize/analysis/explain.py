@@ -92,6 +92,7 @@ def summary(plan: Plan) -> list[str]:
         *([_flow(plan)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
         *_cycles(plan),
+        *_fastest(plan),
         plan.verdict,
     ]
 
@@ -131,6 +132,15 @@ def _cycles(plan: Plan) -> list[str]:
         f"above {method['guard']:.0%} gets more cycles, at most {method['max_cycles']}, and is "
         "then run serially."
     ]
+
+
+def _fastest(plan: Plan) -> list[str]:
+    """What a whole step on one device was measured to bring."""
+    speedup = plan.measured_speedup
+    if not speedup:
+        return []
+    slower = "" if speedup >= 1 else ", so that the serial network is run"
+    return [f"On one device a step was measured at {speedup:.2f}× the speed of serial{slower}."]
 
 
 def _stack(stack: Stack) -> str:

@@ -44,7 +44,9 @@ class MGRIT:
             (``"points"``), from which slices are run again, or at interval boundaries as well
             (``"intervals"``), inside which layers are run again.
         batched: advance slices of equal structure as one batch over depth, on one device:
-            ``"auto"`` where that is measured to be faster, ``"always"`` or ``"never"``.
+            ``"auto"`` where that is measured to be faster than one after another, ``"always"`` or
+            ``"never"``; ``"fastest"`` as auto, and where a whole step is measured to be slower than
+            the serial network's, that is run instead.
         seed: of the probe.
 
     Source: Falgout et al., SIAM J. Sci. Comput. 36 (2014); Günther et al., SIAM J. Math. Data
@@ -78,7 +80,7 @@ class MGRIT:
         "cycle": ("V", "F"),
         "guess": ("coarse", "coarsest", "full", "previous"),
         "storage": ("all", "points", "intervals"),
-        "batched": ("auto", "always", "never"),
+        "batched": ("auto", "always", "never", "fastest"),
     }
 
     def __post_init__(self) -> None:

@@ -135,7 +135,8 @@ class Plan:
     goes to guesses, coarse propagators and combinations of states. ``chunks`` is the number of
     slices of the batch in which corrections travel, ``interfaces`` that of the positions where one
     tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
-    propagators by name, ``stacks`` slices that run as one batch on one device.
+    propagators by name, ``stacks`` slices that run as one batch on one device;
+    ``measured_speedup`` is that of a whole step there, where it was measured to choose.
     """
 
     model: str
@@ -155,6 +156,7 @@ class Plan:
     tracing: Tracing = field(default_factory=Tracing)
     levels: dict[str, float] = field(default_factory=dict)
     stacks: tuple[Stack, ...] = ()
+    measured_speedup: float = 0.0
     format: int = FORMAT
 
     @property

@@ -58,6 +58,11 @@ class Probe:
             return torch.randn(spec.shape, dtype=spec.dtype).to(device)
         return torch.zeros(spec.shape, dtype=spec.dtype, device=device)
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The network's arguments, in order."""
+        return tuple(self._input(argument.name) for argument in self.partition.chain.train.inputs)
+
     @cached_property
     def trajectory(self) -> list[Any]:
         """States before subnetworks 1 … n on the given inputs, or on random ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, final
 
@@ -12,6 +12,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
 from pararealize.propagators.program import around_of, compile_segment, is_random, modules_of
 from pararealize.propagators.propagator import Propagator, with_state
+from pararealize.runtime.nest import parameters_of
 
 
 @final
@@ -46,6 +47,10 @@ class Fine(Propagator):
         self.segments = (train, evaluate)
         object.__setattr__(self, "root", root)
         self._functions = self._compile()
+        self._paths = [[p.split(".") for p in modules_of(s)] for s in self.segments]
+        called = {".".join(path) for paths in self._paths for path in paths}
+        self._read = [path for path in dict.fromkeys(self.paths()) if path not in called]
+        self._stateful: dict[int, tuple[list[int], tuple[nn.Module, ...]]] = {}
 
     def _compile(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         train, evaluate = self.segments
@@ -91,7 +96,23 @@ class Fine(Propagator):
 
     def stateful(self) -> Iterable[nn.Module]:
         """Modules of this stretch that hold state, called or read."""
-        segment = self.segments[0 if self.root.training else 1]
+        mode = 0 if self.root.training else 1
+        called = [id(module) for module in self._called(mode)]
+        known, found = self._stateful.get(mode, (None, ()))
+        if known != called:
+            found = tuple(self._find_stateful(self.segments[mode]))
+            self._stateful[mode] = called, found
+        return found
+
+    def _called(self, mode: int) -> Iterator[nn.Module | None]:
+        """The modules called today, looked up as fast as can be."""
+        for path in self._paths[mode]:
+            module: nn.Module | None = self.root
+            for name in path:
+                module = module._modules.get(name) if module is not None else None
+            yield module
+
+    def _find_stateful(self, segment: Segment) -> Iterable[nn.Module]:
         owners = {o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute"}
         around = (p for p in around_of(segment, self.root) if _is_module(self.root, p))
         paths = dict.fromkeys((*modules_of(segment), *around))
@@ -109,8 +130,10 @@ class Fine(Propagator):
             yield from (f"{path}.training" for path in flags)
 
     def weights(self) -> Iterable[Tensor]:
-        """Parameters and buffers of the network that either mode reads."""
-        for path in dict.fromkeys(self.paths()):
+        """Parameters of the network, and buffers that it reads as values, in either mode."""
+        for module in dict.fromkeys((*self._called(0), *self._called(1))):
+            yield from parameters_of(module) if module is not None else ()
+        for path in self._read:
             owner, _, name = path.rpartition(".")
             found = getattr(self.root.get_submodule(owner), name, None)
             if isinstance(found, Tensor):
@@ -131,12 +154,13 @@ class Fine(Propagator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled functions."""
-        return {k: v for k, v in self.__dict__.items() if k != "_functions"}
+        return {k: v for k, v in self.__dict__.items() if k not in {"_functions", "_stateful"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Compile again."""
         self.__dict__.update(state)
         self._functions = self._compile()
+        self._stateful = {}
 
 
 def _is_module(root: nn.Module, path: str) -> bool:

@@ -93,11 +93,14 @@ class Propagator(nn.Module, ABC):
     def _evaluate(self, values: tuple[Any, ...], commits: bool) -> Any:
         if commits and self.masks is None:
             return self.propagate(*values)
+        moving = () if commits else tuple(self.stateful())
+        if self.masks is None and not moving:
+            return self.propagate(*values)
         with ExitStack() as stack:
             if self.masks is not None:
                 stack.enter_context(self.masks.drawn(values))
-            if not commits:
-                stack.enter_context(quiet(self.stateful()))
+            if moving:
+                stack.enter_context(quiet(moving))
             return self.propagate(*values)
 
 

@@ -13,6 +13,8 @@ from pararealize.ir.program import Segment
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.program import compile_segment, modules_of
 
+#: A dictionary, a name in it, and what has that name.
+Link = tuple[dict[str, Any], str, Any]
 #: A parameter in a segment: the path of its owner, and its name there.
 Slot = tuple[str, str]
 
@@ -40,6 +42,9 @@ class Stacked:
         self._shadow = _tree(self._root, self._segment)
         self._first = [(self._root.get_submodule(path), key) for path, key in every[0]]
         self._owners = [(self._shadow.get_submodule(path), key) for path, key in every[0]]
+        self._columns: list[tuple[Tensor, ...]] = []
+        self._links: list[Link] = []
+        self._find()
         function = compile_segment(self._segment, self._root, "slices side by side")
         self._function = self._with(function)
 
@@ -55,11 +60,35 @@ class Stacked:
 
     def weights(self, names: Iterable[str]) -> list[tuple[Tensor, ...]]:
         """For every slot, the parameters of some members."""
-        rows = [
-            [_owner(self._root, path)._parameters[key] for path, key in self._paths[self.places[n]]]
-            for n in names
-        ]
-        return [tuple(p for p in column if p is not None) for column in zip(*rows, strict=True)]
+        if not all(owner.get(name) is child for owner, name, child in self._links):
+            self._find()
+        chosen = [self.places[name] for name in names]
+        if len(chosen) == len(self.places):
+            return self._columns
+        return [tuple(column[i] for i in chosen) for column in self._columns]
+
+    def _find(self) -> None:
+        """Look all parameters up, and remember on the way to them what they hang on.
+
+        Thousands of them are looked up in every step; that they still hang there is seen sooner.
+        """
+        links: dict[tuple[int, str], Link] = {}
+        rows = [[self._follow(*slot, links) for slot in own] for own in self._paths]
+        columns = zip(*rows, strict=True)
+        self._columns = [tuple(p for p in column if p is not None) for column in columns]
+        self._links = list(links.values())
+
+    def _follow(
+        self, path: Sequence[str], key: str, links: dict[tuple[int, str], Link]
+    ) -> Tensor | None:
+        module = self._root
+        for name in path:
+            child = module._modules[name]
+            assert child is not None
+            links[id(module._modules), name] = module._modules, name, child
+            module = child
+        links[id(module._parameters), key] = module._parameters, key, module._parameters[key]
+        return module._parameters[key]
 
     def __call__(
         self, weights: Sequence[Tensor], states: Tensor, features: Sequence[Tensor] = ()
@@ -76,15 +105,6 @@ class Stacked:
         own = [owner._parameters[key] for owner, key in self._first]
         pairs = zip(weights, own, strict=True)
         return [0 if p is None or w.dim() > p.dim() else None for w, p in pairs]
-
-
-def _owner(root: nn.Module, path: Iterable[str]) -> nn.Module:
-    """The sub-module at a path, looked up in dictionaries: ``get_submodule`` is slow in a loop."""
-    for name in path:
-        child = root._modules[name]
-        assert child is not None
-        root = child
-    return root
 
 
 def slots(part: Fine) -> list[Slot]:

@@ -19,7 +19,7 @@ from pararealize.runtime.link import Line, Link, Step
 from pararealize.runtime.multigrid import Multigrid, is_end
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
-from pararealize.runtime.solution import attach, depends_on, last_state
+from pararealize.runtime.solution import attach, last_state
 from pararealize.runtime.streams import Draw, Streams
 from pararealize.runtime.ties import Tie, Ties
 from pararealize.runtime.transport import Transport
@@ -214,7 +214,7 @@ class Execution:
         rank, name = last_state(schedule)
         state = solved.values[rank, name] if rank == self.rank else ()
         if learns:
-            others = [*depends_on(self._network, inputs), step.anchor]
+            others = [*solver.depends_on(solved), step.anchor]
             state, token = attach(solver, solved, state, others)
             step.tokens.append(token)
         values[name] = state

@@ -20,7 +20,7 @@ from pararealize.runtime.combine import combine
 from pararealize.runtime.masks import Masks, random_states
 from pararealize.runtime.nest import Structure, leaves_of, unflatten
 from pararealize.runtime.quiet import Statistics
-from pararealize.runtime.report import Jump, norm
+from pararealize.runtime.report import Jump, norms
 from pararealize.runtime.tape import Tape, detached, stack_weights
 from pararealize.runtime.watchful import judge
 
@@ -191,6 +191,18 @@ class Multigrid:
         self.tally.calls += 1
         return solved
 
+    def depends_on(self, solved: Solved) -> list[Tensor]:
+        """Weights that the states depend on, and inputs, where they want a gradient."""
+        stacked = {place[0] for place in solved.tape.batches}
+        batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
+        found: list[Any] = [t for batch in batches for _, own in batch.weights for t in own]
+        for name, part in self.propagators.items():
+            if name.startswith(("fine.", "inputs.")) and name not in stacked:
+                found += part.weights()
+        found += leaves_of(dict(solved.inputs))
+        wanted = (t for t in found if isinstance(t, Tensor) and t.requires_grad)
+        return list({id(tensor): tensor for tensor in wanted}.values())
+
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
         """Coarse masks are those of the step's start, whenever the first cycle needs them."""
         start = dict(random_states(dict(inputs)))
@@ -239,7 +251,9 @@ class Multigrid:
         self, solved: Solved, chosen: Cycles, options: Sequence[Cycles], what: str
     ) -> bool:
         """Whether to stop after these cycles; all ranks decide alike."""
-        jumps = residuals(self.body(chosen), solved.values, solved.post, self._ranks)
+        alike = what == "adjoints"
+        body = self.body(chosen)
+        jumps = residuals(body, solved.values, solved.post, self._ranks, alike=alike)
         tolerance = self.method.tolerance
         if what == "states":
             solved.residuals = jumps
@@ -599,21 +613,32 @@ def is_end(schedule: Schedule, task: Task) -> bool:
 
 
 def residuals(
-    body: Body, values: Mapping[tuple[int, str], Any], post: Post, ranks: frozenset[int]
+    body: Body,
+    values: Mapping[tuple[int, str], Any],
+    post: Post,
+    ranks: frozenset[int],
+    *,
+    alike: bool,
 ) -> tuple[Jump, ...]:
-    """The residual of every watched equation, its norm also relative to the state."""
-    numbers: list[float] = []
-    for watch, rank in body.watches:
-        if rank in ranks:
-            new, old = values[rank, watch.new], values[rank, watch.old]
-            numbers += [norm(combine("+-", new, old)), norm(new)]
-        else:
-            numbers += [0.0, 0.0]
+    """The residual of every watched equation, its norm also relative to the state.
+
+    Or ``alike`` to the largest of all: adjoints may vanish on the way, and add nothing to the
+    gradient where they do.
+    """
+    mine = [i for i, (_, rank) in enumerate(body.watches) if rank in ranks]
+    pairs = [(values[r, w.new], values[r, w.old]) for w, r in (body.watches[i] for i in mine)]
+    found = norms([combine("+-", new, old) for new, old in pairs] + [new for new, _ in pairs])
+    numbers = [0.0] * (2 * len(body.watches))
+    for k, i in enumerate(mine):
+        numbers[2 * i], numbers[2 * i + 1] = found[k], found[k + len(mine)]
     agreed = post.agree(numbers)
-    pairs = zip(agreed[::2], agreed[1::2], strict=True)
+    scales = agreed[1::2]
+    if alike:
+        scales = [max(scales, default=0.0)] * len(scales)
+    sizes = zip(agreed[::2], scales, strict=True)
     return tuple(
         Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0, watch.level)
-        for (watch, _), (size, scale) in zip(body.watches, pairs, strict=True)
+        for (watch, _), (size, scale) in zip(body.watches, sizes, strict=True)
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec_leaf
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,18 @@ class Record:
     fields: Structure
 
 
+#: A tensor alone, which most states are.
+LEAF = Structure(treespec_leaf(), (None,))
+
+
 def flatten(value: Any) -> tuple[list[Any], Structure]:
     """The leaves in order, and what holds them.
 
     A field of a dataclass is read as an attribute; the dataclass is made again without calling
     its constructor, which may compute.
     """
+    if type(value) is Tensor:
+        return [value], LEAF
     leaves: list[Any] = []
     records: list[Record | None] = []
     outer, tree = tree_flatten(value)
@@ -61,6 +67,8 @@ def flatten(value: Any) -> tuple[list[Any], Structure]:
 
 def unflatten(leaves: list[Any], structure: Structure) -> Any:
     """The nest with these leaves."""
+    if structure is LEAF:
+        return leaves[0]
     rest = iter(leaves)
     outer = [next(rest) if record is None else _made(record, rest) for record in structure.records]
     return tree_unflatten(outer, structure.tree)
@@ -85,6 +93,16 @@ def leaves_of(value: Any) -> list[Any]:
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """The nest with the function's result for every tensor."""
+    if type(value) is Tensor:
+        return function(value)
     leaves, structure = flatten(value)
     changed = [function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     return unflatten(changed, structure)
+
+
+def parameters_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
+    yield from (p for p in module._parameters.values() if p is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from parameters_of(child)

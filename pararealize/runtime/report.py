@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ class Jump:
 class Report:
     """Jump norms of the last call, by sweep and interface.
 
-    For MGRIT also those of the adjoints in the last backward pass, and of all calls so far how
+    For MGRIT also those of the adjoints in the last backward pass, relative to the largest adjoint
+    at any interface, and of all calls so far how
     many there were, how many cycles they needed beyond those asked for, how many were run serially
     in the end, and how many backward cycles the next one takes.
     """
@@ -82,6 +84,16 @@ def _table(what: str, jumps: tuple[Jump, ...]) -> list[str]:
     ]
     title = f"sweep  interface  {what:>10}  {'relative':>10}"
     return [title + ("  level" if deep else ""), *rows]
+
+
+def norms(values: Sequence[Any]) -> list[float]:
+    """2-norms of several states, with one wait for the device where they are plain tensors."""
+    plain = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    if len(plain) < len(values) or len({(v.device, v.dtype) for v in plain}) > 1 or not plain:
+        return [norm(value) for value in values]
+    wide = torch.float64 if plain[0].dtype == torch.float64 else torch.float32
+    found = torch._foreach_norm([v.detach() for v in plain], 2, dtype=wide)
+    return [float(size) for size in torch.stack(list(found)).tolist()]
 
 
 def norm(value: Any) -> float:

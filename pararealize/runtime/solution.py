@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from pararealize.ir.schedule import Schedule, Task
 from pararealize.runtime.multigrid import Multigrid, Solved
-from pararealize.runtime.nest import flatten, leaves_of, unflatten
+from pararealize.runtime.nest import flatten, leaves_of, parameters_of, unflatten
 from pararealize.runtime.tape import is_real
 
 
@@ -64,19 +65,10 @@ class _Solve(torch.autograd.Function):
         return (None, None, None, *(None,) * len(adjoints), *gradients)
 
 
-def depends_on(network: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
-    """Weights of the network, and leaves of its inputs, that want a gradient."""
-    tensors = (*parameters_of(network), *leaves_of(dict(inputs)))
-    wanted = (t for t in tensors if isinstance(t, Tensor) and t.requires_grad)
-    return list({id(tensor): tensor for tensor in wanted}.values())
-
-
-def parameters_of(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
-    yield from (p for p in module._parameters.values() if p is not None)
-    for child in module._modules.values():
-        if child is not None:
-            yield from parameters_of(child)
+def wants_gradient(network: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether any weight or input does."""
+    tensors = chain(parameters_of(network), leaves_of(dict(inputs)))
+    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 @final
@@ -134,8 +126,9 @@ class Solution:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """The network's output."""
         inputs, post = self._bind(*args, **kwargs), Here(self.solver.move)
-        others = depends_on(self._network, inputs) if torch.is_grad_enabled() else []
-        solved = self.solver.solve(inputs, post, learns=bool(others))
+        learns = torch.is_grad_enabled() and wants_gradient(self._network, inputs)
+        solved = self.solver.solve(inputs, post, learns=learns)
+        others = self.solver.depends_on(solved) if learns else []
         schedule = solved.cycles.schedule
         rank, name = last_state(schedule)
         state = solved.values[rank, name]

@@ -1,0 +1,45 @@
+"""Fastest: whether a multigrid step on one device is quicker than the serial network's."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.emit.network import ParallelNetwork
+from pararealize.ir.levels import Iteration
+from pararealize.runtime.nest import leaves_of
+
+#: Steps of each, in turns, of which the median is taken; the first warms up.
+STEPS = 5
+
+
+def serially(solved: Iteration) -> Iteration:
+    """The iteration with nothing but the serial network's schedules."""
+    return replace(solved, forward=solved.forward[-1:], adjoint=solved.adjoint[-1:], warm=())
+
+
+def measured_speedup(network: ParallelNetwork, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
+    """Seconds of a serial step over those of a multigrid step, measured on copies."""
+    ours, theirs = copy.deepcopy(network), copy.deepcopy(serial)
+    times: dict[int, list[float]] = {0: [], 1: []}
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(STEPS + 1):
+            for i, module in enumerate((ours, theirs)):
+                begin = time.perf_counter()
+                _step(module, inputs)
+                times[i].append(time.perf_counter() - begin)
+    mine, wanted = (sorted(found[1:])[STEPS // 2] for found in times.values())
+    return wanted / mine
+
+
+def _step(module: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    outputs = leaves_of(module(*inputs))
+    wanted = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
+    if wanted:
+        torch.autograd.backward([o.float().pow(2).mean() for o in wanted])
