@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.runtime.adjoint import arrive, depart, enter, leave
+from pararealize.runtime.body import is_end
 from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
 from pararealize.runtime.link import Line, Link, Step
-from pararealize.runtime.multigrid import Multigrid, is_end
+from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.solution import attach, last_state

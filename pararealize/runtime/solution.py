@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from pararealize.ir.schedule import Schedule, Task
-from pararealize.runtime.multigrid import Multigrid, Solved
+from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.nest import flatten, leaves_of, parameters_of, unflatten
+from pararealize.runtime.solved import Solved
 from pararealize.runtime.tape import is_real
 
 

@@ -1,0 +1,53 @@
+"""Residuals: how far states are from the equations that they should fulfil."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pararealize.runtime.body import Body
+from pararealize.runtime.combine import combine
+from pararealize.runtime.protocols import Post
+from pararealize.runtime.report import Jump, norms
+
+
+def residuals(
+    body: Body,
+    values: Mapping[tuple[int, str], Any],
+    post: Post,
+    ranks: frozenset[int],
+    *,
+    alike: bool,
+) -> tuple[Jump, ...]:
+    """The residual of every watched equation, its norm also relative to the state.
+
+    Or ``alike`` to the largest of all: adjoints may vanish on the way, and add nothing to the
+    gradient where they do.
+    """
+    mine = [i for i, (_, rank) in enumerate(body.watches) if rank in ranks]
+    pairs = [(values[r, w.new], values[r, w.old]) for w, r in (body.watches[i] for i in mine)]
+    found = norms([combine("+-", new, old) for new, old in pairs] + [new for new, _ in pairs])
+    numbers = [0.0] * (2 * len(body.watches))
+    for k, i in enumerate(mine):
+        numbers[2 * i], numbers[2 * i + 1] = found[k], found[k + len(mine)]
+    agreed = post.agree(numbers)
+    scales = agreed[1::2]
+    if alike:
+        scales = [max(scales, default=0.0)] * len(scales)
+    sizes = zip(agreed[::2], scales, strict=True)
+    return tuple(
+        Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0, watch.level)
+        for (watch, _), (size, scale) in zip(body.watches, sizes, strict=True)
+    )
+
+
+def by_cycle(jumps: Sequence[Jump]) -> list[float]:
+    """The largest relative residual of level 1 in every cycle."""
+    found: dict[int, float] = {}
+    for jump in jumps:
+        if jump.level == 1:
+            worst = found.get(jump.sweep, 0.0)
+            bad = math.isnan(jump.relative) or math.isnan(worst)
+            found[jump.sweep] = math.nan if bad else max(worst, jump.relative)
+    return [found[sweep] for sweep in sorted(found)]

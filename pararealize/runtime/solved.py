@@ -1,0 +1,90 @@
+"""Solved: one call of a multigrid solver, and what all its calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pararealize.ir.levels import Cycles, Iteration
+from pararealize.ir.mgrit import MGRIT
+from pararealize.runtime.body import Body
+from pararealize.runtime.masks import Masks
+from pararealize.runtime.nest import Structure, leaves_of
+from pararealize.runtime.protocols import Applied, Post, Stack
+from pararealize.runtime.report import Jump
+from pararealize.runtime.tape import Tape
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all calls of a solver share.
+
+    Attributes:
+        iteration: schedules, placed.
+        propagators: those that these ranks' tasks apply.
+        ranks: whose tasks are run: one rank's, or all in one process.
+        move: brings a value to the device of a rank, in one process.
+        stacks: propagators that are applied at once, by their names.
+        bodies: what is run of every schedule, by its identity.
+
+    """
+
+    iteration: Iteration
+    propagators: Mapping[str, Applied]
+    ranks: frozenset[int]
+    move: Callable[[int, Any], Any]
+    stacks: Mapping[str, Stack]
+    bodies: Mapping[int, Body]
+
+    @property
+    def method(self) -> MGRIT:
+        """Its options."""
+        return self.iteration.method
+
+    def body(self, cycles: Cycles) -> Body:
+        """What is run of a schedule."""
+        return self.bodies[id(cycles)]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether applications are kept for the adjoints, not evaluated again."""
+        return self.method.storage != "points"
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Whether a call runs in mixed precision, for what its backward pass evaluates again."""
+
+    device: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def now(cls, inputs: Mapping[str, Any]) -> Autocast:
+        """The mode at this point of the program, on the device of the inputs."""
+        found = (v.device.type for v in leaves_of(dict(inputs)) if isinstance(v, Tensor))
+        device = next(found, "cpu")
+        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    def again(self) -> torch.autocast:
+        """A block in that mode."""
+        return torch.autocast(self.device, self.dtype, self.enabled)
+
+
+@dataclass
+class Solved:
+    """One call: its values on this rank, and what its adjoints need."""
+
+    cycles: Cycles
+    post: Post
+    inputs: Mapping[str, Any]
+    values: dict[tuple[int, str], Any]
+    tape: Tape
+    autocast: Autocast
+    masks: list[tuple[Masks, Any]] = field(default_factory=list)
+    residuals: tuple[Jump, ...] = ()
+    structure: Structure | None = None
