@@ -2,121 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import final
 
 from pararealize.ir.levels import Cycles, Iteration, Level, propagator
 from pararealize.ir.mgrit import MGRIT
 from pararealize.ir.schedule import Schedule, Task, Watch
-
-INPUT = "x"
-#: Values of a level's chain: what relaxation made of a point, and G of the point before it.
-Source = tuple[str, str]
-
-
-@dataclass
-class _Direction(ABC):
-    """Writes tasks along a chain; the same operation on the same values is written once."""
-
-    levels: tuple[Level, ...]
-    tasks: list[Task] = field(default_factory=list)
-    known: dict[tuple[str, ...], str] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @abstractmethod
-    def task(self, level: int, step: int, read: str) -> Task:
-        """The application of a level's step, its value not numbered yet."""
-
-    @abstractmethod
-    def corrected(self, level: int, step: int) -> Task:
-        """The combination that makes the point after a level's step, as above."""
-
-    def apply(self, level: int, step: int, read: str) -> str:
-        """The step of a level from a point."""
-        task = self.task(level, step, read)
-        seen = () if task.transposed else self.features.get(task.propagator, ())
-        for value in seen:
-            self._see(value)
-        return self._once((task.propagator, read), replace(task, reads=(read, *seen)))
-
-    def step(self, level: int, step: int, read: str, source: Source | None) -> str:
-        """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
-        made = self.apply(level, step, read)
-        if source is None:
-            return made
-        relaxed, before = source
-        if made == before:
-            return relaxed
-        task = self.corrected(level, step)
-        reads = (made, relaxed, before)
-        return self._once(reads, replace(task, op="combine", reads=reads, signs="++-"))
-
-    def _see(self, value: str) -> None:
-        """What a slice computes of the network's inputs, before its first use."""
-        name, _, _ = value.partition(".")
-        slice_ = int(name[1:])
-        if (value,) not in self.known:
-            self.known[value,] = value
-            task = Task(value, "apply", (INPUT,), f"inputs.{slice_}", piece=slice_)
-            self.tasks.append(task)
-
-    def _once(self, key: tuple[str, ...], task: Task) -> str:
-        if key not in self.known:
-            number = self.counts[task.value]
-            self.counts[task.value] += 1
-            self.known[key] = f"{task.value}.{number}"
-            self.tasks.append(replace(task, value=self.known[key]))
-        return self.known[key]
-
-
-@final
-class _Forward(_Direction):
-    """States u_j = Φ_j(u_{j-1}): v of fine, g of coarse propagators, u of corrections."""
-
-    def task(self, level: int, step: int, read: str) -> Task:
-        end = self.levels[level - 1].bounds[step]
-        name = "v" if level == 1 else "g" if level == 2 else f"g{level}_"
-        return Task(f"{name}{end}", "apply", (read,), propagator(level, step), piece=end)
-
-    def corrected(self, level: int, step: int) -> Task:
-        end = self.levels[level - 1].bounds[step]
-        return Task(f"u{end}", "combine", piece=end)
-
-
-@final
-class _Adjoint(_Direction):
-    """Adjoints λ_{j-1} = Φ_jᵀ λ_j: μ of fine, γ of coarse propagators, λ of corrections.
-
-    ``levels`` are mirrored.
-    """
-
-    def _place(self, level: int, step: int) -> tuple[int, int, int]:
-        """The step counted from the chain's start, where it ends, and its last slice."""
-        mirrored = self.levels[level - 1]
-        n = mirrored.bounds[-1]
-        return mirrored.steps + 1 - step, n - mirrored.bounds[step], n - mirrored.bounds[step - 1]
-
-    def task(self, level: int, step: int, read: str) -> Task:
-        number, end, piece = self._place(level, step)
-        name = "μ" if level == 1 else "γ" if level == 2 else f"γ{level}_"
-        applied = propagator(level, number)
-        return Task(f"{name}{end}", "apply", (read,), applied, piece=piece, transposed=True)
-
-    def corrected(self, level: int, step: int) -> Task:
-        _, end, piece = self._place(level, step)
-        return Task(f"λ{end}", "combine", piece=piece)
+from pararealize.passes.directions import INPUT, Adjoint, Direction, Forward, Source
 
 
 class _Multigrid:
     """The cycles of a method on a direction's chain."""
 
-    def __init__(self, direction: _Direction, method: MGRIT) -> None:
+    def __init__(self, direction: Direction, method: MGRIT) -> None:
         self.direction, self.levels, self.method = direction, direction.levels, method
         self.watches: list[Watch] = []
         self.relaxed: list[str] = []
@@ -246,7 +146,7 @@ def mgrit_schedule(
     Source: Günther et al., arXiv 1812.04352, algorithms 1 and 2; XBraid.
     """
     n = levels[0].bounds[-1]
-    direction = _Forward(levels, features=features or {})
+    direction = Forward(levels, features=features or {})
     solver = _Multigrid(direction, method)
     before = [INPUT, *(f"p{b}" for b in levels[1].bounds[1:])] if warm else None
     states = solver.solve(INPUT, cycles, before)
@@ -267,7 +167,7 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     takes the gradients of the weights.
     """
     n = levels[0].bounds[-1]
-    direction = _Adjoint(tuple(level.mirrored() for level in levels))
+    direction = Adjoint(tuple(level.mirrored() for level in levels))
     cold = replace(method, guess="coarse" if method.guess == "previous" else method.guess)
     solver = _Multigrid(direction, cold)
     start = f"λ{n}"
