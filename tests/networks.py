@@ -21,8 +21,10 @@ from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.plan import Machine
+from pararealize.models import odenet, resnet, vgg11
 from pararealize.passes.cut import cut, cut_at
-from pararealize.passes.interfaces import build_chain
+from pararealize.passes.infer import infer_profile
+from pararealize.passes.interfaces import build_chain, find_interface
 from pararealize.passes.parareal import parareal_schedule
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import trace
@@ -476,3 +478,27 @@ def cases(
     named = st.permutations(names).map(lambda p: tuple(p[: n - 1]))
     interfaces = draw(st.one_of(st.none(), named))
     return Case(recipe, n, method, interfaces, draw(st.booleans()), draw(st.sampled_from(scales)))
+
+
+@lru_cache
+def chain_of(name: str) -> tuple[Chain, nn.Module]:
+    """The chain of a small network, by name, and the network."""
+    model: nn.Module = {
+        "resnet": lambda: resnet(47, width=4),
+        "vgg": lambda: vgg11(head="small", width=4, classes=10, batch_norm=True),
+        "ode": lambda: odenet(6, width=8, in_features=5),
+    }[name]()
+    traced = trace(model)
+    return build_chain(model, traced, infer_profile(traced.train, model, Machine())), model
+
+
+def span(name: str, after: str, until: str) -> tuple[int, int]:
+    """The layers after one interface up to another."""
+    chain, _ = chain_of(name)
+    return find_interface(chain, after) + 1, find_interface(chain, until) + 1
+
+
+def layer_names(name: str, layers: list[int]) -> list[str]:
+    """Names of some layers."""
+    chain, _ = chain_of(name)
+    return [chain.layers[i].name for i in layers]

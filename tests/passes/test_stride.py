@@ -1,39 +1,9 @@
 """Runs of residual layers, and pieces with one layer for each interval of them."""
 
-from functools import cache
-
-from torch import nn
-
 from pararealize.ir.chain import Chain
-from pararealize.ir.plan import Machine
 from pararealize.ir.program import Ref, Segment
-from pararealize.models import odenet, resnet, vgg11
-from pararealize.passes.infer import infer_profile
-from pararealize.passes.interfaces import build_chain, find_interface
 from pararealize.passes.runs import residual_runs
 from pararealize.passes.stride import strided
-from pararealize.passes.trace import trace
-
-
-@cache
-def chain_of(name: str) -> tuple[Chain, nn.Module]:
-    model: nn.Module = {
-        "resnet": lambda: resnet(47, width=4),
-        "vgg": lambda: vgg11(head="small", width=4, classes=10, batch_norm=True),
-        "ode": lambda: odenet(6, width=8, in_features=5),
-    }[name]()
-    traced = trace(model)
-    return build_chain(model, traced, infer_profile(traced.train, model, Machine())), model
-
-
-def span(name: str, after: str, until: str) -> tuple[int, int]:
-    chain, _ = chain_of(name)
-    return find_interface(chain, after) + 1, find_interface(chain, until) + 1
-
-
-def names(name: str, layers: list[int]) -> list[str]:
-    chain, _ = chain_of(name)
-    return [chain.layers[i].name for i in layers]
 
 
 def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
@@ -44,7 +14,7 @@ def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
 def test_runs_are_of_two_or_more_equal_residual_layers() -> None:
     chain, _ = chain_of("resnet")
     runs = residual_runs(chain, 0, len(chain.layers))
-    found = [names("resnet", list(range(run.start, run.stop))) for run in runs]
+    found = [layer_names("resnet", list(range(run.start, run.stop))) for run in runs]
     assert found == [[f"layer{s}.{b}" for b in (1, 2, 3, 4)] for s in (1, 2, 3)]
     start, stop = runs[0].start, runs[0].stop
     assert residual_runs(chain, start, start + 1) == []

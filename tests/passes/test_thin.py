@@ -1,15 +1,10 @@
 """Thin pieces: fewer layers, as operations that still fit together."""
 
-from functools import cache
-
 import pytest
 from torch import nn
 
-from pararealize.ir.chain import Chain, Cost
-from pararealize.ir.plan import Machine
-from pararealize.models import odenet, resnet, vgg11
-from pararealize.passes.infer import infer_profile
-from pararealize.passes.interfaces import build_chain, find_interface
+from networks import chain_of, layer_names, span
+from pararealize.ir.chain import Cost
 from pararealize.passes.thin import (
     Thinning,
     is_weighted,
@@ -17,30 +12,8 @@ from pararealize.passes.thin import (
     thin,
     thin_cost,
 )
-from pararealize.passes.trace import trace
 
 BARE, WHOLE = Thinning(1, normalisation=False), Thinning(1, normalisation=True)
-
-
-@cache
-def chain_of(name: str) -> tuple[Chain, nn.Module]:
-    model: nn.Module = {
-        "resnet": lambda: resnet(47, width=4),
-        "vgg": lambda: vgg11(head="small", width=4, classes=10, batch_norm=True),
-        "ode": lambda: odenet(6, width=8, in_features=5),
-    }[name]()
-    traced = trace(model)
-    return build_chain(model, traced, infer_profile(traced.train, model, Machine())), model
-
-
-def span(name: str, after: str, until: str) -> tuple[int, int]:
-    chain, _ = chain_of(name)
-    return find_interface(chain, after) + 1, find_interface(chain, until) + 1
-
-
-def names(name: str, layers: list[int]) -> list[str]:
-    chain, _ = chain_of(name)
-    return [chain.layers[i].name for i in layers]
 
 
 @pytest.mark.parametrize(
@@ -51,13 +24,13 @@ def test_layers_that_change_the_shape_are_kept(depth: int, kept: list[str]) -> N
     chain, _ = chain_of("resnet")
     piece = span("resnet", "layer1.3", "layer2.4")
     weighted = [i for i in kept_layers(chain, *piece, depth) if is_weighted(chain.layers[i])]
-    assert set(names("resnet", weighted)) == set(kept)
+    assert set(layer_names("resnet", weighted)) == set(kept)
 
 
 def test_the_first_repeated_layers_are_kept() -> None:
     chain, _ = chain_of("ode")
     piece = span("ode", "steps.0", "steps.4")
-    assert names("ode", kept_layers(chain, *piece, 2)) == ["steps.1", "steps.2"]
+    assert layer_names("ode", kept_layers(chain, *piece, 2)) == ["steps.1", "steps.2"]
     assert len(kept_layers(chain, *piece, 99)) == piece[1] - piece[0]
 
 
