@@ -481,7 +481,7 @@ def cases(
 
 
 @lru_cache
-def chain_of(name: str) -> tuple[Chain, nn.Module]:
+def small_chain(name: str) -> tuple[Chain, nn.Module]:
     """The chain of a small network, by name, and the network."""
     model: nn.Module = {
         "resnet": lambda: resnet(47, width=4),
@@ -494,11 +494,11 @@ def chain_of(name: str) -> tuple[Chain, nn.Module]:
 
 def span(name: str, after: str, until: str) -> tuple[int, int]:
     """The layers after one interface up to another."""
-    chain, _ = chain_of(name)
+    chain, _ = small_chain(name)
     return find_interface(chain, after) + 1, find_interface(chain, until) + 1
 
 
 def layer_names(name: str, layers: list[int]) -> list[str]:
     """Names of some layers."""
-    chain, _ = chain_of(name)
+    chain, _ = small_chain(name)
     return [chain.layers[i].name for i in layers]

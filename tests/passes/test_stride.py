@@ -1,5 +1,6 @@
 """Runs of residual layers, and pieces with one layer for each interval of them."""
 
+from networks import layer_names, small_chain, span
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Ref, Segment
 from pararealize.passes.runs import residual_runs
@@ -12,7 +13,7 @@ def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
 
 
 def test_runs_are_of_two_or_more_equal_residual_layers() -> None:
-    chain, _ = chain_of("resnet")
+    chain, _ = small_chain("resnet")
     runs = residual_runs(chain, 0, len(chain.layers))
     found = [layer_names("resnet", list(range(run.start, run.stop))) for run in runs]
     assert found == [[f"layer{s}.{b}" for b in (1, 2, 3, 4)] for s in (1, 2, 3)]
@@ -24,7 +25,7 @@ def test_runs_are_of_two_or_more_equal_residual_layers() -> None:
 
 
 def test_rediscretized_runs_take_one_longer_step() -> None:
-    chain, _ = chain_of("ode")
+    chain, _ = small_chain("ode")
     segment = rediscretized(chain, *span("ode", "steps.1", "steps.4"))
     assert segment is not None
     modules = [o.target for o in segment.operations if o.kind == "module"]
@@ -36,7 +37,7 @@ def test_rediscretized_runs_take_one_longer_step() -> None:
 
 
 def test_other_layers_of_a_rediscretized_piece_stay() -> None:
-    chain, _ = chain_of("resnet")
+    chain, _ = small_chain("resnet")
     segment = rediscretized(chain, *span("resnet", "layer1.2", "layer2.4"))
     assert segment is not None
     scopes = {o.scope.removesuffix(".conv3") for o in segment.operations}
@@ -45,12 +46,12 @@ def test_other_layers_of_a_rediscretized_piece_stay() -> None:
 
 
 def test_nothing_to_rediscretize() -> None:
-    assert rediscretized(chain_of("vgg")[0], 3, 9) is None
-    assert rediscretized(chain_of("ode")[0], *span("ode", "steps.0", "steps.1")) is None
+    assert rediscretized(small_chain("vgg")[0], 3, 9) is None
+    assert rediscretized(small_chain("ode")[0], *span("ode", "steps.0", "steps.1")) is None
 
 
 def test_every_value_of_a_rediscretized_segment_exists() -> None:
-    chain, _ = chain_of("resnet")
+    chain, _ = small_chain("resnet")
     segment = rediscretized(chain, 2, len(chain.layers))
     assert segment is not None
     known = {*segment.state, *segment.inputs}

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from networks import chain_of, layer_names, span
+from networks import layer_names, small_chain, span
 from pararealize.ir.chain import Cost
 from pararealize.passes.thin import (
     Thinning,
@@ -21,14 +21,14 @@ BARE, WHOLE = Thinning(1, normalisation=False), Thinning(1, normalisation=True)
     [(0, ["layer2.0"]), (1, ["layer2.0"]), (2, ["layer2.0", "layer1.4"])],
 )
 def test_layers_that_change_the_shape_are_kept(depth: int, kept: list[str]) -> None:
-    chain, _ = chain_of("resnet")
+    chain, _ = small_chain("resnet")
     piece = span("resnet", "layer1.3", "layer2.4")
     weighted = [i for i in kept_layers(chain, *piece, depth) if is_weighted(chain.layers[i])]
     assert set(layer_names("resnet", weighted)) == set(kept)
 
 
 def test_the_first_repeated_layers_are_kept() -> None:
-    chain, _ = chain_of("ode")
+    chain, _ = small_chain("ode")
     piece = span("ode", "steps.0", "steps.4")
     assert layer_names("ode", kept_layers(chain, *piece, 2)) == ["steps.1", "steps.2"]
     assert len(kept_layers(chain, *piece, 99)) == piece[1] - piece[0]
@@ -37,7 +37,7 @@ def test_the_first_repeated_layers_are_kept() -> None:
 @pytest.mark.parametrize("how", [BARE, WHOLE, Thinning(0, True), Thinning(3, False)])
 @pytest.mark.parametrize("name", ["resnet", "vgg", "ode"])
 def test_thin_segments_read_only_what_exists(name: str, how: Thinning) -> None:
-    chain, model = chain_of(name)
+    chain, model = small_chain(name)
     size = len(chain.layers)
     for first, last in [(0, size // 2), (size // 3, 2 * size // 3), (size // 2, size - 1)]:
         segment = thin(chain, model, first, last, how)
@@ -49,7 +49,7 @@ def test_thin_segments_read_only_what_exists(name: str, how: Thinning) -> None:
 
 
 def test_thin_segments_leave_normalisation_and_dropout_out() -> None:
-    chain, model = chain_of("vgg")
+    chain, model = small_chain("vgg")
     size = len(chain.layers)
     bare, whole = (thin(chain, model, 0, size, how) for how in (BARE, WHOLE))
     kinds = [
@@ -62,7 +62,7 @@ def test_thin_segments_leave_normalisation_and_dropout_out() -> None:
 
 
 def test_the_inner_convolution_of_a_changing_block_is_left_out() -> None:
-    chain, model = chain_of("resnet")
+    chain, model = small_chain("resnet")
     segment = thin(chain, model, *span("resnet", "layer1.4", "layer2.0"), BARE)
     modules = {o.target for o in segment.operations if o.kind == "module"}
     assert {"layer2.0.conv1", "layer2.0.conv3", "layer2.0.shortcut"} <= modules
@@ -70,7 +70,7 @@ def test_the_inner_convolution_of_a_changing_block_is_left_out() -> None:
 
 
 def test_thin_cost_is_of_what_is_kept() -> None:
-    chain, model = chain_of("resnet")
+    chain, model = small_chain("resnet")
     (first, last) = span("resnet", "layer1.0", "layer1.1")
     assert last == first + 1
     whole = sum(
