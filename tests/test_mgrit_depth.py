@@ -106,6 +106,28 @@ def test_a_batch_over_depth_takes_todays_weights() -> None:
     assert_same(step(net, x), step(pararealize(other, 6, method=never, example_inputs=(x,)), x))
 
 
+def test_hooks_and_other_kinds_of_modules_end_the_batch() -> None:
+    model, x = dense()
+    method = MGRIT(coarsening=4, coarse="rediscretized", batched="always")
+    net = pararealize(model, 6, method=method, example_inputs=(x,))
+    wanted, calls = step(net, x), []
+    handle = net.steps[9].linear.register_forward_hook(lambda *_: calls.append(None))
+    assert_same(step(net, x), wanted)
+    assert calls
+    handle.remove()
+
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    other = Scaled(6, 6).double()
+    with torch.no_grad():
+        other.weight.copy_(net.steps[9].linear.weight / 2)
+        other.bias.copy_(net.steps[9].linear.bias / 2)
+    net.steps[9].linear = other
+    torch.testing.assert_close(step(net, x)["output"], wanted["output"])
+
+
 def test_graphs_can_be_kept_and_some_gradients_taken() -> None:
     model, x = dense()
     net = pararealize(model, 6, method=CASES["dense"][2], example_inputs=(x,))

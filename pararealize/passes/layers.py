@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.fx.node import map_aggregate
 
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
@@ -86,11 +87,22 @@ class LayerBuilder:
     def _signature(self, operation: Operation) -> tuple[Any, ...]:
         spec = self.profile.specs[operation.name]
         shape = spec.shape if spec else None
+        given = self._given(operation)
         if operation.kind == "module":
             if operation.target not in self.seen:
                 self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
-            return (operation.kind, self.seen[operation.target], shape)
-        return (operation.kind, str(operation.target), shape)
+            return (operation.kind, self.seen[operation.target], shape, given)
+        return (operation.kind, str(operation.target), shape, given)
+
+    def _given(self, operation: Operation) -> str:
+        """What kinds of arguments it has: steps of other sizes are still steps."""
+
+        def kind(leaf: Any) -> str:
+            if isinstance(leaf, Ref):
+                return "weight" if self.program[leaf.name].kind == "attribute" else "value"
+            return type(leaf).__name__ if isinstance(leaf, (int, float, slice)) else str(leaf)
+
+        return str(map_aggregate((operation.args, dict(operation.kwargs)), kind))
 
 
 def _is_in(name: str, paths: tuple[str, ...]) -> bool:

@@ -68,7 +68,7 @@ class Averaged(Propagator):
         if isinstance(value, nn.Module):
             shadow._modules[name] = copy.deepcopy(value) if path in self.averages else value
         else:
-            setattr(shadow, name, value)
+            shadow._buffers[name] = value.detach() if isinstance(value, Tensor) else value
 
     def forward(self, *values: Any, commits: bool = False) -> Any:  # noqa: ARG002
         """The next state; statistics, of means or of layers that are only borrowed, never move.

@@ -44,6 +44,8 @@ class Stacked:
         self._owners = [(self._shadow.get_submodule(path), key) for path, key in every[0]]
         self._columns: list[tuple[Tensor, ...]] = []
         self._links: list[Link] = []
+        self._modules: list[nn.Module] = []
+        self._same = True
         self._find()
         function = compile_segment(self._segment, self._root, "slices side by side")
         self._function = self._with(function)
@@ -60,35 +62,57 @@ class Stacked:
 
     def weights(self, names: Iterable[str]) -> list[tuple[Tensor, ...]]:
         """For every slot, the parameters of some members."""
-        if not all(owner.get(name) is child for owner, name, child in self._links):
-            self._find()
         chosen = [self.places[name] for name in names]
         if len(chosen) == len(self.places):
             return self._columns
         return [tuple(column[i] for i in chosen) for column in self._columns]
+
+    def is_ready(self) -> bool:
+        """Whether the slices are still alike, and no hooks wait for their layers to be called."""
+        if not all(owner.get(name) is child for owner, name, child in self._links):
+            self._find()
+        return self._same and not any(
+            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+            for module in self._modules
+        )
 
     def _find(self) -> None:
         """Look all parameters up, and remember on the way to them what they hang on.
 
         Thousands of them are looked up in every step; that they still hang there is seen sooner.
         """
+        self._same = True
         links: dict[tuple[int, str], Link] = {}
-        rows = [[self._follow(*slot, links) for slot in own] for own in self._paths]
+        kinds = [type(owner) for owner, _ in self._owners]
+        rows = [
+            [self._follow(*slot, kind, links) for slot, kind in zip(own, kinds, strict=True)]
+            for own in self._paths
+        ]
         columns = zip(*rows, strict=True)
         self._columns = [tuple(p for p in column if p is not None) for column in columns]
         self._links = list(links.values())
+        self._modules = [child for _, _, child in self._links if isinstance(child, nn.Module)]
 
     def _follow(
-        self, path: Sequence[str], key: str, links: dict[tuple[int, str], Link]
+        self,
+        path: Sequence[str],
+        key: str,
+        kind: type[nn.Module],
+        links: dict[tuple[int, str], Link],
     ) -> Tensor | None:
+        """The parameter at a path; a module of another kind there ends the likeness."""
         module = self._root
         for name in path:
-            child = module._modules[name]
-            assert child is not None
+            child = module._modules.get(name)
+            if child is None:
+                self._same = False
+                return None
             links[id(module._modules), name] = module._modules, name, child
             module = child
-        links[id(module._parameters), key] = module._parameters, key, module._parameters[key]
-        return module._parameters[key]
+        self._same = self._same and type(module) is kind and key in module._parameters
+        found = module._parameters.get(key)
+        links[id(module._parameters), key] = module._parameters, key, found
+        return found
 
     def __call__(
         self, weights: Sequence[Tensor], states: Tensor, features: Sequence[Tensor] = ()

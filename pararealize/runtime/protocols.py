@@ -39,6 +39,9 @@ class Stack(Protocol):
     def places(self) -> Mapping[str, int]:
         """Their names, numbered."""
 
+    def is_ready(self) -> bool:
+        """Whether they still can be."""
+
     def weights(self, names: Sequence[str]) -> Sequence[tuple[Tensor, ...]]:
         """For every weight, those of some of them."""
 

@@ -60,6 +60,8 @@ class States:
         """Several slices at once; what is not linearised there alone is evaluated alone."""
         if len(tasks) < 2:
             return
+        if not self.setting.stacks[tasks[0].propagator].is_ready():
+            return
         values, tape = self.solved.values, self.solved.tape
         stack, names = self.setting.stacks[tasks[0].propagator], [t.propagator for t in tasks]
         states = [values[task.rank, task.reads[0]] for task in tasks]
