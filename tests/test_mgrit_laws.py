@@ -31,7 +31,8 @@ from chains import (
 from networks import assert_equal_steps, compiled, relative, seeded, step
 from pararealize import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
-from pararealize.passes.mgrit import _Adjoint, _Forward, _Multigrid
+from pararealize.passes.directions import Adjoint, Forward
+from pararealize.passes.mgrit import Multigrid
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pararealize.SlowerThanSerialWarning", "ignore::pararealize.DivergenceWarning"
@@ -66,17 +67,17 @@ def test_law_6_the_serial_trajectory_is_a_fixed_point_of_every_cycle(
     levels, method = levels_of(shape), sizes(shape, method)
     n = len(shape[0])
     if back:
-        direction: Any = _Adjoint(tuple(level.mirrored() for level in levels))
+        direction: Any = Adjoint(tuple(level.mirrored() for level in levels))
         names = [f"fine.{j}" for j in range(n, 0, -1)]
         bounds = [n - bound for bound in reversed(levels[1].bounds)]
     else:
-        direction, names = _Forward(levels), [f"fine.{j}" for j in range(1, n + 1)]
+        direction, names = Forward(levels), [f"fine.{j}" for j in range(1, n + 1)]
         bounds = list(levels[1].bounds)
     states = [0.7]
     for name in names:
         states.append(propagate(name, states[-1]))
     known = {f"p{j}": state for j, state in enumerate(states)}
-    solver = _Multigrid(direction, method)
+    solver = Multigrid(direction, method)
     points = ["p0"] * (n + 1)  # F-points are not known
     for bound in bounds:
         points[bound] = f"p{bound}"
@@ -93,8 +94,8 @@ def test_law_6_the_serial_trajectory_is_a_fixed_point_of_every_cycle(
 
 def test_law_6_other_trajectories_are_none() -> None:
     shape: Shape = ([2] * 4, (2, 2))
-    direction = _Forward(levels_of(shape))
-    solver = _Multigrid(direction, MGRIT(levels=3, coarsening=2))
+    direction = Forward(levels_of(shape))
+    solver = Multigrid(direction, MGRIT(levels=3, coarsening=2))
     points = solver.cycle(1, [f"p{j}" for j in range(5)], [None] * 5, "V", 0)
     every = Schedule(tuple(direction.tasks), direction.tasks[-1].value)
     values = interpret(every, propagate, signed_sum, {f"p{j}": 0.1 * j for j in range(5)})

@@ -13,7 +13,7 @@ from pararealize.ir.schedule import Schedule, Task, Watch
 from pararealize.passes.directions import INPUT, Adjoint, Direction, Forward, Source
 
 
-class _Multigrid:
+class Multigrid:
     """The cycles of a method on a direction's chain."""
 
     def __init__(self, direction: Direction, method: MGRIT) -> None:
@@ -147,7 +147,7 @@ def mgrit_schedule(
     """
     n = levels[0].bounds[-1]
     direction = Forward(levels, features=features or {})
-    solver = _Multigrid(direction, method)
+    solver = Multigrid(direction, method)
     before = [INPUT, *(f"p{b}" for b in levels[1].bounds[1:])] if warm else None
     states = solver.solve(INPUT, cycles, before)
     output = "out" if head else states[-1]
@@ -169,7 +169,7 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     n = levels[0].bounds[-1]
     direction = Adjoint(tuple(level.mirrored() for level in levels))
     cold = replace(method, guess="coarse" if method.guess == "previous" else method.guess)
-    solver = _Multigrid(direction, cold)
+    solver = Multigrid(direction, cold)
     start = f"λ{n}"
     solver.solve(start, cycles)
     watches = [replace(w, interface=n - w.interface) for w in solver.watches]
