@@ -16,6 +16,7 @@ from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.parts import Coarse, Decisions, Guess
+from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
@@ -133,7 +134,7 @@ def _propagator(
     leaves: int,
 ) -> Propagator | None:
     if choice.segment is not None:
-        return Fine(serial, choice.segment, choice.segment, label, borrows=True)
+        return borrowed(serial, choice.segment, choice.averages, label)
     if choice.module is None:
         return None
     return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)

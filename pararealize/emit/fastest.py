@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from pararealize.emit.network import ParallelNetwork
 from pararealize.ir.levels import Iteration
+from pararealize.runtime.clock import medians
 from pararealize.runtime.nest import leaves_of
 
-#: Steps of each, in turns, of which the median is taken; the first warms up.
+#: Steps of each, of which the median is taken.
 STEPS = 5
 
 
@@ -27,14 +28,10 @@ def serially(solved: Iteration) -> Iteration:
 def measured_speedup(network: ParallelNetwork, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
     """Seconds of a serial step over those of a multigrid step, measured on copies."""
     ours, theirs = copy.deepcopy(network), copy.deepcopy(serial)
-    times: dict[int, list[float]] = {0: [], 1: []}
     with torch.random.fork_rng(devices=[]):
-        for _ in range(STEPS + 1):
-            for i, module in enumerate((ours, theirs)):
-                begin = time.perf_counter()
-                _step(module, inputs)
-                times[i].append(time.perf_counter() - begin)
-    mine, wanted = (sorted(found[1:])[STEPS // 2] for found in times.values())
+        mine, wanted = medians(
+            partial(_step, ours, inputs), partial(_step, theirs, inputs), runs=STEPS
+        )
     return wanted / mine
 
 

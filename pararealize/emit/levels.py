@@ -10,7 +10,7 @@ from torch import nn
 from pararealize.ir.features import without
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.parts import Coarse, Decisions
-from pararealize.propagators.averaged import Averaged
+from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.checkpointed import Checkpointed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -75,6 +75,4 @@ def _propagator(
 ) -> Propagator:
     if choice.segment is None:
         return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
-    if choice.averages:
-        return Averaged(serial, choice.segment, choice.averages, label)
-    return Fine(serial, choice.segment, choice.segment, label, borrows=True)
+    return borrowed(serial, choice.segment, choice.averages, label)

@@ -17,6 +17,8 @@ import networkx as nx
 
 from pararealize.errors import ScheduleError
 
+#: The network's inputs, among the values of a schedule.
+INPUT = "x"
 Op = Literal["apply", "combine", "send", "recv", "slice", "join"]
 
 
@@ -216,3 +218,14 @@ class Schedule:
 def propagators(tasks: Iterable[Task]) -> tuple[str, ...]:
     """Names of the propagators that tasks apply, in order of first use."""
     return tuple(dict.fromkeys(task.propagator for task in tasks if task.op == "apply"))
+
+
+def needed(tasks: Iterable[Task], roots: Iterable[str]) -> list[Task]:
+    """Tasks that the values ``roots`` depend on, in order."""
+    wanted = set(roots)
+    kept: list[Task] = []
+    for task in reversed(list(tasks)):
+        if task.value in wanted:
+            kept.append(task)
+            wanted.update(task.reads)
+    return kept[::-1]

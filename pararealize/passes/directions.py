@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from pararealize.ir.levels import Level, propagator
-from pararealize.ir.schedule import Task
+from pararealize.ir.schedule import INPUT, Task
 
-INPUT = "x"
 #: Values of a level's chain: what relaxation made of a point, and G of the point before it.
 Source = tuple[str, str]
 

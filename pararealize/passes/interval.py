@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pararealize.ir.mgrit import MGRIT
 from pararealize.ir.parts import Coarse
 from pararealize.passes.probe import Probe, perturbed
-from pararealize.propagators.averaged import Averaged
-from pararealize.propagators.fine import Fine
+from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
 from pararealize.runtime.report import norm
@@ -48,9 +47,7 @@ def interval_error(
 def on_copy(probe: Probe, coarse: Coarse) -> Propagator:
     """A coarse propagator with the weights of the probe's copy of the network."""
     assert coarse.segment is not None
-    if coarse.averages:
-        return Averaged(probe.copy, coarse.segment, coarse.averages, coarse.kind)
-    return Fine(probe.copy, coarse.segment, coarse.segment, coarse.kind, borrows=True)
+    return borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
 
 
 @torch.no_grad()

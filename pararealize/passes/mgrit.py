@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from pararealize.ir.levels import Cycles, Iteration, Level, propagator
 from pararealize.ir.mgrit import MGRIT
-from pararealize.ir.schedule import Schedule, Task, Watch
-from pararealize.passes.directions import INPUT, Adjoint, Direction, Forward, Source
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
+from pararealize.passes.directions import Adjoint, Direction, Forward, Source
 
 
 class Multigrid:
@@ -153,7 +153,7 @@ def mgrit_schedule(
     output = "out" if head else states[-1]
     if head:
         direction.tasks.append(Task("out", "apply", (states[-1],), "head", piece=n))
-    tasks = _commit_last(_needed(direction.tasks, [output]), transposed=False)
+    tasks = _commit_last(needed(direction.tasks, [output]), transposed=False)
     title = f"MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     inputs = tuple(before[:-1]) if before else (INPUT,)
     schedule = _schedule(tasks, output, solver.watches, inputs, title)
@@ -174,7 +174,7 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     solver.solve(start, cycles)
     watches = [replace(w, interface=n - w.interface) for w in solver.watches]
     roots = list(dict.fromkeys(solver.relaxed))
-    tasks = _commit_last(_needed(direction.tasks, roots), transposed=True)
+    tasks = _commit_last(needed(direction.tasks, roots), transposed=True)
     title = f"adjoint of MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
 
@@ -234,17 +234,6 @@ def _linearised(
         for j in range(1, levels[0].steps + 1):
             found[f"fine.{j}"] = newest.get(j - 1, found[f"fine.{j}"])
     return found
-
-
-def _needed(tasks: Iterable[Task], roots: Iterable[str]) -> list[Task]:
-    """Tasks that the roots depend on, in order."""
-    wanted = set(roots)
-    kept: list[Task] = []
-    for task in reversed(list(tasks)):
-        if task.value in wanted:
-            kept.append(task)
-            wanted.update(task.reads)
-    return kept[::-1]
 
 
 def _commit_last(tasks: list[Task], *, transposed: bool) -> tuple[Task, ...]:

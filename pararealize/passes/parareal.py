@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, Task, Watch
-
-INPUT = "x"
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
 
 
 @dataclass
@@ -65,7 +63,7 @@ def parareal_schedule(
     if method.iterations == 0:
         old = [*old[:n], _fine_sweep(writer, n, 0, old)[n]]
     output = writer.apply("out", "head", old[n], n) if head else old[n]
-    tasks = _commit_last(_needed(writer.tasks, output), method)
+    tasks = _commit_last(needed(writer.tasks, [output]), method)
     made = {task.value for task in tasks} | {INPUT}
     kept = tuple(watch for watch in watches if {watch.new, watch.old} <= made)
     title = f"parareal, n = {n}, {method.correction} correction, {method.iterations} sweeps"
@@ -127,17 +125,6 @@ def _correct(
             # where G = Φ the others cancel, so that it has its numbers to the last digit.
             new.append(writer.combine(f"u{j}.{k + 1}", "++-", (after, fine[j], before), j))
     return new, watches
-
-
-def _needed(tasks: list[Task], output: str) -> list[Task]:
-    """Tasks that the output depends on, in order."""
-    wanted = {output}
-    kept: list[Task] = []
-    for task in reversed(tasks):
-        if task.value in wanted:
-            kept.append(task)
-            wanted.update(task.reads)
-    return kept[::-1]
 
 
 def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from pararealize.ir.program import Segment
 from pararealize.passes.probe import Probe
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.stacked import Stacked, alike, is_stackable
+from pararealize.runtime.clock import medians
 from pararealize.runtime.tape import stack_weights
 
 #: Runs of which the median is taken.
@@ -90,7 +90,7 @@ def _measured(probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Se
         torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)
 
     with torch.enable_grad():
-        slow, fast = _medians(loop, batch)
+        slow, fast = medians(loop, batch, runs=RUNS)
     return Stack(tuple(group), slow / fast)
 
 
@@ -107,15 +107,3 @@ def _leaf(state: Tensor) -> Tensor:
     (leaf,) = tree_leaves(state)
     found: Tensor = leaf.detach().requires_grad_()
     return found
-
-
-def _medians(*functions: Callable[[], None]) -> list[float]:
-    """Seconds of every function, run in turns."""
-    times: list[list[float]] = [[] for _ in functions]
-    for run in range(RUNS + 1):
-        for function, found in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if run:  # the first warms up
-                found.append(time.perf_counter() - start)
-    return [sorted(found)[len(found) // 2] for found in times]

@@ -139,6 +139,15 @@ class Averaged(Propagator):
         self._build()
 
 
+def borrowed(
+    root: nn.Module, segment: Segment, averages: Mapping[str, tuple[str, ...]], label: str
+) -> Propagator:
+    """A segment run with the network's weights, or with means of them where there are any."""
+    if averages:
+        return Averaged(root, segment, averages, label)
+    return Fine(root, segment, segment, label, borrows=True)
+
+
 def _found(root: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(root.get_submodule(owner), name)

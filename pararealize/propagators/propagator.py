@@ -52,11 +52,6 @@ class Propagator(nn.Module, ABC):
         """Modules, tensors and flags of the network that it reads, by path."""
         return ()
 
-    @property
-    def moving(self) -> tuple[nn.Module, ...]:
-        """Modules in which an evaluation that commits may move something."""
-        return tuple(self.stateful())
-
     def weights(self) -> Iterable[Tensor]:
         """Parameters and buffers of the network that it reads."""
         return ()

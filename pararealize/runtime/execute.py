@@ -144,7 +144,7 @@ class Execution:
 
     def _certain(self) -> list[Line]:
         """Messages from or to this rank that every call takes."""
-        if self.solver is not None and self.solver.iteration.warm:
+        if self.solver is not None and self.solver.setting.iteration.warm:
             return []
         certain = lines(self.schedule)
         return [self._lines[key] for key in certain if self.rank in key[1:]]

@@ -68,8 +68,6 @@ class Multigrid:
             stacks={name: stack for stack in stacks for name in stack.places},
             bodies={id(cycles): body(cycles.schedule, here) for cycles in every},
         )
-        self.iteration, self.method = iteration, iteration.method
-        self.propagators, self.move, self._ranks = propagators, move, here
         self._previous: dict[Any, Any] = {}
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
@@ -100,7 +98,7 @@ class Multigrid:
         stacked = {place[0] for place in solved.tape.batches}
         batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
         found: list[Any] = [t for batch in batches for _, own in batch.weights for t in own]
-        for name, part in self.propagators.items():
+        for name, part in self.setting.propagators.items():
             if name.startswith(("fine.", "inputs.")) and name not in stacked:
                 found += part.weights()
         found += leaves_of(dict(solved.inputs))
@@ -110,7 +108,7 @@ class Multigrid:
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
         """Coarse masks are those of the step's start, whenever the first cycle needs them."""
         start = dict(random_states(dict(inputs)))
-        for mask in (part.masks for part in self.propagators.values()):
+        for mask in (part.masks for part in self.setting.propagators.values()):
             if mask is not None and mask.own_stream:
                 mask.start = start
 
@@ -123,20 +121,20 @@ class Multigrid:
     def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
         """The schedules to go through, and the values that they start from."""
         like = _shapes(inputs)
-        if not self.iteration.warm or self._previous.get("like") != like:
-            return self.iteration.forward, {}
+        if not self.setting.iteration.warm or self._previous.get("like") != like:
+            return self.setting.iteration.forward, {}
         known = {key: value for key, value in self._previous.items() if key != "like"}
-        return self.iteration.warm, dict(known)
+        return self.setting.iteration.warm, dict(known)
 
     def _guesses(self, solved: Solved) -> dict[Any, Any]:
         """The newest states that coarse propagators step from, as guesses for the next call."""
-        if self.method.guess != "previous":
+        if self.setting.method.guess != "previous":
             return {}
         found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
-        level = self.iteration.levels[1]
+        level = self.setting.iteration.levels[1]
         for step, bound in enumerate(level.bounds[1:-1], start=2):
             name = solved.cycles.linearised[f"coarse.{step}"]
-            for rank in self._ranks:
+            for rank in self.setting.ranks:
                 if (rank, name) in solved.values:
                     found[rank, f"p{bound}"] = solved.values[rank, name]
         return found
@@ -144,7 +142,7 @@ class Multigrid:
     @property
     def schedules(self) -> tuple[Schedule, ...]:
         """All that may run in a call and its backward pass."""
-        solved = self.iteration
+        solved = self.setting.iteration
         return tuple(c.schedule for c in (*solved.forward, *solved.warm, *solved.adjoint))
 
     def _is_enough(
@@ -153,15 +151,15 @@ class Multigrid:
         """Whether to stop after these cycles; all ranks decide alike."""
         alike = what == "adjoints"
         body = self.setting.body(chosen)
-        jumps = residuals(body, solved.values, solved.post, self._ranks, alike=alike)
-        tolerance = self.method.tolerance
+        jumps = residuals(body, solved.values, solved.post, self.setting.ranks, alike=alike)
+        tolerance = self.setting.method.tolerance
         if what == "states":
             solved.residuals = jumps
         else:
             self.tally.adjoints = jumps
         if chosen is options[-1]:
             return True
-        verdict = judge(self.method, by_cycle(jumps), tolerance)
+        verdict = judge(self.setting.method, by_cycle(jumps), tolerance)
         if verdict.enough:
             return True
         following = options[options.index(chosen) + 1]
@@ -187,9 +185,11 @@ class Multigrid:
 
         It comes as leaves; on ranks that have not that state there are none.
         """
-        start = (self._last_rank(), f"λ{self.iteration.levels[0].bounds[-1]}")
-        options = [c for c in self.iteration.adjoint if c.count >= self.tally.backward_cycles]
-        options = options or list(self.iteration.adjoint[-1:])
+        start = (self._last_rank(), f"λ{self.setting.iteration.levels[0].bounds[-1]}")
+        options = [
+            c for c in self.setting.iteration.adjoint if c.count >= self.tally.backward_cycles
+        ]
+        options = options or list(self.setting.iteration.adjoint[-1:])
         values = dict(solved.values)
         if solved.structure is not None and adjoint:
             values[start] = unflatten(adjoint, solved.structure)
@@ -204,13 +204,13 @@ class Multigrid:
 
     def _watch_bias(self) -> None:
         """One more cycle from the next step on where the last adjoint residual is too large."""
-        bound, most = self.method.bias_bound, self.iteration.adjoint[-1].count
+        bound, most = self.setting.method.bias_bound, self.setting.iteration.adjoint[-1].count
         largest = by_cycle(self.tally.adjoints)[-1:]
         if bound is not None and largest and largest[0] > bound:
             self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)
 
     def _last_rank(self) -> int:
-        last = self.iteration.forward[0].schedule
+        last = self.setting.iteration.forward[0].schedule
         return next(t.rank for t in reversed(last.tasks) if t.op in {"apply", "combine"})
 
 

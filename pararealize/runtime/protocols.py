@@ -21,8 +21,7 @@ class Applied(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """Names of the network's inputs that it reads besides the state."""
 
-    @property
-    def moving(self) -> Sequence[Any]:
+    def stateful(self) -> Iterable[Any]:
         """Modules in which an evaluation may move something, in the network's mode."""
 
     def weights(self) -> Iterable[Tensor]:

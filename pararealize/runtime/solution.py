@@ -126,7 +126,7 @@ class Solution:
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """The network's output."""
-        inputs, post = self._bind(*args, **kwargs), Here(self.solver.move)
+        inputs, post = self._bind(*args, **kwargs), Here(self.solver.setting.move)
         learns = torch.is_grad_enabled() and wants_gradient(self._network, inputs)
         solved = self.solver.solve(inputs, post, learns=learns)
         others = self.solver.depends_on(solved) if learns else []
@@ -138,10 +138,10 @@ class Solution:
         return self._head(rank, state, inputs), ()
 
     def _head(self, rank: int, state: Any, inputs: Mapping[str, Any]) -> Any:
-        head = self.solver.propagators.get("head")
+        head = self.solver.setting.propagators.get("head")
         if head is None:
             return state
-        return head(state, *(self.solver.move(rank, inputs[name]) for name in head.inputs))
+        return head(state, *(self.solver.setting.move(rank, inputs[name]) for name in head.inputs))
 
 
 def last_state(schedule: Schedule) -> tuple[int, str]:

@@ -96,14 +96,19 @@ class States:
 
     def _see(self, task: Task) -> tuple[Tensor, ...]:
         """Evaluate what a slice sees, once a call."""
-        part, tape = self.setting.propagators[task.propagator], self.solved.tape
-        inputs = [self.setting.move(task.rank, self.solved.inputs[name]) for name in part.inputs]
-        with torch.set_grad_enabled(self.learns and self.setting.keeps):
-            made = part(*inputs, commits=task.commits)
-        found = made if isinstance(made, tuple) else (made,)
-        if self.learns and self.setting.keeps:
-            tape.features[task.value] = found
+        keep = self.learns and self.setting.keeps
+        with torch.set_grad_enabled(keep):
+            found = self._look(task.rank, task.propagator, commits=task.commits)
+        if keep:
+            self.solved.tape.features[task.value] = found
         return tuple(f.detach() for f in found)
+
+    def _look(self, rank: int, name: str, *, commits: bool) -> tuple[Tensor, ...]:
+        """What a slice sees in the network's inputs."""
+        part = self.setting.propagators[name]
+        given = [self.setting.move(rank, self.solved.inputs[n]) for n in part.inputs]
+        made = part(*given, commits=commits)
+        return made if isinstance(made, tuple) else (made,)
 
     def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Weights of some slices, stacked once a call, and those that they are made of."""
@@ -118,7 +123,7 @@ class States:
         if name in self.statistics:
             self.statistics[name].restore()
         elif self.setting.iteration.forward[0] is not self.setting.iteration.forward[-1]:
-            self.statistics[name] = Statistics(self.setting.propagators[name].moving)
+            self.statistics[name] = Statistics(self.setting.propagators[name].stateful())
 
     def evaluate(self, rank: int, place: tuple[str, str], *, record: bool, commits: bool) -> Any:
         """A propagator at a value, with autograd's graph or without."""
@@ -138,11 +143,9 @@ class States:
         """Evaluate what a propagator sees with autograd's graph, where that was not kept."""
         for value in self.setting.iteration.features.get(name, ()):
             if value not in self.solved.tape.features:
-                part = self.setting.propagators[f"inputs.{value[1:].partition('.')[0]}"]
-                given = [self.setting.move(rank, self.solved.inputs[n]) for n in part.inputs]
+                seen = f"inputs.{value[1:].partition('.')[0]}"
                 with torch.enable_grad():
-                    made = part(*given, commits=False)
-                found = made if isinstance(made, tuple) else (made,)
+                    found = self._look(rank, seen, commits=False)
                 self.solved.tape.features[value] = found
 
     def linearise(self) -> None:
