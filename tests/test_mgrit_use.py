@@ -17,6 +17,7 @@ from networks import compiled, gradients, relative, seeded, step
 from pararealize import MGRIT, load, pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CoarseError, CutError, DivergenceWarning, MethodError
+from pararealize.models import resnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -451,3 +452,19 @@ def test_a_chain_without_residual_layers_has_no_coarse_propagators(coarse: str) 
 def test_fewer_layers_than_slices() -> None:
     with pytest.raises(CutError, match=r"n=50 subnetworks need 49 interfaces.*write n="):
         pararealize(chain(4), 50, method=MGRIT(coarsening=2), example_inputs=(batch(),))
+
+
+def test_an_automatic_choice_is_saved_where_some_slices_have_nothing_that_repeats(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    model, x = resnet(29, width=4).double(), torch.randn(2, 3, 16, 16).double()
+    cuts = ["layer1.0", "layer2.0"]
+    method = MGRIT(coarsening=3, wanted_error=2.0)  # anything will do: the cheapest kind is taken
+    net = pararealize(model, 3, method=method, example_inputs=(x,), interfaces=cuts).eval()
+    kinds = [piece.coarse for piece in net.plan.pieces]
+    assert kinds[0] == "own layers" != kinds[1]
+    net.save(tmp_path / "net")
+    again = load(tmp_path / "net", model).eval()
+    assert [piece.coarse for piece in again.plan.pieces] == kinds
+    torch.testing.assert_close(again(x), net(x), rtol=0, atol=0)

@@ -109,8 +109,9 @@ class LevelBuilder:
             return "custom", None
         if self.method.coarse != "auto":
             return self.method.coarse, None
-        if self.chosen:
-            return next(kind for kind in self.chosen.values() if kind != "none"), None
+        saved = [kind for kind in self.chosen.values() if kind in CANDIDATES]
+        if saved:  # others are of slices in which nothing repeats
+            return saved[0], None
         return self._cheapest(levels)
 
     def _cheapest(self, levels: tuple[Level, ...]) -> tuple[str, float]:
