@@ -44,8 +44,8 @@ from pararealize.passes.interfaces import build_chain
 from pararealize.passes.levels import LevelBuilder, find_levels
 from pararealize.passes.measure import measured
 from pararealize.passes.mgrit import iteration
-from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.place import owner, place, place_iteration
+from pararealize.passes.parareal import later_sweeps, parareal_schedule
+from pararealize.passes.place import owner, place, place_iteration, place_stages
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
@@ -221,7 +221,7 @@ def _or_serial(decisions: Decisions, serial: nn.Module, probe: Probe) -> Decisio
 def _on_ranks(decisions: Decisions, ranks: int, chunks: int | None) -> Decisions:
     """The decisions with their schedule on ranks, corrections in as many slices as pay."""
     n, plan = decisions.plan.n, decisions.plan
-    if decisions.iteration is not None:
+    if decisions.iteration is not None or decisions.later:
         return _placed(decisions, ranks, deliver=True)
 
     def placed(parts: int) -> tuple[float, Schedule, int]:
@@ -248,7 +248,8 @@ def _placed(decisions: Decisions, ranks: int, *, deliver: bool) -> Decisions:
     n = decisions.plan.n
     schedule = place(decisions.schedule, n, ranks, deliver=deliver)
     if decisions.iteration is None:
-        return replace(decisions, schedule=schedule)
+        _, *later = place_stages((schedule, *decisions.later), n, ranks, deliver=deliver)
+        return replace(decisions, schedule=schedule, later=tuple(later))
     iteration = place_iteration(decisions.iteration, n, ranks, deliver=deliver)
     return replace(decisions, schedule=iteration.forward[0].schedule, iteration=iteration)
 
@@ -313,6 +314,12 @@ def _check_options(n: int | str, method: Method, cost: str, comm: Any, chunks: i
         raise MethodError(f"method={method!r}: expected Parareal(...) or MGRIT(...).")
     if isinstance(method, MGRIT) and chunks not in {None, 1}:
         raise MethodError(f"chunks={chunks}: the states of MGRIT travel whole: leave chunks out.")
+    judged = isinstance(method, Parareal) and method.tolerance is not None
+    if judged and chunks not in {None, 1}:
+        raise MethodError(
+            f"chunks={chunks}: where a tolerance decides on sweeps, states travel whole: leave "
+            "chunks out, or the tolerance."
+        )
     if cost not in {"predicted", "measured"}:
         raise MethodError(f"cost={cost!r}: expected 'predicted' or 'measured'.")
     if chunks is not None and (comm is None or not isinstance(chunks, int) or chunks < 1):
@@ -349,7 +356,8 @@ def _build(
         return _build_levels(partition, serial, request, method, probe, ranks, chosen)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
-    used = frozenset(propagators(schedule))
+    later = later_sweeps(partition.n, method, shared=shared, head=partition.has_head)
+    used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
     plan = make_plan(
@@ -358,7 +366,8 @@ def _build(
     tracing = replace(request.tracing, found=partition.chain.whole)
     plan = replace(plan, tracing=tracing)
     expected = expectations(partition.chain.train, serial)
-    return Decisions(partition, method, schedule, plan, coarse, guesses, expected)
+    decisions = Decisions(partition, method, schedule, plan, coarse, guesses, expected)
+    return replace(decisions, later=later)
 
 
 def _build_levels(

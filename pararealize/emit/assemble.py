@@ -14,14 +14,16 @@ from pararealize.emit.levels import checkpointed, level_propagators, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
-from pararealize.ir.methods import MGRIT, Parareal
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.parts import Coarse, Decisions, Guess
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
+from pararealize.runtime.ledger import Ledger
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.rules import BelowTolerance, Rule
 from pararealize.runtime.transport import Transport
 
 
@@ -58,6 +60,9 @@ def assemble(
     used = _applications(decisions)
     parts = {name: part for name, part in parts.items() if name in used}
     _share_masks(parts, used)
+    ledger = Ledger()
+    if decisions.later:
+        _share_ledger(parts, ledger)
     emission = Emission(
         serial=serial,
         registries=registries,
@@ -68,6 +73,9 @@ def assemble(
         schedule=decisions.schedule,
         own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
         iteration=decisions.iteration,
+        later=decisions.later,
+        rule=_rule(decisions.method),
+        ledger=ledger,
     )
     if transport is not None:
         emission = on_rank(emission, transport)
@@ -82,7 +90,7 @@ def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
 
 def _applications(decisions: Decisions) -> Counter[str]:
     """How often the schedules of a step apply every propagator; a solver may repeat all of them."""
-    schedules = [decisions.schedule]
+    schedules = [decisions.schedule, *decisions.later]
     if decisions.iteration is not None:
         every = (*decisions.iteration.forward, *decisions.iteration.adjoint)
         schedules += [cycles.schedule for cycles in every]
@@ -151,6 +159,18 @@ def _guess(
         else:
             found[f"guess.{j}"] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
     return found
+
+
+def _rule(method: Method) -> Rule | None:
+    if isinstance(method, MGRIT) or method.tolerance is None:
+        return None
+    return BelowTolerance(method.tolerance)
+
+
+def _share_ledger(parts: Mapping[str, Propagator], ledger: Ledger) -> None:
+    """What moves statistics notes it; what is made of another propagator leaves that to it."""
+    for part in parts.values():
+        (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger
 
 
 def _share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:

@@ -26,7 +26,8 @@ def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
         RankError: two devices would hold the same weights.
 
     """
-    found = homes(emission.schedule, emission.propagators)
+    everything = [task for stage in (emission.schedule, *emission.later) for task in stage]
+    found = homes(everything, emission.propagators)
     for _, names in spread(found, emission.serial):
         raise RankError(
             f"the weights {both(names)} are the same and would lie on two devices: choose "
@@ -36,7 +37,7 @@ def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
     for path, ranks in found.items():
         for rank in ranks:
             _move(emission.serial, path, devices[rank])
-    for task in emission.schedule:
+    for task in everything:
         part = inner_of(emission.propagators[task.propagator]) if task.op == "apply" else None
         if isinstance(part, Registered):
             part.module.to(devices[task.rank])

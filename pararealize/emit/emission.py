@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -13,6 +13,9 @@ from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.ledger import Ledger
+from pararealize.runtime.rules import Rule
+from pararealize.runtime.staged import Dial
 from pararealize.runtime.streams import Draw
 from pararealize.runtime.ties import Tie
 from pararealize.runtime.transport import Transport
@@ -52,6 +55,9 @@ class Emission:
         share: where the network lies on several ranks, this one's.
         iteration: for multigrid, the schedules that a solver goes through; ``schedule`` is the
             first of them.
+        later: for parareal, what may follow ``schedule``, one more sweep each.
+        rule: what decides how much of it does; without one, nothing follows.
+        ledger: of the statistics that propagators move, where something may follow.
 
     """
 
@@ -65,3 +71,13 @@ class Emission:
     own_streams: bool = False
     share: Share | None = None
     iteration: Iteration | None = None
+    later: tuple[Schedule, ...] = ()
+    rule: Rule | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def dial(self) -> Dial | None:
+        """What decides sweeps while the network runs, if anything does."""
+        if self.rule is None or not self.later:
+            return None
+        return Dial(self.later, self.rule, self.ledger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import fx, nn
 from pararealize.emit.devices import movers
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.stages import Key, kept, made_in, taken, watched_on
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
-from pararealize.runtime.execute import watched_on
+from pararealize.runtime.staged import Stage
 
 
 def lower(
@@ -26,20 +27,54 @@ def lower(
     them moves statistics. Where the schedule is placed, a ``recv`` moves a value to the device of
     its rank.
     """
-    graph = fx.Graph()
+    return _lowered((schedule,), arguments, propagators, (), None)
+
+
+def lower_stages(
+    stages: Sequence[Schedule],
+    arguments: tuple[Operation, ...],
+    propagators: Mapping[str, Propagator],
+) -> tuple[Stage, ...]:
+    """Schedules that run one after another as graph modules.
+
+    Each takes, before the network's inputs, what it reads of earlier ones, and gives, besides what
+    :func:`lower` says, what later ones read of it.
+    """
+    found = []
+    for i in range(1, len(stages) + 1):
+        ran, keeps, made = stages[:i], kept(stages, i), made_in(stages[i - 1 : i])
+        takes, leaves = taken(ran), tuple(key for key in keeps if key in made)
+        graph = _lowered(ran, arguments, propagators, takes, leaves)
+        ranks = range(ran[-1].ranks)
+        watches = tuple(watch for rank in ranks for watch in watched_on(ran, rank))
+        found.append(Stage(graph, ran[-1].sweeps, watches, takes, leaves, frozenset(keeps)))
+    return tuple(found)
+
+
+def _lowered(
+    stages: Sequence[Schedule],
+    arguments: tuple[Operation, ...],
+    propagators: Mapping[str, Propagator],
+    takes: Sequence[Key],
+    leaves: Sequence[Key] | None,
+) -> fx.GraphModule:
+    """The last of the stages."""
+    schedule, graph = stages[-1], fx.Graph()
+    known = {key: graph.placeholder(f"known_{key[1]}".replace(".", "_")) for key in takes}
     inputs = {a.name: graph.create_node("placeholder", a.target, a.args, {}) for a in arguments}
     moves = movers(schedule, propagators) if schedule.ranks > 1 else {}
     modules: dict[str, nn.Module] = dict(propagators)
     modules |= {f"device.{rank}": move for rank, move in moves.items()}
-    writer = _Writer(graph, propagators, inputs, frozenset(moves))
+    writer = _Writer(graph, propagators, inputs, frozenset(moves), known)
     for task in schedule:
         writer.write(task)
     watched = tuple(
         (writer.values[rank, watch.new], writer.values[rank, watch.old])
         for rank in range(schedule.ranks)
-        for watch in watched_on(schedule, rank)
+        for watch in watched_on(stages, rank)
     )
-    graph.output((writer.output(schedule), watched))
+    left = () if leaves is None else (tuple(writer.values[key] for key in leaves),)
+    graph.output((writer.output(schedule), watched, *left))
     return fx.GraphModule(modules, graph, "Schedule")
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from pararealize.analysis.explain import explain
 from pararealize.emit.collect import collect_serial, total_norm
 from pararealize.emit.emission import Emission
-from pararealize.emit.graph import lower
-from pararealize.emit.ranks import execution
+from pararealize.emit.graph import lower, lower_stages
+from pararealize.emit.ranks import binder, execution
 from pararealize.emit.solver import solution
 from pararealize.emit.storage import write
 from pararealize.errors import RankError, ShapeError, TraceError
@@ -23,14 +23,16 @@ from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import FIXED, Operation
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.stages import watched_on
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
-from pararealize.runtime.execute import Execution, watched_on
+from pararealize.runtime.execute import Execution
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 from pararealize.runtime.results import detached_results
 from pararealize.runtime.solution import Solution
+from pararealize.runtime.staged import Staged, Swept, detached
 
 RESERVED = ("coarse", "guess")
 #: What the network and the original share, so that the hooks of one run in the other.
@@ -52,7 +54,7 @@ class ParallelNetwork(nn.Module):
     """
 
     _emission: Emission
-    _lowered: fx.GraphModule | Execution | Solution
+    _lowered: fx.GraphModule | Execution | Solution | Staged
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -66,13 +68,17 @@ class ParallelNetwork(nn.Module):
         self._watched: tuple[tuple[Any, Any], ...] = ()
         self.training = serial.training
 
-    def _lower(self) -> fx.GraphModule | Execution | Solution:
+    def _lower(self) -> fx.GraphModule | Execution | Solution | Staged:
         e = self._emission
         if e.share is not None:
             return execution(e, e.share, self)
         if e.iteration is not None:
             return solution(e, e.iteration, self)
-        return lower(e.schedule, e.arguments, e.propagators)
+        plain = lower(e.schedule, e.arguments, e.propagators)
+        if e.dial is None:
+            return plain
+        stages = lower_stages(self.stages, e.arguments, e.propagators)
+        return Staged(stages, e.dial, binder(e.arguments), plain)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer, through the schedule.
@@ -91,12 +97,12 @@ class ParallelNetwork(nn.Module):
         if emission.own_streams:
             torch.rand(())  # moves on, so that the next step's coarse masks are new ones
         if not torch.compiler.is_compiling():
-            self._watched = tuple((_detached(a), _detached(b)) for a, b in watched)
+            self._watched = tuple((detached(a), detached(b)) for a, b in watched)
         return output
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        """A solver decides by what it sees; ``torch.compile`` takes the cycles asked for."""
-        if isinstance(self._lowered, Solution) and torch.compiler.is_compiling():
+        """What decides by what it sees; ``torch.compile`` takes the cycles or sweeps asked for."""
+        if isinstance(self._lowered, (Solution, Staged)) and torch.compiler.is_compiling():
             return self._lowered.plain(*args, **kwargs)
         return self._lowered(*args, **kwargs)
 
@@ -110,8 +116,13 @@ class ParallelNetwork(nn.Module):
 
     @property
     def schedule(self) -> Schedule:
-        """The tasks of one call."""
+        """The tasks of one call; where sweeps are decided while it runs, of the first stage."""
         return self._emission.schedule
+
+    @property
+    def stages(self) -> tuple[Schedule, ...]:
+        """The schedule, and what may follow it, one sweep each."""
+        return (self._emission.schedule, *self._emission.later)
 
     @property
     def adjoint(self) -> Schedule | None:
@@ -132,13 +143,16 @@ class ParallelNetwork(nn.Module):
                 "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
                 "print(net.schedule) those of all."
             )
-        return self._lowered.plain if isinstance(self._lowered, Solution) else self._lowered
+        lowered = self._lowered
+        return lowered if isinstance(lowered, fx.GraphModule) else lowered.plain
 
     @property
     def code(self) -> str:
         """The schedule as Python code, or this rank's tasks."""
         if isinstance(self._lowered, Execution):
             return "\n".join(map(str, self._lowered.tasks))
+        if isinstance(self._lowered, Staged):
+            return "\n".join(str(stage.graph.code) for stage in self._lowered.stages)
         return str(self.graph_module.code)
 
     @property
@@ -166,13 +180,17 @@ class ParallelNetwork(nn.Module):
         solver = getattr(self._lowered, "solver", None)
         if solver is not None:
             return Report(*solver.reported())
+        swept: Swept | None = getattr(self._lowered, "swept", None)
+        if swept is not None:
+            return swept.report()
         share, schedule = self._emission.share, self.schedule
         ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
-        watches = [watch for rank in ranks for watch in watched_on(schedule, rank)]
+        watches = [watch for rank in ranks for watch in watched_on((schedule,), rank)]
         slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
         for watch, pair in zip(watches, self._watched, strict=False):
             slices.setdefault((watch.sweep, watch.interface), []).append(pair)
-        return Report(tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items()))
+        jumps = tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items())
+        return Report(jumps, sweeps=schedule.sweeps)
 
     def explain(self) -> str:
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
@@ -293,12 +311,6 @@ def _adopt(network: nn.Module, serial: nn.Module) -> None:
         )
     for registry in (*STATE, *HOOKS):
         network.__dict__[registry] = serial.__dict__[registry]
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach()
-    return tuple(map(_detached, value)) if isinstance(value, tuple) else value
 
 
 def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:

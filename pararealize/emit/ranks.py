@@ -32,7 +32,7 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
 
     """
     schedule, parts, serial = emission.schedule, emission.propagators, emission.serial
-    everything = list(schedule)
+    everything = [task for stage in (schedule, *emission.later) for task in stage]
     if emission.iteration is not None:
         solved = (*emission.iteration.forward, *emission.iteration.adjoint)
         everything += [task for cycles in solved for task in cycles.schedule]
@@ -67,6 +67,7 @@ def execution(emission: Emission, share: Share, network: nn.Module) -> Execution
         network,
         share.ties,
         None if emission.iteration is None else rank_solver(emission, emission.iteration, share),
+        emission.dial,
     )
 
 

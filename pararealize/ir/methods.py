@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -25,6 +26,9 @@ class Parareal:
             ``(fine, interface_in, interface_out) -> nn.Module``.
         correction: ``"residual"`` adds F_j(jump), ``"difference"`` adds G_j(new) - G_j(old).
         iterations: sweeps; as many as there are subnetworks make the network exact.
+        tolerance: after ``iterations`` sweeps (one at least: before it no jump is known) go on one
+            by one while the largest jump of the last, relative to the new state, over all
+            interfaces and samples, is above it; at most until the network is exact.
         guess: ``"network"`` (C_j from the network's input) or ``"coarse"`` (one coarse sweep).
         coarse_depth: layers a fresh coarse network keeps of the subnetwork's repeated ones.
         coarse_budget: largest share of a subnetwork's cost that its coarse network may take when
@@ -40,6 +44,7 @@ class Parareal:
     coarse_depth: int = 1
     coarse_budget: float = 0.75
     seed: int = 0
+    tolerance: float | None = None
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "coarse": ("network", "fine", "identity", "rediscretized", "auto"),
@@ -55,6 +60,18 @@ class Parareal:
             raise MethodError(
                 f"Parareal(coarse_budget={self.coarse_budget!r}): expected a share in (0, 1]."
             )
+        given: Any = self.tolerance
+        if given is not None and not (is_number(given) and given >= 0):
+            raise MethodError(
+                f"Parareal(tolerance={given!r}): expected a number of 0 or more, relative to the "
+                "states, or None for as many sweeps as iterations says."
+            )
+
+    @property
+    def least(self) -> int:
+        """Sweeps of every call: before the first there is no jump that a tolerance could judge."""
+        judged = self.tolerance is not None and math.isfinite(self.tolerance)
+        return max(self.iterations, 1) if judged else self.iterations
 
     def to_json(self) -> dict[str, Any]:
         """Options as JSON values; a callable is named, and must be given again on loading."""

@@ -57,7 +57,8 @@ class Decisions:
 
     ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
     are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
-    compute of the inputs alone, ``iteration`` its schedules.
+    compute of the inputs alone, ``iteration`` its schedules; ``later`` are what may follow
+    ``schedule`` where a tolerance decides, one more sweep each.
     """
 
     partition: Partition
@@ -70,3 +71,4 @@ class Decisions:
     levels: Mapping[str, Coarse] = field(default_factory=dict)
     features: Mapping[int, Segment] = field(default_factory=dict)
     iteration: Iteration | None = None
+    later: tuple[Schedule, ...] = ()

@@ -95,7 +95,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Tasks in an order that runs; ``output`` is the value the network returns."""
+    """Tasks in an order that runs; ``output`` is the value the network returns.
+
+    ``inputs`` are the network's, and in a later stage what earlier ones made; ``sweeps`` are those
+    of parareal that the output has gone through.
+    """
 
     tasks: tuple[Task, ...]
     output: str
@@ -103,6 +107,7 @@ class Schedule:
     inputs: tuple[str, ...] = ()
     ranks: int = 1
     title: str = field(default="", compare=False)
+    sweeps: int = 0
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
+from pararealize.ir.stages import in_a_row
 
 
 @dataclass
 class _Writer:
-    """Collects tasks; the same operation on the same values is written once."""
+    """Collects tasks; the same operation on the same values is written once.
 
+    What a stage was made of, and the jumps since, are remembered from one to the next.
+    """
+
+    method: Parareal
     tasks: list[Task] = field(default_factory=list)
     known: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    watches: list[Watch] = field(default_factory=list)
+    done: dict[str, None] = field(default_factory=dict)
 
     def apply(self, value: str, propagator: str, read: str, piece: int) -> str:
         key = (propagator, (read,))
@@ -25,6 +33,20 @@ class _Writer:
     def combine(self, value: str, signs: str, reads: tuple[str, ...], piece: int) -> str:
         self.tasks.append(Task(value, "combine", reads, signs=signs, piece=piece))
         return value
+
+    def stage(self, output: str, sweeps: int, title: str) -> Schedule:
+        """What the output needs and no stage before has made."""
+        wanted = [task for task in needed(self.tasks, [output]) if task.value not in self.done]
+        tasks = _commit_last(wanted, self.method)
+        earlier = dict(self.done)
+        self.done |= dict.fromkeys(task.value for task in tasks)
+        made = {*self.done, INPUT}
+        watches = tuple(watch for watch in self.watches if {watch.new, watch.old} <= made)
+        self.watches = []
+        reads = {name for task in tasks for name in task.reads}
+        reads |= {name for watch in watches for name in (watch.new, watch.old)}
+        inputs = (INPUT, *(name for name in earlier if name in reads))
+        return Schedule(tasks, output, watches, inputs, title=title, sweeps=sweeps).verify()
 
 
 def parareal_schedule(
@@ -52,22 +74,46 @@ def parareal_schedule(
     Source: Lee, Lee & Park, arXiv 2103.08802; Lions, Maday & Turinici 2001.
 
     """
-    writer = _Writer()
+    return next(_stages(n, method, shared=shared, head=head, reuse=reuse))
+
+
+def later_sweeps(
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True
+) -> tuple[Schedule, ...]:
+    """Where a tolerance is set, what follows :func:`parareal_schedule`: one more sweep each.
+
+    A sweep reads what those before it made, and makes nothing again; the last is the one that makes
+    the network exact. Its output is called ``out.{k}``, after k sweeps.
+    """
+    if method.tolerance is None or method.least == 0:
+        return ()
+    first, *later = _stages(n, method, shared=shared, head=head, reuse=True)
+    in_a_row((first, *later))
+    return tuple(later)
+
+
+def _stages(
+    n: int, method: Parareal, *, shared: bool, head: bool, reuse: bool
+) -> Iterator[Schedule]:
+    """The sweeps of every call as one schedule, and then every further one up to the n-th."""
+    writer = _Writer(method)
     old = _guesses(writer, n, method)
-    watches: list[Watch] = []
-    sweeps = min(method.iterations, n) if reuse else method.iterations  # after n all is exact
-    for k in range(sweeps):
+    least = min(method.least, n) if reuse else method.least  # after n all is exact
+    for k in range(least):
         fine = _fine_sweep(writer, n, k, old)
-        old, jumps = _correct(writer, method, shared, reuse, k, old, fine)
-        watches += jumps
-    if method.iterations == 0:
+        old = _correct(writer, shared, reuse, k, old, fine)
+    if least == 0:
         old = [*old[:n], _fine_sweep(writer, n, 0, old)[n]]
     output = writer.apply("out", "head", old[n], n) if head else old[n]
-    tasks = _commit_last(needed(writer.tasks, [output]), method)
-    made = {task.value for task in tasks} | {INPUT}
-    kept = tuple(watch for watch in watches if {watch.new, watch.old} <= made)
     title = f"parareal, n = {n}, {method.correction} correction, {method.iterations} sweeps"
-    return Schedule(tasks, output, kept, (INPUT,), title=title).verify()
+    yield writer.stage(output, least, title)
+    for k in range(least, n):
+        fine = _fine_sweep(writer, n, k, old)
+        old = _correct(writer, shared, reuse, k, old, fine)
+        output = writer.apply(f"out.{k + 1}", "head", old[n], n) if head else old[n]
+        if output in writer.done:
+            return  # guesses by the network itself were exact
+        yield writer.stage(output, k + 1, f"sweep {k + 1} of at most {n}")
 
 
 def _coarse(j: int, shared: bool) -> str:
@@ -98,22 +144,16 @@ def _fine_sweep(writer: _Writer, n: int, k: int, old: list[str]) -> list[str]:
 
 
 def _correct(
-    writer: _Writer,
-    method: Parareal,
-    shared: bool,
-    reuse: bool,
-    k: int,
-    old: list[str],
-    fine: list[str],
-) -> tuple[list[str], list[Watch]]:
-    """The states after one sweep, and the jumps on the way."""
-    new, watches = [INPUT], []
+    writer: _Writer, shared: bool, reuse: bool, k: int, old: list[str], fine: list[str]
+) -> list[str]:
+    """The states after one sweep."""
+    new = [INPUT]
     for j in range(1, len(old)):
         if j == 1 or (reuse and j <= k + 1):
             new.append(fine[j])
             continue
-        watches.append(Watch(k, j - 1, new[j - 1], old[j - 1]))
-        if method.correction == "residual":
+        writer.watches.append(Watch(k, j - 1, new[j - 1], old[j - 1]))
+        if writer.method.correction == "residual":
             jump = writer.combine(f"r{j - 1}.{k}", "+-", (new[j - 1], old[j - 1]), j)
             correction = writer.apply(f"c{j}.{k}", f"coarse.{j}", jump, j)
             new.append(writer.combine(f"u{j}.{k + 1}", "++", (fine[j], correction), j))
@@ -124,7 +164,7 @@ def _correct(
             # The newest first: the sum has its layout in memory, in which masks are drawn, and
             # where G = Φ the others cancel, so that it has its numbers to the last digit.
             new.append(writer.combine(f"u{j}.{k + 1}", "++-", (after, fine[j], before), j))
-    return new, watches
+    return new
 
 
 def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pararealize.errors import RankError, ScheduleError
 from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.stages import in_a_row, made_in
 
 
 def owner(piece: int, pieces: int, ranks: int) -> int:
@@ -16,12 +18,20 @@ def owner(piece: int, pieces: int, ranks: int) -> int:
     return (piece - 1) * ranks // pieces
 
 
-def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False) -> Schedule:
+def place(
+    schedule: Schedule,
+    pieces: int,
+    ranks: int,
+    *,
+    deliver: bool = False,
+    earlier: Sequence[Schedule] = (),
+) -> Schedule:
     """The schedule on ``ranks`` ranks, every subnetwork with its corrections on one of them.
 
     A value that another rank reads is sent once, right after it is made, and received right
     before its first use; the network's inputs are known everywhere, and its output where it is
-    made, or on every rank with ``deliver``.
+    made, or on every rank with ``deliver``. What ``earlier`` stages made is where they left it, and
+    is sent at the start where it is read elsewhere.
 
     Raises:
         ScheduleError: more ranks than subnetworks, or none.
@@ -30,36 +40,53 @@ def place(schedule: Schedule, pieces: int, ranks: int, *, deliver: bool = False)
     if not 1 <= ranks <= pieces:
         raise ScheduleError(f"{pieces} subnetworks run on 1 to {pieces} ranks, not on {ranks}.")
     made = {t.value: t for t in schedule}
-    home = {t.value: owner(t.piece, pieces, ranks) for t in schedule}
+    before = {t.value: t for stage in earlier for t in stage if t.op not in {"send", "recv"}}
+    home = {name: task.rank for name, task in before.items()}
+    home |= {t.value: owner(t.piece, pieces, ranks) for t in schedule}
+    here = set(made_in(earlier))
     readers: dict[str, dict[int, None]] = {}
     for task in schedule:
         for name in task.reads:
-            if name in home and home[name] != home[task.value]:
-                readers.setdefault(name, {})[home[task.value]] = None
+            to = home[task.value]
+            if name in home and home[name] != to and (to, name) not in here:
+                readers.setdefault(name, {})[to] = None
     if deliver:
         others = (rank for rank in range(ranks) if rank != home[schedule.output])
         readers.setdefault(schedule.output, {}).update(dict.fromkeys(others))
-    tasks: list[Task] = []
-    here: set[tuple[int, str]] = set()
+    tasks = [_send(task, to) for name, task in before.items() for to in readers.get(name, ())]
     for task in schedule:
         rank = home[task.value]
         for name in task.reads:
             if name in home and home[name] != rank and (rank, name) not in here:
-                parts = made[name].parts
+                parts = made[name].parts if name in made else 1
                 tasks.append(
                     Task(name, "recv", rank=rank, peer=home[name], piece=task.piece, parts=parts)
                 )
                 here.add((rank, name))
         tasks.append(replace(task, rank=rank))
-        tasks += [
-            Task(f"{task.value}→{to}", "send", (task.value,), rank=rank, peer=to, piece=task.piece)
-            for to in readers.get(task.value, ())
-        ]
+        tasks += [_send(tasks[-1], to) for to in readers.get(task.value, ())]
     output = schedule.output
     for rank in readers.get(output, ()):
         if (rank, output) not in here:
             tasks.append(Task(output, "recv", rank=rank, peer=home[output], piece=pieces))
     return replace(schedule, tasks=tuple(tasks), ranks=ranks).verify()
+
+
+def _send(task: Task, to: int) -> Task:
+    """What takes the value of a placed task to a rank."""
+    name = f"{task.value}→{to}"
+    return Task(name, "send", (task.value,), rank=task.rank, peer=to, piece=task.piece)
+
+
+def place_stages(
+    stages: Sequence[Schedule], pieces: int, ranks: int, *, deliver: bool
+) -> tuple[Schedule, ...]:
+    """Schedules that run one after another, the first of them placed already, on ranks."""
+    placed = list(stages[:1])
+    for stage in stages[1:]:
+        placed.append(place(stage, pieces, ranks, deliver=deliver, earlier=placed))
+    in_a_row(placed)
+    return tuple(placed)
 
 
 def place_iteration(solved: Iteration, pieces: int, ranks: int, *, deliver: bool) -> Iteration:

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.runtime.guards import check_finite, line_of, shapes
+from pararealize.runtime.ledger import Ledger
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.quiet import is_torchs, quiet
 
 
 class Propagator(nn.Module, ABC):
     """State in, state out; statistics move only when told to, masks are drawn once a step.
+
+    Where a later evaluation of a step may be told to as well, a ledger takes back what this moved.
 
     Args:
         label: how errors name it, e.g. ``"subnetwork 2 (layer2.0 … layer2.7)"``.
@@ -29,6 +32,7 @@ class Propagator(nn.Module, ABC):
         self.label = label
         self.leaves = leaves
         self.masks: Masks | None = None
+        self.ledger: Ledger | None = None
 
     @abstractmethod
     def propagate(self, *values: Any) -> Any:
@@ -86,6 +90,8 @@ class Propagator(nn.Module, ABC):
             raise
 
     def _evaluate(self, values: tuple[Any, ...], commits: bool) -> Any:
+        if commits and self.ledger is not None and self.ledger.is_open:
+            self.ledger.note(self, self.stateful())
         if commits and self.masks is None:
             return self.propagate(*values)
         moving = () if commits else tuple(self.stateful())

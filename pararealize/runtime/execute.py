@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol, final
 
@@ -16,11 +15,14 @@ from pararealize.runtime.adjoint import arrive, depart, enter, leave
 from pararealize.runtime.body import is_end
 from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
+from pararealize.runtime.legs import Leg, legs, lines
 from pararealize.runtime.link import Line, Link, Step
+from pararealize.runtime.measures import Measure, batch_of, measured, measures, shared
 from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.solution import attach, last_state
+from pararealize.runtime.staged import Dial, Swept, detached
 from pararealize.runtime.streams import Draw, Streams
 from pararealize.runtime.ties import Tie, Ties
 from pararealize.runtime.transport import Transport
@@ -37,19 +39,6 @@ class Applied(Protocol):
 
     def __call__(self, *values: Any, commits: bool = True) -> Any:
         """The next state."""
-
-
-def lines(*schedules: Schedule) -> dict[tuple[str, int, int], Line]:
-    """The messages of placed schedules, by value, source and target."""
-    counts: Counter[tuple[int, int]] = Counter()
-    found: dict[tuple[str, int, int], Line] = {}
-    outputs = {schedule.output for schedule in schedules}
-    for task in (task for schedule in schedules for task in schedule):
-        key = (task.reads[0], task.rank, task.peer) if task.op == "send" else None
-        if key is not None and key not in found:
-            found[key] = Line(*key, counts[key[1:]], key[0] not in outputs)
-            counts[key[1:]] += 1
-    return found
 
 
 @final
@@ -92,17 +81,6 @@ class Letters:
         return nullcontext()
 
 
-def watched_on(schedule: Schedule, rank: int) -> tuple[Watch, ...]:
-    """Jumps that this rank reports: the last one that knows both states does."""
-    known = {(task.value, task.rank) for task in schedule if task.op != "send"}
-
-    def reporter(watch: Watch) -> int:
-        ranks = range(schedule.ranks)
-        return max((r for r in ranks if {(watch.new, r), (watch.old, r)} <= known), default=-1)
-
-    return tuple(watch for watch in schedule.watches if reporter(watch) == rank)
-
-
 @final
 class Execution:
     """One rank's part of a network: (network inputs) → (output, watched values).
@@ -116,6 +94,7 @@ class Execution:
         network: the module that holds this rank's parameters, and its mode.
         ties: parameters that other ranks hold as well.
         solver: for multigrid, what finds the last state; the schedule is the first it runs.
+        dial: what may follow the schedule, and what decides whether it does.
 
     """
 
@@ -129,18 +108,20 @@ class Execution:
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
         solver: Multigrid | None = None,
+        dial: Dial | None = None,
     ) -> None:
-        self.solver = solver
+        self.solver, self._dial = solver, dial
         self.schedule, self.transport, self.rank = schedule, transport, transport.rank
-        self.tasks = tuple(task for task in schedule if task.rank == self.rank)
-        self.watches = watched_on(schedule, self.rank)
+        stages = (schedule, *(dial.later if dial is not None else ()))
+        self._legs = legs(stages, self.rank)
+        self.tasks = tuple(task for leg in self._legs for task in leg.tasks)
+        self.swept = Swept() if dial is not None else None
         self._propagators, self._bind, self._network = propagators, bind, network
         self._streams = Streams(draws, transport)
-        self._lines = lines(schedule) if solver is None else lines(*solver.schedules)
+        self._lines = lines(*stages) if solver is None else lines(*solver.schedules)
         self._makes_output = any(t.value == schedule.output and t.op != "recv" for t in self.tasks)
         self._link = Link(transport, self._certain())
         self._link.ties = Ties(ties, network, transport) if ties else None
-        self._done_with = self._last_reads()
 
     def _certain(self) -> list[Line]:
         """Messages from or to this rank that every call takes."""
@@ -148,15 +129,6 @@ class Execution:
             return []
         certain = lines(self.schedule)
         return [self._lines[key] for key in certain if self.rank in key[1:]]
-
-    def _last_reads(self) -> list[tuple[str, ...]]:
-        """Values that no task after the i-th reads, so that they need not be kept."""
-        kept = {self.schedule.output, *(n for w in self.watches for n in (w.new, w.old))}
-        last = {name: i for i, task in enumerate(self.tasks) for name in task.reads}
-        rows: list[tuple[str, ...]] = [() for _ in self.tasks]
-        for name, i in last.items():
-            rows[i] += () if name in kept else (name,)
-        return rows
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[tuple[Any, Any], ...]]:
         """The network's output, the same on every rank, and the jumps seen here."""
@@ -186,20 +158,57 @@ class Execution:
         inputs = map_tensors(lambda value: self._enter(step, value, entered), inputs)
         self._streams.begin(step.key)
         values: dict[str, Any] = {}
-        output = self.schedule.output
+        watched: Iterable[Watch] = ()
         if self.solver is not None:
             output = self._solve(self.solver, step, values, inputs)
+        elif self._dial is not None:
+            output = self._sweep(self._dial, step, values, inputs)
         else:
-            for task, done_with in zip(self.tasks, self._done_with, strict=True):
-                with self._noted(str(task), task.op):
-                    self._do(step, task, values, inputs)
-                for name in done_with:
-                    values.pop(name, None)
+            output, watched = self.schedule.output, self._legs[0].reported_by(self.rank).values()
+            self._go(self._legs[0], step, values, inputs)
         step.settle()
         self._streams.end()
-        watches = self.watches if self.solver is None else ()
-        found = tuple((values[w.new], values[w.old]) for w in watches)
+        found = tuple((values[w.new], values[w.old]) for w in watched)
         return self._exit(step, values[output], entered), found
+
+    def _go(self, leg: Leg, step: Step, values: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """Run this rank's tasks of a stage."""
+        for task, done_with in zip(leg.tasks, leg.done_with, strict=True):
+            with self._noted(str(task), task.op):
+                self._do(step, task, values, inputs)
+            for name in done_with:
+                values.pop(name, None)
+
+    def _sweep(self, dial: Dial, step: Step, values: dict[str, Any], inputs: dict[str, Any]) -> str:
+        """Stage after stage until the rule is content; the name of the output.
+
+        Only states that it depends on have adjoints.
+        """
+        found: tuple[Measure, ...] = ()
+        with dial.ledger.step():
+            for leg in self._legs:
+                if leg is not self._legs[0]:
+                    step.post(leg.incoming)
+                self._go(leg, step, values, inputs)
+                step.settle()
+                if leg is self._legs[-1]:
+                    break
+                found += self._measured(leg, values, inputs)
+                if dial.rule.is_enough(found, detached(values[leg.schedule.output])):
+                    break
+        step.only_answers(leg.answered)
+        self.swept = Swept(leg.schedule.sweeps, found)
+        return leg.schedule.output
+
+    def _measured(
+        self, leg: Leg, values: dict[str, Any], inputs: dict[str, Any]
+    ) -> tuple[Measure, ...]:
+        """The jumps of a stage, those of all ranks."""
+        batch, mine = batch_of(inputs), leg.reported_by(self.rank)
+        own = measured([(values[w.new], values[w.old]) for w in mine.values()], batch)
+        tables = dict(zip(mine, own, strict=True))
+        every = shared(tables, len(leg.watches), batch, self.transport.sum)
+        return measures((watch for watch, _ in leg.watches), every)
 
     def _solve(
         self, solver: Multigrid, step: Step, values: dict[str, Any], inputs: dict[str, Any]
@@ -301,8 +310,7 @@ class Execution:
     def _send(self, step: Step, line: Line, values: dict[str, Any]) -> None:
         form, tensors = step.send(line, values[line.value])
         if line.carries and step.learns(self.rank):
-            step.left(line, form)
-            step.tokens.append(depart(step, line, form, tensors))
+            step.left(line, form, depart(step, line, form, tensors))
 
     def _receive(self, step: Step, line: Line) -> Any:
         form = step.expect(line)
@@ -323,7 +331,7 @@ class Execution:
             return output
         leaves, structure = flatten(output)
         at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        ties = (*step.tokens, *entered, step.anchor)
+        ties = (*step.ties, *entered, step.anchor)
         results = leave(step, [leaves[i] for i in at], ties, made=self._makes_output)
         for i, result in zip(at, results, strict=True):
             leaves[i] = result

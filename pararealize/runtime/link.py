@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -115,17 +115,22 @@ class Step:
         self.recording = torch.is_grad_enabled()
         self.anchor = torch.zeros((), requires_grad=self.recording)
         self.tokens: list[Tensor] = []
-        self._sent: list[tuple[Line, Form]] = []
+        self._sent: dict[Line, tuple[Form, Tensor]] = {}
         self._adjoints: dict[Line, _Incoming] = {}
         self._trainable: list[bool] = [trainable]
         self._answer: Callable[[], list[list[int]]] | None = None
         if self.transport.size > 1:
             self._answer = self.transport.begin_gather([self.key, int(trainable)])
-        self._posted = {
-            line: self._post(link.forms[self.key, line], line)
-            for line in link.incoming
-            if (self.key, line) in link.forms and self.transport.early
-            if link.forms[self.key, line].plain
+        self._posted: dict[Line, _Incoming] = {}
+        self.post(link.incoming)
+
+    def post(self, lines: Iterable[Line]) -> None:
+        """Post the receives of messages that are sure to come, where their form is known."""
+        self._posted |= {
+            line: self._post(self.link.forms[self.key, line], line)
+            for line in lines
+            if (self.key, line) in self.link.forms and self.transport.early
+            if self.link.forms[self.key, line].plain
         }
 
     def _tag(self, line: Line, *, back: bool = False) -> int:
@@ -206,9 +211,18 @@ class Step:
         posted = self._posted.pop(line, None)
         return (posted or self._post(self.expect(line), line)).wait()
 
-    def left(self, line: Line, form: Form) -> None:
-        """Remember that the adjoint of a state that was sent will come back."""
-        self._sent.append((line, form))
+    def left(self, line: Line, form: Form, token: Tensor) -> None:
+        """Remember that the adjoint of a state that was sent will come back, through its token."""
+        self._sent[line] = form, token
+
+    def only_answers(self, lines: Collection[Line]) -> None:
+        """The adjoints of these messages alone come back: the output depends on no other."""
+        self._sent = {line: sent for line, sent in self._sent.items() if line in lines}
+
+    @property
+    def ties(self) -> list[Tensor]:
+        """What has to run backward with the output."""
+        return [*self.tokens, *(token for _, token in self._sent.values())]
 
     def begin_backward(self) -> None:
         """Post the receives of all adjoints; from here on a failure leaves others waiting."""
@@ -218,7 +232,8 @@ class Step:
             engine.queue_callback(partial(self.link.ties.sum, self._tie_tag))
         engine.queue_callback(self.link.closed)
         if self.transport.early:
-            self._adjoints = {line: self._post(form, line, back=True) for line, form in self._sent}
+            sent = self._sent.items()
+            self._adjoints = {line: self._post(form, line, back=True) for line, (form, _) in sent}
 
     def take_adjoint(self, line: Line, form: Form) -> list[Tensor | None]:
         """Wait for the adjoint of a state that was sent, one tensor for each of its leaves."""

@@ -16,7 +16,8 @@ from pararealize.runtime.nest import leaves_of
 class Jump:
     """The jump at one interface in one sweep: its 2-norm, and relative to the new state's.
 
-    For MGRIT the residual of a level's equation for the state there.
+    For MGRIT the residual of a level's equation for the state there. ``samples`` are the relative
+    jumps of the samples of the batch, where sweeps are decided by them.
     """
 
     sweep: int
@@ -24,14 +25,21 @@ class Jump:
     norm: float
     relative: float
     level: int = 1
+    samples: tuple[float, ...] = ()
+
+    @property
+    def largest(self) -> float:
+        """The largest relative jump of any sample, or that of all where they are not told apart."""
+        return max(self.samples, default=self.relative)
 
 
 @dataclass(frozen=True)
 class Report:
     """Jump norms of the last call, by sweep and interface.
 
-    For MGRIT also those of the adjoints in the last backward pass, relative to the largest adjoint
-    at any interface, and of all calls so far how
+    ``sweeps`` are those of parareal that a call takes, or that the last one took where a tolerance
+    decides. For MGRIT also those of the adjoints in the last backward pass, relative to the largest
+    adjoint at any interface, and of all calls so far how
     many there were, how many cycles they needed beyond those asked for, how many were run serially
     in the end, and how many backward cycles the next one takes.
     """
@@ -42,10 +50,11 @@ class Report:
     extra_cycles: int = 0
     serial_steps: int = 0
     backward_cycles: int = 0
+    sweeps: int = 0
 
     @property
     def largest(self) -> float:
-        """The largest relative jump of the last sweep; zero where nothing was corrected."""
+        """The largest relative jump of the last sweep that has any; zero where none has."""
         return _largest(self.jumps)
 
     @property
@@ -72,7 +81,7 @@ class Report:
 
 def _largest(jumps: tuple[Jump, ...]) -> float:
     last = max((jump.sweep for jump in jumps), default=0)
-    return max((j.relative for j in jumps if j.sweep == last and j.level == 1), default=0.0)
+    return max((j.largest for j in jumps if j.sweep == last and j.level == 1), default=0.0)
 
 
 def _table(what: str, jumps: tuple[Jump, ...]) -> list[str]:

@@ -1,0 +1,85 @@
+"""Legs: what one rank runs of each schedule, where some run one after another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.stages import answered, kept, reported
+from pararealize.runtime.link import Line
+
+#: A message by its value, source and target.
+Route = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One rank's part of a stage.
+
+    Attributes:
+        tasks: its tasks.
+        done_with: for each task, values that nothing after it reads.
+        watches: the stage's, each with the rank that reports it.
+        incoming: messages to this rank.
+        answered: messages from this rank whose adjoints come back where no stage follows.
+
+    """
+
+    schedule: Schedule
+    tasks: tuple[Task, ...]
+    done_with: tuple[tuple[str, ...], ...]
+    watches: tuple[tuple[Watch, int], ...]
+    incoming: tuple[Line, ...]
+    answered: frozenset[Line]
+
+    def reported_by(self, rank: int) -> dict[int, Watch]:
+        """The watches that a rank reports, by their place among all."""
+        return {i: watch for i, (watch, by) in enumerate(self.watches) if by == rank}
+
+
+def legs(stages: Sequence[Schedule], rank: int) -> tuple[Leg, ...]:
+    """What a rank runs of schedules that run one after another."""
+    routes = lines(*stages)
+    return tuple(_leg(stages, i, rank, routes) for i in range(1, len(stages) + 1))
+
+
+def _leg(stages: Sequence[Schedule], count: int, rank: int, routes: Mapping[Route, Line]) -> Leg:
+    """The last of the first ``count`` stages."""
+    ran, schedule = stages[:count], stages[count - 1]
+    tasks = tuple(task for task in schedule if task.rank == rank)
+    watches = reported(ran)
+    later = {name for r, name in kept(stages, count) if r == rank}
+    watched = {name for w, by in watches if by == rank for name in (w.new, w.old)}
+    arriving = {task.value for task in tasks if task.op == "recv"}
+    return Leg(
+        schedule,
+        tasks,
+        _last_reads(tasks, {schedule.output, *watched, *later}),
+        watches,
+        tuple(line for line in routes.values() if line.target == rank and line.value in arriving),
+        frozenset(routes[route] for route in answered(ran) if route[1] == rank),
+    )
+
+
+def _last_reads(tasks: Sequence[Task], wanted: set[str]) -> tuple[tuple[str, ...], ...]:
+    """Values that no task after the i-th reads, so that they need not be kept."""
+    last = {name: i for i, task in enumerate(tasks) for name in task.reads}
+    rows: list[tuple[str, ...]] = [() for _ in tasks]
+    for name, i in last.items():
+        rows[i] += () if name in wanted else (name,)
+    return tuple(rows)
+
+
+def lines(*schedules: Schedule) -> dict[Route, Line]:
+    """The messages of placed schedules, by value, source and target."""
+    counts: Counter[tuple[int, int]] = Counter()
+    found: dict[Route, Line] = {}
+    outputs = {schedule.output for schedule in schedules}
+    for task in (task for schedule in schedules for task in schedule):
+        key = (task.reads[0], task.rank, task.peer) if task.op == "send" else None
+        if key is not None and key not in found:
+            found[key] = Line(*key, counts[key[1:]], key[0] not in outputs)
+            counts[key[1:]] += 1
+    return found

@@ -1,0 +1,96 @@
+"""Measures: how large the jumps of a sweep are, sample by sample, as all ranks know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pararealize.ir.schedule import Watch
+from pararealize.runtime.combine import combine
+from pararealize.runtime.nest import leaves_of
+from pararealize.runtime.report import Jump
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The jump at one interface in one sweep.
+
+    ``norms[i]`` is the 2-norm of the jump of sample i, ``scales[i]`` that of the new state: float64
+    on the CPU. Samples are what lies along axis 0, where the batch and all leaves of the state
+    share it; otherwise there is one number for all.
+    """
+
+    sweep: int
+    interface: int
+    norms: Tensor
+    scales: Tensor
+
+    @property
+    def relative(self) -> Tensor:
+        """``norms / scales``; infinite where a state is zero that was not, or is not finite."""
+        found = torch.where(self.norms == 0, 0.0, self.norms / self.scales)
+        return torch.where(self.norms.isnan() | found.isnan(), torch.inf, found)
+
+    def jump(self) -> Jump:
+        """The same of the whole batch, with every sample's relative jump."""
+        size, scale = (float(torch.linalg.vector_norm(v)) for v in (self.norms, self.scales))
+        relative = size / scale if scale else 0.0
+        return Jump(
+            self.sweep, self.interface, size, relative, samples=tuple(self.relative.tolist())
+        )
+
+
+def batch_of(inputs: Mapping[str, Any]) -> int:
+    """Samples in a batch: the first axis of the network's first input that has one."""
+    leaves = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor) and leaf.dim())
+    return next((leaf.shape[0] for leaf in leaves), 0)
+
+
+def sizes(value: Any, batch: int) -> Tensor:
+    """2-norms of the samples of a state, or one of all of it where they are not its first axis."""
+    tensors = (leaf.detach() for leaf in leaves_of(value) if isinstance(leaf, Tensor))
+    leaves = [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
+    alike = all(leaf.dim() and leaf.shape[0] == batch for leaf in leaves)
+    rows = [leaf.unsqueeze(-1).flatten(1) if alike else leaf.reshape(1, -1) for leaf in leaves]
+    found = [torch.linalg.vector_norm(row.abs(), dim=1, dtype=_wide(row)) for row in rows]
+    return torch.linalg.vector_norm(torch.stack(found), dim=0) if found else torch.zeros(1)
+
+
+def _wide(row: Tensor) -> torch.dtype:
+    return torch.float64 if row.dtype in {torch.float64, torch.complex128} else torch.float32
+
+
+def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
+    """For pairs of new and old states, norms of jumps and of new states: [2, samples] each.
+
+    They are on the CPU, after one wait for the device.
+    """
+    with torch.no_grad():
+        rows = [
+            torch.stack((sizes(combine("+-", new, old), batch), sizes(new, batch)))
+            for new, old in pairs
+        ]
+        together = [row.flatten().to(rows[0].device) for row in rows]
+        flat = torch.cat(together).cpu().to(torch.float64) if rows else torch.zeros(0)
+    return [part.view(2, -1) for part in flat.split([row.numel() for row in rows])] if rows else []
+
+
+def shared(
+    mine: Mapping[int, Tensor], count: int, batch: int, total: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """All of ``count`` such tables, of which every rank knows its own, by ``total`` over ranks."""
+    numbers = torch.zeros(count, 1 + 2 * max(batch, 1), dtype=torch.float64)
+    for i, table in mine.items():
+        numbers[i, 0] = table.shape[1]
+        numbers[i, 1 : 1 + table.numel()] = table.flatten()
+    return [row[1 : 1 + 2 * int(row[0])].view(2, -1) for row in total(numbers)]
+
+
+def measures(watches: Iterable[Watch], tables: Iterable[Tensor]) -> tuple[Measure, ...]:
+    """The jumps by sweep and interface."""
+    pairs = zip(watches, tables, strict=True)
+    return tuple(Measure(w.sweep, w.interface, norms, scales) for w, (norms, scales) in pairs)

@@ -1,0 +1,108 @@
+"""Staged: sweeps that are decided while the network runs, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor, fx
+
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.stages import Key
+from pararealize.runtime.ledger import Ledger
+from pararealize.runtime.measures import Measure, batch_of, measured, measures
+from pararealize.runtime.nest import map_tensors
+from pararealize.runtime.report import Report
+from pararealize.runtime.rules import Rule
+
+
+@dataclass(frozen=True)
+class Dial:
+    """What may follow the first schedule, and what decides how much of it does.
+
+    Attributes:
+        later: one more sweep each.
+        rule: asked after every stage but the last.
+        ledger: of the statistics that propagators move.
+
+    """
+
+    later: tuple[Schedule, ...]
+    rule: Rule
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Swept:
+    """How the last call went."""
+
+    sweeps: int = 0
+    measures: tuple[Measure, ...] = ()
+
+    def report(self) -> Report:
+        """The jumps of all sweeps that ran."""
+        return Report(tuple(m.jump() for m in self.measures), sweeps=self.sweeps)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as a graph: (what it takes, network inputs) → (output, watched, what it leaves).
+
+    ``keeps`` are what later stages take, of this one and of earlier ones.
+    """
+
+    graph: fx.GraphModule
+    sweeps: int
+    watches: tuple[Watch, ...]
+    takes: tuple[Key, ...]
+    leaves: tuple[Key, ...]
+    keeps: frozenset[Key]
+
+
+@final
+class Staged:
+    """A network in one process: (network inputs) → (output, no watched values).
+
+    Args:
+        stages: what runs one after another.
+        dial: what decides how many.
+        bind: turns the arguments of a call into the network's inputs.
+        plain: the first stage alone, as a graph that decides nothing by what it sees.
+
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        dial: Dial,
+        bind: Callable[..., dict[str, Any]],
+        plain: fx.GraphModule,
+    ) -> None:
+        self.stages, self.plain = tuple(stages), plain
+        self.swept = Swept()
+        self._dial, self._bind = dial, bind
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The network's output."""
+        batch = batch_of(self._bind(*args, **kwargs))
+        known: dict[Key, Any] = {}
+        found: tuple[Measure, ...] = ()
+        with self._dial.ledger.step():
+            for stage in self.stages:
+                taken = [known[key] for key in stage.takes]
+                output, pairs, left = stage.graph(*taken, *args, **kwargs)
+                if stage is self.stages[-1]:
+                    break
+                found += measures(stage.watches, measured(pairs, batch))
+                if self._dial.rule.is_enough(found, detached(output)):
+                    break
+                known |= zip(stage.leaves, left, strict=True)
+                known = {key: known[key] for key in stage.keeps}
+        self.swept = Swept(stage.sweeps, found)
+        return output, ()
+
+
+def detached(value: Any) -> Any:
+    """A nest with all tensors detached."""
+    return map_tensors(Tensor.detach, value)
