@@ -2,7 +2,13 @@
 
 from pararealize.compiler import load, pararealize
 from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import DivergenceWarning, PararealizeError, SlowerThanSerialWarning
+from pararealize.errors import (
+    CertificateWarning,
+    DivergenceWarning,
+    PararealizeError,
+    SlowerThanSerialWarning,
+)
+from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
@@ -10,7 +16,10 @@ from pararealize.runtime.report import Report
 
 __all__ = [
     "MGRIT",
+    "Calibration",
+    "CertificateWarning",
     "DivergenceWarning",
+    "Fitting",
     "Machine",
     "ParallelNetwork",
     "Parareal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.analysis.simulate import predict
+from pararealize.calibration.calibrate import calibrate
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.fastest import measured_speedup, serially
@@ -183,7 +185,7 @@ def _compile(
     with transport.alone():
         decisions = _decide(chain, serial, request, transport.size, saved)
         decisions = _on_ranks(decisions, transport.size, request.chunks)
-        network = assemble(decisions, serial, transport)
+        network = assemble(decisions, serial, transport, calibrate=calibrate)
     return network.to(request.devices[transport.rank]) if request.devices else network
 
 
@@ -201,7 +203,7 @@ def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> Parallel
         decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
         if request.method.batched == "fastest" and decisions.iteration is not None:
             decisions = _or_serial(decisions, serial, probe)
-    return assemble(decisions, serial, devices=request.devices)
+    return assemble(decisions, serial, devices=request.devices, calibrate=calibrate)
 
 
 def _or_serial(decisions: Decisions, serial: nn.Module, probe: Probe) -> Decisions:
@@ -278,10 +280,12 @@ def _decide(
         n = len(request.interfaces) + 1
     count = _best_count(chain, serial, request) if isinstance(n, str) else n
     partition = _partition(chain, serial, request, count)
-    chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
-    decisions = _build(partition, serial, request, ranks, chosen)
-    fits = saved is not None and saved.ranks == decisions.plan.ranks
-    return replace(decisions, plan=saved) if saved is not None and fits else decisions
+    decisions = _build(partition, serial, request, ranks, saved)
+    if saved is None:
+        return decisions
+    calibrated = replace(decisions.plan, calibration=saved.calibration)
+    fits = saved.ranks == decisions.plan.ranks
+    return replace(decisions, plan=saved if fits else calibrated)
 
 
 def _count_on(ranks: int, n: int | str) -> int:
@@ -347,16 +351,19 @@ def _build(
     serial: nn.Module,
     request: _Request,
     ranks: int,
-    chosen: Mapping[int, str],
+    saved: Plan | None = None,
 ) -> Decisions:
-    """Coarse networks, schedule and plan of a partition."""
+    """Coarse networks, schedule and plan of a partition; kinds are those that were saved."""
     method, machine = request.method, request.machine
+    chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
     probe = Probe(partition, serial, dict(request.given or {}), method.seed)
     if isinstance(method, MGRIT):
         return _build_levels(partition, serial, request, method, probe, ranks, chosen)
     shared = method.coarse == "fine" and method.correction == "difference"
     schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
-    later = later_sweeps(partition.n, method, shared=shared, head=partition.has_head)
+    certified = saved is not None and saved.calibration is not None
+    dial = replace(method, tolerance=math.inf) if certified else method
+    later = later_sweeps(partition.n, dial, shared=shared, head=partition.has_head)
     used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
@@ -412,7 +419,7 @@ def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
 
     def seconds(n: int) -> float:
         partition = _partition(chain, serial, blind, n)
-        return _build(partition, serial, blind, 0, {}).plan.parallel_seconds
+        return _build(partition, serial, blind, 0).plan.parallel_seconds
 
     return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
 

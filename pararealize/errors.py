@@ -33,6 +33,10 @@ class RefinementError(PararealizeError, ValueError):
     """A shallow network does not fit a deeper one it should start, or depths do not increase."""
 
 
+class CalibrationError(PararealizeError, ValueError):
+    """A trained network cannot be calibrated with this data, or not as closely as asked."""
+
+
 class ScheduleError(PararealizeError, ValueError):
     """A schedule breaks one of the rules that make it safe to run."""
 
@@ -67,3 +71,7 @@ class SlowerThanSerialWarning(UserWarning):
 
 class DivergenceWarning(UserWarning):
     """Multigrid cycles did not converge, and a step was run serially instead."""
+
+
+class CertificateWarning(UserWarning):
+    """An answer may differ from the serial network's by more than its certificate allows."""

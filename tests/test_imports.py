@@ -23,7 +23,12 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"errors", "ir", "analysis"},
     "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
     "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},
-    "compiler": {"errors", "ir", "runtime", "propagators", "analysis", "passes", "emit"},
+    "calibration": {
+        *("errors", "ir", "runtime", "propagators", "analysis", "passes", "emit", "calibration")
+    },
+    "compiler": {
+        *("errors", "ir", "runtime", "propagators", "analysis", "passes", "emit", "calibration")
+    },
 }
 
 #: What only programs may import, and the module that draws for them.

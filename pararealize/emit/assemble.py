@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,14 +15,17 @@ from pararealize.emit.emission import Emission
 from pararealize.emit.levels import checkpointed, level_propagators, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
+from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.parts import Coarse, Decisions, Guess
+from pararealize.ir.schedule import Schedule
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
+from pararealize.runtime.certificate import Certified
 from pararealize.runtime.ledger import Ledger
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.rules import BelowTolerance, Rule
@@ -32,11 +37,13 @@ def assemble(
     serial: nn.Module,
     transport: Transport | None = None,
     devices: Sequence[torch.device] = (),
+    calibrate: Callable[..., Emission] | None = None,
 ) -> ParallelNetwork:
     """The module that runs what was decided, with the weights of ``serial``.
 
     With a ``transport`` it holds and runs this rank's part only; with ``devices``, those of each
-    rank of the schedule lie on one of them.
+    rank of the schedule lie on one of them. ``calibrate`` makes a calibrated network of
+    (decisions, network, emission, data, options, progress).
 
     Raises:
         RankError: the ranks are more than the subnetworks, or two would hold the same weights.
@@ -55,14 +62,16 @@ def assemble(
     if isinstance(decisions.method, MGRIT):
         parts |= level_propagators(decisions, serial, registries["coarse"])
     else:
-        parts |= _coarse(partition, serial, decisions.method, coarse, registries["coarse"], fine)
+        parts |= coarse_propagators(
+            partition, serial, decisions.method, coarse, registries["coarse"], fine
+        )
     parts |= _guess(guesses, serial, registries["guess"])
-    used = _applications(decisions)
+    used = applications(_schedules(decisions))
     parts = {name: part for name, part in parts.items() if name in used}
-    _share_masks(parts, used)
+    share_masks(parts, used)
     ledger = Ledger()
     if decisions.later:
-        _share_ledger(parts, ledger)
+        share_ledger(parts, ledger)
     emission = Emission(
         serial=serial,
         registries=registries,
@@ -74,9 +83,12 @@ def assemble(
         own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
         iteration=decisions.iteration,
         later=decisions.later,
-        rule=_rule(decisions.method),
+        rule=rule_of(decisions.method, decisions.plan.calibration),
         ledger=ledger,
     )
+    if calibrate is not None:
+        bare = replace(decisions, coarse={}, guesses={}, levels={})
+        emission = replace(emission, calibrate=partial(calibrate, bare))
     if transport is not None:
         emission = on_rank(emission, transport)
     elif devices:
@@ -88,12 +100,17 @@ def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
     return nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
 
 
-def _applications(decisions: Decisions) -> Counter[str]:
-    """How often the schedules of a step apply every propagator; a solver may repeat all of them."""
+def _schedules(decisions: Decisions) -> list[Schedule]:
+    """All that a step may run; a solver may repeat each."""
     schedules = [decisions.schedule, *decisions.later]
     if decisions.iteration is not None:
         every = (*decisions.iteration.forward, *decisions.iteration.adjoint)
         schedules += [cycles.schedule for cycles in every]
+    return schedules
+
+
+def applications(schedules: Iterable[Schedule]) -> Counter[str]:
+    """How often schedules apply every propagator."""
     return Counter(task.propagator for s in schedules for task in s if task.op == "apply")
 
 
@@ -113,7 +130,7 @@ def _fine(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
     return found
 
 
-def _coarse(
+def coarse_propagators(
     partition: Partition,
     serial: nn.Module,
     method: Parareal,
@@ -121,6 +138,7 @@ def _coarse(
     registry: nn.ModuleDict,
     fine: Mapping[str, Propagator],
 ) -> dict[str, Propagator]:
+    """What corrects subnetwork j, ``coarse.j``, and guesses in a coarse sweep, ``guess.j``."""
     found: dict[str, Propagator] = {}
     for j, choice in coarse.items():
         label = f"the {choice.kind} coarse propagator of subnetwork {j}"
@@ -161,19 +179,23 @@ def _guess(
     return found
 
 
-def _rule(method: Method) -> Rule | None:
-    if isinstance(method, MGRIT) or method.tolerance is None:
+def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
+    """What decides sweeps while the network runs: its tolerance, and its certificate."""
+    if isinstance(method, MGRIT):
         return None
-    return BelowTolerance(method.tolerance)
+    rule = None if method.tolerance is None else BelowTolerance(method.tolerance)
+    if calibration is None or calibration.certificate is None:
+        return rule
+    return Certified(calibration.certificate, rule)
 
 
-def _share_ledger(parts: Mapping[str, Propagator], ledger: Ledger) -> None:
+def share_ledger(parts: Mapping[str, Propagator], ledger: Ledger) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger
 
 
-def _share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
+def share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
     """Masks for what may draw random numbers more than once a step, or besides the network."""
     network = {id(p) for name, p in parts.items() if name.startswith(("fine.", "head"))}
     wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -58,6 +59,7 @@ class Emission:
         later: for parareal, what may follow ``schedule``, one more sweep each.
         rule: what decides how much of it does; without one, nothing follows.
         ledger: of the statistics that propagators move, where something may follow.
+        calibrate: what :meth:`ParallelNetwork.calibrate` does, where the compiler gave it.
 
     """
 
@@ -74,6 +76,7 @@ class Emission:
     later: tuple[Schedule, ...] = ()
     rule: Rule | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    calibrate: Callable[..., Any] | None = None
 
     @property
     def dial(self) -> Dial | None:

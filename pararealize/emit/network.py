@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -18,16 +20,19 @@ from pararealize.emit.graph import lower, lower_stages
 from pararealize.emit.ranks import binder, execution
 from pararealize.emit.solver import solution
 from pararealize.emit.storage import write
-from pararealize.errors import RankError, ShapeError, TraceError
+from pararealize.errors import CertificateWarning, MethodError, RankError, ShapeError, TraceError
+from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import FIXED, Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import watched_on
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.certificate import Certified
 from pararealize.runtime.combine import combine
 from pararealize.runtime.execute import Execution
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.progress import Progress
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 from pararealize.runtime.results import detached_results
@@ -97,8 +102,25 @@ class ParallelNetwork(nn.Module):
         if emission.own_streams:
             torch.rand(())  # moves on, so that the next step's coarse masks are new ones
         if not torch.compiler.is_compiling():
+            self._warn()
             self._watched = tuple((detached(a), detached(b)) for a, b in watched)
         return output
+
+    def _warn(self) -> None:
+        """Say so where answers are doubtful, if that was asked for."""
+        rule = self._emission.rule
+        if not isinstance(rule, Certified) or rule.certificate.above != "warn":
+            return
+        doubts = rule.verdict.doubtful
+        if any(doubts):
+            warnings.warn(
+                f"{sum(doubts)} of {len(doubts)} answers may differ from the serial network's: "
+                f"estimated errors up to {max(rule.verdict.estimates):.1e}, limit "
+                f"{rule.certificate.limit:.1e}. net.report says which; above='exact' makes the "
+                "network sweep on instead.",
+                CertificateWarning,
+                stacklevel=4,
+            )
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """What decides by what it sees; ``torch.compile`` takes the cycles or sweeps asked for."""
@@ -182,7 +204,7 @@ class ParallelNetwork(nn.Module):
             return Report(*solver.reported())
         swept: Swept | None = getattr(self._lowered, "swept", None)
         if swept is not None:
-            return swept.report()
+            return self._certified(swept.report())
         share, schedule = self._emission.share, self.schedule
         ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
         watches = [watch for rank in ranks for watch in watched_on((schedule,), rank)]
@@ -192,9 +214,66 @@ class ParallelNetwork(nn.Module):
         jumps = tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items())
         return Report(jumps, sweeps=schedule.sweeps)
 
+    def _certified(self, report: Report) -> Report:
+        """With estimated errors, and the answers that are doubtful, where there is a certificate.
+
+        Answers that were made exact are not.
+        """
+        rule = self._emission.rule
+        if not isinstance(rule, Certified):
+            return report
+        found, exact = rule.verdict, report.sweeps >= self.plan.n
+        errors = (0.0,) * len(found.estimates) if exact else found.estimates
+        doubts = (False,) * len(found.doubtful) if exact else found.doubtful
+        return replace(report, errors=errors, doubtful=doubts)
+
     def explain(self) -> str:
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
         return explain(self.plan)
+
+    def calibrate(self, data: Any, *, progress: bool = True, **options: Any) -> Calibration:
+        """Fit coarse networks to the trained weights, which stay as they are, and choose sweeps.
+
+        The serial network runs once over the data; each coarse network is fitted to its subnetwork
+        on the states kept and on guesses near them, each guess network to its state; with
+        ``Parareal(coarse="auto")`` kinds of coarse propagators are compared. Optimisers made before
+        do not know the new coarse weights. On ranks, all call it with the same data, and each fits
+        its own.
+
+        Args:
+            data: inputs without labels: one tensor ``[samples, …]``, a ``Dataset``, or an iterable
+                of batches (a tensor, a tuple of which the first elements are the inputs, or a
+                dictionary).
+            progress: whether bars are shown.
+            options: those of :class:`~pararealize.Fitting`: ``agreement=0.995`` chooses the
+                fastest kind and number of sweeps that agree as often with the serial network on
+                held-out data; ``epochs=``, ``steps=``, ``tolerance=``, ``batch=``, …
+
+        Raises:
+            CalibrationError: the data do not fit, or the agreement is not reached; the network is
+                then what it was.
+            MethodError: an option has a value that it cannot take.
+
+        """
+        emission = self._emission
+        if emission.calibrate is None:
+            raise MethodError("this network was made without a compiler, and cannot be calibrated.")
+        alone = emission.share is None or emission.share.transport.rank == 0
+        bars = Progress(shown=progress and alone)
+        self._become(emission.calibrate(self, emission, data, Fitting(**options), bars))
+        calibration = self.plan.calibration
+        assert calibration is not None
+        return calibration
+
+    def _become(self, emission: Emission) -> None:
+        """Be another emission of the same network."""
+        for prefix, registry in emission.registries.items():
+            self._modules.pop(prefix, None)
+            if registry:
+                self._modules[prefix] = registry.train(self.training)
+        object.__setattr__(self, "_emission", emission)
+        object.__setattr__(self, "_lowered", self._lower())
+        self._watched = ()
 
     def to_serial(self) -> nn.Module:
         """A copy of the original, of its own class, with today's weights.

@@ -21,8 +21,11 @@ class Parareal:
     Args:
         coarse: where corrections come from: ``"network"`` (a small fresh network), ``"fine"`` (the
             subnetwork itself: the exact case), ``"identity"``, ``"rediscretized"`` (one residual
-            layer for each run of them, its step scaled), ``"auto"`` (identity or rediscretized
-            where they contract on a probe, else a network), or a callable
+            layer for each run of them, its step scaled), ``"mean"`` (the same with mean weights),
+            ``"sampled"`` and ``"summed"`` (two or all of the run's residuals, side by side),
+            ``"thinned"`` (a copy of the subnetwork with ``coarse_depth`` of its repeated blocks,
+            which starts from their weights), ``"auto"`` (identity or rediscretized where they
+            contract on a probe, else a network; ``calibrate`` measures all kinds), or a callable
             ``(fine, interface_in, interface_out) -> nn.Module``.
         correction: ``"residual"`` adds F_j(jump), ``"difference"`` adds G_j(new) - G_j(old).
         iterations: sweeps; as many as there are subnetworks make the network exact.
@@ -47,7 +50,10 @@ class Parareal:
     tolerance: float | None = None
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "coarse": ("network", "fine", "identity", "rediscretized", "auto"),
+        "coarse": (
+            *("network", "fine", "identity", "rediscretized", "mean", "sampled", "summed"),
+            *("thinned", "auto"),
+        ),
         "correction": ("residual", "difference"),
         "guess": ("network", "coarse"),
     }

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from pararealize.errors import MethodError, TraceError
+from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Cost, TensorSpec
 from pararealize.ir.typed import check_fields
 
@@ -137,6 +138,7 @@ class Plan:
     tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
     propagators by name, ``stacks`` slices that run as one batch on one device;
     ``measured_speedup`` is that of a whole step there, where it was measured to choose.
+    ``calibration`` is what :meth:`ParallelNetwork.calibrate` found; seconds are then measured.
     """
 
     model: str
@@ -157,6 +159,7 @@ class Plan:
     levels: dict[str, float] = field(default_factory=dict)
     stacks: tuple[Stack, ...] = ()
     measured_speedup: float = 0.0
+    calibration: Calibration | None = None
     format: int = FORMAT
 
     @property
@@ -230,6 +233,8 @@ class Plan:
         stacks = values.get("stacks", ())
         values["stacks"] = tuple(_read(Stack, stack) for stack in stacks)
         values["tracing"] = _read(Tracing, values["tracing"])
+        if values.get("calibration") is not None:
+            values["calibration"] = Calibration.from_json(values["calibration"])
         return _read(cls, values)
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,14 @@ from pararealize.ir.chain import Cost, Partition, State
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Coarse
 from pararealize.ir.plan import Machine
+from pararealize.ir.program import Segment
 from pararealize.passes.estimate import input_names, main_input
 from pararealize.passes.guesses import like
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
-from pararealize.passes.runs import residual_runs
+from pararealize.passes.runs import Run, residual_runs
 from pararealize.passes.stride import strided
-from pararealize.passes.thin import Thinning, thin
+from pararealize.passes.thin import Thinning, is_weighted, thin
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse, identity
 
@@ -76,14 +78,14 @@ class CoarseBuilder:
         makers: dict[str, Callable[[int], Coarse | None]] = {
             "network": self._network,
             "identity": self._identity,
-            "rediscretized": self._rediscretized,
+            **{kind: partial(self._borrowed, kind) for kind in BORROWED},
             "fine": self._fine,
             "auto": self._auto,
             "own layers": self._own,
             "generic": self._generic,
         }
         kind = self.chosen.get(j, kind)
-        coarse = makers[kind](j) if kind in makers else None
+        coarse = makers[kind](j) if kind in makers else self._thinned(j, kind)
         if coarse is None:
             raise CoarseError(self._none(kind, j))
         return coarse
@@ -113,8 +115,8 @@ class CoarseBuilder:
         how = Thinning(self.method.coarse_depth, normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
         source, target = self.states(j)
-        if any(operation.kind in {"network", "context"} for operation in segment.operations):
-            return None  # what lies around a list of blocks has no fresh copy
+        if not _can_copy(segment):
+            return None
         costs = (self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations)
         cost = sum(costs, Cost())
         if source == target and not cost.flops:
@@ -142,14 +144,43 @@ class CoarseBuilder:
         module = identity(source, target)
         return None if module is None else self._choice("identity", j, Cost(), module)
 
-    def _rediscretized(self, j: int) -> Coarse | None:
+    def _borrowed(self, kind: str, j: int) -> Coarse | None:
+        """One large step for each run of residual layers, with the weights of the network."""
         first, last = self.partition.piece(j)
-        found = strided(self.chain, first, last, last - first, "rediscretized")
+        found = strided(self.chain, first, last, last - first, kind)
         if found is None:
             return None
         segment = found.segment
         costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
-        return Coarse("rediscretized", sum(costs, Cost()), segment=segment, inputs=segment.inputs)
+        return Coarse(
+            kind,
+            sum(costs, Cost()),
+            segment=segment,
+            inputs=segment.inputs,
+            averages=found.averages,
+        )
+
+    def _thinned(self, j: int, kind: str) -> Coarse | None:
+        """A copy of the piece with few of its repeated blocks, which starts from their weights."""
+        name, _, blocks = kind.partition(" ")
+        if name != "thinned":
+            return None
+        first, last = self.partition.piece(j)
+        layers = self.chain.layers[first:last]
+        changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
+        period = max((run.weighted(self.chain) for run in self._runs(j)), default=1)
+        depth = int(blocks or self.method.coarse_depth)
+        how = Thinning(changing + depth * period, normalisation=True, whole=True)
+        segment = thin(self.chain, self.model, first, last, how)
+        fine = self.chain.segment(first, last, training=True)
+        if len(segment.operations) >= len(fine.operations) or not _can_copy(segment):
+            return None  # nothing to leave out, or what cannot be copied
+        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
+        module = Fresh(self.model, segment, bias=True, trained=True)
+        return self._choice(f"thinned {depth}", j, sum(costs, Cost()), module, segment.inputs)
+
+    def _runs(self, j: int) -> list[Run]:
+        return residual_runs(self.chain, *self.partition.piece(j))
 
     def _choice(
         self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()
@@ -162,7 +193,7 @@ class CoarseBuilder:
 
     def _auto(self, j: int) -> Coarse:
         """The cheapest propagator without new weights that contracts, else a fresh network."""
-        free = [c for c in (self._identity(j), self._rediscretized(j)) if c is not None]
+        free = [c for c in (self._identity(j), self._borrowed("rediscretized", j)) if c is not None]
         for coarse in sorted(free, key=lambda c: c.cost.seconds):
             error = self.probe.response_error(j, coarse.module, coarse.segment)
             if error < CONTRACTS:
@@ -206,7 +237,7 @@ class CoarseBuilder:
         after = " and ".join(map(str, target)) or "the output"
         fresh = kind in {"network", "own layers", "generic"}
         better = "coarse='fine', correction='difference'" if fresh else "coarse='network'"
-        if kind == "rediscretized" and not residual_runs(self.chain, first, last):
+        if kind in BORROWED and not residual_runs(self.chain, first, last):
             reason = "it has no two neighbouring residual layers x + φ(x) of equal shape"
         else:
             reason = f"none is known from {before} to {after}"
@@ -218,6 +249,13 @@ class CoarseBuilder:
         )
 
 
+def _can_copy(segment: Segment) -> bool:
+    """What lies around a list of blocks has no copy."""
+    return not any(operation.kind in {"network", "context"} for operation in segment.operations)
+
+
+#: Propagators with the network's own weights, as :func:`strided` writes them.
+BORROWED = ("rediscretized", "mean", "sampled", "summed")
 #: A sweep must at least halve an error for a coarse propagator without weights to be chosen.
 CONTRACTS = 0.5
 

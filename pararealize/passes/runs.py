@@ -28,6 +28,11 @@ class Run:
         """The layer after the last."""
         return self.start + self.period * self.count
 
+    def weighted(self, chain: Chain) -> int:
+        """Layers with weights in one block."""
+        block = chain.layers[self.start : self.start + self.period]
+        return sum(layer.cost.flops > 0 for layer in block)
+
     def blocks(self, first: int, last: int) -> list[tuple[int, ...]]:
         """The layers of the blocks ``first`` … ``last - 1``."""
         starts = (self.start + i * self.period for i in range(first, last))

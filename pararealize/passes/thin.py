@@ -19,11 +19,13 @@ class Thinning:
 
     ``depth`` is the least number of layers with weights it has, layers that change the shape
     counted; ``normalisation`` says whether normalisation layers stay, and rectifiers at the end:
-    both do for networks of states, neither for networks of jumps.
+    both do for networks of states, neither for networks of jumps. ``whole`` layers that change the
+    shape keep all of their operations; else those inside that do not change it are left out.
     """
 
     depth: int
     normalisation: bool
+    whole: bool = False
 
 
 def is_weighted(layer: Layer) -> bool:
@@ -104,7 +106,7 @@ def _skipped(
         return source.name
     if normalises(module):
         return None if how.normalisation else source.name
-    inner = is_weighted(layer) and not layer.preserves
+    inner = is_weighted(layer) and not layer.preserves and not how.whole
     heavy = chain.profile.costs[operation.name].flops
     return source.name if inner and 0 < heavy < layer.cost.flops else None
 

@@ -1,4 +1,4 @@
-"""Fresh networks: a subnetwork's own kinds of layers with new weights."""
+"""Fresh networks: a subnetwork's own kinds of layers with weights of their own."""
 
 from __future__ import annotations
 
@@ -23,23 +23,29 @@ NORMALISATIONS = (
 
 @final
 class Fresh(nn.Module):
-    """A segment run with freshly initialised copies of the layers it names.
+    """A segment run with copies of the layers it names, whose weights are their own.
 
     Args:
-        root: the network the segment was taken from; only its layers' kinds and sizes are read.
+        root: the network the segment was taken from.
         segment: the operations to run; modes do not matter (no operation of it reads a flag).
         bias: whether layers keep their biases. Without biases and normalisation a network of
             ReLUs is positively homogeneous, F(a r) = a F(r) for a ≥ 0: no jump gives no
             correction, a small jump a small one.
+        trained: whether weights start as those of ``root``; else they are drawn, and only its
+            layers' kinds and sizes are read.
 
     """
 
-    def __init__(self, root: nn.Module, segment: Segment, *, bias: bool) -> None:
+    def __init__(
+        self, root: nn.Module, segment: Segment, *, bias: bool, trained: bool = False
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
+        self._trained = trained
         names = _keys(o.target for o in segment.operations if o.kind == "module")
         for path, key in names.items():
-            self.layers[key] = _renewed(root.get_submodule(path), bias)
+            layer = root.get_submodule(path)
+            self.layers[key] = _copied(layer) if trained else _renewed(layer, bias)
         self.weights = nn.ParameterDict()
         attributes = (o.target for o in segment.operations if o.kind == "attribute")
         self._weight_keys = _keys(attributes)
@@ -58,7 +64,8 @@ class Fresh(nn.Module):
         value = getattr(root.get_submodule(owner), name)
         key = self._weight_keys[operation.target]
         if isinstance(value, nn.Parameter):
-            self.weights[key] = _like(value)
+            copied = nn.Parameter(value.detach().clone())
+            self.weights[key] = copied if self._trained else _like(value)
             return replace(operation, target=f"weights.{key}")
         self.register_buffer(key, value.detach().clone())
         return replace(operation, target=key)
@@ -98,12 +105,23 @@ def _like(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().mean() + spread * noise)
 
 
-def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
-    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
-    layer = copy.deepcopy(layer).cpu()  # only the CPU's random state is forked
-    strips = not bias and not any(layer.children())  # composite layers may need theirs
+def _copied(layer: nn.Module) -> nn.Module:
+    """A layer with the same weights, that writes on nothing and can be trained."""
+    layer = copy.deepcopy(layer)
     for part in layer.modules():
         _clear_hooks(part)
+        if hasattr(part, "inplace"):
+            part.inplace = False  # type: ignore[assignment]
+    for parameter in layer.parameters():
+        parameter.requires_grad_(True)
+    return layer
+
+
+def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    layer = _copied(layer).cpu()  # only the CPU's random state is forked
+    strips = not bias and not any(layer.children())  # composite layers may need theirs
+    for part in layer.modules():
         reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
         if callable(reset):
             reset()
@@ -112,10 +130,8 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
                 setattr(part, name, _like(value))
         if strips and isinstance(getattr(part, "bias", None), Tensor):
             part.register_parameter("bias", None)
-        if hasattr(part, "inplace"):
-            part.inplace = False  # type: ignore[assignment]
     for parameter in layer.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(True)  # those that were drawn anew
     return layer.to(device).train()
 
 

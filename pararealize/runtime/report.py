@@ -41,7 +41,8 @@ class Report:
     decides. For MGRIT also those of the adjoints in the last backward pass, relative to the largest
     adjoint at any interface, and of all calls so far how
     many there were, how many cycles they needed beyond those asked for, how many were run serially
-    in the end, and how many backward cycles the next one takes.
+    in the end, and how many backward cycles the next one takes. For a calibrated network the
+    estimated relative error of every answer of the batch, and whether its certificate doubts it.
     """
 
     jumps: tuple[Jump, ...]
@@ -51,6 +52,8 @@ class Report:
     serial_steps: int = 0
     backward_cycles: int = 0
     sweeps: int = 0
+    errors: tuple[float, ...] = ()
+    doubtful: tuple[bool, ...] = ()
 
     @property
     def largest(self) -> float:
@@ -70,6 +73,11 @@ class Report:
         )
         if self.adjoints:
             lines += ["adjoints", *_table("residual", self.adjoints)]
+        if self.errors:
+            lines.append(
+                f"estimated errors of {len(self.errors)} answers up to {max(self.errors):.1e}; "
+                f"{sum(self.doubtful)} doubtful"
+            )
         if self.calls:
             lines.append(
                 f"{self.calls} calls: {self.extra_cycles} cycles more than asked for, "

@@ -1,0 +1,1 @@
+"""Calibration: coarse networks fitted to a trained network, and chosen by what they reach."""

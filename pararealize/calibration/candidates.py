@@ -1,0 +1,126 @@
+"""Candidates: kinds of coarse propagators, built for the subnetworks of this rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pararealize.calibration.fit import Fitter
+from pararealize.calibration.subject import Subject
+from pararealize.emit.assemble import coarse_propagators
+from pararealize.errors import CoarseError
+from pararealize.ir.parts import Coarse
+from pararealize.passes.coarsen import CoarseBuilder
+from pararealize.passes.probe import Probe
+from pararealize.propagators.propagator import Propagator
+
+#: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
+KINDS = (
+    *("identity", "rediscretized", "mean", "sampled"),
+    *("thinned 1", "thinned 2", "thinned 3", "generic"),
+)
+SUBSTITUTES = ("thinned 1", "generic", "own layers")
+
+
+@dataclass(frozen=True)
+class Built:
+    """The coarse propagators of one kind, by subnetwork of this rank.
+
+    ``parts`` are propagators by name, ``registry`` holds the networks with weights.
+    """
+
+    kind: str
+    coarse: Mapping[int, Coarse]
+    parts: Mapping[str, Propagator]
+    registry: nn.ModuleDict
+
+    def fitter(self, subject: Subject, j: int) -> Fitter:
+        """What is fitted of subnetwork j."""
+        method, key = subject.method, str(j)
+        difference = method.correction == "difference"
+        sweeps = method.guess == "coarse" and j < subject.n
+        part = self.parts[f"coarse.{j}"]
+        sweeper = self.parts[f"guess.{j}"] if sweeps else part
+        module = dict(self.registry.items()).get(key)
+        return Fitter(
+            module,
+            sweeper if sweeps or difference else None,
+            part if j > 1 else None,
+            residual=not difference,
+        )
+
+
+def wanted(subject: Subject) -> list[int]:
+    """Subnetworks of this rank that have a coarse propagator: the first only to guess with."""
+    first = 1 if subject.method.guess == "coarse" else 2
+    return [j for j in subject.pieces if j >= first]
+
+
+def kinds(subject: Subject) -> tuple[str, ...]:
+    """The kinds to compare: all for ``"auto"``, else the one that the network has."""
+    given = subject.method.coarse
+    if given == "auto":
+        return KINDS
+    return (getattr(given, "__name__", "callable") if callable(given) else str(given),)
+
+
+def build(subject: Subject, kind: str, seed: int) -> Built | None:
+    """The coarse propagators of a kind; ``None`` where no subnetwork has such a one.
+
+    Weights of their own start from the network's, or those that the network already has.
+    """
+    found = {j: _coarse(subject, kind, j, seed) for j in wanted(subject)}
+    has = any(own for _, own in found.values())
+    if subject.transport is not None:
+        has = any(subject.transport.exchange(has))
+    if not has:
+        return None
+    coarse = {j: choice for j, (choice, _) in found.items()}
+    serial, parts = subject.emission.serial, subject.emission.propagators
+    modules = {str(j): c.module for j, c in coarse.items() if c.module is not None}
+    registry = nn.ModuleDict(modules).eval()
+    partition = subject.decisions.partition
+    made = coarse_propagators(partition, serial, subject.method, coarse, registry, parts)
+    if subject.method.guess == "network":
+        made = {name: part for name, part in made.items() if not name.startswith("guess")}
+    return Built(kind, coarse, made, registry)
+
+
+def _coarse(subject: Subject, kind: str, j: int, seed: int) -> tuple[Coarse, bool]:
+    """Of this kind, or what stands in for it; and whether it is of this kind.
+
+    Raises:
+        CoarseError: none of them exists for the subnetwork.
+
+    """
+    if subject.method.coarse != "auto":
+        return _compiled(subject, j, seed), True
+    for option in (kind, *SUBSTITUTES):
+        try:
+            return _builder(subject, {j: option}, seed + j)(j), option == kind
+        except CoarseError:
+            continue
+    return _builder(subject, {}, seed + j)(j), False
+
+
+def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
+    """The kind that the network has, with its weights where it has any."""
+    piece = subject.emission.plan.pieces[j - 1]
+    chosen = {} if piece.coarse == "none" or callable(subject.method.coarse) else {j: piece.coarse}
+    made = _builder(subject, chosen, seed + j)(j)
+    registry = subject.emission.registries["coarse"]
+    if made.module is not None and str(j) in registry:
+        made.module.load_state_dict(registry[str(j)].state_dict())
+    return made
+
+
+def _builder(subject: Subject, chosen: Mapping[int, str], seed: int) -> CoarseBuilder:
+    torch.manual_seed(seed)
+    decisions, plan = subject.decisions, subject.emission.plan
+    probe = Probe(decisions.partition, subject.emission.serial, {}, seed)
+    return CoarseBuilder(
+        decisions.partition, subject.emission.serial, subject.method, plan.machine, probe, chosen
+    )

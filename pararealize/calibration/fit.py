@@ -1,0 +1,196 @@
+"""Fit: coarse networks made to answer like the subnetworks that they stand for."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.ir.calibration import Fitting
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.combine import combine
+from pararealize.runtime.nest import leaves_of
+
+#: Epochs without a better held-out error after which fitting ends.
+PATIENCE = 4
+
+
+#: Relative errors of states and of responses.
+Errors = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch seen by one subnetwork Φ.
+
+    Its state u (``None`` before the first) and Φ(u), the network's inputs, and where they are
+    known a guess u⁰ of the state and Φ(u⁰).
+    """
+
+    state: Any
+    result: Any
+    inputs: Mapping[str, Any]
+    guess: Any = None
+    guessed: Any = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one subnetwork: those to fit to, and held-out ones; read when needed."""
+
+    fitted: Sequence[Callable[[], Sample]]
+    held_out: Sequence[Callable[[], Sample]]
+
+
+@dataclass
+class Misfit:
+    """Squared errors of states and of responses, and what they are relative to."""
+
+    step: Any = 0.0
+    states: Any = 0.0
+    response: Any = 0.0
+    jumps: Any = 0.0
+
+    def __add__(self, other: Misfit) -> Misfit:
+        return Misfit(
+            self.step + other.step,
+            self.states + other.states,
+            self.response + other.response,
+            self.jumps + other.jumps,
+        )
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of both relative squared errors, as a tensor."""
+        terms = [(self.step, self.states), (self.response, self.jumps)]
+        found = [a / b.clamp(min=1e-30) for a, b in terms if isinstance(b, Tensor)]
+        return torch.stack(found).sum()
+
+    @property
+    def errors(self) -> Errors:
+        """Relative errors of states and of responses; ``None`` where there were none."""
+        terms = ((self.step, self.states), (self.response, self.jumps))
+        found = (math.sqrt(float(a) / float(b)) if float(b) else None for a, b in terms)
+        step, response = found
+        return step, response
+
+
+@final
+@dataclass(frozen=True)
+class Fitter:
+    """What is fitted of one subnetwork.
+
+    Attributes:
+        module: whose weights are fitted; ``None`` for propagators without weights of their own.
+        sweeper: G, where states are to be met: G(u) ≈ Φ(u).
+        corrector: where responses to jumps are to be met: G(u) - G(u⁰) ≈ Φ(u) - Φ(u⁰) with the
+            difference correction, F(u - u⁰) with the residual one.
+        residual: whether the correction is the residual one.
+
+    """
+
+    module: nn.Module | None
+    sweeper: Propagator | None
+    corrector: Propagator | None = None
+    residual: bool = False
+    inputs: tuple[str, ...] = field(default=())
+
+    def misfit(self, sample: Sample) -> Misfit:
+        """Squared errors on one batch."""
+        found = Misfit()
+        given = sample.state
+        if self.sweeper is not None:
+            wrong = combine("+-", self._apply(self.sweeper, given, sample), sample.result)
+            found += Misfit(step=squared(wrong), states=squared(sample.result))
+        if self.corrector is not None and sample.guess is not None:
+            wanted = combine("+-", sample.result, sample.guessed)
+            wrong = combine("+-", self._response(sample), wanted)
+            found += Misfit(response=squared(wrong), jumps=squared(wanted))
+        return found
+
+    def _response(self, sample: Sample) -> Any:
+        assert self.corrector is not None
+        if self.residual:
+            jump = combine("+-", sample.state, sample.guess)
+            return self._apply(self.corrector, jump, sample)
+        values = (sample.state, sample.guess)
+        return combine("+-", *(self._apply(self.corrector, value, sample) for value in values))
+
+    def _apply(self, part: Propagator, state: Any, sample: Sample) -> Any:
+        extra = [sample.inputs[name] for name in part.inputs]
+        return part(*extra, commits=False) if state is None else part(state, *extra, commits=False)
+
+
+def squared(value: Any) -> Tensor:
+    """The square of the 2-norm over all floating-point leaves."""
+    leaves = [v for v in leaves_of(value) if isinstance(v, Tensor) and v.is_floating_point()]
+    return torch.stack([(leaf.float() ** 2).sum() for leaf in leaves]).sum()
+
+
+@torch.no_grad()
+def measure(fitter: Fitter, samples: Sequence[Callable[[], Sample]]) -> Errors:
+    """Relative errors of states and of responses over samples."""
+    return sum((fitter.misfit(read()) for read in samples), Misfit()).errors
+
+
+def fit(
+    fitter: Fitter,
+    samples: Samples,
+    options: Fitting,
+    epochs: int,
+    seed: int,
+    progress: Callable[[], None],
+) -> Errors:
+    """Fit the weights; those with the least held-out error are kept. Their relative errors.
+
+    The error that counts is that of responses where they are known, else that of states.
+    """
+    best = measure(fitter, samples.held_out)
+    weights = list(fitter.module.parameters()) if fitter.module is not None else []
+    if not weights or fitter.module is None:
+        return best
+    kept = copy.deepcopy(fitter.module.state_dict())
+    steps = math.ceil(epochs * len(samples.fitted))
+    steps = min(steps, options.steps or steps)
+    optimizer = torch.optim.Adam(weights, lr=options.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    since = 0
+    for step, read in enumerate(_drawn(samples.fitted, steps, seed), start=1):
+        optimizer.zero_grad()
+        torch.autograd.backward(fitter.misfit(read()).loss)
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        progress()
+        if step % len(samples.fitted) and step != steps:
+            continue
+        found = measure(fitter, samples.held_out)
+        since = 0 if _counted(found) < _counted(best) else since + 1
+        if not since:
+            best, kept = found, copy.deepcopy(fitter.module.state_dict())
+        if since >= PATIENCE or _counted(best) <= (options.tolerance or 0.0):
+            break
+    fitter.module.load_state_dict(kept)
+    optimizer.zero_grad()
+    return best
+
+
+def _counted(errors: Errors) -> float:
+    step, response = errors
+    found = step if response is None else response
+    return math.inf if found is None or math.isnan(found) else found
+
+
+def _drawn(
+    samples: Sequence[Callable[[], Sample]], steps: int, seed: int
+) -> Iterator[Callable[[], Sample]]:
+    generator = torch.Generator().manual_seed(seed)
+    while steps > 0:
+        for i in torch.randperm(len(samples), generator=generator).tolist()[:steps]:
+            yield samples[i]
+        steps -= len(samples)

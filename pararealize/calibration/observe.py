@@ -1,0 +1,84 @@
+"""Observe: states of the serial network, and of guesses, at every interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from pararealize.calibration.data import Inputs
+from pararealize.calibration.store import Store
+from pararealize.calibration.subject import Subject
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
+from pararealize.propagators.propagator import Propagator
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Stored batches: those that coarse networks are fitted to, and those held out.
+
+    A record holds ``inputs``, the serial ``output`` and for each subnetwork j of this rank the
+    ``states`` before and after it, (u_{j-1}, u_j); before the first there is none.
+    """
+
+    fitted: Store
+    held_out: Store
+
+    @property
+    def samples(self) -> tuple[int, int]:
+        """How many samples there are of either kind."""
+        return _samples(self.fitted), _samples(self.held_out)
+
+
+def _samples(store: Store) -> int:
+    return sum(len(next(iter(record["inputs"].values()))) for record in store)
+
+
+def serial_schedule(n: int, *, head: bool) -> Schedule:
+    """The serial network, one subnetwork after another, each with its states watched."""
+    states = [INPUT, *(f"u{j}" for j in range(1, n + 1))]
+    tasks = [
+        Task(states[j], "apply", (states[j - 1],), f"fine.{j}", piece=j) for j in range(1, n + 1)
+    ]
+    if head:
+        tasks.append(Task("out", "apply", (states[n],), "head", piece=n))
+    watches = tuple(Watch(0, j, states[j], states[max(1, j - 1)]) for j in range(1, n + 1))
+    return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
+
+
+def guessed_schedule(once: Schedule) -> Schedule:
+    """A schedule of one sweep, with the fine evaluations of its guesses watched."""
+    fine = {t.propagator: t for t in once if t.op == "apply" and t.value.startswith("v")}
+    watches = tuple(
+        Watch(0, task.piece, task.value, task.reads[0])
+        for task in fine.values()
+        if task.reads[0] != INPUT
+    )
+    return replace(once, watches=watches)
+
+
+def observe(
+    subject: Subject,
+    batches: Iterable[tuple[Inputs, bool]],
+    into: Observed,
+    device: torch.device,
+    progress: Callable[[], None],
+) -> None:
+    """Run the serial network once over the data and keep its states."""
+    run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
+    for inputs, held_out in batches:
+        given = {name: value.to(device) for name, value in inputs.items()}
+        output, pairs = run(given)
+        states = {j: (None if j == 1 else before, after) for j, (after, before) in pairs.items()}
+        record = {"inputs": given, "output": output, "states": states}
+        (into.held_out if held_out else into.fitted).append(record)
+        progress()
+
+
+def respond(subject: Subject, parts: Mapping[str, Propagator], records: Store, into: Store) -> None:
+    """Keep, for every record, guesses before each subnetwork and what it makes of them."""
+    run = subject.run(guessed_schedule(subject.schedule(1)), parts)
+    for record in records:
+        pairs = run(record["inputs"])[1]
+        into.append({j: (before, after) for j, (after, before) in pairs.items()})

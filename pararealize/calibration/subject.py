@@ -1,0 +1,133 @@
+"""Subject: the network that is calibrated, and schedules run on it with other coarse networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pararealize.emit.emission import Emission
+from pararealize.emit.graph import lower
+from pararealize.emit.ranks import binder
+from pararealize.errors import CalibrationError
+from pararealize.ir.methods import Parareal
+from pararealize.ir.parts import Decisions
+from pararealize.ir.schedule import Schedule, propagators
+from pararealize.ir.stages import watched_on
+from pararealize.passes.parareal import later_sweeps, parareal_schedule
+from pararealize.passes.place import owner, place, place_stages
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.execute import Execution
+from pararealize.runtime.transport import Transport
+
+Pairs = dict[int, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compiled network; ``parts`` are the propagators to run instead of its own."""
+
+    decisions: Decisions
+    emission: Emission
+    network: nn.Module
+    method: Parareal
+
+    @property
+    def n(self) -> int:
+        """Number of subnetworks."""
+        return self.decisions.partition.n
+
+    @property
+    def transport(self) -> Transport | None:
+        """To the other ranks, where there are any."""
+        return None if self.emission.share is None else self.emission.share.transport
+
+    @property
+    def ranks(self) -> int:
+        """Ranks, or devices, of its schedules."""
+        return self.emission.schedule.ranks
+
+    @property
+    def pieces(self) -> list[int]:
+        """Subnetworks that lie on this rank."""
+        rank = None if self.transport is None else self.transport.rank
+        every = range(1, self.n + 1)
+        return [j for j in every if rank is None or owner(j, self.n, self.ranks) == rank]
+
+    def schedule(self, iterations: int) -> Schedule:
+        """The parareal network with so many sweeps."""
+        method = replace(self.method, iterations=iterations, tolerance=None)
+        return parareal_schedule(self.n, method, shared=self._shared, head=self._head)
+
+    def stages(self, iterations: int) -> tuple[Schedule, ...]:
+        """The same where the network lies, and what may follow it until it is exact."""
+        method = replace(self.method, iterations=iterations, tolerance=math.inf)
+        later = later_sweeps(self.n, method, shared=self._shared, head=self._head)
+        first = self.placed(self.schedule(iterations))
+        if self.ranks == 1:
+            return first, *later
+        deliver = self.transport is not None
+        return place_stages((first, *later), self.n, self.ranks, deliver=deliver)
+
+    @property
+    def _shared(self) -> bool:
+        return self.method.coarse == "fine" and self.method.correction == "difference"
+
+    @property
+    def _head(self) -> bool:
+        return self.decisions.partition.has_head
+
+    def placed(self, schedule: Schedule) -> Schedule:
+        """A schedule where the network lies."""
+        if self.ranks == 1:
+            return schedule
+        return place(schedule, self.n, self.ranks, deliver=self.transport is not None)
+
+    def run(
+        self, schedule: Schedule, parts: Mapping[str, Propagator]
+    ) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
+        """A function of the inputs by argument: the output, and the pairs watched, by interface."""
+        emission, placed = self.emission, self.placed(schedule)
+        every = {**emission.propagators, **parts}
+        self._check(placed, every)
+        if emission.share is None:
+            lowered: Any = lower(placed, emission.arguments, every)
+            watches = [w for r in range(placed.ranks) for w in watched_on((placed,), r)]
+        else:
+            bind, transport = binder(emission.arguments), emission.share.transport
+            lowered = Execution(placed, every, bind, (), transport, self.network)
+            watches = list(watched_on((placed,), transport.rank))
+
+        def function(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
+            with torch.no_grad():
+                output, pairs = lowered(**inputs)
+            return output, {w.interface: p for w, p in zip(watches, pairs, strict=True)}
+
+        return function
+
+    def _check(self, placed: Schedule, parts: Mapping[str, Propagator]) -> None:
+        rank = None if self.transport is None else self.transport.rank
+        here = propagators(task for task in placed if rank is None or task.rank == rank)
+        missing = [name for name in here if name not in parts]
+        if missing:
+            raise CalibrationError(
+                f"the network was compiled without {missing[0]}, which a calibration evaluates: "
+                "compile it with iterations=1 or more (fewer than n), which calibrate may change."
+            )
+
+
+@contextmanager
+def evaluating(network: nn.Module, serial: nn.Module) -> Iterator[None]:
+    """A block in which all of the network is in eval mode; afterwards every part is as it was."""
+    modes = {module: module.training for root in (network, serial) for module in root.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,64 @@
+"""Renew: a network with other coarse propagators and other schedules than it had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from pararealize.emit.assemble import applications, share_ledger, share_masks
+from pararealize.emit.emission import Emission, Share
+from pararealize.emit.ranks import drawing
+from pararealize.ir.plan import Plan
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.stages import in_a_row
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.rules import Rule
+
+
+def renewed(
+    emission: Emission,
+    parts: Mapping[str, Propagator],
+    registry: nn.ModuleDict,
+    stages: Sequence[Schedule],
+    rule: Rule | None,
+    plan: Plan,
+) -> Emission:
+    """The network with these coarse propagators (of this rank), stages and rule.
+
+    On ranks, all call it.
+    """
+    every = {**emission.propagators, **parts}
+    used = applications(stages)
+    share_masks({name: part for name, part in every.items() if name in used}, used)
+    share_ledger(every, emission.ledger)
+    draws = any(mask.own_stream for part in every.values() for mask in part.step_masks())
+    found = replace(
+        emission,
+        registries={**emission.registries, "coarse": registry},
+        propagators=every,
+        plan=plan,
+        schedule=stages[0],
+        later=tuple(stages[1:]),
+        rule=rule,
+        own_streams=draws,
+    )
+    return found if found.share is None else _shared(found, found.share)
+
+
+def _shared(emission: Emission, share: Share) -> Emission:
+    """With what ranks have to know of each other."""
+    whole = in_a_row((emission.schedule, *emission.later))
+    here = [task for task in whole if task.propagator in emission.propagators]
+    local = replace(whole, tasks=tuple(here))
+    network = (name for name in emission.propagators if name.startswith(("fine.", "head")))
+    own = {f"coarse.{key}" for key in emission.registries["coarse"].state_dict()}
+    mine = (drawing(local, emission.propagators, network), own, emission.own_streams)
+    rows = share.transport.exchange(mine)
+    order = {task.value: i for i, task in enumerate(whole)}
+    draws = sorted((draw for found, *_ in rows for draw in found), key=lambda d: order[d.value])
+    names = {name for name in share.names if not name.startswith("coarse.")}
+    names |= {name for _, found, _ in rows for name in found}
+    share = replace(share, draws=tuple(draws), names=frozenset(names))
+    return replace(emission, share=share, own_streams=any(found for *_, found in rows))

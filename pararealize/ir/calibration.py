@@ -1,0 +1,185 @@
+"""Calibration: how coarse networks were fitted and chosen, in numbers saved with the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pararealize.errors import MethodError
+from pararealize.ir.options import check_count, is_number
+from pararealize.ir.typed import check_fields
+
+#: What happens to an answer that its certificate doubts.
+ABOVE = ("report", "warn", "exact")
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Options of a calibration.
+
+    Attributes:
+        agreement: share of answers that have to be the serial network's; ``None`` keeps the number
+            of sweeps as it is.
+        epochs: passes over the stored states in each of the two rounds of fitting.
+        steps: most optimiser steps of a round; ``None`` for no limit.
+        tolerance: relative error below which fitting a coarse network stops early.
+        rate: largest learning rate of Adam.
+        batch: samples of a batch, where the data is one tensor.
+        held_out: share of the data that nothing is fitted to.
+        limit: relative error of an answer above which its certificate doubts it; ``None`` chooses
+            the largest that was seen on held-out data.
+        above: what happens to doubtful answers: ``"report"`` says so in the report, ``"warn"``
+            warns as well, ``"exact"`` sweeps on until the answer is the serial network's.
+        best: whether a network that does not reach the agreement is made all the same.
+        memory: bytes of states kept in memory; the others go to a temporary folder.
+        seed: of orders and of fresh weights.
+
+    """
+
+    agreement: float | None = None
+    epochs: int = 8
+    steps: int | None = None
+    tolerance: float | None = None
+    rate: float = 1e-2
+    batch: int = 100
+    held_out: float = 0.2
+    limit: float | None = None
+    above: str = "report"
+    best: bool = False
+    memory: int = 2**30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch", 1), ("memory", 0), ("seed", 0)):
+            check_count(self, name, least)
+        if self.steps is not None:
+            check_count(self, "steps", 1)
+        for name in ("agreement", "held_out"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and 0 < value <= 1):
+                raise MethodError(f"calibrate({name}={value!r}): expected a share in (0, 1].")
+        for name in ("tolerance", "limit", "rate"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and value > 0):
+                raise MethodError(f"calibrate({name}={value!r}): expected a number above 0.")
+        if self.held_out == 1:
+            raise MethodError("calibrate(held_out=1): nothing would be left to fit to.")
+        if self.above not in ABOVE:
+            raise MethodError(f"calibrate(above={self.above!r}): expected one of {ABOVE}.")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How near one coarse propagator is to its subnetwork on held-out data.
+
+    ``step_error`` is ‖G(u) - Φ(u)‖ / ‖Φ(u)‖ on the trajectory, ``contraction`` what a sweep leaves
+    of a jump r, ‖ΔG - ΔΦ‖ / ‖ΔΦ‖; ``None`` where there is none.
+    """
+
+    piece: int
+    kind: str
+    parameters: int
+    step_error: float | None
+    contraction: float | None
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """The network on held-out data after so many sweeps, and its predicted seconds."""
+
+    count: int
+    agreement: float
+    error: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind of coarse propagator with what it reaches."""
+
+    kind: str
+    fits: tuple[Fit, ...]
+    sweeps: tuple[Sweeps, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all of its coarse networks."""
+        return sum(fit.parameters for fit in self.fits)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How the error of an answer is estimated from the jumps of its last sweep, K = ``sweeps``.
+
+    The estimate of ‖answer - serial answer‖ / ‖serial answer‖ for a sample is Σ_j w_j r_j with the
+    relative jump r_j = ‖u_j^K - u_j^{K-1}‖ / ‖u_j^K‖ at interface j. ``margins`` says that answers
+    are scores of classes: an answer is also doubtful where its two best scores are so close that
+    an error of the estimated size may swap them.
+
+    ``coverage`` is the share of held-out samples whose true error is below the estimate,
+    ``correlation`` Spearman's rank correlation of both, ``doubted`` the share that is doubted; they
+    are measured on held-out samples that the weights were not fitted to.
+    """
+
+    sweeps: int
+    weights: Mapping[int, float]
+    limit: float
+    above: str
+    margins: bool
+    coverage: float = 0.0
+    correlation: float = 0.0
+    doubted: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found and chose.
+
+    ``samples`` were fitted to, ``held_out`` tested on; ``seconds`` it took; ``serial_seconds`` are
+    those of one serial evaluation as measured.
+    """
+
+    kind: str
+    iterations: int
+    samples: int
+    held_out: int
+    seconds: float
+    serial_seconds: float
+    candidates: tuple[Candidate, ...]
+    certificate: Certificate | None = None
+    wanted: float | None = None
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that the network now has."""
+        return next(c for c in self.candidates if c.kind == self.kind)
+
+    @property
+    def reached(self) -> Sweeps:
+        """What it reaches with the sweeps chosen."""
+        return next(s for s in self.chosen.sweeps if s.count == self.iterations)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read back from JSON values.
+
+        Raises:
+            TypeError, KeyError, ValueError: they are no calibration.
+
+        """
+        values = dict(values)
+        values["candidates"] = tuple(map(_candidate, values["candidates"]))
+        if values["certificate"] is not None:
+            given = dict(values["certificate"])
+            given["weights"] = {int(k): float(v) for k, v in given["weights"].items()}
+            check_fields(Certificate, given)
+            values["certificate"] = Certificate(**given)
+        check_fields(cls, {k: v for k, v in values.items() if k != "candidates"})
+        return cls(**values)
+
+
+def _candidate(values: Mapping[str, Any]) -> Candidate:
+    fits = tuple(Fit(**fit) for fit in values["fits"])
+    sweeps = tuple(Sweeps(**row) for row in values["sweeps"])
+    return Candidate(str(values["kind"]), fits, sweeps)

@@ -1,0 +1,82 @@
+"""Certificate: which answers of a call to doubt, and what then happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pararealize.ir.calibration import Certificate
+from pararealize.runtime.measures import Measure
+from pararealize.runtime.nest import leaves_of
+from pararealize.runtime.rules import Rule
+
+
+def estimate(certificate: Certificate, jumps: Mapping[int, Tensor]) -> Tensor:
+    """Σ_j w_j r_j for every sample, of the relative jumps of the last sweep by interface."""
+    terms = [weight * jumps[j].double() for j, weight in certificate.weights.items() if j in jumps]
+    total: Tensor = torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+    return total
+
+
+def doubtful(certificate: Certificate, estimates: Tensor, scores: Tensor) -> Tensor:
+    """Whether the answer to each sample is doubtful.
+
+    It is where the estimate is above the limit or no number, and where answers are scores s of
+    classes and an error of size e = estimate · ‖s‖ may swap the best two, s_1 - s_2 ≤ √2 e.
+    """
+    above = ~(estimates <= certificate.limit)
+    if not certificate.margins:
+        return above
+    best: Tensor = scores.double().topk(2, dim=-1).values
+    size = estimates.to(scores.device) * scores.double().norm(dim=-1)
+    swaps: Tensor = best[..., 0] - best[..., 1] <= math.sqrt(2) * size
+    either: Tensor = above | swaps.to(above.device)
+    return either
+
+
+def answer(output: Any) -> Tensor:
+    """The first tensor of real numbers that a network returns: its scores."""
+    leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
+    return next(leaf for leaf in leaves if leaf.is_floating_point())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a call: the estimated relative error of every answer, and whether it is doubtful."""
+
+    estimates: tuple[float, ...] = ()
+    doubtful: tuple[bool, ...] = ()
+
+
+@final
+class Certified:
+    """A rule that estimates errors once the sweeps asked for have run.
+
+    With ``above="exact"`` a doubtful answer makes the network sweep on until it is the serial one;
+    otherwise ``otherwise`` decides, or the sweeps asked for are enough.
+    """
+
+    def __init__(self, certificate: Certificate, otherwise: Rule | None = None) -> None:
+        self.certificate, self._otherwise = certificate, otherwise
+        self.verdict = Verdict()
+
+    def is_enough(self, measures: Sequence[Measure], output: Any) -> bool:
+        """Whether to stop; once in doubt, only the serial answer is enough."""
+        last = max((measure.sweep for measure in measures), default=-1)
+        if last + 1 == self.certificate.sweeps:
+            self.verdict = self._judged(measures, output)
+        if self.certificate.above == "exact" and any(self.verdict.doubtful):
+            return False
+        return self._otherwise is None or self._otherwise.is_enough(measures, output)
+
+    def _judged(self, measures: Sequence[Measure], output: Any) -> Verdict:
+        sweep = self.certificate.sweeps - 1
+        jumps = {m.interface: m.relative for m in measures if m.sweep == sweep}
+        found = estimate(self.certificate, jumps)
+        doubts = doubtful(self.certificate, found, answer(output))
+        return Verdict(tuple(found.tolist()), tuple(doubts.tolist()))
