@@ -34,6 +34,9 @@ Count = Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'
 Coarse = Annotated[str, typer.Option(help=f"One of {', '.join(Parareal.CHOICES['coarse'])}.")]
 Correction = Annotated[str, typer.Option(help="residual or difference.")]
 Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
+Tolerance = Annotated[
+    float | None, typer.Option(help="Further sweeps while a relative jump is larger.")
+]
 Guess = Annotated[str, typer.Option(help="network or coarse.")]
 Budget = Annotated[
     float, typer.Option(help="Largest share of a subnetwork that a coarse network may cost.")
@@ -66,6 +69,7 @@ def explain(
     coarse: Coarse = "network",
     correction: Correction = "residual",
     iterations: Iterations = 1,
+    tolerance: Tolerance = None,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
     mgrit: Grid = "",
@@ -76,7 +80,7 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
+    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
     net = _compile(model, n, method, shape, cut, blocks)
     console = Console(width=max(Console().width, WIDTH))
     show(net.plan, console)
@@ -94,6 +98,7 @@ def convert(
     coarse: Coarse = "network",
     correction: Correction = "residual",
     iterations: Iterations = 1,
+    tolerance: Tolerance = None,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
     mgrit: Grid = "",
@@ -102,7 +107,7 @@ def convert(
     cut: Cut = None,
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
-    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
+    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
     net = _compile(model, n, method, shape, cut, blocks)
     net.save(out)
     console = Console()
@@ -225,11 +230,19 @@ def _compile(
 
 
 def _method(
-    mgrit: str, coarse: str, correction: str, iterations: int, guess: str, budget: float
+    mgrit: str,
+    coarse: str,
+    correction: str,
+    iterations: int,
+    guess: str,
+    budget: float,
+    tolerance: float | None = None,
 ) -> Method:
     """MGRIT with the options that are given for it, or else parareal."""
     if not mgrit:
-        return Parareal(coarse, correction, iterations, guess, coarse_budget=budget)
+        return Parareal(
+            coarse, correction, iterations, guess, coarse_budget=budget, tolerance=tolerance
+        )
     known = [field.name for field in fields(MGRIT)]
     options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
     unknown = [name for name in options if name not in known]

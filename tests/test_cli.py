@@ -1,4 +1,4 @@
-"""MGRIT on the command line."""
+"""Methods on the command line."""
 
 from __future__ import annotations
 
@@ -40,3 +40,11 @@ def test_options_that_do_not_fit(
     code, text = run(capsys, options)
     assert code == 2
     assert said in text
+
+
+def test_a_tolerance_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", MODEL, "-n", "3", "--tolerance", "0.125"])
+    assert not ended.value.code
+    text = " ".join(capsys.readouterr().out.split())
+    assert "At most 3 sweeps, until jumps are below 0.125" in text

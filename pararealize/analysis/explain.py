@@ -92,6 +92,7 @@ def summary(plan: Plan) -> list[str]:
         *([_flow(plan)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
         *_cycles(plan),
+        *_sweeps(plan),
         *_fastest(plan),
         plan.verdict,
     ]
@@ -131,6 +132,17 @@ def _cycles(plan: Plan) -> list[str]:
         f"{method['backward_cycles']} for their adjoints; a step whose residuals grow or stay "
         f"above {method['guard']:.0%} gets more cycles, at most {method['max_cycles']}, and is "
         "then run serially."
+    ]
+
+
+def _sweeps(plan: Plan) -> list[str]:
+    """What parareal does where a tolerance decides."""
+    tolerance = plan.method.get("tolerance")
+    if plan.method["method"] != "parareal" or tolerance is None or plan.n == 1:
+        return []
+    return [
+        f"At most {plan.n} sweeps, until jumps are below {tolerance:g}; costs and the prediction "
+        "are of those that every call takes."
     ]
 
 

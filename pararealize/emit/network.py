@@ -36,6 +36,7 @@ from pararealize.runtime.progress import Progress
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 from pararealize.runtime.results import detached_results
+from pararealize.runtime.rules import Rule
 from pararealize.runtime.solution import Solution
 from pararealize.runtime.staged import Staged, Swept, detached
 
@@ -145,6 +146,19 @@ class ParallelNetwork(nn.Module):
     def stages(self) -> tuple[Schedule, ...]:
         """The schedule, and what may follow it, one sweep each."""
         return (self._emission.schedule, *self._emission.later)
+
+    @property
+    def rule(self) -> Rule | None:
+        """What decides how many of the stages run; without one, the first alone does.
+
+        Another one can be set, on ranks on all of them.
+        """
+        return self._emission.rule
+
+    @rule.setter
+    def rule(self, rule: Rule | None) -> None:
+        object.__setattr__(self, "_emission", replace(self._emission, rule=rule))
+        object.__setattr__(self, "_lowered", self._lower())
 
     @property
     def adjoint(self) -> Schedule | None:

@@ -112,7 +112,7 @@ def _stages(
         old = _correct(writer, shared, reuse, k, old, fine)
         output = writer.apply(f"out.{k + 1}", "head", old[n], n) if head else old[n]
         if output in writer.done:
-            return  # guesses by the network itself were exact
+            return  # the network itself guessed or corrected: the output before is exact
         yield writer.stage(output, k + 1, f"sweep {k + 1} of at most {n}")
 
 

@@ -67,3 +67,11 @@ def test_sizes_are_readable(plan: Plan, size: int, text: str) -> None:
 
 def test_colours_are_left_out(plan: Plan) -> None:
     assert "\x1b" not in explain(plan)
+
+
+def test_a_tolerance_says_how_far_sweeps_go(plan: Plan) -> None:
+    method = Parareal(tolerance=0.25).to_json()
+    assert any(
+        line.startswith("At most 3 sweeps, until jumps are below 0.25;")
+        for line in summary(replace(plan, method=method))
+    )

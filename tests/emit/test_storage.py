@@ -85,6 +85,7 @@ def weights(path: Path) -> Path:
         Parareal(coarse="rediscretized", correction="difference", guess="coarse"),
         Parareal(coarse="auto"),
         Parareal(iterations=3),
+        Parareal(iterations=0, tolerance=0.25),
     ],
     ids=lambda m: f"{m.coarse}-{m.correction}-{m.iterations}-{m.guess}",
 )

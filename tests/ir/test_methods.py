@@ -37,6 +37,10 @@ BAD: list[tuple[str, Any]] = [
     ("coarse_budget", "half"),
     ("coarse_budget", None),
     ("coarse_budget", True),
+    ("tolerance", -1e-9),
+    ("tolerance", float("nan")),
+    ("tolerance", True),
+    ("tolerance", "small"),
 ]
 
 

@@ -1,13 +1,18 @@
 """The parareal schedule: what is computed, what is left out, what moves statistics."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
+from pararealize.errors import ScheduleError
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, Watch
-from pararealize.passes.parareal import parareal_schedule
+from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.stages import answered, in_a_row, kept, made_in, taken
+from pararealize.passes.parareal import later_sweeps, parareal_schedule
+from pararealize.passes.place import place, place_stages
 
 CASES = list(
     product([1, 2, 3, 5, 8], [0, 1, 2, 4, 9], ["residual", "difference"], ["network", "coarse"])
@@ -122,3 +127,80 @@ def test_without_a_head_the_last_state_is_the_output() -> None:
     schedule = scheduled(3, 1, "residual", "network", head=False)
     assert schedule.output == "u3.1"
     assert "head" not in applied(schedule)
+
+
+# stages
+
+LATER = """\
+v2.1 = fine.2(v1.0)
+v3.1 = fine.3(u2.1)
+r2.1 = v2.1 - u2.1
+c3.1 = coarse.3(r2.1)
+u3.2 = v3.1 + c3.1
+out.2 = head(u3.2)
+
+v3.2 = fine.3(v2.1)
+out.3 = head(v3.2)"""
+
+
+def staged(n: int, method: Parareal, **options: bool) -> tuple[Schedule, ...]:
+    return parareal_schedule(n, method, **options), *later_sweeps(n, method, **options)
+
+
+def test_a_later_sweep_makes_only_what_is_new() -> None:
+    first, *later = staged(3, Parareal(tolerance=0.1))
+    assert first == parareal_schedule(3, Parareal())
+    assert "\n\n".join("\n".join(map(str, stage)) for stage in later) == LATER
+    assert [stage.inputs for stage in later] == [("x", "v1.0", "u2.1"), ("x", "v2.1")]
+    assert [stage.sweeps for stage in (first, *later)] == [1, 2, 3]
+    assert [len(stage.watches) for stage in (first, *later)] == [2, 1, 0]
+
+
+def test_before_the_first_sweep_there_is_no_jump_to_judge() -> None:
+    assert staged(3, Parareal(iterations=0, tolerance=0.1)) == staged(3, Parareal(tolerance=0.1))
+    never = Parareal(iterations=0, tolerance=math.inf)
+    assert staged(3, never) == (parareal_schedule(3, Parareal(iterations=0)),)
+    assert later_sweeps(3, Parareal()) == ()
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("n", "iterations", "correction", "guess"), CASES)
+def test_stages_make_nothing_twice_and_move_statistics_once_each(
+    n: int, iterations: int, correction: str, guess: str, shared: bool, head: bool
+) -> None:
+    method = Parareal("network", correction, iterations, guess, tolerance=0.0)
+    shared = shared and correction == "difference"
+    stages = staged(n, method, shared=shared, head=head)
+    done = Counter((t.op, t.propagator, t.signs, t.reads) for stage in stages for t in stage)
+    assert max(done.values()) == 1
+    assert len({stage.output for stage in stages}) == len(stages)
+    done_before = shared and not head  # the last correction was by the network itself
+    assert stages[-1].sweeps == (max(n - 1, stages[0].sweeps) if done_before else n)
+    for stage in stages:
+        commits = Counter(t.propagator for t in stage if t.op == "apply" and t.commits)
+        assert max(commits.values()) == 1
+    for ranks in range(1, n + 1):
+        placed = place_stages(
+            (place(stages[0], n, ranks, deliver=True), *stages[1:]), n, ranks, deliver=True
+        )
+        for count in range(1, len(placed)):
+            left = set(kept(placed, count))
+            assert set(taken(placed[: count + 1])) <= left <= set(made_in(placed[:count]))
+
+
+def test_adjoints_come_back_for_what_the_last_output_depends_on() -> None:
+    stages = staged(3, Parareal(tolerance=0.1))
+    placed = place_stages((place(stages[0], 3, 3, deliver=True), *stages[1:]), 3, 3, deliver=True)
+    assert answered(placed[:1]) == {("v1.0", 0, 1), ("u2.1", 1, 2)}
+    assert answered(placed[:2]) == {("v1.0", 0, 1), ("u2.1", 1, 2), ("v2.1", 1, 2)}
+    assert answered(placed) == {("v1.0", 0, 1), ("v2.1", 1, 2)}
+
+
+def test_what_an_earlier_stage_left_elsewhere_is_sent_at_the_start() -> None:
+    first = Schedule((Task("a", "apply", ("x",), "fine.1"),), "a", inputs=("x",))
+    later = Schedule((Task("b", "apply", ("a",), "fine.2", piece=2),), "b", inputs=("x", "a"))
+    placed = place_stages((place(first, 2, 2), later), 2, 2, deliver=False)
+    assert list(map(str, placed[1])) == ["send a → 1", "a ← 0", "b = fine.2(a)"]
+    with pytest.raises(ScheduleError, match="uses a before it is defined"):
+        in_a_row((placed[0], replace(placed[1], tasks=placed[1].tasks[2:])))

@@ -87,6 +87,7 @@ def draw(generator: random.Random, least: int) -> Case:
         correction=generator.choice(("residual", "difference")),
         iterations=generator.randint(1, n),
         guess=generator.choice(("network", "coarse")),
+        tolerance=generator.choice((None, None, 1e-9, 0.5, 2.0)),
     )
     return Case(recipe, n, method, training=generator.random() < 0.8)
 
@@ -146,6 +147,8 @@ def check(case: Case, comm: Any) -> bool:
     assert relative(serial, alone.to_serial().state_dict()) <= ROUNDING, case
     if isinstance(case.method, MGRIT):
         assert_reports_agree(net, alone)
+    elif net.stages[1:]:
+        assert_sweeps_agree(net, alone)
     return True
 
 
@@ -157,6 +160,16 @@ def assert_reports_agree(net: ParallelNetwork, alone: ParallelNetwork) -> None:
     for one, other in zip(found.jumps, wanted.jumps, strict=True):
         assert (one.sweep, one.interface, one.level) == (other.sweep, other.interface, other.level)
         assert abs(one.norm - other.norm) <= 1e-9 * (1 + other.norm)
+
+
+def assert_sweeps_agree(net: ParallelNetwork, alone: ParallelNetwork) -> None:
+    """As many sweeps everywhere, and the jumps of all ranks on each."""
+    found, wanted = net.report, alone.report
+    assert found.sweeps == wanted.sweeps
+    for one, other in zip(found.jumps, wanted.jumps, strict=True):
+        assert (one.sweep, one.interface) == (other.sweep, other.interface)
+        assert abs(one.norm - other.norm) <= 1e-9 * (1 + other.norm)
+        assert len(one.samples) == len(other.samples)
 
 
 def on_ranks(case: Case, comm: Any) -> ParallelNetwork:
