@@ -36,7 +36,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Map `[batch, positions, width]` to `[batch, heads, positions, width / heads]`."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        parts: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return parts
 
 
 class TransformerBlock(nn.Module):
