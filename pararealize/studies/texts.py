@@ -36,8 +36,8 @@ class Texts:
 def load_texts(context: int = 64, *, held_out: float = 0.1, seed: int = 0) -> Texts:
     """Python's help pages (about 380,000 characters), cut in windows of ``context + 1``.
 
-    A ``seed`` draws the share ``held_out`` of the windows for testing. A paragraph that several
-    pages repeat is read once, so that no test text was seen in training.
+    A ``seed`` draws the share ``held_out`` of the windows for testing. Pages repeat
+    many paragraphs; each is read once, or a third of the test text would be seen in training.
 
     Raises:
         ShapeError: windows too long for the text, or a share that leaves one side empty.
