@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from pararealize.studies.digits import Digits
+from pararealize.studies.texts import Texts
 from pararealize.studies.training import choices, shifted
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs `[count, ...]` and their classes, int64 `[count]`, to train and to test with."""
+    """Inputs `[count, ...]` and their classes, int64, to train and to test with.
+
+    Labels are `[count]`, or `[count, positions]` where every position has a class.
+    """
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -26,10 +30,16 @@ class Examples:
         """Images and labels of digits."""
         return cls(digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
 
+    @classmethod
+    def of_texts(cls, texts: Texts) -> Examples:
+        """Windows of text `[count, context]`, and the character that comes next everywhere."""
+        train, test = texts.train, texts.held_out
+        return cls(train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
+
     def batches(
         self, size: int, epochs: int, seed: int, shift: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs `[size, ...]` and labels `[size]` of every step; an epoch's last may be fewer.
+        """Inputs and labels `[size, ...]` of every step; an epoch's last may be fewer.
 
         Images `[size, 1, side, side]` can be moved by up to `shift` pixels each way.
         """

@@ -47,6 +47,19 @@ class Outcome:
 
 def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) -> Outcome:
     """Train ``net`` on the training digits and test it."""
+    steps = recipe.steps(len(digits.train_labels))
+    losses = descend(net, _batches(digits, recipe), steps, recipe, progress)
+    return Outcome(losses, *test(net, digits))
+
+
+def descend(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[float, ...]:
+    """Train ``net`` on so many batches as the recipe says; the loss of every step."""
     # Faster for small convolutions on CPUs.
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -56,10 +69,8 @@ def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) ->
         weight_decay=recipe.decay,
         nesterov=True,
     )
-    steps = recipe.steps(len(digits.train_labels))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
-    losses = fit(net, _batches(digits, recipe), optimizer, schedule, progress)
-    return Outcome(losses, *test(net, digits))
+    return fit(net, batches, optimizer, schedule, progress)
 
 
 def fit(
@@ -69,11 +80,14 @@ def fit(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     progress: Progress,
 ) -> tuple[float, ...]:
-    """The cross-entropy of every step, one a batch of inputs and labels."""
+    """The cross-entropy of every step, one a batch of inputs and labels.
+
+    Class scores are ``[..., classes]`` and labels ``[...]``: one an example, or one a position.
+    """
     losses = []
     net.train()
     for inputs, labels in batches:
-        loss = functional.cross_entropy(net(inputs), labels)
+        loss = _cross_entropy(net(inputs), labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -106,7 +120,7 @@ def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
 
 
 def predict(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
-    """Class scores ``[count, classes]`` in eval mode."""
+    """Class scores ``[count, ..., classes]`` in eval mode."""
     net.eval()
     with torch.no_grad():
         return torch.cat([net(part) for part in torch.split(images, batch)])
@@ -120,8 +134,12 @@ def test(net: nn.Module, digits: Digits) -> tuple[float, float]:
 def score(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in eval mode."""
     scores = predict(net, inputs)
-    loss = functional.cross_entropy(scores, labels).item()
-    return loss, (scores.argmax(1) == labels).float().mean().item()
+    loss = _cross_entropy(scores, labels).item()
+    return loss, (scores.argmax(-1) == labels).float().mean().item()
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(scores.flatten(0, -2), labels.flatten())
 
 
 def running_mean(values: tuple[float, ...], window: int) -> list[float]:

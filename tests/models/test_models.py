@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from pararealize import Parareal, pararealize
 from pararealize.models import (
     DenseStep,
     PreActBottleneck,
     SequenceClassifier,
+    causal_lm,
     gru,
     implicit_gru,
     odenet,
@@ -23,6 +25,7 @@ from pararealize.models import (
     vgg13,
     vgg16,
     vgg19,
+    vit,
 )
 
 SMALL_NETS: dict[str, Callable[[], nn.Module]] = {
@@ -32,6 +35,7 @@ SMALL_NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet29": lambda: resnet(29, channels=1, width=4),
     "odenet-dense": lambda: odenet(3, width=8),
     "odenet-conv": lambda: odenet(3, width=8, kind="conv"),
+    "vit": lambda: vit(2, width=8),
 }
 
 
@@ -202,6 +206,85 @@ def test_ode_net_rejects_what_it_cannot_build() -> None:
         odenet(0)
     with pytest.raises(ValueError, match="kind"):
         odenet(1, kind="sparse")  # type: ignore[arg-type]
+
+
+def language_model() -> nn.Module:
+    torch.manual_seed(0)
+    return causal_lm(11, depth=3, width=8, heads=2, context=6).double().eval()
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_language_model_has_logits_at_every_position(tokens: Tensor) -> None:
+    net = language_model()
+    assert net(tokens).shape == (3, 6, 11)
+    trace = fx.symbolic_trace(net)
+    torch.testing.assert_close(trace(tokens), net(tokens))
+    torch.testing.assert_close(trace(tokens[:2, :4]), net(tokens)[:2, :4])
+
+
+def test_a_language_model_does_not_look_ahead(tokens: Tensor) -> None:
+    net = language_model()
+    changed = tokens.clone()
+    changed[:, 4] = (tokens[:, 4] + 1) % 11
+    differ = (net(tokens) - net(changed)).abs().amax((0, 2)) > 1e-9
+    assert differ.tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_language_model_trains_every_weight(tokens: Tensor) -> None:
+    net = language_model()
+    loss = functional.cross_entropy(net(tokens).flatten(0, 1), tokens.flatten())
+    names, weights = zip(*net.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(loss, weights), strict=True):
+        assert gradient.abs().sum() > 0, name
+
+
+def test_attention_is_torchs() -> None:
+    torch.manual_seed(0)
+    attention = vit(1, width=8, heads=2).blocks[0].attention
+    theirs = nn.MultiheadAttention(8, 2, batch_first=True)
+    names = {"in_proj_": "inputs.", "out_proj.": "output."}
+    ours = attention.state_dict()
+    theirs.load_state_dict(
+        {a + k: ours[b + k] for a, b in names.items() for k in ("weight", "bias")}
+    )
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(attention(x), theirs(x, x, x, need_weights=False)[0])
+
+
+def test_a_vision_transformer_sees_where_a_patch_is() -> None:
+    net = vit(1, width=8, patch=14).eval()
+    images = digits()
+    moved = images.roll(14, dims=-1)
+    assert not torch.allclose(net(images), net(moved))
+    nn.init.zeros_(net.positions)
+    torch.testing.assert_close(net(images), net(moved))
+
+
+@pytest.mark.filterwarnings("ignore::pararealize.errors.SlowerThanSerialWarning")
+@pytest.mark.parametrize(("coarse", "sweeps"), [("fine", 1), ("identity", 4)])
+def test_transformers_are_cut_at_one_tensor(coarse: str, sweeps: int, tokens: Tensor) -> None:
+    torch.manual_seed(0)
+    method = Parareal(coarse=coarse, correction="difference", iterations=sweeps)
+    for net, inputs in (
+        (vit(6, width=8).double().eval(), digits().double()),
+        (language_model(), tokens),
+    ):
+        parallel = pararealize(net, 4, method=method, example_inputs=(inputs,)).eval()
+        assert [len(piece.state) for piece in parallel.plan.pieces] == [1, 1, 1, 0]
+        torch.testing.assert_close(parallel(inputs), net(inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_transformers_name_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="width of 9 does not split into 4 heads"):
+        vit(1, width=9)
+    with pytest.raises(ValueError, match="side 28 do not split into patches of side 5"):
+        vit(1, patch=5)
+    with pytest.raises(ValueError, match="at least one block, not 0"):
+        causal_lm(5, depth=0)
 
 
 def frame_features() -> nn.Module:
