@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from pararealize.analysis.simulate import critical_coarse_seconds, predict
-from pararealize.calibration.candidates import Built, build, kinds, wanted
+from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure
-from pararealize.calibration.latency import coarse_plan, measured_plan, predicted, together
-from pararealize.calibration.observe import Observed, observe, respond
+from pararealize.calibration.latency import coarse_plan, measured_plan, predicted
+from pararealize.calibration.observe import Observed, observe
+from pararealize.calibration.rounds import Rounds
 from pararealize.calibration.score import score
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, evaluating
@@ -31,10 +31,14 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Plan
 from pararealize.passes.place import place
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.registered import Registered
 from pararealize.runtime.progress import Progress
 
 #: Sweeps after which a candidate is scored in any case.
 LOOK = 2
+#: Share of the data on which kinds are compared before the best of them is fitted to all.
+FEW = 0.25
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class _Calibration:
     ) -> None:
         self.subject, self.observed, self.options = subject, observed, options
         self.progress, self.begun = progress, time.perf_counter()
+        self.guesses = copy.deepcopy(subject.emission.registries["guess"])
         self.tried: dict[str, Tried] = {}
 
     def run(self, data: Any) -> Emission:
@@ -118,42 +123,41 @@ class _Calibration:
             parts = divided(every, options.held_out)
             observe(self.subject, parts, self.observed, device, advance)
         self.plan = measured_plan(self.subject, self.observed.held_out[0])
+        self._rounds(self.observed).guesses(self.guesses)
         compared = kinds(self.subject)
         if len(compared) > 1:
+            few = self.observed.first(FEW)
             for kind in compared:
-                self._try(kind, max(1, self.options.epochs // 4), second=False)
+                self._try(kind, few)
             compared = tuple(sorted(self.tried, key=self._preference))
         chosen, row = self._settle(compared)
         return self._emission(chosen, row)
 
-    def _settle(self, options: Iterable[str]) -> tuple[Tried, Sweeps]:
-        """The first candidate, fitted in full, that agrees as asked.
+    def _rounds(self, observed: Observed) -> Rounds:
+        return Rounds(self.subject, observed, self.options, self.progress)
+
+    def _settle(self, compared: Iterable[str]) -> tuple[Tried, Sweeps]:
+        """The first candidate, fitted to all data, that agrees as asked.
 
         Raises:
             CalibrationError: none does.
 
         """
-        wanted = self.options.agreement
-        for kind in options:
-            found = self._try(kind, self.options.epochs, second=True)
-            assert found is not None
-            if wanted is None:
+        agreement = self.options.agreement
+        for kind in compared:
+            found = self._try(kind, self.observed)
+            if found is None:
+                continue
+            if agreement is None:
                 asked = max(1, self.subject.method.iterations)
-                rows = {row.count: row for row in found.sweeps}
-                return found, rows[min(asked, max(rows))]
-            row = found.fastest(wanted)
+                return found, min(found.certified, key=lambda row: abs(row.count - asked))
+            row = found.fastest(agreement)
             if row is not None:
                 return found, row
         best = max(self.tried.values(), key=lambda found: found.closest.agreement)
         if self.options.best:
             return best, best.closest
-        row = best.closest
-        raise CalibrationError(
-            f"no coarse network reaches an agreement of {wanted:.2%} with fewer than "
-            f"{self.subject.n} sweeps: the best is {best.built.kind!r} with {row.agreement:.2%} "
-            f"after {row.count} sweeps. Ask for less (agreement={row.agreement:.3f}), give more "
-            "data or epochs, take fewer subnetworks, or accept the best with best=True."
-        )
+        raise CalibrationError(_unreached(best, self.subject.n, agreement or 1.0))
 
     def _preference(self, kind: str) -> tuple[float, float]:
         """Fast ones that agree as asked first, then those that agree most."""
@@ -161,98 +165,42 @@ class _Calibration:
         row = found.fastest(self.options.agreement or 1.0)
         return (0.0, row.seconds) if row is not None else (1.0, -found.closest.agreement)
 
-    def _try(self, kind: str, epochs: int, *, second: bool) -> Tried | None:
+    def _try(self, kind: str, observed: Observed) -> Tried | None:
         """Build, fit and score a kind; what was fitted before goes on from there."""
         before = self.tried.get(kind)
         built = before.built if before else build(self.subject, kind, self.options.seed)
         if built is None:
             return None
-        fits = self._fit(built, epochs, second=second)
+        built = replace(built, parts={**built.parts, **self._guessing()})
+        fits = self._rounds(observed).coarse(built)
         plan = coarse_plan(self.subject, self.plan, built, self.observed.held_out[0])
         self.tried[kind] = Tried(built, plan, fits, self._score(built, plan))
         return self.tried[kind]
 
+    def _guessing(self) -> dict[str, Propagator]:
+        """Guess networks as they were fitted."""
+        parts = self.subject.emission.propagators
+        return {
+            name: Registered(self.guesses, part.key, part.label, leaves=0, inputs=part.inputs)
+            for name, part in parts.items()
+            if isinstance(part, Registered) and part.registry is self._registered
+        }
+
+    @property
+    def _registered(self) -> nn.ModuleDict:
+        return self.subject.emission.registries["guess"]
+
     def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
+        """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""
         rows: list[Sweeps] = []
-        asked = self.options.agreement
-        last = max(LOOK, self.subject.method.iterations)
+        enough = self.options.agreement or 0.0
+        least = max(LOOK, self.subject.method.iterations)
         for k in range(self.subject.n):
-            reached = any(row.agreement >= (asked or 1.0) for row in rows)
-            if k > last and (asked is None or reached):
+            if k > least and max(row.agreement for row in rows) >= enough:
                 break
             found = score(self.subject, built.parts, k, self.observed.held_out)
             rows.append(Sweeps(k, *found, predicted(self.subject, plan, k)))
         return tuple(rows)
-
-    def _fit(self, built: Built, epochs: int, *, second: bool) -> tuple[Fit, ...]:
-        """Fit on the trajectory, then around it, at the guesses that the network makes there."""
-        self._guesses(epochs)
-        errors = self._round(built, epochs, {})
-        if second:
-            with Store(self.options.memory // 2) as near, Store(self.options.memory // 2) as far:
-                for records, into in ((self.observed.fitted, near), (self.observed.held_out, far)):
-                    respond(self.subject, built.parts, records, into)
-                errors = self._round(built, epochs, {"fitted": near, "held_out": far})
-        found = {j: Fit(j, c.kind, _count(c.module), *errors[j]) for j, c in built.coarse.items()}
-        return tuple(fit for _, fit in sorted(together(self.subject, found).items()))
-
-    def _round(
-        self, built: Built, epochs: int, responses: Mapping[str, Store]
-    ) -> dict[int, Errors]:
-        found: dict[int, Errors] = {}
-        fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
-        total = sum(self._steps(epochs) for f in fitters.values() if f.module is not None)
-        with self.progress.task(f"{built.kind} coarse networks", total) as advance:
-            for j, fitter in fitters.items():
-                samples = self._samples(j, responses)
-                if fitter.sweeper is None and not responses:
-                    found[j] = (None, None)
-                elif fitter.module is None:
-                    found[j] = measure(fitter, samples.held_out)
-                else:
-                    seed = self.options.seed + j
-                    found[j] = fit(fitter, samples, self.options, epochs, seed, advance)
-        return found
-
-    def _steps(self, epochs: int) -> int:
-        steps = epochs * len(self.observed.fitted)
-        return min(steps, self.options.steps or steps)
-
-    def _guesses(self, epochs: int) -> None:
-        """Fit guess networks to the states before the subnetworks of this rank, once."""
-        if self.subject.method.guess != "network" or self.tried:
-            return
-        registry = self.subject.emission.registries["guess"]
-        for j in [j for j in self.subject.pieces if str(j - 1) in registry]:
-            part = self.subject.emission.propagators[f"guess.{j - 1}"]
-            fitter = Fitter(registry[str(j - 1)], part)
-            samples = self._samples(j, {}, guess=True)
-            with self.progress.task(f"guess network {j - 1}", self._steps(epochs)) as advance:
-                fit(fitter, samples, self.options, epochs, self.options.seed + j, advance)
-
-    def _samples(self, j: int, responses: Mapping[str, Store], *, guess: bool = False) -> Samples:
-        def read(store: Store, response: Store | None, i: int) -> Sample:
-            record = store[i]
-            before, after = record["states"][j]
-            inputs = self._inputs(record["inputs"])
-            if guess:
-                return Sample(None, before, inputs)
-            if response is None or j not in response[i]:
-                return Sample(before, after, inputs)
-            return Sample(before, after, inputs, *response[i][j])
-
-        def every(store: Store, response: Store | None) -> list[Callable[[], Sample]]:
-            return [partial(read, store, response, i) for i in range(len(store))]
-
-        return Samples(
-            every(self.observed.fitted, responses.get("fitted")),
-            every(self.observed.held_out, responses.get("held_out")),
-        )
-
-    def _inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The network's inputs by the names that propagators know them by."""
-        arguments = self.subject.emission.arguments
-        return {a.name: given.get(a.target, a.args[0] if a.args else None) for a in arguments}
 
     def _emission(self, chosen: Tried, row: Sweeps) -> Emission:
         """The network as it is from now on."""
@@ -286,8 +234,15 @@ class _Calibration:
             calibration=calibration,
         )
         rule = rule_of(method, calibration)
-        return renewed(emission, parts, built.registry, subject.stages(row.count), rule, plan)
+        registries = {"coarse": built.registry, "guess": self.guesses}
+        return renewed(emission, parts, registries, subject.stages(row.count), rule, plan)
 
 
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
+def _unreached(best: Tried, n: int, agreement: float) -> str:
+    row = best.closest
+    return (
+        f"no coarse network reaches an agreement of {agreement:.2%} with fewer than {n} sweeps: "
+        f"the best is {best.built.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
+        f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
+        "accept the best with best=True."
+    )

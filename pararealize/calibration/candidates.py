@@ -39,17 +39,15 @@ class Built:
 
     def fitter(self, subject: Subject, j: int) -> Fitter:
         """What is fitted of subnetwork j."""
-        method, key = subject.method, str(j)
-        difference = method.correction == "difference"
-        sweeps = method.guess == "coarse" and j < subject.n
-        part = self.parts[f"coarse.{j}"]
-        sweeper = self.parts[f"guess.{j}"] if sweeps else part
-        module = dict(self.registry.items()).get(key)
+        key, residual = str(j), subject.method.correction == "residual"
+        sweeps = subject.method.guess == "coarse" and j < subject.n
+        guessing = f"guess.{j}" if residual else f"coarse.{j}"
         return Fitter(
-            module,
-            sweeper if sweeps or difference else None,
-            part if j > 1 else None,
-            residual=not difference,
+            dict(self.registry.items()).get(key),
+            self.parts[guessing] if sweeps else None,
+            self.parts[f"coarse.{j}"] if j > 1 else None,
+            residual=residual,
+            head=subject.emission.propagators.get("head") if j == subject.n else None,
         )
 
 

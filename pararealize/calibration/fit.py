@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -91,6 +91,8 @@ class Fitter:
         corrector: where responses to jumps are to be met: G(u) - G(u⁰) ≈ Φ(u) - Φ(u⁰) with the
             difference correction, F(u - u⁰) with the residual one.
         residual: whether the correction is the residual one.
+        head: what follows the last subnetwork, where that is what is fitted; responses are then
+            met as the head sees them.
 
     """
 
@@ -98,28 +100,34 @@ class Fitter:
     sweeper: Propagator | None
     corrector: Propagator | None = None
     residual: bool = False
-    inputs: tuple[str, ...] = field(default=())
+    head: Propagator | None = None
 
     def misfit(self, sample: Sample) -> Misfit:
         """Squared errors on one batch."""
         found = Misfit()
-        given = sample.state
-        if self.sweeper is not None:
-            wrong = combine("+-", self._apply(self.sweeper, given, sample), sample.result)
+        here = self._apply(self.sweeper, sample.state, sample) if self.sweeper is not None else None
+        if here is not None:
+            wrong = combine("+-", here, sample.result)
             found += Misfit(step=squared(wrong), states=squared(sample.result))
         if self.corrector is not None and sample.guess is not None:
-            wanted = combine("+-", sample.result, sample.guessed)
-            wrong = combine("+-", self._response(sample), wanted)
-            found += Misfit(response=squared(wrong), jumps=squared(wanted))
+            corrected = combine("++", sample.guessed, self._response(sample, here))
+            ends = (corrected, sample.result, sample.guessed)
+            reached, wanted, guessed = (self._seen(end, sample) for end in ends)
+            wrong, jump = combine("+-", reached, wanted), combine("+-", wanted, guessed)
+            found += Misfit(response=squared(wrong), jumps=squared(jump))
         return found
 
-    def _response(self, sample: Sample) -> Any:
+    def _response(self, sample: Sample, here: Any) -> Any:
         assert self.corrector is not None
         if self.residual:
             jump = combine("+-", sample.state, sample.guess)
             return self._apply(self.corrector, jump, sample)
-        values = (sample.state, sample.guess)
-        return combine("+-", *(self._apply(self.corrector, value, sample) for value in values))
+        if here is None:
+            here = self._apply(self.corrector, sample.state, sample)
+        return combine("+-", here, self._apply(self.corrector, sample.guess, sample))
+
+    def _seen(self, state: Any, sample: Sample) -> Any:
+        return state if self.head is None else self._apply(self.head, state, sample)
 
     def _apply(self, part: Propagator, state: Any, sample: Sample) -> Any:
         extra = [sample.inputs[name] for name in part.inputs]
@@ -142,7 +150,6 @@ def fit(
     fitter: Fitter,
     samples: Samples,
     options: Fitting,
-    epochs: int,
     seed: int,
     progress: Callable[[], None],
 ) -> Errors:
@@ -155,7 +162,7 @@ def fit(
     if not weights or fitter.module is None:
         return best
     kept = copy.deepcopy(fitter.module.state_dict())
-    steps = math.ceil(epochs * len(samples.fitted))
+    steps = options.epochs * len(samples.fitted)
     steps = min(steps, options.steps or steps)
     optimizer = torch.optim.Adam(weights, lr=options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,17 @@ class Observed:
     def samples(self) -> tuple[int, int]:
         """How many samples there are of either kind."""
         return _samples(self.fitted), _samples(self.held_out)
+
+    def first(self, share: float) -> Observed:
+        """A share of either kind, one record at least; they share the records in memory."""
+        return Observed(*(_first(store, share) for store in (self.fitted, self.held_out)))
+
+
+def _first(store: Store, share: float) -> Store:
+    found = Store(sys.maxsize)
+    for i in range(max(1, round(share * len(store)))):
+        found.append(store[i])
+    return found
 
 
 def _samples(store: Store) -> int:

@@ -20,12 +20,12 @@ from pararealize.runtime.rules import Rule
 def renewed(
     emission: Emission,
     parts: Mapping[str, Propagator],
-    registry: nn.ModuleDict,
+    registries: Mapping[str, nn.ModuleDict],
     stages: Sequence[Schedule],
     rule: Rule | None,
     plan: Plan,
 ) -> Emission:
-    """The network with these coarse propagators (of this rank), stages and rule.
+    """The network with these coarse and guess propagators (of this rank), stages and rule.
 
     On ranks, all call it.
     """
@@ -36,7 +36,7 @@ def renewed(
     draws = any(mask.own_stream for part in every.values() for mask in part.step_masks())
     found = replace(
         emission,
-        registries={**emission.registries, "coarse": registry},
+        registries=registries,
         propagators=every,
         plan=plan,
         schedule=stages[0],

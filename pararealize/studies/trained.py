@@ -125,7 +125,7 @@ def _resnet(depth: int, width: int, epochs: int) -> Study:
 
 
 STUDIES = {
-    "resnet56": _resnet(56, width=8, epochs=15),
+    "resnet56": _resnet(56, width=8, epochs=30),
     "vit": Study(models.vit, _digits, AdamRecipe(epochs=20, batch=50, rate=2e-3, shift=2)),
     "lm": Study(
         lambda: models.causal_lm(len(VOCABULARY), width=64),

@@ -1,0 +1,104 @@
+"""Rounds: all coarse and guess networks of a rank fitted to the states kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from pararealize.calibration.candidates import Built, wanted
+from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure
+from pararealize.calibration.latency import together
+from pararealize.calibration.observe import Observed, respond
+from pararealize.calibration.store import Store
+from pararealize.calibration.subject import Subject
+from pararealize.ir.calibration import Fit, Fitting
+from pararealize.propagators.registered import Registered
+from pararealize.runtime.progress import Progress
+
+#: What was made of guesses: of the records fitted to, and of those held out.
+Responses = tuple[Store, Store]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Fits networks of a subject to what was observed of it."""
+
+    subject: Subject
+    observed: Observed
+    options: Fitting
+    progress: Progress
+
+    def guesses(self, registry: nn.ModuleDict) -> None:
+        """Fit every guess network of this rank to the state before its subnetwork."""
+        for j in self.subject.pieces:
+            part = self.subject.emission.propagators.get(f"guess.{j - 1}")
+            if str(j - 1) not in registry or not isinstance(part, Registered):
+                continue
+            copied = Registered(registry, part.key, part.label, leaves=0, inputs=part.inputs)
+            fitter = Fitter(registry[part.key], copied)
+            with self.progress.task(f"guess network {j - 1}", self._steps) as advance:
+                samples = self._samples(j, None, guess=True)
+                fit(fitter, samples, self.options, self.options.seed + j, advance)
+
+    def coarse(self, built: Built) -> tuple[Fit, ...]:
+        """Fit coarse networks on the trajectory, then where their guesses lie; all ranks' errors.
+
+        A sweep has to make good the guesses that were made, so these are what the second round is
+        about: u⁰ and Φ(u⁰) of every sample.
+        """
+        memory = self.options.memory // 2
+        with Store(memory) as near, Store(memory) as far:
+            self._round(built, None)
+            respond(self.subject, built.parts, self.observed.fitted, near)
+            respond(self.subject, built.parts, self.observed.held_out, far)
+            errors = self._round(built, (near, far))
+        found = {j: Fit(j, c.kind, count(c.module), *errors[j]) for j, c in built.coarse.items()}
+        return tuple(row for _, row in sorted(together(self.subject, found).items()))
+
+    def _round(self, built: Built, responses: Responses | None) -> dict[int, Errors]:
+        fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
+        active = {j: f for j, f in fitters.items() if f.sweeper is not None or responses}
+        found: dict[int, Errors] = dict.fromkeys(fitters, (None, None))
+        total = self._steps * sum(f.module is not None for f in active.values())
+        with self.progress.task(f"{built.kind} coarse networks", total) as advance:
+            for j, fitter in active.items():
+                samples = self._samples(j, responses)
+                if fitter.module is None:
+                    found[j] = measure(fitter, samples.held_out)
+                else:
+                    found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
+        return found
+
+    @property
+    def _steps(self) -> int:
+        steps = self.options.epochs * len(self.observed.fitted)
+        return min(steps, self.options.steps or steps)
+
+    def _samples(self, j: int, responses: Responses | None, *, guess: bool = False) -> Samples:
+        def read(store: Store, response: Store | None, i: int) -> Sample:
+            record = store[i]
+            (before, after), inputs = record["states"][j], self._inputs(record["inputs"])
+            if guess:
+                return Sample(None, before, inputs)
+            near = {} if response is None else response[i]
+            return Sample(before, after, inputs, *near.get(j, ()))
+
+        def every(store: Store, response: Store | None) -> list[Callable[[], Sample]]:
+            return [partial(read, store, response, i) for i in range(len(store))]
+
+        near, far = responses or (None, None)
+        return Samples(every(self.observed.fitted, near), every(self.observed.held_out, far))
+
+    def _inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The network's inputs by the names that propagators know them by."""
+        arguments = self.subject.emission.arguments
+        return {a.name: given.get(a.target, a.args[0] if a.args else None) for a in arguments}
+
+
+def count(module: nn.Module | None) -> int:
+    """Parameters of a network, if there is one."""
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
