@@ -165,7 +165,9 @@ def test_before_the_first_sweep_there_is_no_jump_to_judge() -> None:
 
 @pytest.mark.parametrize("head", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize(("n", "iterations", "correction", "guess"), CASES)
+@pytest.mark.parametrize("guess", ["network", "coarse"])
+@pytest.mark.parametrize("correction", ["residual", "difference"])
+@pytest.mark.parametrize(("n", "iterations"), list(product([1, 2, 4], [0, 1, 2])))
 def test_stages_make_nothing_twice_and_move_statistics_once_each(
     n: int, iterations: int, correction: str, guess: str, shared: bool, head: bool
 ) -> None:
@@ -180,7 +182,7 @@ def test_stages_make_nothing_twice_and_move_statistics_once_each(
     for stage in stages:
         commits = Counter(t.propagator for t in stage if t.op == "apply" and t.commits)
         assert max(commits.values()) == 1
-    for ranks in range(1, n + 1):
+    for ranks in {1, max(1, n - 1), n}:
         placed = place_stages(
             (place(stages[0], n, ranks, deliver=True), *stages[1:]), n, ranks, deliver=True
         )
