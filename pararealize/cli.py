@@ -64,6 +64,9 @@ Weights = Annotated[
 Calibrate = Annotated[
     str, typer.Option("--calibrate", metavar="DATA", help=f"Fit to DATA: {sources.FORMS}.")
 ]
+Checked = Annotated[
+    str, typer.Option("--data", metavar="DATA", help=f"Compare on DATA: {sources.FORMS}.")
+]
 Agreement = Annotated[
     float, typer.Option(help="Share of held-out answers that have to be the serial network's.")
 ]
@@ -248,9 +251,20 @@ def check(
     ranks: Annotated[int, typer.Option(help="Compare so many ranks with one process.")] = 1,
     shape: Shape = "",
     tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 0.0,
+    data: Checked = "",
+    agreement: Annotated[
+        float | None, typer.Option(help="Share wanted with --data; that of the calibration.")
+    ] = None,
+    batch: Batch = Reading.batch,
+    mean: Mean = "",
+    std: Std = "",
     worker: Worker = "",
 ) -> None:
     """Compare a network with what it has to equal; exit code 1 where it does not.
+
+    With --data, the answers of a saved network with the serial one's on DATA: agreement and error
+    by sweeps, what the certificate is worth, and latency; give data that was not calibrated with.
+    On ranks it is run and timed there. Without --data, two networks that have to be equal:
 
     On ranks, the network with the same one in one process. Else a model, or a saved one, cut in n
     and corrected by its own layers, which is exact, with the model itself. All in float64.
@@ -262,6 +276,14 @@ def check(
     torch.manual_seed(0)
     torch.set_num_threads(1)
     example = example_of(shape)
+    comm = world() if worker else None
+    console = Console(width=max(Console().width, WIDTH), quiet=comm is not None and comm.rank != 0)
+    if data:
+        from pararealize.studies import agreement as agreeing  # noqa: PLC0415
+
+        question = agreeing.Question(target, model, data, agreement)
+        reading = Reading(batch, numbers(mean, "--mean"), numbers(std, "--std"))
+        raise typer.Exit(int(not agreeing.check(question, reading, console, comm)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is not about speed
         if worker:
@@ -269,8 +291,7 @@ def check(
         else:
             title, rows = checking.exact(target, model, n, example)
     tolerance = tolerance or checking.ROUNDING
-    quiet = bool(worker) and world().rank != 0
-    Console(width=WIDTH, quiet=quiet).print(checking.table(rows, title, tolerance))
+    console.print(checking.table(rows, title, tolerance))
     raise typer.Exit(int(any(not row.relative <= tolerance for row in rows)))
 
 

@@ -23,13 +23,13 @@ def candidates_table(calibration: Calibration) -> Table:
     counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
     title = (
         f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
-        f"the serial network ({calibration.serial_seconds * 1e3:.3f} ms) after so many sweeps, "
-        "predicted ms"
+        f"serial ({calibration.serial_seconds * 1e3:.2f} ms) after so many sweeps, and the ms "
+        "predicted for some of them"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("coarse", no_wrap=True)
-    sweeps = [f"{k} sweep{'' if k == 1 else 's'}" if k == counts[0] else str(k) for k in counts]
-    for column in ("parameters", "step error", "contraction", *sweeps, "ms (sweeps)"):
+    sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
+    for column in ("parameters", "step error", "contraction", *sweeps, "predicted"):
         table.add_column(column, justify="right", no_wrap=True)
     for candidate in calibration.candidates:
         chosen = candidate.kind == calibration.kind
@@ -39,14 +39,14 @@ def candidates_table(calibration: Calibration) -> Table:
 
 
 def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps, chosen: bool) -> list[str]:
-    agreed = {found.count: f"{found.agreement:.2%}" for found in candidate.sweeps}
+    agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
     return [
         f"{'→ ' if chosen else '  '}{candidate.kind}",
         f"{candidate.parameters:,}",
         _worst(fit.step_error for fit in candidate.fits),
         _worst(fit.contraction for fit in candidate.fits),
         *(agreed.get(k, "–") for k in counts),
-        f"{row.seconds * 1e3:.3f} ({row.count})",
+        f"{row.seconds * 1e3:.2f} ({row.count})",
     ]
 
 
