@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
 from pararealize.layers.euler import chain_of
 from pararealize.models.odenet import ConvStep, DenseStep
-from pararealize.studies.bench import meet
-from pararealize.studies.launch import ALLOCATORS, mpiexec, world
+from pararealize.studies.launch import ALLOCATORS, meet, mpiexec, world
 
 
 @dataclass(frozen=True)

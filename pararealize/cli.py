@@ -1,12 +1,9 @@
-"""The command line: ``pararealize demo``, ``explain`` and ``convert``."""
+"""The command line: what commands and options there are."""
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +12,15 @@ import typer
 from rich.console import Console
 
 from pararealize.analysis.explain import WIDTH, show
-from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import MethodError, PararealizeError, SlowerThanSerialWarning
-from pararealize.ir.methods import MGRIT, Method, Parareal
+from pararealize.errors import PararealizeError, SlowerThanSerialWarning
+from pararealize.ir.calibration import ABOVE, Fitting
+from pararealize.ir.methods import Parareal
 from pararealize.specs import FORMS, load_model
+from pararealize.studies import data as sources
+from pararealize.studies.data import Reading
 from pararealize.studies.launch import is_first, launch, world
+from pararealize.studies.options import Cutting, example_of, integers, method_of, numbers
 
 app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",
@@ -31,7 +31,8 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
 Count = Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'.")]
-Coarse = Annotated[str, typer.Option(help=f"One of {', '.join(Parareal.CHOICES['coarse'])}.")]
+COARSE = f"One of {', '.join(Parareal.CHOICES['coarse'])}."
+Coarse = Annotated[str, typer.Option(help=COARSE)]
 Correction = Annotated[str, typer.Option(help="residual or difference.")]
 Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
 Tolerance = Annotated[
@@ -54,6 +55,31 @@ Blocks = Annotated[
 ]
 Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread each.")]
 Worker = Annotated[str, typer.Option(hidden=True)]
+#: What a default depends on.
+CALIBRATED = "By default {} with --calibrate."
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Trained weights of MODEL: .safetensors, or .pt of tensors."),
+]
+Calibrate = Annotated[
+    str, typer.Option("--calibrate", metavar="DATA", help=f"Fit to DATA: {sources.FORMS}.")
+]
+Checked = Annotated[
+    str, typer.Option("--data", metavar="DATA", help=f"Compare on DATA: {sources.FORMS}.")
+]
+Agreement = Annotated[
+    float, typer.Option(help="Share of held-out answers that have to be the serial network's.")
+]
+Above = Annotated[str, typer.Option(help=f"What a doubtful answer leads to: {', '.join(ABOVE)}.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the data in each round of fitting.")]
+Batch = Annotated[int, typer.Option(help="Samples that are read at a time.")]
+Best = Annotated[
+    bool, typer.Option("--best", help="Write the best network even if it agrees less often.")
+]
+Mean = Annotated[
+    str, typer.Option(help="Of images in [0, 1], to subtract: one number, or one a channel.")
+]
+Std = Annotated[str, typer.Option(help="Of images, to divide by, likewise.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
 
 
@@ -80,8 +106,9 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
-    net = _compile(model, n, method, shape, cut, blocks)
+    method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
+    cutting = Cutting(n, blocks, tuple(cut or ()))
+    net = cutting.compile(load_model(model), method, example_of(shape))
     console = Console(width=max(Console().width, WIDTH))
     show(net.plan, console)
     if text:
@@ -92,27 +119,66 @@ def explain(
 
 @app.command()
 def convert(
+    ctx: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
     n: Count = "auto",
-    coarse: Coarse = "network",
-    correction: Correction = "residual",
+    weights: Weights = None,
+    data: Calibrate = "",
+    agreement: Agreement = 0.995,
+    above: Above = Fitting.above,
+    epochs: Epochs = Fitting.epochs,
+    batch: Batch = Reading.batch,
+    best: Best = False,
+    mean: Mean = "",
+    std: Std = "",
+    seed: Annotated[int, typer.Option(help="Of fitting.")] = Fitting.seed,
+    coarse: Annotated[str, typer.Option(help=f"{COARSE} {CALIBRATED.format('auto')}")] = "",
+    correction: Annotated[
+        str, typer.Option(help=f"residual or difference. {CALIBRATED.format('difference')}")
+    ] = "",
     iterations: Iterations = 1,
     tolerance: Tolerance = None,
-    guess: Guess = "network",
+    guess: Annotated[
+        str, typer.Option(help=f"network or coarse. {CALIBRATED.format('coarse')}")
+    ] = "",
     coarse_budget: Budget = Parareal.coarse_budget,
     mgrit: Grid = "",
     shape: Shape = "",
     blocks: Blocks = "",
     cut: Cut = None,
+    ranks: Ranks = 1,
+    worker: Worker = "",
 ) -> None:
-    """Compile a model and write it: safetensors weights and a JSON plan in one folder."""
-    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
-    net = _compile(model, n, method, shape, cut, blocks)
-    net.save(out)
-    console = Console()
-    console.print(str(net.plan), highlight=False)
-    console.print(f"Written: {out}", highlight=False)
+    """Compile a model and write it: safetensors weights and a JSON plan in one folder.
+
+    With --calibrate, a trained one: coarse networks are fitted to what DATA makes of it, kinds of
+    them are compared, and the fastest that agrees with the serial network on the share --agreement
+    of held-out samples is written. The model's own weights stay as they are. Where none agrees as
+    often, nothing is written and the exit code is 2.
+    """
+    if ranks > 1 and not worker:
+        raise typer.Exit(launch(ctx.obj, ranks))
+    from pararealize.studies import convert as converting  # noqa: PLC0415  for this command only
+
+    usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
+    options = [a or b for a, b in zip((coarse, correction, guess), usual, strict=True)]
+    method = method_of(
+        mgrit, options[0], options[1], iterations, options[2], coarse_budget, tolerance
+    )
+    cutting = Cutting(n, blocks, tuple(cut or ()))
+    chosen = converting.Conversion(model, out, cutting, method, shape, weights, data)
+    comm = world() if worker else None
+    quiet = comm is not None and comm.rank != 0
+    console = Console(width=max(Console().width, WIDTH), quiet=quiet)
+    if not data:
+        converting.convert(chosen, console, comm)
+        return
+    reading = Reading(batch, numbers(mean, "--mean"), numbers(std, "--std"))
+    fitting = Fitting(
+        agreement=agreement, above=above, epochs=epochs, batch=batch, best=best, seed=seed
+    )
+    converting.calibrate(chosen, reading, fitting, console, comm)
 
 
 @app.command()
@@ -137,7 +203,7 @@ def demo(
 
     torch.set_num_threads(threads)
     recipe = Recipe(epochs=epochs, seed=seed)
-    chosen = Demo(depth=depth, counts=_integers(counts, "-n"), recipe=recipe, seed=seed)
+    chosen = Demo(depth=depth, counts=integers(counts, "-n"), recipe=recipe, seed=seed)
     comm = world() if worker else None
     quiet = comm is not None and comm.rank != 0
     run(chosen, out, Console(width=max(Console().width, WIDTH), quiet=quiet), comm)
@@ -169,11 +235,11 @@ def bench(
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
-    method = _method(mgrit, coarse, correction, iterations, guess, coarse_budget)
-    sizes = _integers(batch, "--batch")
+    method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget)
+    sizes = integers(batch, "--batch")
     chosen = Bench(sizes, rounds, not inference, n, method, allocator, cost, trace)
     torch.manual_seed(0)
-    run(chosen, load_model(model), _integers(shape, "--shape"), world(), worker)
+    run(chosen, load_model(model), integers(shape, "--shape"), world(), worker)
 
 
 @app.command()
@@ -185,9 +251,20 @@ def check(
     ranks: Annotated[int, typer.Option(help="Compare so many ranks with one process.")] = 1,
     shape: Shape = "",
     tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 0.0,
+    data: Checked = "",
+    agreement: Annotated[
+        float | None, typer.Option(help="Share wanted with --data; that of the calibration.")
+    ] = None,
+    batch: Batch = Reading.batch,
+    mean: Mean = "",
+    std: Std = "",
     worker: Worker = "",
 ) -> None:
     """Compare a network with what it has to equal; exit code 1 where it does not.
+
+    With --data, the answers of a saved network with the serial one's on DATA: agreement and error
+    by sweeps, what the certificate is worth, and latency; give data that was not calibrated with.
+    On ranks it is run and timed there. Without --data, two networks that have to be equal:
 
     On ranks, the network with the same one in one process. Else a model, or a saved one, cut in n
     and corrected by its own layers, which is exact, with the model itself. All in float64.
@@ -198,7 +275,15 @@ def check(
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
+    example = example_of(shape)
+    comm = world() if worker else None
+    console = Console(width=max(Console().width, WIDTH), quiet=comm is not None and comm.rank != 0)
+    if data:
+        from pararealize.studies import agreement as agreeing  # noqa: PLC0415
+
+        question = agreeing.Question(target, model, data, agreement)
+        reading = Reading(batch, numbers(mean, "--mean"), numbers(std, "--std"))
+        raise typer.Exit(int(not agreeing.check(question, reading, console, comm)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is not about speed
         if worker:
@@ -206,64 +291,8 @@ def check(
         else:
             title, rows = checking.exact(target, model, n, example)
     tolerance = tolerance or checking.ROUNDING
-    quiet = bool(worker) and world().rank != 0
-    Console(width=WIDTH, quiet=quiet).print(checking.table(rows, title, tolerance))
+    console.print(checking.table(rows, title, tolerance))
     raise typer.Exit(int(any(not row.relative <= tolerance for row in rows)))
-
-
-def _compile(
-    spec: str, n: str, method: Method, shape: str, cut: list[str] | None, blocks: str
-) -> ParallelNetwork:
-    model = load_model(spec)
-    example = (torch.zeros(_integers(shape, "--shape")),) if shape else None
-    count: Any = int(n) if n.lstrip("-").isdigit() else n
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # the verdict is printed
-        return pararealize(
-            model,
-            count,
-            method=method,
-            example_inputs=example,
-            interfaces=cut,
-            blocks=blocks or None,
-        )
-
-
-def _method(
-    mgrit: str,
-    coarse: str,
-    correction: str,
-    iterations: int,
-    guess: str,
-    budget: float,
-    tolerance: float | None = None,
-) -> Method:
-    """MGRIT with the options that are given for it, or else parareal."""
-    if not mgrit:
-        return Parareal(
-            coarse, correction, iterations, guess, coarse_budget=budget, tolerance=tolerance
-        )
-    known = [field.name for field in fields(MGRIT)]
-    options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise MethodError(f"--mgrit {mgrit!r}: {unknown[0]!r} is none of {', '.join(known)}.")
-    values: dict[str, Any] = {name: _literal(text) for name, text in options.items()}
-    return MGRIT(**values)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _integers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected integers such as 2,3,6.") from error
 
 
 def _placed(net: ParallelNetwork) -> Any:

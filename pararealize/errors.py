@@ -49,6 +49,10 @@ class ModelSpecError(PararealizeError, ValueError):
     """A model's name on the command line leads to no module."""
 
 
+class DataError(PararealizeError, ValueError):
+    """Data or weights named on the command line cannot be read, or do not fit the model."""
+
+
 class RankError(PararealizeError, RuntimeError):
     """Ranks were asked for what they cannot do, or do not agree about it."""
 

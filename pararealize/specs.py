@@ -28,23 +28,34 @@ def load_model(spec: str) -> nn.Module:
     Raises:
         ModelSpecError: the file, module, factory or model does not exist, or gives no module.
     """
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise ModelSpecError(f"{spec!r} names no model: write {FORMS}.")
-    if place == "torchvision":
+    place, _, name = spec.rpartition(":")
+    if name and place == "torchvision":
         return _torchvision(name)
-    if place == "timm":
+    if name and place == "timm":
         return _timm(name)
-    factory = getattr(_module(place), name, None)
-    if factory is None:
-        raise ModelSpecError(f"{place} has no {name!r}: write {FORMS}.")
-    model = factory if isinstance(factory, nn.Module) else _call(spec, factory)
+    model = load_object(spec)
     if not isinstance(model, nn.Module):
         raise ModelSpecError(
             f"{spec} gave a {type(model).__name__}, and a torch.nn.Module was expected: name a "
             "function without arguments that returns one."
         )
     return model
+
+
+def load_object(spec: str, what: str = "model", forms: str = FORMS) -> Any:
+    """What ``module:name`` or ``file.py:name`` is, or returns when called without arguments.
+
+    Raises:
+        ModelSpecError: the file, module or name does not exist, or cannot be called so; the text
+            says ``what`` was to be named, and in which ``forms``.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ModelSpecError(f"{spec!r} names no {what}: write {forms}.")
+    factory = getattr(_module(place, forms), name, None)
+    if factory is None:
+        raise ModelSpecError(f"{place} has no {name!r}: write {forms}.")
+    return factory if isinstance(factory, nn.Module) else _call(spec, factory)
 
 
 def _call(spec: str, factory: Any) -> Any:
@@ -58,21 +69,21 @@ def _call(spec: str, factory: Any) -> Any:
         ) from error
 
 
-def _module(place: str) -> ModuleType:
+def _module(place: str, forms: str) -> ModuleType:
     if place.endswith(".py"):
-        return _from_file(Path(place))
+        return _from_file(Path(place), forms)
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise ModelSpecError(f"no module {place!r} ({error}): write {FORMS}.") from error
+        raise ModelSpecError(f"no module {place!r} ({error}): write {forms}.") from error
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, forms: str) -> ModuleType:
     if not path.is_file():
-        raise ModelSpecError(f"no file {path}: write {FORMS}.")
+        raise ModelSpecError(f"no file {path}: write {forms}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ModelSpecError(f"{path} is no Python file: write {FORMS}.")
+        raise ModelSpecError(f"{path} is no Python file: write {forms}.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

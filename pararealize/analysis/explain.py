@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from pararealize.analysis.calibrated import sentences, sweeps_table
 from pararealize.ir.plan import Piece, Plan, Stack
 
 #: Wide enough for both tables; narrower terminals fold them.
@@ -29,7 +30,8 @@ def explain_tables(plan: Plan) -> list[Table]:
     )
     for piece in plan.pieces:
         added.add_row(*_added_row(piece))
-    return [network, added] if plan.n > 1 else [network]
+    calibrated = [] if plan.calibration is None else [sweeps_table(plan.calibration)]
+    return [network, added, *calibrated] if plan.n > 1 else [network]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -94,6 +96,7 @@ def summary(plan: Plan) -> list[str]:
         *_cycles(plan),
         *_sweeps(plan),
         *_fastest(plan),
+        *sentences(plan),
         plan.verdict,
     ]
 

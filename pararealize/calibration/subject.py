@@ -13,8 +13,9 @@ from torch import nn
 
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
+from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import binder
-from pararealize.errors import CalibrationError
+from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.schedule import Schedule, propagators
@@ -36,6 +37,23 @@ class Subject:
     emission: Emission
     network: nn.Module
     method: Parareal
+
+    @classmethod
+    def of(cls, network: ParallelNetwork) -> Subject:
+        """A parareal network as it is.
+
+        Raises:
+            MethodError: it has no sweeps.
+
+        """
+        emission = network._emission
+        decisions = emission.decisions
+        if decisions is None or not isinstance(decisions.method, Parareal) or network.plan.n == 1:
+            raise MethodError(
+                "sweeps are those of parareal with n=2 or more subnetworks: pararealize(model, n, "
+                "method=Parareal(...))."
+            )
+        return cls(decisions, emission, network, decisions.method)
 
     @property
     def n(self) -> int:

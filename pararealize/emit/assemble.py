@@ -88,7 +88,7 @@ def assemble(
     )
     if calibrate is not None:
         bare = replace(decisions, coarse={}, guesses={}, levels={})
-        emission = replace(emission, calibrate=partial(calibrate, bare))
+        emission = replace(emission, calibrate=partial(calibrate, bare), decisions=bare)
     if transport is not None:
         emission = on_rank(emission, transport)
     elif devices:

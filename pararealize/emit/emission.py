@@ -10,6 +10,7 @@ from torch import nn
 
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.levels import Iteration
+from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -60,6 +61,7 @@ class Emission:
         rule: what decides how much of it does; without one, nothing follows.
         ledger: of the statistics that propagators move, where something may follow.
         calibrate: what :meth:`ParallelNetwork.calibrate` does, where the compiler gave it.
+        decisions: what the compiler decided, without networks, where it gave that.
 
     """
 
@@ -77,6 +79,7 @@ class Emission:
     rule: Rule | None = None
     ledger: Ledger = field(default_factory=Ledger)
     calibrate: Callable[..., Any] | None = None
+    decisions: Decisions | None = None
 
     @property
     def dial(self) -> Dial | None:

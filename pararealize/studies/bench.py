@@ -26,6 +26,7 @@ from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.methods import Method, Parareal
 from pararealize.runtime.record import Span
 from pararealize.studies import variants
+from pararealize.studies.launch import meet
 from pararealize.studies.variants import Variant
 
 
@@ -132,13 +133,6 @@ def _loss(net: nn.Module, x: Tensor) -> float:
     """The loss of a copy, so that no statistics move."""
     with torch.no_grad():
         return variants.objective(copy.deepcopy(net)(x)).item()
-
-
-def meet(comm: Any) -> None:
-    """Wait for all ranks without taking a core from those who work."""
-    request = comm.Ibarrier()
-    while not request.Test():
-        time.sleep(2e-4)
 
 
 def _time(variant: Variant, comm: Any) -> tuple[float, float | None]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,10 @@ def world() -> Any:
     from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
 
     return MPI.COMM_WORLD
+
+
+def meet(comm: Any) -> None:
+    """Wait for all ranks without taking a core from those who work."""
+    request = comm.Ibarrier()
+    while not request.Test():
+        time.sleep(2e-4)

@@ -1,0 +1,130 @@
+"""Calibrated: what a calibration found, as tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.table import Table
+
+from pararealize.ir.calibration import Calibration, Candidate, Certificate, Sweeps
+from pararealize.ir.plan import Plan
+
+#: What a network does with answers that its certificate doubts.
+ABOVE = {
+    "report": "net.report names them",
+    "warn": "the network warns of them",
+    "exact": "the network sweeps on until they are the serial network's",
+}
+
+
+def candidates_table(calibration: Calibration) -> Table:
+    """The kinds of coarse networks that were compared, one a row; an arrow marks the chosen."""
+    counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
+    title = (
+        f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
+        f"serial ({calibration.serial_seconds * 1e3:.2f} ms) after so many sweeps, and the ms "
+        "predicted for some of them"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("coarse", no_wrap=True)
+    sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
+    for column in ("parameters", "step error", "contraction", *sweeps, "predicted"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for candidate in calibration.candidates:
+        chosen = candidate.kind == calibration.kind
+        row = calibration.reached if chosen else best(candidate, calibration.wanted)
+        table.add_row(*_row(candidate, counts, row, chosen), style="bold" if chosen else "")
+    return table
+
+
+def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps, chosen: bool) -> list[str]:
+    agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
+    return [
+        f"{'→ ' if chosen else '  '}{candidate.kind}",
+        f"{candidate.parameters:,}",
+        _worst(fit.step_error for fit in candidate.fits),
+        _worst(fit.contraction for fit in candidate.fits),
+        *(agreed.get(k, "–") for k in counts),
+        f"{row.seconds * 1e3:.2f} ({row.count})",
+    ]
+
+
+def _worst(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.2g}" if known else "–"
+
+
+def best(candidate: Candidate, wanted: float | None) -> Sweeps:
+    """The fastest sweeps that agree as wanted, or else those that agree most; one at least."""
+    rows = [row for row in candidate.sweeps if row.count] or list(candidate.sweeps)
+    good = [row for row in rows if wanted is not None and row.agreement >= wanted]
+    if good:
+        return min(good, key=lambda row: row.seconds)
+    return max(rows, key=lambda row: (row.agreement, -row.seconds))
+
+
+def sweeps_table(calibration: Calibration) -> Table:
+    """The network on held-out samples after so many sweeps; an arrow marks those it takes."""
+    table = Table(
+        title=f"calibrated, on {calibration.held_out:,} held-out samples",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for column in ("sweeps", "agreement", "mean relative error", "predicted ms"):
+        table.add_column(column, justify="right")
+    for row in calibration.chosen.sweeps:
+        table.add_row(
+            f"{'→ ' if row.count == calibration.iterations else ''}{row.count}",
+            f"{row.agreement:.2%}",
+            f"{row.error:.1e}",
+            f"{row.seconds * 1e3:.3f}",
+        )
+    return table
+
+
+def sentences(plan: Plan) -> list[str]:
+    """How the network was calibrated, how its time is known, and what its certificate is worth."""
+    found = plan.calibration
+    if found is None:
+        return []
+    return [
+        f"Calibrated in {found.seconds:.1f} s on {found.samples:,} samples, tested on "
+        f"{found.held_out:,} others: {choice(found)} Serial took {found.serial_seconds * 1e3:.3f} "
+        f"ms as measured there; {found.reached.seconds * 1e3:.3f} ms are predicted from the "
+        f"measured parts on {plan.devices} devices.",
+        *([] if found.certificate is None else [certificate(found.certificate)]),
+    ]
+
+
+def choice(found: Calibration) -> str:
+    """Which kind of coarse network was chosen, and why."""
+    row, wanted = found.reached, found.wanted
+    sweeps = f"{row.count} sweep{'' if row.count == 1 else 's'}"
+    said = (
+        f"with {found.kind!r} coarse networks and {sweeps} {row.agreement:.2%} of the answers are "
+        "the serial network's"
+    )
+    if wanted is None:
+        return f"{said}."
+    if row.agreement < wanted:
+        return f"{said}, less than the {wanted:.2%} asked for, and nothing compared comes closer."
+    others = [best(c, wanted) for c in found.candidates]
+    good = [other for other in others if other.agreement >= wanted]
+    asked = f"{said}, {wanted:.2%} were asked for"
+    if len(found.candidates) == 1:
+        return f"{asked}."
+    fastest = row.seconds <= min(other.seconds for other in good)
+    why = "the fastest" if fastest else "chosen on fewer samples among"
+    return f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
+
+
+def certificate(found: Certificate) -> str:
+    """What the certificate of every answer is worth, as measured."""
+    close = " or its two best scores are that close" if found.margins else ""
+    return (
+        f"Certificate: estimated errors cover {found.coverage:.1%} of the true ones and rank them "
+        f"with correlation {found.correlation:.2f} (held out); an answer is doubtful where the "
+        f"estimate is above {found.limit:.1e}{close}, {found.doubted:.1%} of them; "
+        f"{ABOVE[found.above]}."
+    )

@@ -1,0 +1,109 @@
+"""Options: what the texts given on a command line mean."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.compiler import pararealize
+from pararealize.emit.network import ParallelNetwork
+from pararealize.errors import MethodError, SlowerThanSerialWarning
+from pararealize.ir.methods import MGRIT, Method, Parareal
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Where a network is cut, as the command line says it."""
+
+    n: str = "auto"
+    blocks: str = ""
+    cut: Sequence[str] = ()
+
+    def compile(
+        self,
+        model: nn.Module,
+        method: Method,
+        example: tuple[Tensor, ...] | None,
+        comm: Any = None,
+    ) -> ParallelNetwork:
+        """The network; whether it pays is left to what is printed of it."""
+        count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowerThanSerialWarning)
+            return pararealize(
+                model,
+                count,
+                method=method,
+                example_inputs=example,
+                interfaces=list(self.cut) or None,
+                blocks=self.blocks or None,
+                comm=comm,
+            )
+
+
+def method_of(
+    mgrit: str,
+    coarse: str,
+    correction: str,
+    iterations: int,
+    guess: str,
+    budget: float,
+    tolerance: float | None = None,
+) -> Method:
+    """MGRIT with the options that are given for it, or else parareal."""
+    if not mgrit:
+        return Parareal(
+            coarse, correction, iterations, guess, coarse_budget=budget, tolerance=tolerance
+        )
+    known = [field.name for field in fields(MGRIT)]
+    options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise MethodError(f"--mgrit {mgrit!r}: {unknown[0]!r} is none of {', '.join(known)}.")
+    values: dict[str, Any] = {name: _literal(text) for name, text in options.items()}
+    return MGRIT(**values)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def example_of(shape: str) -> tuple[Tensor, ...] | None:
+    """An input of a shape such as 2,3,224,224; ``None`` where it is not given."""
+    return (torch.zeros(integers(shape, "--shape")),) if shape else None
+
+
+def integers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        MethodError: they are none.
+
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise MethodError(f"{option} {text!r}: expected integers such as 2,3,6.") from error
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        MethodError: they are none.
+
+    """
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise MethodError(f"{option} {text!r}: expected numbers such as 0.5,0.5,0.5.") from error
