@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, final
@@ -25,13 +25,15 @@ from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import FIXED, Operation
-from pararealize.ir.schedule import Schedule
+from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import watched_on
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.certificate import Certified
 from pararealize.runtime.combine import combine
 from pararealize.runtime.execute import Execution
+from pararealize.runtime.jumps import Jumps, number_of, summed
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.measures import batch_of
 from pararealize.runtime.progress import Progress
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
@@ -72,6 +74,7 @@ class ParallelNetwork(nn.Module):
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_lowered", self._lower())
         self._watched: tuple[tuple[Any, Any], ...] = ()
+        self._jumps: Jumps | None = None
         self.training = serial.training
 
     def _lower(self) -> fx.GraphModule | Execution | Solution | Staged:
@@ -125,9 +128,43 @@ class ParallelNetwork(nn.Module):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """What decides by what it sees; ``torch.compile`` takes the cycles or sweeps asked for."""
-        if isinstance(self._lowered, (Solution, Staged)) and torch.compiler.is_compiling():
-            return self._lowered.plain(*args, **kwargs)
-        return self._lowered(*args, **kwargs)
+        lowered = self._lowered
+        if isinstance(lowered, (Solution, Staged)) and torch.compiler.is_compiling():
+            return lowered.plain(*args, **kwargs)
+        jumps = None if torch.compiler.is_compiling() else self._jumps
+        if jumps is None:
+            return lowered(*args, **kwargs)
+        jumps.forget()
+        if isinstance(lowered, (Staged, Execution)):
+            return lowered.watching(jumps, *args, **kwargs)
+        output, watched = lowered(*args, **kwargs)
+        batch = batch_of(binder(self._emission.arguments)(*args, **kwargs))
+        seen = [(w, *pair) for w, pair in zip(self._watches, watched, strict=True)]
+        jumps.keep(summed(seen, batch) / number_of(self._watches), output)
+        return output, watched
+
+    @contextmanager
+    def jumps(self) -> Iterator[Jumps]:
+        """A block in which the jumps of a call can be differentiated, to keep them small.
+
+        ``with net.jumps() as jumps: loss = criterion(net(x), y) + 0.1 * jumps.penalty()``: fine and
+        coarse networks are then trained together so that few sweeps stay enough. On ranks, all call
+        the network in such a block, and run one backward pass through loss and penalty.
+
+        Raises:
+            MethodError: an MGRIT network has residuals, and no jumps that training could lessen.
+
+        """
+        if self._emission.iteration is not None:
+            raise MethodError(
+                "jumps are those of parareal: train MGRIT networks with more cycles, or with a "
+                "tolerance, MGRIT(forward_cycles=2, tolerance=1e-3)."
+            )
+        before, self._jumps = self._jumps, Jumps()
+        try:
+            yield self._jumps
+        finally:
+            self._jumps = before
 
     def _masks(self) -> list[Masks]:
         return [mask for p in self._emission.propagators.values() for mask in p.step_masks()]
@@ -219,14 +256,18 @@ class ParallelNetwork(nn.Module):
         swept: Swept | None = getattr(self._lowered, "swept", None)
         if swept is not None:
             return self._certified(swept.report())
-        share, schedule = self._emission.share, self.schedule
-        ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
-        watches = [watch for rank in ranks for watch in watched_on((schedule,), rank)]
         slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
-        for watch, pair in zip(watches, self._watched, strict=False):
+        for watch, pair in zip(self._watches, self._watched, strict=False):
             slices.setdefault((watch.sweep, watch.interface), []).append(pair)
         jumps = tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items())
-        return Report(jumps, sweeps=schedule.sweeps)
+        return Report(jumps, sweeps=self.schedule.sweeps)
+
+    @property
+    def _watches(self) -> list[Watch]:
+        """Of the schedule, in the order of the pairs that a call sees here."""
+        share, schedule = self._emission.share, self.schedule
+        ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
+        return [watch for rank in ranks for watch in watched_on((schedule,), rank)]
 
     def _certified(self, report: Report) -> Report:
         """With estimated errors, and the answers that are doubtful, where there is a certificate.
@@ -372,7 +413,7 @@ class ParallelNetwork(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but generated code and the last call's states."""
-        hidden = {"_lowered": None, "_watched": ()}
+        hidden = {"_lowered": None, "_watched": (), "_jumps": None}
         return {**self.__dict__, **hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -63,15 +63,18 @@ def kept(stages: Sequence[Schedule], done: int) -> tuple[Key, ...]:
     return tuple(dict.fromkeys(key for keys in later for key in keys if key in made))
 
 
-def answered(stages: Sequence[Schedule]) -> frozenset[tuple[str, int, int]]:
+def answered(stages: Sequence[Schedule], *, jumps: bool = False) -> frozenset[tuple[str, int, int]]:
     """Messages that the last stage's output depends on, by value, source and target.
 
     The adjoints of these travel back. What an earlier stage sent for an output that was not the
-    last has none.
+    last has none, unless gradients of all ``jumps`` are wanted as well.
     """
     tasks = [task for stage in stages for task in stage]
     output = stages[-1].output
     wanted = {(t.rank, t.value) for t in tasks if t.value == output and t.op != "recv"}
+    for i in range(1, len(stages) + 1) if jumps else ():
+        for watch, rank in reported(stages[:i]):
+            wanted |= {(rank, watch.new), (rank, watch.old)}
     awaited: set[tuple[str, int, int]] = set()
     for task in reversed(tasks):
         if task.op == "send" and (task.reads[0], task.rank, task.peer) in awaited:

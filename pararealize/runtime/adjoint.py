@@ -40,11 +40,19 @@ def enter(step: Step, tensor: Tensor) -> Tensor:
 
 
 def leave(
-    step: Step, tensors: Sequence[Tensor], ties: Sequence[Tensor], *, made: bool
+    step: Step,
+    tensors: Sequence[Tensor],
+    ties: Sequence[Tensor],
+    *,
+    made: bool,
+    shares: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
-    """The network's output; ``ties`` are what has to run backward with it, ``made`` where it is."""
-    count = len(tensors)
-    output: tuple[Tensor, ...] = Exit.apply(step, made, count, *tensors, *ties)  # type: ignore[no-untyped-call]
+    """The network's output; ``ties`` are what has to run backward with it, ``made`` where it is.
+
+    After it, the sums over all ranks of ``shares``, of which each rank has its own.
+    """
+    counts = len(tensors), len(shares)
+    output: tuple[Tensor, ...] = Exit.apply(step, made, counts, *tensors, *shares, *ties)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -104,13 +112,19 @@ class Enter(torch.autograd.Function):
 
 
 class Exit(torch.autograd.Function):
-    """The output on every rank: its gradient counts where it was made, and wakes all ranks."""
+    """The output on every rank: its gradient counts where it was made, and wakes all ranks.
+
+    So does that of a sum over the ranks, which counts everywhere.
+    """
 
     @staticmethod
-    def forward(ctx: Any, step: Step, made: bool, count: int, *tensors: Tensor) -> Any:
-        """The first ``count`` tensors; the others are tied to them."""
-        ctx.step, ctx.made, ctx.ties = step, made, len(tensors) - count
-        results = tuple(tensor.clone() for tensor in tensors[:count])
+    def forward(ctx: Any, step: Step, made: bool, counts: tuple[int, int], *tensors: Tensor) -> Any:
+        """The output's tensors, then the sums of those that are shares; others are tied to them."""
+        count, shares = counts
+        ctx.step, ctx.made, ctx.count = step, made, count
+        ctx.ties = len(tensors) - count - shares
+        sums = (step.transport.sum(share) for share in tensors[count : count + shares])
+        results = (*(tensor.clone() for tensor in tensors[:count]), *sums)
         exact = [r for r in results if not (r.is_floating_point() or r.is_complex())]
         ctx.mark_non_differentiable(*exact)
         return results
@@ -120,5 +134,6 @@ class Exit(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         """The gradient, where the output was made."""
         ctx.step.begin_backward()
-        mine = gradients if ctx.made else (None,) * len(gradients)
-        return (None, None, None, *mine, *(None,) * ctx.ties)
+        output, shares = gradients[: ctx.count], gradients[ctx.count :]
+        mine = output if ctx.made else (None,) * ctx.count
+        return (None, None, None, *mine, *shares, *(None,) * ctx.ties)

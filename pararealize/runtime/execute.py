@@ -15,6 +15,7 @@ from pararealize.runtime.adjoint import arrive, depart, enter, leave
 from pararealize.runtime.body import is_end
 from pararealize.runtime.combine import combine, cut, join
 from pararealize.runtime.guards import shapes
+from pararealize.runtime.jumps import Jumps, Watched, number_of, summed
 from pararealize.runtime.legs import Leg, legs, lines
 from pararealize.runtime.link import Line, Link, Step
 from pararealize.runtime.measures import Measure, batch_of, measured, measures, shared
@@ -26,6 +27,9 @@ from pararealize.runtime.staged import Dial, Swept, detached
 from pararealize.runtime.streams import Draw, Streams
 from pararealize.runtime.ties import Tie, Ties
 from pararealize.runtime.transport import Transport
+
+#: Shares of a sum over ranks, whose states may have other types on each.
+WIDE = torch.float64
 
 
 class Applied(Protocol):
@@ -132,11 +136,16 @@ class Execution:
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[tuple[Any, Any], ...]]:
         """The network's output, the same on every rank, and the jumps seen here."""
+        return self.watching(None, *args, **kwargs)
+
+    def watching(self, jumps: Jumps | None, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """The same, with the penalty of all ranks' jumps kept where that is asked for."""
         inputs = self._bind(*args, **kwargs)
         trainable = any(p.requires_grad for p in self._network.parameters())
-        step = self._link.begin(inputs, training=self._network.training, trainable=trainable)
+        training, asked = self._network.training, jumps is not None
+        step = self._link.begin(inputs, training=training, trainable=trainable, jumps=asked)
         try:
-            return self._run(step, inputs)
+            return self._run(step, inputs, jumps)
         except (PeerError, DisagreementError):
             raise
         except Exception as error:
@@ -153,23 +162,32 @@ class Execution:
         error.add_note(f"on {who}")
         self.transport.fail(f"{who} stopped; its own message says why.")
 
-    def _run(self, step: Step, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    def _run(self, step: Step, inputs: dict[str, Any], jumps: Jumps | None) -> tuple[Any, Any]:
         entered: list[Tensor] = []
         inputs = map_tensors(lambda value: self._enter(step, value, entered), inputs)
         self._streams.begin(step.key)
         values: dict[str, Any] = {}
         watched: Iterable[Watch] = ()
+        seen: list[Watched] = []
+        ran = self._legs[:1]
         if self.solver is not None:
             output = self._solve(self.solver, step, values, inputs)
         elif self._dial is not None:
-            output = self._sweep(self._dial, step, values, inputs)
+            ran = self._sweep(self._dial, step, values, inputs, None if jumps is None else seen)
+            output = ran[-1].schedule.output
         else:
             output, watched = self.schedule.output, self._legs[0].reported_by(self.rank).values()
             self._go(self._legs[0], step, values, inputs)
         step.settle()
         self._streams.end()
         found = tuple((values[w.new], values[w.old]) for w in watched)
-        return self._exit(step, values[output], entered), found
+        if jumps is None:
+            return self._exit(step, values[output], entered)[0], found
+        seen += [(w, *pair) for w, pair in zip(watched, found, strict=True)]
+        share = summed(seen, batch_of(inputs)) / number_of(w for leg in ran for w, _ in leg.watches)
+        result, (penalty,) = self._exit(step, values[output], entered, [share.to("cpu", WIDE)])
+        jumps.keep(penalty, result)
+        return result, found
 
     def _go(self, leg: Leg, step: Step, values: dict[str, Any], inputs: dict[str, Any]) -> None:
         """Run this rank's tasks of a stage."""
@@ -179,10 +197,17 @@ class Execution:
             for name in done_with:
                 values.pop(name, None)
 
-    def _sweep(self, dial: Dial, step: Step, values: dict[str, Any], inputs: dict[str, Any]) -> str:
-        """Stage after stage until the rule is content; the name of the output.
+    def _sweep(
+        self,
+        dial: Dial,
+        step: Step,
+        values: dict[str, Any],
+        inputs: dict[str, Any],
+        seen: list[Watched] | None,
+    ) -> tuple[Leg, ...]:
+        """Stage after stage until the rule is content; those that ran.
 
-        Only states that it depends on have adjoints.
+        Only states that the output depends on have adjoints, or the jumps that are to be ``seen``.
         """
         found: tuple[Measure, ...] = ()
         with dial.ledger.step():
@@ -191,14 +216,17 @@ class Execution:
                     step.post(leg.incoming)
                 self._go(leg, step, values, inputs)
                 step.settle()
+                if seen is not None:
+                    mine = leg.reported_by(self.rank).values()
+                    seen += [(w, values[w.new], values[w.old]) for w in mine]
                 if leg is self._legs[-1]:
                     break
                 found += self._measured(leg, values, inputs)
                 if dial.rule.is_enough(found, detached(values[leg.schedule.output])):
                     break
-        step.only_answers(leg.answered)
+        step.only_answers(leg.answered if seen is None else leg.all_answered)
         self.swept = Swept(leg.schedule.sweeps, found)
-        return leg.schedule.output
+        return self._legs[: self._legs.index(leg) + 1]
 
     def _measured(
         self, leg: Leg, values: dict[str, Any], inputs: dict[str, Any]
@@ -326,13 +354,19 @@ class Execution:
         entered.append(enter(step, value))
         return entered[-1]
 
-    def _exit(self, step: Step, output: Any, entered: list[Tensor]) -> Any:
-        if self.transport.size == 1 or not step.learns():
-            return output
+    def _exit(
+        self, step: Step, output: Any, entered: list[Tensor], shares: Sequence[Tensor] = ()
+    ) -> tuple[Any, Sequence[Tensor]]:
+        """The output as the network gives it, and the sums of the ranks' shares."""
+        if self.transport.size == 1:
+            return output, shares
+        if not step.learns():
+            return output, [self.transport.sum(share) for share in shares]
         leaves, structure = flatten(output)
         at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         ties = (*step.ties, *entered, step.anchor)
-        results = leave(step, [leaves[i] for i in at], ties, made=self._makes_output)
-        for i, result in zip(at, results, strict=True):
+        made = self._makes_output
+        results = leave(step, [leaves[i] for i in at], ties, made=made, shares=shares)
+        for i, result in zip(at, results, strict=False):
             leaves[i] = result
-        return unflatten(leaves, structure)
+        return unflatten(leaves, structure), results[len(at) :]

@@ -24,6 +24,7 @@ class Leg:
         watches: the stage's, each with the rank that reports it.
         incoming: messages to this rank.
         answered: messages from this rank whose adjoints come back where no stage follows.
+        all_answered: the same where those of the jumps of all stages come back as well.
 
     """
 
@@ -33,6 +34,7 @@ class Leg:
     watches: tuple[tuple[Watch, int], ...]
     incoming: tuple[Line, ...]
     answered: frozenset[Line]
+    all_answered: frozenset[Line]
 
     def reported_by(self, rank: int) -> dict[int, Watch]:
         """The watches that a rank reports, by their place among all."""
@@ -53,13 +55,17 @@ def _leg(stages: Sequence[Schedule], count: int, rank: int, routes: Mapping[Rout
     later = {name for r, name in kept(stages, count) if r == rank}
     watched = {name for w, by in watches if by == rank for name in (w.new, w.old)}
     arriving = {task.value for task in tasks if task.op == "recv"}
+    ours = [
+        frozenset(routes[route] for route in answered(ran, jumps=jumps) if route[1] == rank)
+        for jumps in (False, True)
+    ]
     return Leg(
         schedule,
         tasks,
         _last_reads(tasks, {schedule.output, *watched, *later}),
         watches,
         tuple(line for line in routes.values() if line.target == rank and line.value in arriving),
-        frozenset(routes[route] for route in answered(ran) if route[1] == rank),
+        *ours,
     )
 
 

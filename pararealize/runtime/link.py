@@ -68,14 +68,16 @@ class Link:
         self.ties: Ties | None = None
         self._open: Step | None = None
 
-    def begin(self, inputs: Mapping[str, Any], *, training: bool, trainable: bool) -> Step:
+    def begin(
+        self, inputs: Mapping[str, Any], *, training: bool, trainable: bool, jumps: bool = False
+    ) -> Step:
         """A call begins: post the receives that are known, ask the others what they do."""
         if self._open is not None:
             where = f"rank {self.transport.rank} in {self.transport.place}"
             text = f"the backward pass before this call stopped on {where}."
             self.transport.fail(text)
             raise PeerError(text)
-        text = signature(inputs, training=training)
+        text = signature(inputs, training=training, jumps=jumps)
         tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
         self.device = next((tensor.device for tensor in tensors), self.device)
         self.transport.steps += 1

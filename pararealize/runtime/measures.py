@@ -52,12 +52,17 @@ def batch_of(inputs: Mapping[str, Any]) -> int:
 
 def sizes(value: Any, batch: int) -> Tensor:
     """2-norms of the samples of a state, or one of all of it where they are not its first axis."""
-    tensors = (leaf.detach() for leaf in leaves_of(value) if isinstance(leaf, Tensor))
-    leaves = [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
-    alike = all(leaf.dim() and leaf.shape[0] == batch for leaf in leaves)
-    rows = [leaf.unsqueeze(-1).flatten(1) if alike else leaf.reshape(1, -1) for leaf in leaves]
+    rows = (row.detach() for row in rows_of(value, batch))
     found = [torch.linalg.vector_norm(row.abs(), dim=1, dtype=_wide(row)) for row in rows]
     return torch.linalg.vector_norm(torch.stack(found), dim=0) if found else torch.zeros(1)
+
+
+def rows_of(value: Any, batch: int) -> list[Tensor]:
+    """The leaves of a state that hold numbers, a row for each sample, or one row for all."""
+    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor))
+    leaves = [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
+    alike = all(leaf.dim() and leaf.shape[0] == batch for leaf in leaves)
+    return [leaf.unsqueeze(-1).flatten(1) if alike else leaf.reshape(1, -1) for leaf in leaves]
 
 
 def _wide(row: Tensor) -> torch.dtype:

@@ -13,7 +13,7 @@ from pararealize.runtime.message import leaf_of
 from pararealize.runtime.nest import flatten
 
 
-def signature(inputs: Mapping[str, Any], *, training: bool) -> str:
+def signature(inputs: Mapping[str, Any], *, training: bool, jumps: bool = False) -> str:
     """Shapes, dtypes and modes of one call, in words.
 
     Two calls of one signature have states of the same shapes.
@@ -21,6 +21,7 @@ def signature(inputs: Mapping[str, Any], *, training: bool) -> str:
     parts = [f"{name} {_text(value)}" for name, value in inputs.items()]
     parts.append("train mode" if training else "eval mode")
     parts.append("with gradients" if torch.is_grad_enabled() else "without gradients")
+    parts += ["with its jumps"] if jumps else []
     parts += [
         f"autocast {torch.get_autocast_dtype(kind)}"
         for kind in ("cpu", "cuda")

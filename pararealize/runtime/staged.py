@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import Key
+from pararealize.runtime.jumps import Jumps, Watched, number_of, summed
 from pararealize.runtime.ledger import Ledger
 from pararealize.runtime.measures import Measure, batch_of, measured, measures
 from pararealize.runtime.nest import map_tensors
@@ -85,13 +86,20 @@ class Staged:
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """The network's output."""
+        return self.watching(None, *args, **kwargs)
+
+    def watching(self, jumps: Jumps | None, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """The same, with the penalty of the jumps kept where that is asked for."""
         batch = batch_of(self._bind(*args, **kwargs))
         known: dict[Key, Any] = {}
         found: tuple[Measure, ...] = ()
+        seen: list[Watched] = []
         with self._dial.ledger.step():
             for stage in self.stages:
                 taken = [known[key] for key in stage.takes]
                 output, pairs, left = stage.graph(*taken, *args, **kwargs)
+                if jumps is not None:
+                    seen += [(w, *pair) for w, pair in zip(stage.watches, pairs, strict=True)]
                 if stage is self.stages[-1]:
                     break
                 found += measures(stage.watches, measured(pairs, batch))
@@ -100,6 +108,8 @@ class Staged:
                 known |= zip(stage.leaves, left, strict=True)
                 known = {key: known[key] for key in stage.keeps}
         self.swept = Swept(stage.sweeps, found)
+        if jumps is not None:
+            jumps.keep(summed(seen, batch) / number_of(watch for watch, *_ in seen), output)
         return output, ()
 
 

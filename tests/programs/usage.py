@@ -208,6 +208,23 @@ def optimises(comm: Any, _folder: str) -> None:
     assert_alike(net, alone, tolerance=1e-6)
 
 
+def keeps_jumps_small(comm: Any, _folder: str) -> None:
+    """Jumps in the loss, with dropout; also of sweeps that the output does not depend on."""
+    for method in (Parareal(), Parareal(correction="difference", tolerance=0.3)):
+        net, alone = build(comm=comm, method=method), build(method=method)
+        penalties = []
+        for module in (net, alone):
+            for seed in range(2):
+                torch.manual_seed(seed)
+                with module.jumps() as jumps:
+                    loss = loss_of(module, batch()) + 10 * jumps.penalty()
+                loss.backward()
+            penalties.append(jumps.penalty())
+        assert close(*penalties)
+        assert float(penalties[0].detach()) > 0
+        assert_alike(net, alone)
+
+
 def holds_only_its_own(comm: Any, _folder: str) -> None:
     net = build(comm=comm)
     mine = [name for name, _ in net.named_parameters()]
@@ -567,6 +584,7 @@ CHECKS = (
     freezes_parts,
     gives_gradients_of_inputs,
     optimises,
+    keeps_jumps_small,
     holds_only_its_own,
     sends_each_state_once,
     lets_go_of_what_was_sent,
