@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "passes": {"errors", "ir", "runtime", "propagators", "analysis", "passes"},
     "emit": {"errors", "ir", "runtime", "propagators", "analysis", "emit"},
     "compiler": {"errors", "ir", "runtime", "propagators", "analysis", "passes", "emit"},
+    "loading": {"errors", "ir", "runtime", "passes", "emit", "compiler"},
 }
 
 #: What only programs may import, and the module that draws for them.
