@@ -1,13 +1,9 @@
-"""Run under mpiexec: training as users write it, on ranks beside one process.
-
-``usage.py mpi|gloo FOLDER``
-"""
+"""Checks under mpiexec: training as users write it, on ranks beside one process."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,20 +15,16 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor, nn
 
+from networks import Language
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import (
     DivergenceWarning,
     PeerError,
     RankError,
     ShapeError,
-    SlowerThanSerialWarning,
 )
 from pararealize.layers import LayerParallel
 from pararealize.models import resnet
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from networks import Language
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -486,6 +478,8 @@ def refuses_other_inputs(comm: Any, _folder: str) -> None:
     last = RANK == SIZE - 1
     with refused(ShapeError, "rank 0: ", "[4, 3]", "[5, 3]"):
         net(batch(5 if last else 4))
+    with refused(ShapeError, "rank 0: ", "float64", f"rank {SIZE - 1}: ", "float32"):
+        net(batch().float() if last else batch())
     with refused(ShapeError, "train mode", "eval mode"):
         net.train(not last)(batch())
     with refused(ShapeError, "with gradients", "without gradients"), torch.set_grad_enabled(last):
@@ -588,30 +582,3 @@ CHECKS = (
     refuses_shared_buffers,
     refuses_freed_communicators,
 )
-
-
-def communicator(kind: str, folder: str) -> Any:
-    if kind == "mpi":
-        return WORLD
-    store = dist.FileStore(f"{folder}/store", SIZE)
-    dist.init_process_group("gloo", store=store, rank=RANK, world_size=SIZE)
-    return dist.group.WORLD
-
-
-def main() -> None:
-    kind, folder, *only = sys.argv[1:]
-    warnings.simplefilter("ignore", SlowerThanSerialWarning)
-    torch.set_num_threads(1)
-    comm = communicator(kind, folder)
-    for check in CHECKS:
-        if not only or check.__name__ in only:
-            check(comm, folder)
-            WORLD.Barrier()
-            if RANK == 0:
-                print(check.__name__, flush=True)
-    if kind == "gloo":
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
