@@ -1,5 +1,6 @@
-"""One thread, and examples that are the same in every run."""
+"""One thread, no garbage in what is imported, and examples that are the same in every run."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen() -> Iterator[None]:
+    """Collections, one in every compile on ranks, do not look through all of torch again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

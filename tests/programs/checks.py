@@ -9,6 +9,7 @@ that passed leaves ``FOLDER/NAME.passed``; one that did not leaves the ranks' tr
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import sys
 import time
@@ -72,6 +73,7 @@ def main() -> None:
     for kind in (SlowerThanSerialWarning, DivergenceWarning):
         warnings.simplefilter("ignore", kind)
     torch.set_num_threads(1)
+    gc.freeze()  # every compile on ranks collects garbage, and would look through all of torch
     for name in sys.argv[2:]:
         run(name, folder)
     if dist.is_initialized():
