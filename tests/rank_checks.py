@@ -120,7 +120,10 @@ def verdicts(checks: Sequence[Check], folder: Path) -> Iterator[tuple[Check, str
 def launched(checks: Sequence[Check], folder: Path) -> tuple[int, str]:
     """How many of the checks passed in one launch, and what the one behind them, if any, says."""
     folder.mkdir(parents=True)
-    done = run(checks[0].ranks, "checks.py", str(folder), *map(str, checks))
+    try:
+        done = run(checks[0].ranks, "checks.py", str(folder), *map(str, checks))
+    except subprocess.TimeoutExpired:
+        done = Run(-1, f"not at an end within {LIMIT:.0f} s", LIMIT)
     passed = [(folder / f"{check}.passed").exists() for check in checks]
     count = [*passed, False].index(False)
     if count == len(checks):

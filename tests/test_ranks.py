@@ -93,10 +93,11 @@ def one_step(net: torch.nn.Module, case: Case) -> Step:
 @pytest.mark.parametrize("sweeps", [1, 2, 4])
 @pytest.mark.parametrize("family", ["dense", "skip"])
 def test_law_8_in_one_process(family: str, sweeps: int, correction: str, guess: str) -> None:
+    """All on three ranks, which do not divide four subnetworks; two sweeps also on others."""
     method = Parareal("network", correction, sweeps, guess)
     case = Case(Recipe(family, 9, norm="batch"), 4, method)
     wanted = one_step(compiled(case.model(), case.n, case.method, case.x), case)
-    for ranks in (2, 3, 4):
+    for ranks in (2, 3, 4) if sweeps == 2 else (3,):
         steps = on_threads(case, ranks)
         assert sorted(k for s in steps for k in s.gradients if k != "input") == sorted(
             k for k in wanted.gradients if k != "input"

@@ -48,7 +48,6 @@ def find(program: str, name: str) -> Any:
 
 def run(name: str, folder: Path) -> None:
     """One check, on all ranks."""
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
     path, kind = name.split("@")
     own = folder / name
     own.mkdir(exist_ok=True)
@@ -65,7 +64,6 @@ def run(name: str, folder: Path) -> None:
     if WORLD.rank == 0:
         (folder / f"{name}.passed").touch()
         print(f"{name}: {time.monotonic() - begin:.1f} s", flush=True)
-    faulthandler.cancel_dump_traceback_later()
 
 
 def main() -> None:
@@ -75,6 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
     gc.freeze()  # every compile on ranks collects garbage, and would look through all of torch
     for name in sys.argv[2:]:
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
         run(name, folder)
     if dist.is_initialized():
         dist.destroy_process_group()
