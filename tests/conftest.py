@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from networks import seed_all
+
 settings.register_profile(
     "pararealize",
     deadline=None,  # the first compile of a process imports half of torch
@@ -39,4 +41,4 @@ def frozen() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Weights and inputs that no other test's order can change."""
-    torch.manual_seed(0)
+    seed_all(0)

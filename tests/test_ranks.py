@@ -170,7 +170,9 @@ def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:
     assert process.stdout is not None
     seen = ""
     while "ready" not in seen:
-        seen += process.stdout.read(1)
+        letter = process.stdout.read(1)
+        assert letter, f"ended before it was ready: {seen}"
+        seen += letter
     time.sleep(1)
     os.kill(process.pid, signal.SIGINT)
     done = wait(process, LIMIT)
