@@ -1,6 +1,6 @@
 """Turn the depth of a PyTorch network into parallelism: ``pararealize(model, n=6)``."""
 
-from pararealize.compiler import load, pararealize
+from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import (
     CertificateWarning,
@@ -12,6 +12,7 @@ from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
+from pararealize.loading import load
 from pararealize.runtime.report import Report
 
 __all__ = [

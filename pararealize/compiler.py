@@ -8,29 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pararealize.analysis.simulate import predict
 from pararealize.calibration.calibrate import calibrate
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.fastest import measured_speedup, serially
-from pararealize.emit.network import ParallelNetwork, is_added
-from pararealize.emit.storage import Saved, foreign, match, read
+from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import (
-    CoarseError,
     CutError,
     MethodError,
     RankError,
-    ShapeError,
     SlowerThanSerialWarning,
 )
 from pararealize.ir.chain import Chain, Partition, Profile
-from pararealize.ir.methods import MGRIT, CoarseFactory, Method, Parareal, read_method
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
@@ -128,9 +124,9 @@ def pararealize(
     places = tuple(torch.device(device) for device in devices or ())
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
-    request = _Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
-    with _at_rest(), together(transport):
-        network = _compile(model, request, transport)
+    request = Request(n, method, given, machine, interfaces, cost, chunks, places, tracing)
+    with at_rest(), together(transport):
+        network = compile_as(model, request, transport)
     if transport is not None:
         release()
         _check_alike(transport, network.plan)
@@ -140,14 +136,14 @@ def pararealize(
 
 
 @contextmanager
-def _at_rest() -> Iterator[None]:
+def at_rest() -> Iterator[None]:
     """Compile in no mode of the caller's: weights copied in inference mode could not be trained."""
     with collection_paused(), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """What the user asked for; ``given`` are the inputs of one call, if any are known."""
 
     n: int | str
@@ -161,9 +157,9 @@ class _Request:
     tracing: Tracing = field(default_factory=Tracing)
 
 
-def _compile(
+def compile_as(
     model: nn.Module,
-    request: _Request,
+    request: Request,
     transport: Transport | None = None,
     saved: Plan | None = None,
 ) -> ParallelNetwork:
@@ -189,7 +185,7 @@ def _compile(
     return network.to(request.devices[transport.rank]) if request.devices else network
 
 
-def _alone(serial: nn.Module, request: _Request, saved: Plan | None) -> ParallelNetwork:
+def _alone(serial: nn.Module, request: Request, saved: Plan | None) -> ParallelNetwork:
     """The network in one process, on one device or several."""
     count = len(request.devices) or 1
     request = replace(request, n=_count_on(count, request.n) if count > 1 else request.n)
@@ -256,7 +252,7 @@ def _placed(decisions: Decisions, ranks: int, *, deliver: bool) -> Decisions:
     return replace(decisions, schedule=iteration.forward[0].schedule, iteration=iteration)
 
 
-def _chain(serial: nn.Module, request: _Request) -> Chain:
+def _chain(serial: nn.Module, request: Request) -> Chain:
     tracing = request.tracing
     if tracing.blocks:
         traced = trace_blocks(serial, tracing.blocks, request.given, tracing.concrete_args)
@@ -273,7 +269,7 @@ def _chain(serial: nn.Module, request: _Request) -> Chain:
 
 
 def _decide(
-    chain: Chain, serial: nn.Module, request: _Request, ranks: int, saved: Plan | None
+    chain: Chain, serial: nn.Module, request: Request, ranks: int, saved: Plan | None
 ) -> Decisions:
     n = request.n
     if isinstance(n, str) and request.interfaces is not None:
@@ -333,13 +329,13 @@ def _check_options(n: int | str, method: Method, cost: str, comm: Any, chunks: i
         )
 
 
-def _profile(program: Program, serial: nn.Module, request: _Request) -> Profile:
+def _profile(program: Program, serial: nn.Module, request: Request) -> Profile:
     if request.given is None:
         return infer_profile(program, serial, request.machine)
     return profile(program, serial, request.given, request.machine)
 
 
-def _partition(chain: Chain, serial: nn.Module, request: _Request, n: int) -> Partition:
+def _partition(chain: Chain, serial: nn.Module, request: Request, n: int) -> Partition:
     if request.interfaces is not None:
         return cut_at(chain, request.interfaces, n)
     check_count(chain, n)
@@ -349,7 +345,7 @@ def _partition(chain: Chain, serial: nn.Module, request: _Request, n: int) -> Pa
 def _build(
     partition: Partition,
     serial: nn.Module,
-    request: _Request,
+    request: Request,
     ranks: int,
     saved: Plan | None = None,
 ) -> Decisions:
@@ -380,7 +376,7 @@ def _build(
 def _build_levels(
     partition: Partition,
     serial: nn.Module,
-    request: _Request,
+    request: Request,
     method: MGRIT,
     probe: Probe,
     ranks: int,
@@ -413,7 +409,7 @@ def _build_levels(
     return replace(decisions, levels=coarse, features=features, iteration=solved)
 
 
-def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
+def _best_count(chain: Chain, serial: nn.Module, request: Request) -> int:
     """The number of subnetworks with the least predicted time."""
     blind = replace(request, given={})
 
@@ -422,66 +418,3 @@ def _best_count(chain: Chain, serial: nn.Module, request: _Request) -> int:
         return _build(partition, serial, blind, 0).plan.parallel_seconds
 
     return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
-
-
-def load(
-    path: str | Path,
-    model: nn.Module,
-    n: int | None = None,
-    *,
-    coarse: CoarseFactory | None = None,
-    example_inputs: Sequence[Any] | None = None,
-    example_kwargs: Mapping[str, Any] | None = None,
-    comm: Any = None,
-) -> ParallelNetwork:
-    """The network that :meth:`ParallelNetwork.save` wrote, on a model built like the saved one.
-
-    Args:
-        path: the folder.
-        model: the architecture; its weights are not used, and it is not changed.
-        n: another number of subnetworks than was saved: the model's own weights are read, the
-            coarse and guess networks are new.
-        coarse: the user's coarse function, where the network was compiled with one.
-        example_inputs: as for :func:`pararealize`; by default the shapes it was compiled for.
-        example_kwargs: likewise.
-        comm: as for :func:`pararealize`; the ranks need not be as many as those that saved.
-
-    Raises:
-        StorageError: no saved network, a damaged or foreign one, or another model's.
-
-    """
-    transport = None if comm is None else connect(comm)
-    with collection_paused(), together(transport):
-        saved = read(Path(path))
-        check_module(model)
-        plan, same = saved.plan, n is None or n == saved.plan.n
-        method = read_method(plan.method, coarse)
-        with _foreign(saved):
-            given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
-    cuts = plan.cuts if same else None
-    request = _Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
-    with _at_rest(), together(transport), _foreign(saved):
-        network = _compile(model, request, transport, plan if same else None)
-        _fill(network, saved if same else _without_added(saved), whole=same)
-    return network
-
-
-def _without_added(saved: Saved) -> Saved:
-    return replace(saved, weights={k: v for k, v in saved.weights.items() if not is_added(k)})
-
-
-def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
-    """Load what was saved; coarse and guess networks stay as they are unless it is ``whole``."""
-    own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
-    wanted = {k: v for k, v in own.items() if whole or not is_added(k)}
-    match(saved, [name for name in network.names if whole or not is_added(name)], wanted)
-    network.load_state_dict({**own, **{name: saved.weights[name] for name in wanted}})
-
-
-@contextmanager
-def _foreign(saved: Saved) -> Iterator[None]:
-    """A model that cannot be cut as the saved one was is another model."""
-    try:
-        yield
-    except (CutError, ShapeError, CoarseError) as error:
-        raise foreign(saved, str(error)) from error

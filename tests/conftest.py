@@ -1,10 +1,13 @@
-"""One thread, and examples that are the same in every run."""
+"""One thread, no garbage in what is imported, and examples that are the same in every run."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+
+from networks import seed_all
 
 settings.register_profile(
     "pararealize",
@@ -26,7 +29,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def frozen() -> Iterator[None]:
+    """Collections, one in every compile on ranks, do not look through all of torch again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Weights and inputs that no other test's order can change."""
-    torch.manual_seed(0)
+    seed_all(0)

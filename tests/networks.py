@@ -232,10 +232,18 @@ def _norm(recipe: Recipe) -> nn.Module:
     return kind(recipe.width, eps=1e-2, momentum=None if recipe.norm == "cumulative" else 0.1)
 
 
+def seed_all(seed: int) -> None:
+    """As ``torch.manual_seed``, which notes the stack for each kind of device that is not there."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        seed_all(seed)
         yield
 
 

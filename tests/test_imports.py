@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "compiler": {
         *("errors", "ir", "runtime", "propagators", "analysis", "passes", "emit", "calibration")
     },
+    "loading": {"errors", "ir", "runtime", "passes", "emit", "compiler"},
 }
 
 #: What only programs may import, and the module that draws for them.

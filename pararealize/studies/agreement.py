@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pararealize.analysis.calibrated import ABOVE
-from pararealize.compiler import load
 from pararealize.errors import MethodError, ModelSpecError
 from pararealize.ir.plan import Plan
+from pararealize.loading import load
 from pararealize.specs import load_model
 from pararealize.studies.agree import Agreement, Comparison
 from pararealize.studies.data import Reading, open_data

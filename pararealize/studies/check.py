@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize.compiler import load, pararealize
+from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import ModelSpecError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.methods import Parareal
+from pararealize.loading import load
 from pararealize.runtime.connect import connect
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.transport import Transport, together

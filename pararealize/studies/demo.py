@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from pararealize.analysis.plot import draw_curves, draw_schedule, write_figure
 from pararealize.analysis.simulate import predict as predict_time
-from pararealize.compiler import load, pararealize
+from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.ir.plan import Plan
+from pararealize.loading import load
 from pararealize.models import resnet
 from pararealize.passes.place import place
 from pararealize.studies.digits import Digits, load_digits

@@ -87,11 +87,6 @@ def run(kind: str, comm: Any) -> None:
     match kind:
         case "batch":
             x = torch.ones(3 if here else 2, 4)
-        case "dtype":
-            net.double()
-            x = torch.ones(2, 4, dtype=torch.float64 if here else torch.float32)
-        case "mode":
-            net.train(not here)
         case "leaves" if here:
             sys.exit(3)
         case "user" if here:

@@ -1,23 +1,17 @@
-"""Run under mpiexec: networks on ranks beside the same networks in this process (law 8).
-
-Every rank prints nothing, or raises. ``laws.py mpi|gloo SEED COUNT FOLDER parareal|mgrit``
-"""
+"""Checks under mpiexec: random networks on ranks beside the same in one process (law 8)."""
 
 from __future__ import annotations
 
 import random
-import sys
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
+from itertools import chain, count
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from networks import (
     Case,
@@ -30,11 +24,21 @@ from networks import (
 )
 from pararealize import MGRIT, Parareal
 from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import CoarseError, DivergenceWarning, MethodError, RankError
+from pararealize.errors import CoarseError, MethodError, RankError
+from pararealize.runtime.report import Report
+
+WORLD = MPI.COMM_WORLD
+
+#: How many random networks a check compiles.
+COUNT = 8
 
 #: Sums over a batch run in the same order on ranks; only the adjoint's terms may be added in
 #: another one.
 ROUNDING = 1e-12
+
+
+#: A random case of as many subnetworks or more.
+Draw = Callable[[random.Random, int], Case]
 
 
 @dataclass
@@ -123,38 +127,62 @@ def draw_multigrid(generator: random.Random, least: int) -> Case:
     return Case(recipe, n, method, training=generator.random() < 0.8)  # type: ignore[arg-type]
 
 
-def check(case: Case, comm: Any) -> bool:
-    """Whether the case could be compiled; raises where ranks and one process differ."""
+@dataclass(frozen=True)
+class Reference:
+    """A case, and what it does in one process."""
+
+    case: Case
+    steps: Steps
+    state: dict[str, Tensor]
+    serial: dict[str, Tensor]
+    report: Report
+
+
+def reference(case: Case) -> Reference | None:
+    """Nothing where the case cannot be compiled."""
     try:
-        alone = compiled(case.model(), case.n, case.method, case.x)
+        net = compiled(case.model(), case.n, case.method, case.x)
     except (CoarseError, MethodError):
-        return False
+        return None
+    steps = train(net, case)
+    return Reference(case, steps, net.state_dict(), net.to_serial().state_dict(), net.report)
+
+
+@cache
+def references(draw: Draw, index: int) -> list[Reference | None]:
+    """As many cases as there are ranks, each run by one of them, for all and both transports."""
+    generator = random.Random(WORLD.size)
+    cases = [draw(generator, WORLD.size) for _ in range((index + 1) * WORLD.size)]
+    return WORLD.allgather(reference(cases[index * WORLD.size + WORLD.rank]))
+
+
+def check(alone: Reference, comm: Any) -> bool:
+    """Whether the case can lie on ranks; raises where ranks and one process differ."""
+    case = alone.case
     try:
         net = on_ranks(case, comm)
     except RankError as error:
         if "are one step" not in str(error):  # level 3 would join slices of different ranks
             raise
         return False
-    wanted, found = train(alone, case), train(net, case)
+    found = train(net, case)
     for name in ("outputs", "inputs", "random"):
-        for a, b in zip(getattr(found, name), getattr(wanted, name), strict=True):
+        for a, b in zip(getattr(found, name), getattr(alone.steps, name), strict=True):
             assert relative({"": a}, {"": b}) <= ROUNDING, (case, name)
-    state, mine = alone.state_dict(), net.state_dict()
-    assert relative(mine, {name: state[name] for name in mine}) <= ROUNDING, case
-    keys = [key for part in MPI.COMM_WORLD.allgather(list(mine)) for key in part]
-    assert sorted(keys) == sorted(state), case
-    serial = net.to_serial().state_dict()
-    assert relative(serial, alone.to_serial().state_dict()) <= ROUNDING, case
+    mine = net.state_dict()
+    assert relative(mine, {name: alone.state[name] for name in mine}) <= ROUNDING, case
+    keys = [key for part in WORLD.allgather(list(mine)) for key in part]
+    assert sorted(keys) == sorted(alone.state), case
+    assert relative(net.to_serial().state_dict(), alone.serial) <= ROUNDING, case
     if isinstance(case.method, MGRIT):
-        assert_reports_agree(net, alone)
+        assert_reports_agree(net.report, alone.report)
     elif net.stages[1:]:
-        assert_sweeps_agree(net, alone)
+        assert_sweeps_agree(net.report, alone.report)
     return True
 
 
-def assert_reports_agree(net: ParallelNetwork, alone: ParallelNetwork) -> None:
+def assert_reports_agree(found: Report, wanted: Report) -> None:
     """As many cycles everywhere, and the same residuals."""
-    found, wanted = net.report, alone.report
     for name in ("calls", "extra_cycles", "serial_steps", "backward_cycles"):
         assert getattr(found, name) == getattr(wanted, name), name
     for one, other in zip(found.jumps, wanted.jumps, strict=True):
@@ -162,9 +190,8 @@ def assert_reports_agree(net: ParallelNetwork, alone: ParallelNetwork) -> None:
         assert abs(one.norm - other.norm) <= 1e-9 * (1 + other.norm)
 
 
-def assert_sweeps_agree(net: ParallelNetwork, alone: ParallelNetwork) -> None:
+def assert_sweeps_agree(found: Report, wanted: Report) -> None:
     """As many sweeps everywhere, and the jumps of all ranks on each."""
-    found, wanted = net.report, alone.report
     assert found.sweeps == wanted.sweeps
     for one, other in zip(found.jumps, wanted.jumps, strict=True):
         assert (one.sweep, one.interface) == (other.sweep, other.interface)
@@ -183,30 +210,21 @@ def on_ranks(case: Case, comm: Any) -> ParallelNetwork:
         return compiled(case.model(), case.n, case.method, case.x, comm=comm)
 
 
-def communicator(kind: str, folder: str) -> Any:
-    world = MPI.COMM_WORLD
-    if kind == "mpi":
-        return world
-    store = dist.FileStore(f"{folder}/store", world.size)
-    dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size)
-    return dist.group.WORLD
-
-
-def main() -> None:
-    kind, seed, count, folder, method = sys.argv[1:]
-    draws = {"parareal": draw, "mgrit": draw_multigrid}[method]
-    warnings.simplefilter("ignore", DivergenceWarning)
-    torch.set_num_threads(1)
-    comm = communicator(kind, folder)
-    generator = random.Random(int(seed))
+def agree(draw: Draw, comm: Any) -> None:
+    """``COUNT`` random networks that can lie on these ranks do what they do in one process."""
+    drawn = chain.from_iterable(references(draw, index) for index in count())
     checked = 0
-    while checked < int(count):
-        checked += check(draws(generator, MPI.COMM_WORLD.size), comm)
-    if MPI.COMM_WORLD.rank == 0:
-        print(f"{checked} networks agree on {MPI.COMM_WORLD.size} ranks over {kind}")
-    if kind == "gloo":
-        dist.destroy_process_group()
+    while checked < COUNT:
+        alone = next(drawn)
+        checked += alone is not None and check(alone, comm)
 
 
-if __name__ == "__main__":
-    main()
+def parareal(comm: Any, _folder: str) -> None:
+    agree(draw, comm)
+
+
+def multigrid(comm: Any, _folder: str) -> None:
+    agree(draw_multigrid, comm)
+
+
+CHECKS = (parareal, multigrid)

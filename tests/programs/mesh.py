@@ -1,9 +1,8 @@
-"""Run under mpiexec on four ranks: depth × data, two by two. ``mesh.py FOLDER``"""
+"""Checks under mpiexec on four ranks: depth × data, two by two."""
 
 from __future__ import annotations
 
-import sys
-import warnings
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pararealize import pararealize
-from pararealize.errors import SlowerThanSerialWarning
 
 DEPTH = 2
 
@@ -27,11 +25,8 @@ def batch(size: int) -> Tensor:
     return torch.randn(size, 4, generator=torch.Generator().manual_seed(0)).double()
 
 
-def main() -> None:
-    warnings.simplefilter("ignore", SlowerThanSerialWarning)
+def depth_and_data_compose(_comm: Any, _folder: str) -> None:
     world = MPI.COMM_WORLD
-    store = dist.FileStore(f"{sys.argv[1]}/store", world.size)
-    dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size)
     shard, depth = divmod(world.rank, DEPTH)
     groups = [dist.new_group([j, j + DEPTH]) for j in range(DEPTH)]  # one layer, all shards
     x = batch(8)
@@ -48,8 +43,6 @@ def main() -> None:
     for name, value in net.state_dict().items():
         # The mean over two halves is the mean over the whole, up to the order of sums.
         assert torch.allclose(value, alone.state_dict()[name], rtol=0, atol=1e-12), name
-    dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+CHECKS = (depth_and_data_compose,)
