@@ -55,9 +55,13 @@ class Adjoints:
         tape, place = self.solved.tape, self._place(task)
         if place not in tape.records:
             self._evaluate(task.rank, place)
+        return self._transpose(task, self.values[task.rank, task.reads[0]])
+
+    def _transpose(self, task: Task, adjoint: Any) -> Any:
+        """Φ'ᵀ λ of what was recorded there, and the gradients of its weights."""
+        tape, place = self.solved.tape, self._place(task)
         indices = self._own(task.propagator) if task.commits else []
         others = [self.others[i] for i in indices]
-        adjoint = self.values[task.rank, task.reads[0]]
         retain = self.retain or not task.commits
         found, gradients = tape.transpose(place, adjoint, others, retain=retain)
         for i, gradient in zip(indices, gradients, strict=True):
@@ -87,6 +91,8 @@ class Adjoints:
         found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)
         for place, task in ready.items():
             self.values[task.rank, task.value] = found[place]
+            if place in tape.records:  # what comes before its share of the batch
+                self.values[task.rank, task.value] = self._transpose(task, found[place])
             self.done.add(task.value)
             if not retain:
                 del tape.batches[place]

@@ -98,12 +98,13 @@ class Multigrid:
         stacked = {place[0] for place in solved.tape.batches}
         batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
         found: list[Any] = [t for batch in batches for _, own in batch.weights for t in own]
+        for name in stacked & {name for stack in self.setting.stacks.values() for name in stack.leads}:
+            found += self.setting.stacks[name].leads[name].weights()
         for name, part in self.setting.propagators.items():
             if name.startswith(("fine.", "inputs.")) and name not in stacked:
                 found += part.weights()
-        found += leaves_of(dict(solved.inputs))
-        wanted = (t for t in found if isinstance(t, Tensor) and t.requires_grad)
-        return list({id(tensor): tensor for tensor in wanted}.values())
+        found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
+        return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
 
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
         """Coarse masks are those of the step's start, whenever the first cycle needs them."""

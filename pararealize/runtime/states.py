@@ -12,6 +12,7 @@ from torch import Tensor
 from pararealize.ir.levels import Cycles
 from pararealize.ir.schedule import Task
 from pararealize.runtime.body import carry_out, together
+from pararealize.runtime.protocols import Applied
 from pararealize.runtime.quiet import Statistics
 from pararealize.runtime.solved import Setting, Solved
 from pararealize.runtime.tape import detached, stack_weights
@@ -64,14 +65,21 @@ class States:
             return
         values, tape = self.solved.values, self.solved.tape
         stack, names = self.setting.stacks[tasks[0].propagator], [t.propagator for t in tasks]
-        states = [values[task.rank, task.reads[0]] for task in tasks]
         places = [(task.propagator, task.reads[0]) for task in tasks]
         features = self._stacked_features(tasks)
         if features is None:
             return
         keep = self.learns and self.setting.keeps
         kept = {cycles.linearised.get(name) == at for name, at in places}
-        if keep and True in kept:
+        record = keep and True in kept
+        leads = stack.leads
+        states = [
+            self._run(t.rank, leads[name], place, record=record, commits=t.commits)
+            if name in leads
+            else values[t.rank, t.reads[0]]
+            for t, name, place in zip(tasks, names, places, strict=True)
+        ]
+        if record:
             evaluate = partial(stack, features=features)
             results = tape.record_batch(places, evaluate, states, self._stacked(names))
         else:
@@ -127,7 +135,13 @@ class States:
 
     def evaluate(self, rank: int, place: tuple[str, str], *, record: bool, commits: bool) -> Any:
         """A propagator at a value, with autograd's graph or without."""
-        part, solved = self.setting.propagators[place[0]], self.solved
+        part = self.setting.propagators[place[0]]
+        return self._run(rank, part, place, record=record, commits=commits)
+
+    def _run(
+        self, rank: int, part: Applied, place: tuple[str, str], *, record: bool, commits: bool
+    ) -> Any:
+        solved = self.solved
         inputs = [self.setting.move(rank, solved.inputs[name]) for name in part.inputs]
         state = solved.values.get((rank, place[1]))
 

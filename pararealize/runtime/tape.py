@@ -73,7 +73,7 @@ class Batch:
         )
         gradients: dict[int, Tensor] = {}
         for (_, own), gradient in zip(chosen, found, strict=True):
-            parts = () if gradient is None else _parts(gradient, own)
+            parts = () if gradient is None else _parts(gradient.contiguous(), own)
             for p, part in zip(own, parts, strict=False):
                 known = gradients.get(id(p))
                 gradients[id(p)] = part if known is None else known + part
