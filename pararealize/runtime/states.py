@@ -38,7 +38,18 @@ class States:
                 self._apply_batch(together(tasks, i, values, self.setting.stacks), cycles)
             if (task.rank, task.value) not in values:
                 with post.noted(task):
-                    carry_out(task, values, post, lambda task: self._apply(task, cycles))
+                    self._carry_out(task, cycles)
+
+    def _carry_out(self, task: Task, cycles: Cycles) -> None:
+        """Coarse steps that are linearised go on into each other's graphs, through corrections."""
+        values, tape, key = self.solved.values, self.solved.tape, (task.rank, task.value)
+        if task.op == "combine" and (task.rank, task.reads[0]) in tape.links:
+            values[key] = tape.combine(task, values)
+            return
+        carry_out(task, values, self.solved.post, lambda task: self._apply(task, cycles))
+        place = (task.propagator, task.reads[0])
+        if task.propagator.startswith("coarse") and place in tape.records:
+            tape.link(key, place)
 
     def _apply(self, task: Task, cycles: Cycles) -> Any:
         keep = self.learns and self.setting.keeps
@@ -150,7 +161,9 @@ class States:
 
         inputs = [*self._features(rank, place[0], record=record), *inputs]
         if record:
-            return solved.tape.record(place, evaluate, state, inputs)
+            coarse = place[0].startswith("coarse")
+            link = solved.tape.links.get((rank, place[1])) if coarse else None
+            return solved.tape.record(place, evaluate, state, inputs, link)
         return detached(evaluate(*inputs) if state is None else evaluate(state, *inputs))
 
     def see_again(self, rank: int, name: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pararealize.ir.schedule import Task
+from pararealize.runtime.combine import combine
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 
 #: A propagator and the value that it was applied to.
@@ -18,10 +20,22 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Recorded:
-    """One application with autograd's graph: the state it took, and what it made."""
+    """One application with autograd's graph: the state it took, and what it made.
+
+    Where the graph goes on into that of another application, ``after`` is that one.
+    """
 
     state: Any
     result: Any
+    after: Place | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A value with autograd's graph, whose derivative by the result of a place is 1."""
+
+    tensor: Tensor
+    place: Place
 
 
 @contextmanager
@@ -93,19 +107,50 @@ class Tape:
         self.records: dict[Place, Recorded] = {}
         self.batches: dict[Place, Batch] = {}
         self.features: dict[str, tuple[Tensor, ...]] = {}
+        self.links: dict[tuple[int, str], Link] = {}
 
     def record(
-        self, place: Place, evaluate: Callable[..., Any], state: Any, inputs: Sequence[Any]
+        self,
+        place: Place,
+        evaluate: Callable[..., Any],
+        state: Any,
+        inputs: Sequence[Any],
+        link: Link | None = None,
     ) -> Any:
-        """Evaluate with autograd's graph, from the state on; the result is detached from it."""
+        """Evaluate with autograd's graph, from the state on; the result is detached from it.
+
+        With a ``link`` the state is its tensor, with the graph of what made it.
+        """
         with torch.enable_grad():
             if state is None:
                 leaf, result = (), evaluate(*inputs)
             else:
-                leaf = map_tensors(_leaf, state)
+                leaf = map_tensors(_leaf, state) if link is None else link.tensor
                 result = evaluate(leaf, *inputs)
-        self.records[place] = Recorded(leaf, result)
+        self.records[place] = Recorded(leaf, result, None if link is None else link.place)
         return detached(result)
+
+    def link(self, key: tuple[int, str], place: Place) -> None:
+        """Let what reads a value, by rank and name, go on into the graph of what was recorded."""
+        result = self.records[place].result
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.links[key] = Link(result, place)
+
+    def combine(self, task: Task, values: Mapping[tuple[int, str], Any]) -> Any:
+        """A sum whose first term has a graph goes on into it; the result is detached from it."""
+        link = self.links[task.rank, task.reads[0]]
+        others = (values[task.rank, name] for name in task.reads[1:])
+        with torch.enable_grad():
+            made = combine(task.signs, link.tensor, *others)
+        self.links[task.rank, task.value] = Link(made, link.place)
+        return made.detach()
+
+    def transpose_chain(self, places: Sequence[Place], adjoint: Tensor) -> Sequence[Tensor]:
+        """The adjoints of the states of applications that go on into each other, last one first."""
+        states = [self.records[place].state for place in places]
+        return torch.autograd.grad(
+            self.records[places[0]].result, states, adjoint, retain_graph=True
+        )
 
     def keep(self, linearised: Mapping[str, str]) -> None:
         """Forget applications that no adjoint will be linearised at."""
