@@ -114,7 +114,7 @@ def _measured(
 
     def batch() -> None:
         own = stacked.weights(list(parts))
-        weights = [stack_weights(column).requires_grad_() for column in own]
+        weights = [stack_weights(column).detach().requires_grad_() for column in own]
         state = torch.stack([s.detach() for s in states]).requires_grad_()
         result = stacked(weights, state, columns)
         torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)

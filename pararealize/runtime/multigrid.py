@@ -97,9 +97,9 @@ class Multigrid:
         """Weights that the states depend on, and inputs, where they want a gradient."""
         stacked = {place[0] for place in solved.tape.batches}
         batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
-        found: list[Any] = [t for batch in batches for _, own in batch.weights for t in own]
-        for name in stacked & {name for stack in self.setting.stacks.values() for name in stack.leads}:
-            found += self.setting.stacks[name].leads[name].weights()
+        found = [own for batch in batches for _, own in batch.weights]
+        leads = (self.setting.stacks[name].leads.get(name) for name in stacked)
+        found += (weight for lead in leads if lead is not None for weight in lead.weights())
         for name, part in self.setting.propagators.items():
             if name.startswith(("fine.", "inputs.")) and name not in stacked:
                 found += part.weights()

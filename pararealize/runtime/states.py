@@ -24,7 +24,7 @@ class States:
     def __init__(self, setting: Setting, solved: Solved, learns: bool) -> None:
         self.setting, self.solved, self.learns = setting, solved, learns
         self.statistics: dict[str, Statistics] = {}
-        self.weights: dict[tuple[str, ...], list[tuple[Tensor, tuple[Tensor, ...]]]] = {}
+        self.weights: dict[tuple[str, ...], list[Tensor]] = {}
         self.entered: set[str] = set()
 
     def forward(self, cycles: Cycles) -> None:
@@ -129,13 +129,14 @@ class States:
         made = part(*given, commits=commits)
         return made if isinstance(made, tuple) else (made,)
 
-    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        """Weights of some slices, stacked once a call, and those that they are made of."""
+    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """Weights of some slices, stacked once a call, without and with autograd's graph."""
         key = tuple(names)
         if key not in self.weights:
             own = self.setting.stacks[names[0]].weights(names)
-            self.weights[key] = [(stack_weights(column), column) for column in own]
-        return [(stacked.detach(), column) for stacked, column in self.weights[key]]
+            with torch.set_grad_enabled(self.learns):
+                self.weights[key] = [stack_weights(column) for column in own]
+        return [(stacked.detach(), stacked) for stacked in self.weights[key]]
 
     def _restore(self, name: str) -> None:
         """Statistics move once a step: those that an earlier cycle moved are moved back."""

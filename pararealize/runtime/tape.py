@@ -66,18 +66,18 @@ def detached(value: Any) -> Any:
 class Batch:
     """Applications that were made at once: stacked states, results and weights.
 
-    ``weights`` are stacked tensors, each with the parameters that it is made of.
+    ``weights`` are stacked tensors, each with itself as a function of the parameters.
     """
 
     places: tuple[Place, ...]
     state: Tensor
     result: Tensor
-    weights: tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
+    weights: tuple[tuple[Tensor, Tensor], ...]
 
     def transpose(
         self, adjoints: Mapping[Place, Tensor], *, weights: bool, retain: bool
     ) -> tuple[dict[Place, Tensor], dict[int, Tensor]]:
-        """Adjoints of the states, and gradients of the parameters by their identity."""
+        """Adjoints of the states, and gradients of the stacked parameters by their identity."""
         zero = torch.zeros_like(self.result[0])
         given = torch.stack([adjoints.get(place, zero) for place in self.places])
         chosen = [pair for pair in self.weights if weights and pair[0].requires_grad]
@@ -87,16 +87,11 @@ class Batch:
         )
         gradients: dict[int, Tensor] = {}
         for (_, own), gradient in zip(chosen, found, strict=True):
-            parts = () if gradient is None else _parts(gradient.contiguous(), own)
-            for p, part in zip(own, parts, strict=False):
-                known = gradients.get(id(p))
-                gradients[id(p)] = part if known is None else known + part
+            if gradient is not None:  # contiguous, so that parameters can keep their parts of it
+                known = gradients.get(id(own))
+                gradient = gradient.contiguous()
+                gradients[id(own)] = gradient if known is None else known + gradient
         return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
-
-
-def _parts(gradient: Tensor, own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The gradient of every parameter in a stack, or the one of a weight that all share."""
-    return gradient.unbind(0) if gradient.dim() > own[0].dim() else (gradient,)
 
 
 @final
@@ -163,13 +158,13 @@ class Tape:
         places: Sequence[Place],
         evaluate: Callable[..., Tensor],
         states: Sequence[Tensor],
-        weights: Sequence[tuple[Tensor, tuple[Tensor, ...]]],
+        weights: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Evaluate several at once with autograd's graph; the results are detached from it."""
         with torch.enable_grad():
             leaf = torch.stack(list(states)).requires_grad_()
             for stacked, own in weights:
-                stacked.requires_grad_(any(p.requires_grad for p in own))
+                stacked.requires_grad_(own.requires_grad)
             result = evaluate([stacked for stacked, _ in weights], leaf)
         batch = Batch(tuple(places), leaf, result, tuple(weights))
         self.batches |= dict.fromkeys(places, batch)
@@ -215,5 +210,5 @@ def _or_zero(gradient: Tensor | None, leaf: Tensor) -> Tensor:
 def stack_weights(column: tuple[Tensor, ...]) -> Tensor:
     """Weights as one tensor; one that all share as it is."""
     if all(tensor is column[0] for tensor in column):
-        return column[0].detach()
-    return torch.stack(column).detach()
+        return column[0]
+    return torch.stack(column)
