@@ -89,8 +89,8 @@ class Batch:
         for (_, own), gradient in zip(chosen, found, strict=True):
             if gradient is not None:  # contiguous, so that parameters can keep their parts of it
                 known = gradients.get(id(own))
-                gradient = gradient.contiguous()
-                gradients[id(own)] = gradient if known is None else known + gradient
+                whole = gradient.contiguous()
+                gradients[id(own)] = whole if known is None else known + whole
         return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
 
 
@@ -117,8 +117,9 @@ class Tape:
         With a ``link`` the state is its tensor, with the graph of what made it.
         """
         with torch.enable_grad():
+            leaf: Any = ()
             if state is None:
-                leaf, result = (), evaluate(*inputs)
+                result = evaluate(*inputs)
             else:
                 leaf = map_tensors(_leaf, state) if link is None else link.tensor
                 result = evaluate(leaf, *inputs)
