@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import checkpointed, level_propagators, sighted
+from pararealize.emit.levels import checkpointed, level_propagators, share_masks, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.chain import Partition
@@ -21,7 +21,6 @@ from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
-from pararealize.runtime.masks import Masks
 from pararealize.runtime.transport import Transport
 
 
@@ -57,7 +56,7 @@ def assemble(
     parts |= _guess(guesses, serial, registries["guess"])
     used = _applications(decisions)
     parts = {name: part for name, part in parts.items() if name in used}
-    _share_masks(parts, used)
+    share_masks(parts, used)
     emission = Emission(
         serial=serial,
         registries=registries,
@@ -68,6 +67,7 @@ def assemble(
         schedule=decisions.schedule,
         own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
         iteration=decisions.iteration,
+        decide_again=decisions.decide_again,
     )
     if transport is not None:
         emission = on_rank(emission, transport)
@@ -151,14 +151,3 @@ def _guess(
         else:
             found[f"guess.{j}"] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
     return found
-
-
-def _share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
-    """Masks for what may draw random numbers more than once a step, or besides the network."""
-    network = {id(p) for name, p in parts.items() if name.startswith(("fine.", "head"))}
-    wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
-    again = {id(p) for p in wrapped} | {id(p) for name, p in parts.items() if used[name] > 1}
-    for part in (*parts.values(), *wrapped):
-        own_stream = id(part) not in network
-        if part.masks is None and part.draws and (own_stream or id(part) in again):
-            part.masks = Masks(own_stream=own_stream)

@@ -9,6 +9,7 @@ from torch import nn
 
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.levels import Iteration
+from pararealize.ir.parts import DecideAgain
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -52,6 +53,7 @@ class Emission:
         share: where the network lies on several ranks, this one's.
         iteration: for multigrid, the schedules that a solver goes through; ``schedule`` is the
             first of them.
+        decide_again: chooses multigrid's coarse propagators for other weights.
 
     """
 
@@ -65,3 +67,4 @@ class Emission:
     own_streams: bool = False
     share: Share | None = None
     iteration: Iteration | None = None
+    decide_again: DecideAgain | None = None

@@ -16,6 +16,7 @@ from pararealize.emit.collect import collect_serial, total_norm
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.ranks import execution
+from pararealize.emit.recoarsen import recoarsened
 from pararealize.emit.solver import solution
 from pararealize.emit.storage import write
 from pararealize.errors import RankError, ShapeError, TraceError
@@ -177,6 +178,28 @@ class ParallelNetwork(nn.Module):
     def explain(self) -> str:
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
         return explain(self.plan)
+
+    def recoarsen(self, *args: Any, **kwargs: Any) -> None:
+        """Choose MGRIT's coarse propagators for today's weights, and fit them, in place.
+
+        ``coarse="auto"`` measures one-interval errors and costs again, ``"fitted"`` fits again; the
+        other kinds follow the weights by themselves. The arguments are the inputs of one call to
+        measure on; without them, random ones of the shapes compiled for. ``plan`` and
+        ``explain()`` tell what was chosen. On ranks, all call it, and decide alike.
+
+        Raises:
+            MethodError: the network is not multigrid's, or its coarse networks are the user's own.
+            RankError: on ranks, coarse steps join slices.
+            ShapeError: the inputs are not the network's arguments.
+
+        """
+        old = self._lowered
+        emission = recoarsened(self._emission, self.to_serial(), args, kwargs)
+        object.__setattr__(self, "_emission", emission)
+        object.__setattr__(self, "_lowered", self._lower())
+        before, now = (getattr(lowered, "solver", None) for lowered in (old, self._lowered))
+        if before is not None and now is not None:
+            now.tally = before.tally
 
     def to_serial(self) -> nn.Module:
         """A copy of the original, of its own class, with today's weights.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -37,6 +38,12 @@ class Coarse:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+#: Of a whole network and the arguments of a call: a plan and coarse propagators, from old ones.
+DecideAgain = Callable[
+    [nn.Module, Sequence[Any], Mapping[str, Any], Plan, Iteration], tuple[Plan, dict[str, Coarse]]
+]
+
+
 @dataclass(frozen=True)
 class Guess:
     """The network C_j that guesses an interface's state from the network's inputs.
@@ -57,7 +64,8 @@ class Decisions:
 
     ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
     are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
-    compute of the inputs alone, ``iteration`` its schedules.
+    compute of the inputs alone, ``iteration`` its schedules, ``decide_again`` what chooses its
+    coarse propagators for other weights.
     """
 
     partition: Partition
@@ -70,3 +78,4 @@ class Decisions:
     levels: Mapping[str, Coarse] = field(default_factory=dict)
     features: Mapping[int, Segment] = field(default_factory=dict)
     iteration: Iteration | None = None
+    decide_again: DecideAgain | None = None
