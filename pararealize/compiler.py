@@ -394,7 +394,7 @@ def _build_levels(
     plan = replace(plan, tracing=replace(request.tracing, found=partition.chain.whole))
     expected = expectations(partition.chain.train, serial)
     features = {j: found.segment for j, found in builder.features.items()}
-    again = recoarsening(partition, method, request.machine, plan.ranks, request.given or {})
+    again = recoarsening(partition, solved, request.machine, plan.ranks, request.given or {})
     decisions = Decisions(partition, method, schedule, plan, {}, {}, expected)
     return replace(
         decisions, levels=coarse, features=features, iteration=solved, decide_again=again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from pararealize.errors import MethodError, RankError
 from pararealize.ir.levels import Iteration
 from pararealize.ir.parts import Coarse
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.transport import together
 
 
 def recoarsened(
@@ -38,9 +40,11 @@ def recoarsened(
             "net.recoarsen(): on ranks, coarse steps that join slices may need layers that their "
             "rank does not hold: compile net.to_serial() again, or take fewer levels."
         )
-    plan, levels = decide(_on_one_device(whole), args, kwargs, emission.plan, iteration)
-    if emission.share is not None:
-        plan, levels = emission.share.transport.exchange((plan, levels))[0]
+    transport = emission.share.transport if emission.share is not None else None
+    with together(transport), nullcontext() if transport is None else transport.alone():
+        plan, levels = decide(_on_one_device(whole), args, kwargs, emission.plan)
+    if transport is not None:
+        plan, levels = transport.exchange((plan, levels))[0]
     return replace(
         emission,
         plan=plan,

@@ -40,7 +40,7 @@ class Coarse:
 
 #: Of a whole network and the arguments of a call: a plan and coarse propagators, from old ones.
 DecideAgain = Callable[
-    [nn.Module, Sequence[Any], Mapping[str, Any], Plan, Iteration], tuple[Plan, dict[str, Coarse]]
+    [nn.Module, Sequence[Any], Mapping[str, Any], Plan], tuple[Plan, dict[str, Coarse]]
 ]
 
 

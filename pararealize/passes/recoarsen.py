@@ -30,6 +30,7 @@ class Recoarsening:
     Attributes:
         ranks: those that the plan's prediction is for.
         given: inputs other than tensors, that the network was compiled with.
+        iteration: the schedules, not placed on ranks.
 
     """
 
@@ -38,6 +39,7 @@ class Recoarsening:
     machine: Machine
     ranks: int
     given: Mapping[str, Any]
+    iteration: Iteration
 
     def __call__(
         self,
@@ -45,7 +47,6 @@ class Recoarsening:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         plan: Plan,
-        iteration: Iteration,
     ) -> tuple[Plan, dict[str, Coarse]]:
         """The plan and the coarse propagators for the weights of a whole network.
 
@@ -63,17 +64,17 @@ class Recoarsening:
             )
         given = bind(whole, args, kwargs) if args or kwargs else self.given
         probe = Probe(self.partition, whole, dict(given or {}), self.method.seed)
-        every = (*iteration.forward, *iteration.adjoint)
+        solved = self.iteration
+        every = (*solved.forward, *solved.adjoint)
         used = {name for cycles in every for name in propagators(cycles.schedule)}
         with torch.inference_mode(False), torch.enable_grad():
             builder = LevelBuilder(
                 self.partition, whole, self.method, self.machine, probe, chosen={}
             )
-            levels = builder.build(iteration.levels, used)
-        schedule = iteration.forward[0].schedule
+            levels = builder.build(solved.levels, used)
         new = make_plan(
             self.partition,
-            schedule,
+            solved.forward[0].schedule,
             whole,
             self.method,
             self.machine,
@@ -91,11 +92,15 @@ class Recoarsening:
 
 
 def recoarsening(
-    partition: Partition, method: MGRIT, machine: Machine, ranks: int, given: Mapping[str, Any]
+    partition: Partition,
+    iteration: Iteration,
+    machine: Machine,
+    ranks: int,
+    given: Mapping[str, Any],
 ) -> Recoarsening:
     """What deciding again takes, of the inputs only what is no tensor."""
     plain = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
-    return Recoarsening(partition, method, machine, ranks, plain)
+    return Recoarsening(partition, iteration.method, machine, ranks, plain, iteration)
 
 
 def _updated(old: Plan, new: Plan) -> Plan:

@@ -47,9 +47,9 @@ class States:
             values[key] = tape.combine(task, values)
             return
         carry_out(task, values, self.solved.post, lambda task: self._apply(task, cycles))
-        place = (task.propagator, task.reads[0])
-        if task.propagator.startswith("coarse") and place in tape.records:
-            tape.link(key, place)
+        coarse = task.op == "apply" and task.propagator.startswith("coarse")
+        if coarse and (task.propagator, task.reads[0]) in tape.records:
+            tape.link(key, (task.propagator, task.reads[0]))
 
     def _apply(self, task: Task, cycles: Cycles) -> Any:
         keep = self.learns and self.setting.keeps
