@@ -28,6 +28,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.combine import combine
 from pararealize.runtime.execute import Execution, watched_on
 from pararealize.runtime.masks import Masks
+from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
 from pararealize.runtime.results import detached_results
@@ -162,11 +163,16 @@ class ParallelNetwork(nn.Module):
         return self._lowered.recording()
 
     @property
+    def solver(self) -> Multigrid | None:
+        """What goes through MGRIT's cycles."""
+        found: Multigrid | None = getattr(self._lowered, "solver", None)
+        return found
+
+    @property
     def report(self) -> Report:
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
-        solver = getattr(self._lowered, "solver", None)
-        if solver is not None:
-            return Report(*solver.reported())
+        if self.solver is not None:
+            return Report(*self.solver.reported())
         share, schedule = self._emission.share, self.schedule
         ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
         watches = [watch for rank in ranks for watch in watched_on(schedule, rank)]
@@ -193,13 +199,12 @@ class ParallelNetwork(nn.Module):
             ShapeError: the inputs are not the network's arguments.
 
         """
-        old = self._lowered
+        before = self.solver
         emission = recoarsened(self._emission, self.to_serial(), args, kwargs)
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_lowered", self._lower())
-        before, now = (getattr(lowered, "solver", None) for lowered in (old, self._lowered))
-        if before is not None and now is not None:
-            now.tally = before.tally
+        if before is not None and self.solver is not None:
+            self.solver.tally = before.tally
 
     def to_serial(self) -> nn.Module:
         """A copy of the original, of its own class, with today's weights.
