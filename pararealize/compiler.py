@@ -47,6 +47,7 @@ from pararealize.passes.place import owner, place, place_iteration, place_stages
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
+from pararealize.passes.recoarsen import recoarsening
 from pararealize.passes.stack import find_stacks
 from pararealize.passes.state import trace_keeping_state
 from pararealize.passes.trace import check_module, copy_module, find_leaves
@@ -405,8 +406,11 @@ def _build_levels(
     plan = replace(plan, tracing=replace(request.tracing, found=partition.chain.whole))
     expected = expectations(partition.chain.train, serial)
     features = {j: found.segment for j, found in builder.features.items()}
+    again = recoarsening(partition, solved, request.machine, plan.ranks, request.given or {})
     decisions = Decisions(partition, method, schedule, plan, {}, {}, expected)
-    return replace(decisions, levels=coarse, features=features, iteration=solved)
+    return replace(
+        decisions, levels=coarse, features=features, iteration=solved, decide_again=again
+    )
 
 
 def _best_count(chain: Chain, serial: nn.Module, request: Request) -> int:

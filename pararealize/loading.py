@@ -14,7 +14,7 @@ from pararealize.compiler import Request, at_rest, compile_as
 from pararealize.emit.network import ParallelNetwork, is_added
 from pararealize.emit.storage import Saved, foreign, match, read
 from pararealize.errors import CoarseError, CutError, ShapeError
-from pararealize.ir.methods import CoarseFactory, read_method
+from pararealize.ir.methods import MGRIT, CoarseFactory, read_method
 from pararealize.passes.copying import collection_paused
 from pararealize.passes.infer import bind
 from pararealize.passes.trace import check_module
@@ -61,6 +61,8 @@ def load(
     with at_rest(), together(transport), _foreign(saved):
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved if same else _without_added(saved), whole=same)
+        if isinstance(method, MGRIT) and method.coarse == "fitted":
+            network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
 
 

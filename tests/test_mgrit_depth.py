@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unittest.mock import patch
 
 import pytest
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from pararealize import MGRIT, ParallelNetwork, pararealize
 from pararealize.errors import DivergenceWarning, MethodError, SlowerThanSerialWarning
+from pararealize.ir.schedule import Task
 from pararealize.models import implicit_gru, odenet, resnet
 from pararealize.propagators.stacked import Stacked
+from pararealize.runtime.adjoints import Adjoints
 from pararealize.studies.digits import load_digits
 
 #: Rounding of sums in another order.
@@ -89,6 +91,46 @@ def test_slices_side_by_side_do_what_they_do_one_after_another(name: str) -> Non
     assert_same(found, step(alone, x))
     with torch.no_grad():
         torch.testing.assert_close(batched(x[:3]), alone(x[:3]), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_slice_one_joins_the_batch_from_where_it_is_like_the_others() -> None:
+    model, x = dense()
+    net = pararealize(model, 6, method=CASES["dense"][2], example_inputs=(x,))
+    (stack,) = net.plan.stacks
+    assert stack.slices == (1, 2, 3, 4, 5, 6)
+    assert stack.entry.startswith("opening")
+    calls: list[float] = []
+    weights = [net.opening[1].weight, net.steps[0].linear.weight, net.steps[9].linear.weight]
+    for weight in weights:
+        weight.register_hook(lambda gradient: calls.append(float(gradient.sum())))
+    found = step(net, x)
+    sums = [float(found[f"{name}.weight"].sum()) for name in ("opening.1", "steps.0.linear")]
+    assert len(calls) == 3
+    assert set(sums) <= set(calls)
+    (only,) = torch.autograd.grad(net(x).pow(2).mean(), [net.opening[1].weight])
+    torch.testing.assert_close(only, found["opening.1.weight"])
+
+
+@pytest.mark.parametrize("name", ["dense", "two cycles"])
+def test_adjoint_sweeps_go_through_one_graph(name: str) -> None:
+    """Coarse steps of a sweep are transposed in one pass, to the same numbers as one by one."""
+    make, n, method = CASES[name]
+    model, x = make()
+    net = pararealize(model, n, method=method, example_inputs=(x,))
+    chains: list[int] = []
+    whole = Adjoints._chain
+
+    def noted(self: Adjoints, tasks: Sequence[Task], first: int) -> list[Task]:
+        run = whole(self, tasks, first)
+        chains.append(len(run))
+        return run
+
+    with patch.object(Adjoints, "_chain", noted):
+        found = step(net, x)
+    coarse = {task.propagator for task in net.adjoint or () if "coarse." in task.propagator}
+    assert max(chains) >= len(coarse) - 1
+    with patch.object(Adjoints, "_chain", lambda *_: []):
+        assert_same(found, step(net, x))
 
 
 def test_a_batch_over_depth_takes_todays_weights() -> None:

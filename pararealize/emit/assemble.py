@@ -12,7 +12,7 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import checkpointed, level_propagators, sighted
+from pararealize.emit.levels import checkpointed, level_propagators, share_masks, sighted
 from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.calibration import Calibration
@@ -27,7 +27,6 @@ from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero import ZeroPreserving
 from pararealize.runtime.certificate import Certified
 from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.masks import Masks
 from pararealize.runtime.rules import BelowTolerance, Rule
 from pararealize.runtime.transport import Transport
 
@@ -85,6 +84,7 @@ def assemble(
         later=decisions.later,
         rule=rule_of(decisions.method, decisions.plan.calibration),
         ledger=ledger,
+        decide_again=decisions.decide_again,
     )
     if calibrate is not None:
         bare = replace(decisions, coarse={}, guesses={}, levels={})
@@ -193,14 +193,3 @@ def share_ledger(parts: Mapping[str, Propagator], ledger: Ledger) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger
-
-
-def share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
-    """Masks for what may draw random numbers more than once a step, or besides the network."""
-    network = {id(p) for name, p in parts.items() if name.startswith(("fine.", "head"))}
-    wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
-    again = {id(p) for p in wrapped} | {id(p) for name, p in parts.items() if used[name] > 1}
-    for part in (*parts.values(), *wrapped):
-        own_stream = id(part) not in network
-        if part.masks is None and part.draws and (own_stream or id(part) in again):
-            part.masks = Masks(own_stream=own_stream)

@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.ir.inputs import Expectation
 from pararealize.ir.levels import Iteration
-from pararealize.ir.parts import Decisions
+from pararealize.ir.parts import DecideAgain, Decisions
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -62,6 +62,7 @@ class Emission:
         ledger: of the statistics that propagators move, where something may follow.
         calibrate: what :meth:`ParallelNetwork.calibrate` does, where the compiler gave it.
         decisions: what the compiler decided, without networks, where it gave that.
+        decide_again: chooses multigrid's coarse propagators for other weights.
 
     """
 
@@ -80,6 +81,7 @@ class Emission:
     ledger: Ledger = field(default_factory=Ledger)
     calibrate: Callable[..., Any] | None = None
     decisions: Decisions | None = None
+    decide_again: DecideAgain | None = None
 
     @property
     def dial(self) -> Dial | None:

@@ -15,6 +15,8 @@ from pararealize.propagators.checkpointed import Checkpointed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
+from pararealize.propagators.zero import ZeroPreserving
+from pararealize.runtime.masks import Masks
 
 
 def level_propagators(
@@ -25,11 +27,24 @@ def level_propagators(
     found: dict[str, Propagator] = {}
     for name, choice in decisions.levels.items():
         key = name.partition(".")[2]
-        label = f"the {choice.kind} coarse propagator {name}"
+        label = _label(choice, name)
         before = partition.bounds[int(key) - 1] if choice.segment is None else 0
         leaves = len(choice.segment.state if choice.segment else chain.state(before))
         found[name] = _propagator(choice, serial, registry, key, label, leaves)
     return found
+
+
+def propagators_of(levels: Mapping[str, Coarse], serial: nn.Module) -> dict[str, Propagator]:
+    """Coarse propagators that borrow the network's weights, by name."""
+    return {
+        name: borrowed(serial, choice.segment, choice.averages, _label(choice, name))
+        for name, choice in levels.items()
+        if choice.segment is not None
+    }
+
+
+def _label(choice: Coarse, name: str) -> str:
+    return f"the {choice.kind} coarse propagator {name}"
 
 
 def sighted(decisions: Decisions, serial: nn.Module, fine: Mapping[str, Fine]) -> dict[str, Fine]:
@@ -76,3 +91,14 @@ def _propagator(
     if choice.segment is None:
         return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
     return borrowed(serial, choice.segment, choice.averages, label)
+
+
+def share_masks(parts: Mapping[str, Propagator], used: Mapping[str, int]) -> None:
+    """Masks for what may draw random numbers more than once a step, or besides the network."""
+    network = {id(p) for name, p in parts.items() if name.startswith(("fine.", "head"))}
+    wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
+    again = {id(p) for p in wrapped} | {id(p) for name, p in parts.items() if used[name] > 1}
+    for part in (*parts.values(), *wrapped):
+        own_stream = id(part) not in network
+        if part.masks is None and part.draws and (own_stream or id(part) in again):
+            part.masks = Masks(own_stream=own_stream)

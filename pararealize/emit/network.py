@@ -18,6 +18,7 @@ from pararealize.emit.collect import collect_serial, total_norm
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower, lower_stages
 from pararealize.emit.ranks import binder, execution
+from pararealize.emit.recoarsen import recoarsened
 from pararealize.emit.solver import solution
 from pararealize.emit.storage import write
 from pararealize.errors import CertificateWarning, MethodError, RankError, ShapeError, TraceError
@@ -34,6 +35,7 @@ from pararealize.runtime.execute import Execution
 from pararealize.runtime.jumps import Jumps, number_of, summed
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.measures import batch_of
+from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.progress import Progress
 from pararealize.runtime.record import Recorder
 from pararealize.runtime.report import Jump, Report, norm
@@ -248,11 +250,16 @@ class ParallelNetwork(nn.Module):
         return self._lowered.recording()
 
     @property
+    def solver(self) -> Multigrid | None:
+        """What goes through MGRIT's cycles."""
+        found: Multigrid | None = getattr(self._lowered, "solver", None)
+        return found
+
+    @property
     def report(self) -> Report:
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
-        solver = getattr(self._lowered, "solver", None)
-        if solver is not None:
-            return Report(*solver.reported())
+        if self.solver is not None:
+            return Report(*self.solver.reported())
         swept: Swept | None = getattr(self._lowered, "swept", None)
         if swept is not None:
             return self._certified(swept.report())
@@ -329,6 +336,27 @@ class ParallelNetwork(nn.Module):
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_lowered", self._lower())
         self._watched = ()
+
+    def recoarsen(self, *args: Any, **kwargs: Any) -> None:
+        """Choose MGRIT's coarse propagators for today's weights, and fit them, in place.
+
+        ``coarse="auto"`` measures one-interval errors and costs again, ``"fitted"`` fits again; the
+        other kinds follow the weights by themselves. The arguments are the inputs of one call to
+        measure on; without them, random ones of the shapes compiled for. ``plan`` and
+        ``explain()`` tell what was chosen. On ranks, all call it, and decide alike.
+
+        Raises:
+            MethodError: the network is not multigrid's, or its coarse networks are the user's own.
+            RankError: on ranks, coarse steps join slices.
+            ShapeError: the inputs are not the network's arguments.
+
+        """
+        before = self.solver
+        emission = recoarsened(self._emission, self.to_serial(), args, kwargs)
+        object.__setattr__(self, "_emission", emission)
+        object.__setattr__(self, "_lowered", self._lower())
+        if before is not None and self.solver is not None:
+            self.solver.tally = before.tally
 
     def to_serial(self) -> nn.Module:
         """A copy of the original, of its own class, with today's weights.

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.emit.assemble import applications, share_ledger, share_masks
+from pararealize.emit.assemble import applications, share_ledger
 from pararealize.emit.emission import Emission, Share
+from pararealize.emit.levels import share_masks
 from pararealize.emit.ranks import drawing
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule

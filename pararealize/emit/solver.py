@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,8 +12,10 @@ from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.ranks import binder
 from pararealize.ir.levels import Iteration
+from pararealize.ir.plan import Stack
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.stacked import Stacked
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.stacked import Stacked, divided
 from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.solution import Solution
 
@@ -25,12 +28,18 @@ def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> So
     def move(rank: int, value: Any) -> Any:
         return moves[rank](value) if rank in moves else value
 
-    stacks = [
-        Stacked(
-            {f"fine.{j}": fine for j in s.slices if isinstance(fine := parts[f"fine.{j}"], Fine)}
-        )
-        for s in emission.plan.stacks
-    ]
+    stacks = [_stacked(stack, parts) for stack in emission.plan.stacks]
     solver = Multigrid(iteration, parts, range(schedule.ranks), move, stacks)
     plain = lower(schedule, emission.arguments, parts)
     return Solution(solver, binder(emission.arguments), network, plain)
+
+
+def _stacked(stack: Stack, parts: Mapping[str, Propagator]) -> Stacked:
+    """The slices of a stack side by side; the first one's beginning by itself."""
+    members = {
+        f"fine.{j}": fine for j in stack.slices if isinstance(fine := parts[f"fine.{j}"], Fine)
+    }
+    if not stack.entry:
+        return Stacked(members)
+    lead, members["fine.1"] = divided(members["fine.1"], stack.entry)
+    return Stacked(members, {"fine.1": lead})

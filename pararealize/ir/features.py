@@ -16,6 +16,20 @@ def without(segment: Segment, names: tuple[str, ...]) -> Segment:
     return replace(rest, state=segment.state, features=names)
 
 
+def split(segment: Segment, name: str) -> tuple[Segment, Segment] | None:
+    """What makes a value, and the rest as a function of it; ``None`` if that reads others too."""
+    body = [o for o in segment.operations if o.kind not in AMBIENT]
+    made = [o.name for o in body]
+    if name not in made:
+        return None
+    at = made.index(name) + 1
+    lead = replace(with_ambient(segment, body[:at], (name,)), state=segment.state)
+    rest = replace(with_ambient(segment, body[at:], segment.results), state=(name,))
+    before = {*made[:at], *segment.state} - {name}
+    read = {used for o in body[at:] for used in o.uses} | set(segment.results or ())
+    return (lead, rest) if read.isdisjoint(before) else None
+
+
 def independent(segment: Segment) -> list[Operation]:
     """Operations that no value of the state reaches."""
     reached = set(segment.state)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -37,6 +38,12 @@ class Coarse:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+#: Of a whole network and the arguments of a call: a plan and coarse propagators, from old ones.
+DecideAgain = Callable[
+    [nn.Module, Sequence[Any], Mapping[str, Any], Plan], tuple[Plan, dict[str, Coarse]]
+]
+
+
 @dataclass(frozen=True)
 class Guess:
     """The network C_j that guesses an interface's state from the network's inputs.
@@ -57,8 +64,9 @@ class Decisions:
 
     ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
     are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
-    compute of the inputs alone, ``iteration`` its schedules; ``later`` are what may follow
-    ``schedule`` where a tolerance decides, one more sweep each.
+    compute of the inputs alone, ``iteration`` its schedules, ``decide_again`` what chooses its
+    coarse propagators for other weights; ``later`` are what may follow ``schedule`` where a
+    tolerance decides, one more sweep each.
     """
 
     partition: Partition
@@ -72,3 +80,4 @@ class Decisions:
     features: Mapping[int, Segment] = field(default_factory=dict)
     iteration: Iteration | None = None
     later: tuple[Schedule, ...] = ()
+    decide_again: DecideAgain | None = None

@@ -121,10 +121,14 @@ class Tracing:
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices advanced as one batch over depth; ``speedup`` is measured against one by one."""
+    """Slices advanced as one batch over depth; ``speedup`` is measured against one by one.
+
+    Slice 1, which begins with layers that others have not, joins them from the value ``entry`` on.
+    """
 
     slices: tuple[int, ...]
     speedup: float
+    entry: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.errors import CoarseError, MethodError
+from pararealize.errors import CoarseError, CutError, MethodError
 from pararealize.ir.chain import Cost, Partition
 from pararealize.ir.features import without
 from pararealize.ir.levels import Level, hierarchy, propagator
@@ -185,6 +185,13 @@ class LevelBuilder:
 def _check_runs(partition: Partition, method: MGRIT) -> None:
     first, last = partition.bounds[0], partition.bounds[-1]
     if not residual_runs(partition.chain, first, last):
+        single = sum(len(interface.state) == 1 for interface in partition.chain.interfaces)
+        if partition.n > single + 1:
+            raise CutError(
+                f"{partition.n} subnetworks are more than the {single} positions where one tensor "
+                f"carries the state can separate: MGRIT keeps residual layers whole. Write "
+                f"pararealize(model, n={single + 1}, method=MGRIT(...)), or a smaller n."
+            )
         layers = partition.chain.layers
         raise CoarseError(
             f"no {method.coarse!r} coarse propagator: the network "

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import MethodError
-from pararealize.ir.features import without
+from pararealize.ir.features import split, without
 from pararealize.ir.mgrit import MGRIT
 from pararealize.ir.plan import Stack
 from pararealize.ir.program import Segment
 from pararealize.passes.probe import Probe
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.stacked import Stacked, alike, is_stackable
+from pararealize.propagators.program import modules_of
+from pararealize.propagators.stacked import Stacked, alike, divided, is_stackable
 from pararealize.runtime.clock import medians
 from pararealize.runtime.tape import stack_weights
 
@@ -36,6 +37,9 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
     if method.batched == "never" or probe.partition.n < 3 or method.storage != "all":
         return ()
     fine = {j: _sighted(probe, j, features.get(j)) for j in range(1, probe.partition.n + 1)}
+    entry = _entry(probe, fine)
+    if entry:
+        fine[1] = divided(fine[1], entry)[1]
     groups = [group for group in _groups(fine) if len(group) > 1]
     if not groups and method.batched == "always":
         raise MethodError(
@@ -43,7 +47,7 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
             "of one structure, with one tensor as state, without buffers, random numbers or inputs "
             "besides the state. Choose n so that slices are alike, or write batched='auto'."
         )
-    measured = [_measured(probe, {j: fine[j] for j in group}, features) for group in groups]
+    measured = [_measured(probe, {j: fine[j] for j in g}, features, entry) for g in groups]
     return tuple(s for s in measured if s.speedup > 1 or method.batched == "always")
 
 
@@ -54,6 +58,28 @@ def _sighted(probe: Probe, j: int, seen: Segment | None) -> Fine:
         return part
     segment = without(part.segments[0], seen.results or ())
     return Fine(probe.copy, segment, segment, part.label)
+
+
+def _entry(probe: Probe, fine: Mapping[int, Fine]) -> str:
+    """The value in slice 1 from which on it has as many layers as slice 2, and is like it."""
+    partition = probe.partition
+    start, middle, stop = partition.bounds[:3]
+    at = 2 * middle - stop
+    if not start < at < middle:
+        return ""
+    name = partition.chain.interfaces[at - 1].values[0]
+    parts = split(fine[1].segments[0], name)
+    if parts is None or not _is_plain(fine[1], parts[0]):
+        return ""
+    rest = divided(fine[1], name)[1]
+    return name if is_stackable(rest) and alike(rest, fine[2]) else ""
+
+
+def _is_plain(part: Fine, lead: Segment) -> bool:
+    """Whether nothing moves or is drawn in the layers before the value."""
+    modules = [m for path in modules_of(lead) for m in part.root.get_submodule(path).modules()]
+    same = part.segments[0] == part.segments[1]
+    return same and not part.draws and not any(module._buffers for module in modules)
 
 
 def _groups(fine: Mapping[int, Fine]) -> list[list[int]]:
@@ -69,11 +95,15 @@ def _groups(fine: Mapping[int, Fine]) -> list[list[int]]:
     return groups
 
 
-def _measured(probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment]) -> Stack:
+def _measured(
+    probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment], entry: str
+) -> Stack:
     """How many times faster a group is at once."""
     parts = {f"fine.{j}": part for j, part in group.items()}
     stacked = Stacked(parts)
-    states = [_leaf(probe.trajectory[j - 1]) for j in group]
+    lead = divided(probe.fine(1), entry)[0] if entry and 1 in group else None
+    first = probe.trajectory[0] if lead is None else probe.run(lead, None)
+    states = [_leaf(first if j == 1 else probe.trajectory[j - 1]) for j in group]
     seen = [_seen(probe, features.get(j)) for j in group]
     columns = [torch.stack(column) for column in zip(*seen, strict=True)]
 
@@ -84,14 +114,14 @@ def _measured(probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Se
 
     def batch() -> None:
         own = stacked.weights(list(parts))
-        weights = [stack_weights(column).requires_grad_() for column in own]
+        weights = [stack_weights(column).detach().requires_grad_() for column in own]
         state = torch.stack([s.detach() for s in states]).requires_grad_()
         result = stacked(weights, state, columns)
         torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)
 
     with torch.enable_grad():
         slow, fast = medians(loop, batch, runs=RUNS)
-    return Stack(tuple(group), slow / fast)
+    return Stack(tuple(group), slow / fast, "" if lead is None else entry)
 
 
 @torch.no_grad()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter, is_
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from pararealize.errors import TraceError
+from pararealize.ir.features import split
 from pararealize.ir.program import Segment
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.program import compile_segment, modules_of
@@ -17,6 +20,8 @@ from pararealize.propagators.program import compile_segment, modules_of
 Link = tuple[dict[str, Any], str, Any]
 #: A parameter in a segment: the path of its owner, and its name there.
 Slot = tuple[str, str]
+#: What waits for a module to be called.
+HOOKS = attrgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
 @final
@@ -29,11 +34,12 @@ class Stacked:
 
     Args:
         members: propagators by name, in the network's order; all of one structure.
+        leads: what comes before a member that is the rest of a slice.
 
     """
 
-    def __init__(self, members: dict[str, Fine]) -> None:
-        self.members = members
+    def __init__(self, members: dict[str, Fine], leads: Mapping[str, Fine] | None = None) -> None:
+        self.members, self.leads = members, leads or {}
         self.places = {name: i for i, name in enumerate(members)}
         first = next(iter(members.values()))
         self._segment, self._root = first.segments[0], first.root
@@ -43,7 +49,7 @@ class Stacked:
         self._first = [(self._root.get_submodule(path), key) for path, key in every[0]]
         self._owners = [(self._shadow.get_submodule(path), key) for path, key in every[0]]
         self._columns: list[tuple[Tensor, ...]] = []
-        self._links: list[Link] = []
+        self._links: tuple[list[dict[str, Any]], list[str], list[Any]] = ([], [], [])
         self._modules: list[nn.Module] = []
         self._same = True
         self._find()
@@ -69,12 +75,10 @@ class Stacked:
 
     def is_ready(self) -> bool:
         """Whether the slices are still alike, and no hooks wait for their layers to be called."""
-        if not all(owner.get(name) is child for owner, name, child in self._links):
+        owners, names, children = self._links
+        if not all(map(is_, map(dict.get, owners, names), children)):
             self._find()
-        return self._same and not any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-            for module in self._modules
-        )
+        return self._same and not any(map(any, map(HOOKS, self._modules)))
 
     def _find(self) -> None:
         """Look all parameters up, and remember on the way to them what they hang on.
@@ -90,8 +94,9 @@ class Stacked:
         ]
         columns = zip(*rows, strict=True)
         self._columns = [tuple(p for p in column if p is not None) for column in columns]
-        self._links = list(links.values())
-        self._modules = [child for _, _, child in self._links if isinstance(child, nn.Module)]
+        owners, names, children = zip(*links.values(), strict=True)
+        self._links = list(owners), list(names), list(children)
+        self._modules = [child for child in children if isinstance(child, nn.Module)]
 
     def _follow(
         self,
@@ -129,6 +134,20 @@ class Stacked:
         own = [owner._parameters[key] for owner, key in self._first]
         pairs = zip(weights, own, strict=True)
         return [0 if p is None or w.dim() > p.dim() else None for w, p in pairs]
+
+
+def divided(part: Fine, entry: str) -> tuple[Fine, Fine]:
+    """A slice as two: what makes a value, and the rest, as a function of it.
+
+    Raises:
+        TraceError: the slice makes no such value, or the rest reads others too.
+
+    """
+    parts = split(part.segments[0], entry)
+    if parts is None:
+        raise TraceError(f"{part.label} cannot be divided at {entry!r}: compile it again.")
+    lead, rest = (Fine(part.root, segment, segment, part.label) for segment in parts)
+    return lead, rest
 
 
 def slots(part: Fine) -> list[Slot]:

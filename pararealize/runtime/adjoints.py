@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
@@ -48,16 +49,48 @@ class Adjoints:
                 self._apply_batch(tasks[i:])
             known = (task.rank, task.value) in self.values
             if not known or (task.op == "apply" and task.commits and task.value not in self.done):
-                with post.noted(task):
-                    carry_out(task, self.values, post, self._apply)
+                run = self._chain(tasks, i)
+                with ExitStack() as stack:
+                    for each in run or (task,):
+                        stack.enter_context(post.noted(each))
+                    if run:
+                        self._apply_chain(run)
+                    else:
+                        carry_out(task, self.values, post, self._apply)
+
+    def _chain(self, tasks: Sequence[Task], first: int) -> list[Task]:
+        """Steps from one task on whose graphs go on into each other; none where it is alone."""
+        records, run = self.solved.tape.records, list[Task]()
+        for task in tasks[first:]:
+            recorded = records.get(self._place(task))
+            if recorded is None or task.op != "apply" or task.commits:
+                break
+            if run:
+                before = records[self._place(run[-1])]
+                follows = task.reads[0] == run[-1].value and before.after == self._place(task)
+                if not follows or (task.rank, task.value) in self.values:
+                    break
+            run.append(task)
+        return run if len(run) > 1 else []
+
+    def _apply_chain(self, run: Sequence[Task]) -> None:
+        """The adjoints of several steps in one pass through their common graph."""
+        adjoint = self.values[run[0].rank, run[0].reads[0]]
+        found = self.solved.tape.transpose_chain([self._place(task) for task in run], adjoint)
+        for task, value in zip(run, found, strict=True):
+            self.values[task.rank, task.value] = value
 
     def _apply(self, task: Task) -> Any:
         tape, place = self.solved.tape, self._place(task)
         if place not in tape.records:
             self._evaluate(task.rank, place)
+        return self._transpose(task, self.values[task.rank, task.reads[0]])
+
+    def _transpose(self, task: Task, adjoint: Any) -> Any:
+        """Φ'ᵀ λ of what was recorded there, and the gradients of its weights."""
+        tape, place = self.solved.tape, self._place(task)
         indices = self._own(task.propagator) if task.commits else []
         others = [self.others[i] for i in indices]
-        adjoint = self.values[task.rank, task.reads[0]]
         retain = self.retain or not task.commits
         found, gradients = tape.transpose(place, adjoint, others, retain=retain)
         for i, gradient in zip(indices, gradients, strict=True):
@@ -87,6 +120,8 @@ class Adjoints:
         found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)
         for place, task in ready.items():
             self.values[task.rank, task.value] = found[place]
+            if place in tape.records:  # what comes before its share of the batch
+                self.values[task.rank, task.value] = self._transpose(task, found[place])
             self.done.add(task.value)
             if not retain:
                 del tape.batches[place]

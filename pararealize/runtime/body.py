@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
 from pararealize.runtime.combine import combine
 from pararealize.runtime.protocols import Post, Stack
 
@@ -74,7 +74,7 @@ def together(
     stack, rank = stacks[tasks[first].propagator], tasks[first].rank
     found: dict[str, Task] = {}
     for task in tasks[first:]:
-        known = all((rank, name) in values for name in task.reads)
+        known = all(name == INPUT or (rank, name) in values for name in task.reads)
         ready = task.op == "apply" and known and task.rank == rank
         fresh = (rank, task.value) not in values and task.propagator not in found
         if ready and fresh and stacks.get(task.propagator) is stack:

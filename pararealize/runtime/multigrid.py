@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -35,6 +36,7 @@ class Tally:
     serial: int = 0
     backward_cycles: int = 0
     adjoints: tuple[Jump, ...] = ()
+    unwatched: bool = False
 
 
 @final
@@ -71,6 +73,16 @@ class Multigrid:
         self._previous: dict[Any, Any] = {}
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
+        self._is_fixed = False
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Take the cycles asked for in the block, and look at no residual."""
+        self._is_fixed = True
+        try:
+            yield
+        finally:
+            self._is_fixed = False
 
     def solve(self, inputs: Mapping[str, Any], post: Post, *, learns: bool) -> Solved:
         """The states of the network, in as many cycles as it takes.
@@ -97,26 +109,28 @@ class Multigrid:
         """Weights that the states depend on, and inputs, where they want a gradient."""
         stacked = {place[0] for place in solved.tape.batches}
         batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
-        found: list[Any] = [t for batch in batches for _, own in batch.weights for t in own]
+        found = [own for batch in batches for _, own in batch.weights]
+        leads = (self.setting.stacks[name].leads.get(name) for name in stacked)
+        found += (weight for lead in leads if lead is not None for weight in lead.weights())
         for name, part in self.setting.propagators.items():
             if name.startswith(("fine.", "inputs.")) and name not in stacked:
                 found += part.weights()
-        found += leaves_of(dict(solved.inputs))
-        wanted = (t for t in found if isinstance(t, Tensor) and t.requires_grad)
-        return list({id(tensor): tensor for tensor in wanted}.values())
+        found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
+        return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
 
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
         """Coarse masks are those of the step's start, whenever the first cycle needs them."""
-        start = dict(random_states(dict(inputs)))
-        for mask in (part.masks for part in self.setting.propagators.values()):
-            if mask is not None and mask.own_stream:
-                mask.start = start
+        every = (part.masks for part in self.setting.propagators.values())
+        own = [mask for mask in every if mask is not None and mask.own_stream]
+        start = dict(random_states(dict(inputs))) if own else {}
+        for mask in own:
+            mask.start = start
 
     def reported(self) -> tuple[Any, ...]:
         """Residuals of the last call and backward pass, and how all calls went."""
         tally = self.tally
         counts = (tally.calls, tally.extra_cycles, tally.serial, tally.backward_cycles)
-        return (self.residuals, tally.adjoints, *counts)
+        return (self.residuals, tally.adjoints, *counts, tally.unwatched)
 
     def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
         """The schedules to go through, and the values that they start from."""
@@ -149,7 +163,10 @@ class Multigrid:
         self, solved: Solved, chosen: Cycles, options: Sequence[Cycles], what: str
     ) -> bool:
         """Whether to stop after these cycles; all ranks decide alike."""
-        alike = what == "adjoints"
+        if self._is_fixed:
+            self.tally.adjoints, self.tally.unwatched = (), True
+            return True
+        alike, self.tally.unwatched = what == "adjoints", False
         body = self.setting.body(chosen)
         jumps = residuals(body, solved.values, solved.post, self.setting.ranks, alike=alike)
         tolerance = self.setting.method.tolerance

@@ -38,6 +38,10 @@ class Stack(Protocol):
     def places(self) -> Mapping[str, int]:
         """Their names, numbered."""
 
+    @property
+    def leads(self) -> Mapping[str, Applied]:
+        """What comes before those that take their place in the batch later."""
+
     def is_ready(self) -> bool:
         """Whether they still can be."""
 

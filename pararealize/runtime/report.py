@@ -41,8 +41,9 @@ class Report:
     decides. For MGRIT also those of the adjoints in the last backward pass, relative to the largest
     adjoint at any interface, and of all calls so far how
     many there were, how many cycles they needed beyond those asked for, how many were run serially
-    in the end, and how many backward cycles the next one takes. For a calibrated network the
-    estimated relative error of every answer of the batch, and whether its certificate doubts it.
+    in the end, and how many backward cycles the next one takes; ``unwatched`` where the last one
+    took a fixed number of cycles. For a calibrated network the estimated relative error of every
+    answer of the batch, and whether its certificate doubts it.
     """
 
     jumps: tuple[Jump, ...]
@@ -54,6 +55,7 @@ class Report:
     sweeps: int = 0
     errors: tuple[float, ...] = ()
     doubtful: tuple[bool, ...] = ()
+    unwatched: bool = False
 
     @property
     def largest(self) -> float:
@@ -68,9 +70,8 @@ class Report:
     def __str__(self) -> str:
         if not self.jumps and not self.calls:
             return "no jumps: the last call corrected nothing (exact, or not called yet)"
-        lines = (
-            _table("jump", self.jumps) if self.jumps else ["no residuals: the last call was exact"]
-        )
+        none = [] if self.unwatched else ["no residuals: the last call was exact"]
+        lines = _table("jump", self.jumps) if self.jumps else none
         if self.adjoints:
             lines += ["adjoints", *_table("residual", self.adjoints)]
         if self.errors:
@@ -83,6 +84,11 @@ class Report:
                 f"{self.calls} calls: {self.extra_cycles} cycles more than asked for, "
                 f"{self.serial_steps} solves run serially in the end; estimated bias of the "
                 f"gradient {self.bias:.1e}"
+            )
+        if self.unwatched:
+            lines.append(
+                "the last call took the cycles asked for and looked at no residual, as steps do "
+                "that are captured in a CUDA graph"
             )
         return "\n".join(lines)
 

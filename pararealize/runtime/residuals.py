@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pararealize.runtime.body import Body
 from pararealize.runtime.combine import combine
 from pararealize.runtime.protocols import Post
@@ -27,7 +30,7 @@ def residuals(
     """
     mine = [i for i, (_, rank) in enumerate(body.watches) if rank in ranks]
     pairs = [(values[r, w.new], values[r, w.old]) for w, r in (body.watches[i] for i in mine)]
-    found = norms([combine("+-", new, old) for new, old in pairs] + [new for new, _ in pairs])
+    found = norms(_differences(pairs) + [new for new, _ in pairs])
     numbers = [0.0] * (2 * len(body.watches))
     for k, i in enumerate(mine):
         numbers[2 * i], numbers[2 * i + 1] = found[k], found[k + len(mine)]
@@ -40,6 +43,19 @@ def residuals(
         Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0, watch.level)
         for (watch, _), (size, scale) in zip(body.watches, sizes, strict=True)
     )
+
+
+def _differences(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """New less old; of plain tensors of one kind all at once."""
+    kinds = {
+        (v.shape, v.dtype, v.device) if type(v) is Tensor and v.is_floating_point() else None
+        for pair in pairs
+        for v in pair
+    }
+    if len(kinds) != 1 or None in kinds:
+        return [combine("+-", new, old) for new, old in pairs]
+    news, olds = zip(*pairs, strict=True)
+    return list(torch._foreach_sub(news, olds))
 
 
 def by_cycle(jumps: Sequence[Jump]) -> list[float]:

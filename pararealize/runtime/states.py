@@ -12,6 +12,7 @@ from torch import Tensor
 from pararealize.ir.levels import Cycles
 from pararealize.ir.schedule import Task
 from pararealize.runtime.body import carry_out, together
+from pararealize.runtime.protocols import Applied
 from pararealize.runtime.quiet import Statistics
 from pararealize.runtime.solved import Setting, Solved
 from pararealize.runtime.tape import detached, stack_weights
@@ -23,7 +24,7 @@ class States:
     def __init__(self, setting: Setting, solved: Solved, learns: bool) -> None:
         self.setting, self.solved, self.learns = setting, solved, learns
         self.statistics: dict[str, Statistics] = {}
-        self.weights: dict[tuple[str, ...], list[tuple[Tensor, tuple[Tensor, ...]]]] = {}
+        self.weights: dict[tuple[str, ...], list[Tensor]] = {}
         self.entered: set[str] = set()
 
     def forward(self, cycles: Cycles) -> None:
@@ -37,7 +38,18 @@ class States:
                 self._apply_batch(together(tasks, i, values, self.setting.stacks), cycles)
             if (task.rank, task.value) not in values:
                 with post.noted(task):
-                    carry_out(task, values, post, lambda task: self._apply(task, cycles))
+                    self._carry_out(task, cycles)
+
+    def _carry_out(self, task: Task, cycles: Cycles) -> None:
+        """Coarse steps that are linearised go on into each other's graphs, through corrections."""
+        values, tape, key = self.solved.values, self.solved.tape, (task.rank, task.value)
+        if task.op == "combine" and (task.rank, task.reads[0]) in tape.links:
+            values[key] = tape.combine(task, values)
+            return
+        carry_out(task, values, self.solved.post, lambda task: self._apply(task, cycles))
+        coarse = task.op == "apply" and task.propagator.startswith("coarse")
+        if coarse and (task.propagator, task.reads[0]) in tape.records:
+            tape.link(key, (task.propagator, task.reads[0]))
 
     def _apply(self, task: Task, cycles: Cycles) -> Any:
         keep = self.learns and self.setting.keeps
@@ -64,14 +76,21 @@ class States:
             return
         values, tape = self.solved.values, self.solved.tape
         stack, names = self.setting.stacks[tasks[0].propagator], [t.propagator for t in tasks]
-        states = [values[task.rank, task.reads[0]] for task in tasks]
         places = [(task.propagator, task.reads[0]) for task in tasks]
         features = self._stacked_features(tasks)
         if features is None:
             return
         keep = self.learns and self.setting.keeps
         kept = {cycles.linearised.get(name) == at for name, at in places}
-        if keep and True in kept:
+        record = keep and True in kept
+        leads = stack.leads
+        states = [
+            self._run(t.rank, leads[name], place, record=record, commits=t.commits)
+            if name in leads
+            else values[t.rank, t.reads[0]]
+            for t, name, place in zip(tasks, names, places, strict=True)
+        ]
+        if record:
             evaluate = partial(stack, features=features)
             results = tape.record_batch(places, evaluate, states, self._stacked(names))
         else:
@@ -110,13 +129,14 @@ class States:
         made = part(*given, commits=commits)
         return made if isinstance(made, tuple) else (made,)
 
-    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        """Weights of some slices, stacked once a call, and those that they are made of."""
+    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """Weights of some slices, stacked once a call, without and with autograd's graph."""
         key = tuple(names)
         if key not in self.weights:
             own = self.setting.stacks[names[0]].weights(names)
-            self.weights[key] = [(stack_weights(column), column) for column in own]
-        return [(stacked.detach(), column) for stacked, column in self.weights[key]]
+            with torch.set_grad_enabled(self.learns):
+                self.weights[key] = [stack_weights(column) for column in own]
+        return [(stacked.detach(), stacked) for stacked in self.weights[key]]
 
     def _restore(self, name: str) -> None:
         """Statistics move once a step: those that an earlier cycle moved are moved back."""
@@ -127,7 +147,13 @@ class States:
 
     def evaluate(self, rank: int, place: tuple[str, str], *, record: bool, commits: bool) -> Any:
         """A propagator at a value, with autograd's graph or without."""
-        part, solved = self.setting.propagators[place[0]], self.solved
+        part = self.setting.propagators[place[0]]
+        return self._run(rank, part, place, record=record, commits=commits)
+
+    def _run(
+        self, rank: int, part: Applied, place: tuple[str, str], *, record: bool, commits: bool
+    ) -> Any:
+        solved = self.solved
         inputs = [self.setting.move(rank, solved.inputs[name]) for name in part.inputs]
         state = solved.values.get((rank, place[1]))
 
@@ -136,7 +162,9 @@ class States:
 
         inputs = [*self._features(rank, place[0], record=record), *inputs]
         if record:
-            return solved.tape.record(place, evaluate, state, inputs)
+            coarse = place[0].startswith("coarse")
+            link = solved.tape.links.get((rank, place[1])) if coarse else None
+            return solved.tape.record(place, evaluate, state, inputs, link)
         return detached(evaluate(*inputs) if state is None else evaluate(state, *inputs))
 
     def see_again(self, rank: int, name: str) -> None:

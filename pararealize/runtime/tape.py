@@ -10,6 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pararealize.ir.schedule import Task
+from pararealize.runtime.combine import combine
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 
 #: A propagator and the value that it was applied to.
@@ -18,10 +20,22 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Recorded:
-    """One application with autograd's graph: the state it took, and what it made."""
+    """One application with autograd's graph: the state it took, and what it made.
+
+    Where the graph goes on into that of another application, ``after`` is that one.
+    """
 
     state: Any
     result: Any
+    after: Place | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A value with autograd's graph, whose derivative by the result of a place is 1."""
+
+    tensor: Tensor
+    place: Place
 
 
 @contextmanager
@@ -52,18 +66,18 @@ def detached(value: Any) -> Any:
 class Batch:
     """Applications that were made at once: stacked states, results and weights.
 
-    ``weights`` are stacked tensors, each with the parameters that it is made of.
+    ``weights`` are stacked tensors, each with itself as a function of the parameters.
     """
 
     places: tuple[Place, ...]
     state: Tensor
     result: Tensor
-    weights: tuple[tuple[Tensor, tuple[Tensor, ...]], ...]
+    weights: tuple[tuple[Tensor, Tensor], ...]
 
     def transpose(
         self, adjoints: Mapping[Place, Tensor], *, weights: bool, retain: bool
     ) -> tuple[dict[Place, Tensor], dict[int, Tensor]]:
-        """Adjoints of the states, and gradients of the parameters by their identity."""
+        """Adjoints of the states, and gradients of the stacked parameters by their identity."""
         zero = torch.zeros_like(self.result[0])
         given = torch.stack([adjoints.get(place, zero) for place in self.places])
         chosen = [pair for pair in self.weights if weights and pair[0].requires_grad]
@@ -73,16 +87,11 @@ class Batch:
         )
         gradients: dict[int, Tensor] = {}
         for (_, own), gradient in zip(chosen, found, strict=True):
-            parts = () if gradient is None else _parts(gradient, own)
-            for p, part in zip(own, parts, strict=False):
-                known = gradients.get(id(p))
-                gradients[id(p)] = part if known is None else known + part
+            if gradient is not None:  # contiguous, so that parameters can keep their parts of it
+                known = gradients.get(id(own))
+                whole = gradient.contiguous()
+                gradients[id(own)] = whole if known is None else known + whole
         return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
-
-
-def _parts(gradient: Tensor, own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The gradient of every parameter in a stack, or the one of a weight that all share."""
-    return gradient.unbind(0) if gradient.dim() > own[0].dim() else (gradient,)
 
 
 @final
@@ -93,19 +102,51 @@ class Tape:
         self.records: dict[Place, Recorded] = {}
         self.batches: dict[Place, Batch] = {}
         self.features: dict[str, tuple[Tensor, ...]] = {}
+        self.links: dict[tuple[int, str], Link] = {}
 
     def record(
-        self, place: Place, evaluate: Callable[..., Any], state: Any, inputs: Sequence[Any]
+        self,
+        place: Place,
+        evaluate: Callable[..., Any],
+        state: Any,
+        inputs: Sequence[Any],
+        link: Link | None = None,
     ) -> Any:
-        """Evaluate with autograd's graph, from the state on; the result is detached from it."""
+        """Evaluate with autograd's graph, from the state on; the result is detached from it.
+
+        With a ``link`` the state is its tensor, with the graph of what made it.
+        """
         with torch.enable_grad():
+            leaf: Any = ()
             if state is None:
-                leaf, result = (), evaluate(*inputs)
+                result = evaluate(*inputs)
             else:
-                leaf = map_tensors(_leaf, state)
+                leaf = map_tensors(_leaf, state) if link is None else link.tensor
                 result = evaluate(leaf, *inputs)
-        self.records[place] = Recorded(leaf, result)
+        self.records[place] = Recorded(leaf, result, None if link is None else link.place)
         return detached(result)
+
+    def link(self, key: tuple[int, str], place: Place) -> None:
+        """Let what reads a value, by rank and name, go on into the graph of what was recorded."""
+        result = self.records[place].result
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.links[key] = Link(result, place)
+
+    def combine(self, task: Task, values: Mapping[tuple[int, str], Any]) -> Any:
+        """A sum whose first term has a graph goes on into it; the result is detached from it."""
+        link = self.links[task.rank, task.reads[0]]
+        others = (values[task.rank, name] for name in task.reads[1:])
+        with torch.enable_grad():
+            made = combine(task.signs, link.tensor, *others)
+        self.links[task.rank, task.value] = Link(made, link.place)
+        return made.detach()
+
+    def transpose_chain(self, places: Sequence[Place], adjoint: Tensor) -> Sequence[Tensor]:
+        """The adjoints of the states of applications that go on into each other, last one first."""
+        states = [self.records[place].state for place in places]
+        return torch.autograd.grad(
+            self.records[places[0]].result, states, adjoint, retain_graph=True
+        )
 
     def keep(self, linearised: Mapping[str, str]) -> None:
         """Forget applications that no adjoint will be linearised at."""
@@ -118,13 +159,13 @@ class Tape:
         places: Sequence[Place],
         evaluate: Callable[..., Tensor],
         states: Sequence[Tensor],
-        weights: Sequence[tuple[Tensor, tuple[Tensor, ...]]],
+        weights: Sequence[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Evaluate several at once with autograd's graph; the results are detached from it."""
         with torch.enable_grad():
             leaf = torch.stack(list(states)).requires_grad_()
             for stacked, own in weights:
-                stacked.requires_grad_(any(p.requires_grad for p in own))
+                stacked.requires_grad_(own.requires_grad)
             result = evaluate([stacked for stacked, _ in weights], leaf)
         batch = Batch(tuple(places), leaf, result, tuple(weights))
         self.batches |= dict.fromkeys(places, batch)
@@ -170,5 +211,5 @@ def _or_zero(gradient: Tensor | None, leaf: Tensor) -> Tensor:
 def stack_weights(column: tuple[Tensor, ...]) -> Tensor:
     """Weights as one tensor; one that all share as it is."""
     if all(tensor is column[0] for tensor in column):
-        return column[0].detach()
-    return torch.stack(column).detach()
+        return column[0]
+    return torch.stack(column)

@@ -569,6 +569,24 @@ def solves_by_multigrid(comm: Any, folder: str) -> None:
             assert close(again.eval()(batch()), alone.eval()(batch()))
 
 
+def chooses_again(comm: Any, _folder: str) -> None:
+    method = MGRIT(2, 2, "auto", forward_cycles=2)
+    net, alone = build(comm=comm, method=method), build(method=method)
+    for module in (net, alone):
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                if name.startswith("layers"):
+                    p.mul_(1e-6)
+        module.recoarsen(*([batch(6)] if RANK == 0 or module is alone else [batch(5)]))
+    found = WORLD.allgather([piece.coarse for piece in net.plan.pieces])
+    assert found == [[piece.coarse for piece in alone.plan.pieces]] * SIZE
+    assert "identity" in found[0], found
+    for module in (net, alone):
+        torch.manual_seed(1)
+        loss_of(module, batch(5)).backward()
+    assert_alike(net, alone)
+
+
 def refuses_steps_across_ranks(comm: Any, _folder: str) -> None:
     if SIZE == N:
         with refused(RankError, "are one step"):
@@ -577,6 +595,7 @@ def refuses_steps_across_ranks(comm: Any, _folder: str) -> None:
 
 CHECKS = (
     solves_by_multigrid,
+    chooses_again,
     refuses_steps_across_ranks,
     accumulates_gradients,
     changes_batch_sizes,
