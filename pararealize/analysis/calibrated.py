@@ -12,9 +12,9 @@ from pararealize.ir.plan import Plan
 
 #: What a network does with answers that its certificate doubts.
 ABOVE = {
-    "report": "net.report names them",
-    "warn": "the network warns of them",
-    "exact": "the network sweeps on until they are the serial network's",
+    "report": "net.report names doubtful ones",
+    "warn": "the network warns of doubtful ones",
+    "exact": "where one is doubtful the network sweeps on until all are the serial network's",
 }
 
 
