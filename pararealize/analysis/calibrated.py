@@ -115,7 +115,7 @@ def choice(found: Calibration) -> str:
     if len(found.candidates) == 1:
         return f"{asked}."
     fastest = row.seconds <= min(other.seconds for other in good)
-    why = "the fastest" if fastest else "chosen on fewer samples among"
+    why = "the fastest" if fastest else "on fewer samples the fastest"
     return f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
 
 
