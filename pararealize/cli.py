@@ -319,5 +319,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if "--worker" in arguments and not is_first(arguments[arguments.index("--worker") + 1]):
             sys.exit(2)
-        Console(stderr=True).print(f"pararealize: {error}", style="red", highlight=False)
+        text = f"pararealize: {error}"  # shapes in brackets are no markup
+        Console(stderr=True).print(text, style="red", highlight=False, markup=False)
         sys.exit(2)

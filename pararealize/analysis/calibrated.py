@@ -12,9 +12,9 @@ from pararealize.ir.plan import Plan
 
 #: What a network does with answers that its certificate doubts.
 ABOVE = {
-    "report": "net.report names them",
-    "warn": "the network warns of them",
-    "exact": "the network sweeps on until they are the serial network's",
+    "report": "net.report names doubtful ones",
+    "warn": "the network warns of doubtful ones",
+    "exact": "where one is doubtful the network sweeps on until all are the serial network's",
 }
 
 
@@ -115,7 +115,7 @@ def choice(found: Calibration) -> str:
     if len(found.candidates) == 1:
         return f"{asked}."
     fastest = row.seconds <= min(other.seconds for other in good)
-    why = "the fastest" if fastest else "chosen on fewer samples among"
+    why = "the fastest" if fastest else "on fewer samples the fastest"
     return f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
 
 

@@ -181,4 +181,4 @@ def show(plan: Plan, console: Console) -> None:
     """Print the tables and the sentences."""
     parts: Iterable[RenderableType] = (*explain_tables(plan), *summary(plan))
     for part in parts:
-        console.print(part, highlight=False)
+        console.print(part, highlight=False, markup=False)

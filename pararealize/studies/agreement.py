@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pararealize.analysis.calibrated import ABOVE
-from pararealize.errors import MethodError, ModelSpecError
+from pararealize.calibration.latency import predicted
+from pararealize.emit.storage import read
+from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
 from pararealize.specs import load_model
@@ -22,7 +25,10 @@ from pararealize.studies.data import Reading, open_data
 
 @dataclass(frozen=True)
 class Question:
-    """A saved network, the model it was saved from, data, and the agreement wanted (or its own)."""
+    """A saved network, the model it was saved from, data, and the agreement wanted.
+
+    ``None`` is the one that the network was calibrated for.
+    """
 
     folder: str
     model: str
@@ -47,12 +53,20 @@ def check(question: Question, reading: Reading, console: Console, comm: Any = No
         )
     data = open_data(question.data, reading)
     torch.manual_seed(0)
+    saved = read(Path(question.folder)).plan
+    wanted = _wanted(saved, question)
     net = load(question.folder, load_model(question.model).eval(), comm=comm)
-    wanted = _wanted(net.plan, question)
-    found = Comparison(net, comm).over(data)
+    comparison = Comparison(net, comm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CertificateWarning)  # doubtful answers are counted
+        found = comparison.over(data)
     good = found is None or found.called.agreement >= wanted
     if found is not None:
-        _print(found, net.plan, wanted, console, 1 if comm is None else comm.size)
+        ranks = 1 if comm is None else comm.size
+        # The saved plan has the seconds that were measured, and is asked about these ranks.
+        here = saved if comm is None else replace(saved, ranks=ranks)
+        seconds = predicted(comparison.subject, here, saved.method["iterations"])
+        _print(found, saved, wanted, _latency(found, saved, seconds, ranks), console)
     return good if comm is None else bool(comm.bcast(good))
 
 
@@ -71,10 +85,10 @@ def _wanted(plan: Plan, question: Question) -> float:
     return found.reached.agreement if found.wanted is None else found.wanted
 
 
-def _print(found: Agreement, plan: Plan, wanted: float, console: Console, ranks: int) -> None:
+def _print(found: Agreement, plan: Plan, wanted: float, latency: str, console: Console) -> None:
     console.print(table(found, plan), highlight=False)
-    for sentence in (*_certificate(found, plan), *_accuracy(found), _latency(found, plan, ranks)):
-        console.print(sentence, highlight=False)
+    for sentence in (*_certificate(found, plan), *_accuracy(found), latency):
+        console.print(sentence, highlight=False, markup=False)
     share, verdict = found.called.agreement, "as often as"
     if share < wanted:
         verdict = "LESS often than"
@@ -113,7 +127,7 @@ def _certificate(found: Agreement, plan: Plan) -> list[str]:
         f"({before.coverage:.1%} when calibrated), rank correlation {quality.correlation:.2f} "
         f"({before.correlation:.2f}), {quality.doubted:.1%} of the answers are doubtful "
         f"({before.doubted:.1%}); with the serial answers instead of those, {quality.fallback:.2%} "
-        f"agree. Of doubtful answers {ABOVE[before.above]}."
+        f"agree; {ABOVE[before.above]}."
     ]
 
 
@@ -124,16 +138,17 @@ def _accuracy(found: Agreement) -> list[str]:
     return [f"Accuracy by the labels: {serial:.2%} serial, {own:.2%} as it answers."]
 
 
-def _latency(found: Agreement, plan: Plan, ranks: int) -> str:
-    """Measured and predicted times."""
+def _latency(found: Agreement, plan: Plan, seconds: float, ranks: int) -> str:
+    """Measured times, and ``seconds`` as predicted."""
     shapes = ", ".join(map(str, plan.specs.values()))
     own, serial = found.seconds * 1e3, found.serial_seconds * 1e3
     said = f"Latency for {shapes}, medians in turns, one thread: serial {serial:.3f} ms, this "
-    predicted = f"{plan.parallel_seconds * 1e3:.3f} ms are predicted on {plan.devices}"
+    devices = plan.devices if ranks == 1 else ranks
+    expected = f"{seconds * 1e3:.3f} ms are predicted on {devices}"
     if ranks == 1:
         return (
             f"{said}network {own:.3f} ms in one process, where no second device is used and "
-            f"subnetworks run one after another; {predicted} devices (--ranks P measures)."
+            f"subnetworks run one after another; {expected} devices (--ranks P measures)."
         )
     ratio = found.serial_seconds / found.seconds
-    return f"{said}network {own:.3f} ms on {ranks} ranks, {ratio:.2f}×; {predicted} devices."
+    return f"{said}network {own:.3f} ms on {ranks} ranks, {ratio:.2f}×; {expected} devices."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pararealize.analysis.calibrated import candidates_table, certificate, choice
 from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import CalibrationError, StorageError
+from pararealize.errors import CalibrationError, DataError, PararealizeError, StorageError
 from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.methods import Method
 from pararealize.specs import load_model
@@ -60,7 +60,7 @@ def calibrate(
     data = open_data(chosen.data, reading)
     _check_count(data, reading.batch, chosen.data)
     model = _model(chosen).eval()
-    net = chosen.cutting.compile(model, chosen.method, _example(chosen, data, model), comm)
+    net = _compiled(chosen, data, model, comm)
     # The best is looked at in any case: if it is not enough, the table says by how much.
     found = net.calibrate(data.batches(net.plan.specs), **_options(replace(fitting, best=True)))
     _print(found, console)
@@ -75,6 +75,21 @@ def _model(chosen: Conversion) -> nn.Module:
     if chosen.weights is not None:
         fill(model, chosen.weights)
     return model
+
+
+def _compiled(chosen: Conversion, data: Data, model: nn.Module, comm: Any) -> ParallelNetwork:
+    example = _example(chosen, data, model)
+    try:
+        return chosen.cutting.compile(model, chosen.method, example, comm)
+    except RuntimeError as error:
+        whole = example is not None and not example[0].is_floating_point()
+        if isinstance(error, PararealizeError) or not whole:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"{chosen.data} holds whole numbers, which {type(model).__name__} does not take "
+            f"({reason}): save the samples as the network was trained on them."
+        ) from error
 
 
 def _example(chosen: Conversion, data: Data, model: nn.Module) -> tuple[Tensor, ...] | None:
@@ -100,9 +115,9 @@ def _options(fitting: Fitting) -> dict[str, Any]:
 
 def _print(found: Calibration, console: Console) -> None:
     console.print(candidates_table(found), highlight=False)
-    console.print(f"Calibrated: {choice(found)}", highlight=False)
+    console.print(f"Calibrated: {choice(found)}", highlight=False, markup=False)
     if found.certificate is not None:
-        console.print(certificate(found.certificate), highlight=False)
+        console.print(certificate(found.certificate), highlight=False, markup=False)
 
 
 def _unreached(found: Calibration, n: int, out: Path) -> str:
@@ -118,7 +133,7 @@ def _unreached(found: Calibration, n: int, out: Path) -> str:
 
 def _write(net: ParallelNetwork, out: Path, console: Console) -> None:
     net.save(out)
-    console.print(str(net.plan), highlight=False)
+    console.print(str(net.plan), highlight=False, markup=False)
     if net.plan.calibration is not None:
-        console.print(net.plan.verdict, highlight=False)
-    console.print(f"Written: {out}", highlight=False)
+        console.print(net.plan.verdict, highlight=False, markup=False)
+    console.print(f"Written: {out}", highlight=False, markup=False)
