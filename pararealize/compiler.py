@@ -42,7 +42,7 @@ from pararealize.passes.interfaces import build_chain
 from pararealize.passes.levels import LevelBuilder, find_levels
 from pararealize.passes.measure import measured
 from pararealize.passes.mgrit import iteration
-from pararealize.passes.parareal import later_sweeps, parareal_schedule
+from pararealize.passes.parareal import later_sweeps, parareal_schedule, with_corrections
 from pararealize.passes.place import owner, place, place_iteration, place_stages
 from pararealize.passes.plan import make_plan
 from pararealize.passes.probe import Probe
@@ -361,7 +361,13 @@ def _build(
     certified = saved is not None and saved.calibration is not None
     dial = replace(method, tolerance=math.inf) if certified else method
     later = later_sweeps(partition.n, dial, shared=shared, head=partition.has_head)
-    used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
+    if certified:
+        schedule = with_corrections(schedule, partition.n)
+        later = tuple(with_corrections(stage, partition.n) for stage in later)
+    stages = [schedule, *later]
+    if certified:  # its networks were fitted for one sweep or more
+        stages.append(parareal_schedule(partition.n, replace(method, iterations=1)))
+    used = frozenset(name for stage in stages for name in propagators(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
     plan = make_plan(

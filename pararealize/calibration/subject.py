@@ -20,7 +20,7 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.ir.stages import watched_on
-from pararealize.passes.parareal import later_sweeps, parareal_schedule
+from pararealize.passes.parareal import later_sweeps, parareal_schedule, with_corrections
 from pararealize.passes.place import owner, place, place_stages
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.execute import Execution
@@ -80,12 +80,14 @@ class Subject:
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        return parareal_schedule(self.n, method, shared=self._shared, head=self._head)
+        once = parareal_schedule(self.n, method, shared=self._shared, head=self._head)
+        return with_corrections(once, self.n)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
         """The same where the network lies, and what may follow it until it is exact."""
         method = replace(self.method, iterations=iterations, tolerance=math.inf)
-        later = later_sweeps(self.n, method, shared=self._shared, head=self._head)
+        more = later_sweeps(self.n, method, shared=self._shared, head=self._head)
+        later = [with_corrections(stage, self.n) for stage in more]
         first = self.placed(self.schedule(iterations))
         if self.ranks == 1:
             return first, *later

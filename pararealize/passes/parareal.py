@@ -180,3 +180,18 @@ def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:
         replace(task, commits=task.op != "apply" or last[network(task)] == i)
         for i, task in enumerate(tasks)
     )
+
+
+def with_corrections(schedule: Schedule, n: int) -> Schedule:
+    """The schedule with one more watch a sweep, at interface n: what it corrected of v_n.
+
+    Its size says of an answer's error what jumps before the last subnetwork cannot.
+    """
+    made = {task.value for task in schedule}
+    sweeps = (int(name.rpartition(".")[2]) for name in made if name.startswith(f"u{n}."))
+    watches = tuple(
+        Watch(k - 1, n, f"u{n}.{k}", f"v{n}.{k - 1}")
+        for k in sorted(sweeps)
+        if f"v{n}.{k - 1}" in made
+    )
+    return replace(schedule, watches=(*schedule.watches, *watches))

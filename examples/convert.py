@@ -1,0 +1,139 @@
+"""Convert trained networks: how often they answer like the serial one, and what says when not.
+
+Coarse networks are fitted to unlabelled training inputs; all figures are of test inputs:
+
+    python examples/convert.py --cache trained --only resnet56 --n 2 4 6 --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pararealize import ParallelNetwork, Parareal, pararealize
+from pararealize.studies.agree import Agreement, Comparison
+from pararealize.studies.data import Batches
+from pararealize.studies.trained import STUDIES, Trained, trained
+
+
+@dataclass(frozen=True)
+class How:
+    """How networks are calibrated: blocks of a coarse network, samples, epochs, samples a step."""
+
+    depth: int
+    samples: int
+    epochs: int
+    batch: int
+    rate: float
+
+
+def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
+    """The network in n subnetworks, calibrated for one sweep, and processor seconds that took."""
+    inputs = run.data.train_inputs[: how.samples]
+    method = Parareal("thinned", "difference", guess="coarse", coarse_depth=how.depth)
+    net = pararealize(run.model, n, method=method, example_inputs=(inputs[:1],)).eval()
+    begin = time.process_time()
+    net.calibrate(
+        inputs, epochs=how.epochs, batch=how.batch, rate=how.rate, above="exact", progress=False
+    )
+    return net, time.process_time() - begin
+
+
+def compare(net: ParallelNetwork, inputs: Tensor, labels: Tensor | None = None) -> Agreement:
+    """Its answers to all of the inputs beside those of the serial network."""
+    found = Comparison(net).over(Batches("inputs", list(_batches(inputs, labels))))
+    assert found is not None
+    return found
+
+
+def _batches(inputs: Tensor, labels: Tensor | None, size: int = 250) -> Iterator[Any]:
+    for i in range(0, len(inputs), size):
+        part = inputs[i : i + size]
+        yield part if labels is None else (part, labels[i : i + size])
+
+
+def strange(inputs: Tensor, seed: int) -> dict[str, Tensor]:
+    """Inputs of other kinds than those in training: noise, images moved far, images upside down."""
+    generator = torch.Generator().manual_seed(seed)
+    if not inputs.is_floating_point():
+        noise = torch.randint(int(inputs.max()) + 1, inputs.shape, generator=generator)
+        return {"random tokens": noise}
+    return {
+        "noise": torch.randn(inputs.shape, generator=generator),
+        "moved": inputs.roll((inputs.shape[-2] // 3, inputs.shape[-1] // 3), (-2, -1)),
+        "flipped": inputs.flip(-2),
+    }
+
+
+def row(name: str, n: int, seed: int, run: Trained, seconds: float, found: Agreement) -> list[str]:
+    """A line of the table."""
+    shares = [f"{100 * found.sweeps[k].agreement:.2f}" for k in range(3)]
+    quality = found.quality
+    assert quality is not None
+    accuracy = found.accuracy
+    change = "" if accuracy is None else f"{100 * (accuracy[1] - accuracy[0]):+.2f}"
+    return [
+        *(name, str(n), str(seed), *shares, change),
+        *(f"{100 * quality.coverage:.1f}", f"{quality.correlation:.2f}"),
+        *(f"{100 * quality.doubted:.1f}", f"{100 * quality.fallback:.2f}"),
+        f"{100 * seconds / run.seconds:.0f}",
+    ]
+
+
+COLUMNS = (
+    *("network", "n", "seed", "0 sweeps", "1", "2", "accuracy"),
+    *("covered", "rank corr.", "doubted", "with fallback", "seconds"),
+)
+
+
+def main() -> None:
+    """Train or read back, convert, compare; percentages, seconds as a share of the training's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
+    parser.add_argument("--only", choices=sorted(STUDIES), default="resnet56")
+    parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 6])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=2500)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=1e-2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    how = How(options.depth, options.samples, options.epochs, options.batch, options.rate)
+    console, table = Console(width=120), Table(*COLUMNS, title="agreement in percent")
+    for seed in options.seeds:
+        run = trained(options.only, seed, options.cache)
+        for n in options.n:
+            net, seconds = convert(run, n, how)
+            data = run.data
+            found = compare(net, data.test_inputs, data.test_labels)
+            cells = row(options.only, n, seed, run, seconds, found)
+            table.add_row(*cells)
+            console.print(" ".join(cells), highlight=False)
+            for kind, inputs in strange(data.test_inputs, seed).items():
+                _print_strange(console, kind, compare(net, inputs))
+    console.print(table)
+
+
+def _print_strange(console: Console, kind: str, found: Agreement) -> None:
+    quality = found.quality
+    assert quality is not None
+    console.print(
+        f"    {kind}: one sweep agrees on {found.sweeps[1].agreement:.2%}, doubted "
+        f"{quality.doubted:.1%}, with fallback {found.called.agreement:.2%}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
