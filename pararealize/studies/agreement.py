@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pararealize import load
 from pararealize.analysis.calibrated import ABOVE
 from pararealize.calibration.latency import predicted
-from pararealize.compiler import load
 from pararealize.emit.storage import read
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.ir.plan import Plan
