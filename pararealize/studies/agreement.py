@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pararealize import load
 from pararealize.analysis.calibrated import ABOVE
 from pararealize.calibration.latency import predicted
 from pararealize.emit.storage import read

@@ -99,8 +99,9 @@ def test_images_are_cropped_scaled_and_normalised(tmp_path: Path) -> None:
 
 
 def test_folders_are_classes_in_alphabetical_order(tmp_path: Path) -> None:
-    for i in range(6):
+    for i in range(7):
         paint(tmp_path / "cats" / f"{i}.jpg", (0, 0, 0))
+    for i in range(5):
         paint(tmp_path / "dogs" / "more" / f"{i}.png", (255, 255, 255))
     data = open_data(str(tmp_path), Reading(4))
     assert data.samples == 12
