@@ -154,6 +154,14 @@ class Multigrid:
         return found
 
     @property
+    def is_serial(self) -> bool:
+        """Whether there is nothing to solve for: one schedule each, with no residual to watch."""
+        solved = self.setting.iteration
+        single = len(solved.forward) == len(solved.adjoint) == 1 and not solved.warm
+        plain = not solved.features and not solved.forward[0].schedule.watches
+        return single and plain and self.setting.keeps
+
+    @property
     def schedules(self) -> tuple[Schedule, ...]:
         """All that may run in a call and its backward pass."""
         solved = self.setting.iteration
