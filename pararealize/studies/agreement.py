@@ -18,7 +18,6 @@ from pararealize.calibration.latency import predicted
 from pararealize.emit.storage import read
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.ir.plan import Plan
-from pararealize.loading import load
 from pararealize.specs import load_model
 from pararealize.studies.agree import Agreement, Comparison
 from pararealize.studies.data import Reading, open_data
