@@ -171,7 +171,8 @@ def fit(
     for step, read in enumerate(_drawn(samples.fitted, steps, seed), start=1):
         optimizer.zero_grad()
         with thawed(weights):
-            torch.autograd.backward(fitter.misfit(read()).loss)
+            wanted = [p for p in weights if p.requires_grad]  # and none of the network's own
+            torch.autograd.backward(fitter.misfit(read()).loss, inputs=wanted)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
