@@ -15,6 +15,7 @@ from torch import nn
 from pararealize.analysis.simulate import critical_coarse_seconds, predict
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
+from pararealize.calibration.complete import completed
 from pararealize.calibration.data import batches, divided
 from pararealize.calibration.latency import coarse_plan, measured_plan, predicted
 from pararealize.calibration.observe import Observed, observe
@@ -95,7 +96,7 @@ def calibrate(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
-        subject = Subject(decisions, emission, network, method)
+        subject = completed(Subject(decisions, emission, network, method))
         return _Calibration(subject, observed, options, progress).run(data)
 
 

@@ -19,6 +19,8 @@ from pararealize.runtime.measures import batch_of, measured, measures
 
 #: Share of samples whose true error an estimate has to cover where it is made.
 COVER = 0.99
+#: Relative errors below which no answer is doubted unless asked for: those of rounding.
+LEAST = 1e-6
 #: Rounds of coordinate descent for non-negative weights.
 ROUNDS = 200
 
@@ -69,7 +71,7 @@ def _weigh(
     weights = weights * torch.quantile(true[fitted] / sums, COVER).clamp(min=1e-12)
     estimates = jumps @ weights
     margins = outputs.dim() == 2 and classes(outputs) is not None
-    limit = options.limit or float(estimates[fitted].max())
+    limit = options.limit or max(LEAST, float(estimates[fitted].max()))
     pairs = {j: float(weights[i]) for i, j in names.items()}
     certificate = Certificate(sweeps, pairs, limit, options.above, margins)
     found = estimate(certificate, {j: jumps[judged, i] for i, j in names.items()})

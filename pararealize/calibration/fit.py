@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -169,7 +170,9 @@ def fit(
     since = 0
     for step, read in enumerate(_drawn(samples.fitted, steps, seed), start=1):
         optimizer.zero_grad()
-        torch.autograd.backward(fitter.misfit(read()).loss)
+        with thawed(weights):
+            wanted = [p for p in weights if p.requires_grad]  # and none of the network's own
+            torch.autograd.backward(fitter.misfit(read()).loss, inputs=wanted)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
@@ -185,6 +188,20 @@ def fit(
     fitter.module.load_state_dict(kept)
     optimizer.zero_grad()
     return best
+
+
+@contextmanager
+def thawed(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A block in which weights have gradients, though all of them are frozen with the network."""
+    frozen = [p for p in weights if not p.requires_grad]
+    frozen = frozen if len(frozen) == len(weights) else []
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _counted(errors: Errors) -> float:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararealize.analysis.simulate import predict
 from pararealize.calibration.candidates import Built, wanted
@@ -43,7 +42,7 @@ def measured_plan(subject: Subject, record: Mapping[str, Any]) -> Plan:
     parts = subject.emission.propagators
     if subject.method.guess == "network":
         names |= {name: None for name in parts if name.startswith("guess.")}
-    seconds = together(subject, _time(parts, names, inputs))
+    seconds = together(subject, _time(parts, names, subject.named(inputs)))
     pieces = tuple(_with(piece, seconds) for piece in plan.pieces)
     head = seconds.get("head", 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
@@ -65,7 +64,7 @@ def coarse_plan(subject: Subject, plan: Plan, built: Built, record: Mapping[str,
     run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
     pairs = run(inputs)[1]
     names = {f"coarse.{j}": None if j == 1 else pairs[j][1] for j in wanted(subject)}
-    seconds = together(subject, _time(built.parts, names, inputs))
+    seconds = together(subject, _time(built.parts, names, subject.named(inputs)))
     mine = {
         j: (c.kind, 0 if c.module is None else sum(p.numel() for p in c.module.parameters()))
         for j, c in built.coarse.items()
@@ -93,7 +92,7 @@ def predicted(subject: Subject, plan: Plan, iterations: int) -> float:
 
 
 def _time(
-    parts: Mapping[str, Propagator], states: Mapping[str, Any], inputs: Mapping[str, Tensor]
+    parts: Mapping[str, Propagator], states: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Median seconds of propagators on these states (``None``: the network's inputs alone)."""
 

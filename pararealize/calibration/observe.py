@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
@@ -80,12 +81,17 @@ def observe(
     """Run the serial network once over the data and keep its states."""
     run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
     for inputs, held_out in batches:
-        given = {name: value.to(device) for name, value in inputs.items()}
+        given = {name: _plain(value).to(device) for name, value in inputs.items()}
         output, pairs = run(given)
         states = {j: (None if j == 1 else before, after) for j, (after, before) in pairs.items()}
         record = {"inputs": given, "output": output, "states": states}
         (into.held_out if held_out else into.fitted).append(record)
         progress()
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A tensor that autograd may see, though it was made in inference mode."""
+    return value.clone() if value.is_inference() else value
 
 
 def respond(subject: Subject, parts: Mapping[str, Propagator], records: Store, into: Store) -> None:

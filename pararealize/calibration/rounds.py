@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -81,7 +80,7 @@ class Rounds:
     def _samples(self, j: int, responses: Responses | None, *, guess: bool = False) -> Samples:
         def read(store: Store, response: Store | None, i: int) -> Sample:
             record = store[i]
-            (before, after), inputs = record["states"][j], self._inputs(record["inputs"])
+            (before, after), inputs = record["states"][j], self.subject.named(record["inputs"])
             if guess:
                 return Sample(None, before, inputs)
             near = {} if response is None else response[i]
@@ -92,11 +91,6 @@ class Rounds:
 
         near, far = responses or (None, None)
         return Samples(every(self.observed.fitted, near), every(self.observed.held_out, far))
-
-    def _inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The network's inputs by the names that propagators know them by."""
-        arguments = self.subject.emission.arguments
-        return {a.name: given.get(a.target, a.args[0] if a.args else None) for a in arguments}
 
 
 def count(module: nn.Module | None) -> int:

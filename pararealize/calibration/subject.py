@@ -70,6 +70,11 @@ class Subject:
         """Ranks, or devices, of its schedules."""
         return self.emission.schedule.ranks
 
+    def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The network's inputs, by argument, by the names that propagators know them by."""
+        arguments = self.emission.arguments
+        return {a.name: given.get(a.target, a.args[0] if a.args else None) for a in arguments}
+
     @property
     def pieces(self) -> list[int]:
         """Subnetworks that lie on this rank."""

@@ -55,7 +55,7 @@ def assemble(
         "coarse": _registry({**{str(j): m for j, m in modules.items()}, **own}),
         "guess": _registry({str(j): g.module for j, g in guesses.items()}),
     }
-    fine = _fine(partition, serial)
+    fine = fine_propagators(partition, serial)
     fine |= sighted(decisions, serial, fine)
     parts: dict[str, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(decisions.method, MGRIT):
@@ -64,7 +64,7 @@ def assemble(
         parts |= coarse_propagators(
             partition, serial, decisions.method, coarse, registries["coarse"], fine
         )
-    parts |= _guess(guesses, serial, registries["guess"])
+    parts |= guess_propagators(guesses, serial, registries["guess"])
     used = applications(_schedules(decisions))
     parts = {name: part for name, part in parts.items() if name in used}
     share_masks(parts, used)
@@ -114,7 +114,8 @@ def applications(schedules: Iterable[Schedule]) -> Counter[str]:
     return Counter(task.propagator for s in schedules for task in s if task.op == "apply")
 
 
-def _fine(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
+def fine_propagators(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
+    """The subnetworks ``fine.j``, and the ``head`` where there is one."""
     chain = partition.chain
     spans = {f"fine.{j}": partition.piece(j) for j in range(1, partition.n + 1)}
     if partition.has_head:
@@ -166,9 +167,10 @@ def _propagator(
     return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
 
 
-def _guess(
+def guess_propagators(
     guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
 ) -> dict[str, Propagator]:
+    """What guesses the state at interface j from the network's inputs, ``guess.j``."""
     found: dict[str, Propagator] = {}
     for j, guess in guesses.items():
         label = f"the guess network of interface {j}"

@@ -72,7 +72,7 @@ class ParallelNetwork(nn.Module):
         _adopt(self, serial)
         for prefix, registry in emission.registries.items():
             if registry:
-                self._modules[prefix] = registry
+                self._modules[prefix] = registry.train(serial.training)
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_lowered", self._lower())
         self._watched: tuple[tuple[Any, Any], ...] = ()

@@ -10,7 +10,7 @@ from torch import nn
 from pararealize.emit.assemble import applications, share_ledger
 from pararealize.emit.emission import Emission, Share
 from pararealize.emit.levels import share_masks
-from pararealize.emit.ranks import drawing
+from pararealize.emit.ranks import drawing, registered
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import in_a_row
@@ -28,11 +28,17 @@ def renewed(
 ) -> Emission:
     """The network with these coarse and guess propagators (of this rank), stages and rule.
 
-    On ranks, all call it.
+    Networks in the registries that no stage applies are removed, as when it is compiled. On ranks,
+    all call it.
     """
     every = {**emission.propagators, **parts}
     used = applications(stages)
-    share_masks({name: part for name, part in every.items() if name in used}, used)
+    every = {name: part for name, part in every.items() if name in used}
+    keep = registered(every.values())
+    for registry in registries.values():
+        for key in [key for key, module in registry.items() if id(module) not in keep]:
+            del registry[key]
+    share_masks(every, used)
     share_ledger(every, emission.ledger)
     draws = any(mask.own_stream for part in every.values() for mask in part.step_masks())
     found = replace(
@@ -54,12 +60,13 @@ def _shared(emission: Emission, share: Share) -> Emission:
     here = [task for task in whole if task.propagator in emission.propagators]
     local = replace(whole, tasks=tuple(here))
     network = (name for name in emission.propagators if name.startswith(("fine.", "head")))
-    own = {f"coarse.{key}" for key in emission.registries["coarse"].state_dict()}
+    registries = emission.registries.items()
+    own = {f"{prefix}.{key}" for prefix, found in registries for key in found.state_dict()}
     mine = (drawing(local, emission.propagators, network), own, emission.own_streams)
     rows = share.transport.exchange(mine)
     order = {task.value: i for i, task in enumerate(whole)}
     draws = sorted((draw for found, *_ in rows for draw in found), key=lambda d: order[d.value])
-    names = {name for name in share.names if not name.startswith("coarse.")}
+    names = {name for name in share.names if not name.startswith(("coarse.", "guess."))}
     names |= {name for _, found, _ in rows for name in found}
     share = replace(share, draws=tuple(draws), names=frozenset(names))
     return replace(emission, share=share, own_streams=any(found for *_, found in rows))
