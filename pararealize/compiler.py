@@ -364,10 +364,7 @@ def _build(
     if certified:
         schedule = with_corrections(schedule, partition.n)
         later = tuple(with_corrections(stage, partition.n) for stage in later)
-    stages = [schedule, *later]
-    if certified:  # its networks were fitted for one sweep or more
-        stages.append(parareal_schedule(partition.n, replace(method, iterations=1)))
-    used = frozenset(name for stage in stages for name in propagators(stage))
+    used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
     plan = make_plan(
