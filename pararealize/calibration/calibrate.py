@@ -218,7 +218,7 @@ class _Calibration:
             iterations=row.count,
             samples=fitted,
             held_out=held_out,
-            seconds=time.perf_counter() - self.begun,
+            seconds=self._seconds(),
             serial_seconds=chosen.plan.serial_seconds,
             candidates=tuple(
                 Candidate(kind, found.fits, found.sweeps) for kind, found in self.tried.items()
@@ -237,6 +237,11 @@ class _Calibration:
         rule = rule_of(method, calibration)
         registries = {"coarse": built.registry, "guess": self.guesses}
         return renewed(emission, parts, registries, subject.stages(row.count), rule, plan)
+
+    def _seconds(self) -> float:
+        """Since it began, on the slowest rank: all keep the same plan."""
+        mine, transport = time.perf_counter() - self.begun, self.subject.transport
+        return mine if transport is None else max(transport.exchange(mine))
 
 
 def _unreached(best: Tried, n: int, agreement: float) -> str:

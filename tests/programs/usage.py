@@ -225,6 +225,40 @@ def keeps_jumps_small(comm: Any, _folder: str) -> None:
         assert_alike(net, alone)
 
 
+def calibrates(comm: Any, folder: str) -> None:
+    """Every rank fits its own coarse networks to what one process fits them to."""
+    kinds = {"above": "exact"}, {"limit": 1e-9, "above": "exact"}
+    for i, (guess, options) in enumerate(zip(("network", "coarse"), kinds, strict=True)):
+        method = Parareal(correction="difference", guess=guess)
+        net, alone = build(comm=comm, method=method), build(method=method)
+        x = batch(60)
+        for module in (net, alone):
+            torch.manual_seed(RANK)  # ranks' own random numbers decide nothing
+            module.calibrate(x, epochs=1, batch=12, agreement=0.1, progress=False, **options)
+        found, wanted = net.plan.calibration, alone.plan.calibration
+        assert found.iterations == wanted.iterations == 1
+        # Nothing is summed over ranks while fitting, so that the numbers are the same.
+        assert found.chosen.fits == wanted.chosen.fits
+        for a, b in zip(found.chosen.sweeps, wanted.chosen.sweeps, strict=True):
+            assert (a.count, a.agreement, a.error) == (b.count, b.agreement, b.error)
+        assert found.certificate == wanted.certificate
+        state = alone.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+        output = net.eval()(x)
+        assert torch.equal(output, alone.eval()(x))
+        assert net.report == alone.report
+        assert net.report.sweeps == N or i == 0
+        path = f"{folder}/calibrated{i}"
+        net.save(path)
+        again = load(path, Deep().double(), comm=comm).eval()
+        assert again.plan.calibration == found
+        assert torch.equal(again(x), output)
+        assert again.report == net.report
+        single = load(path, Deep().double()).eval()  # on another number of ranks
+        assert single.plan.calibration == found
+        assert torch.equal(single(x), output)
+
+
 def holds_only_its_own(comm: Any, _folder: str) -> None:
     net = build(comm=comm)
     mine = [name for name, _ in net.named_parameters()]
@@ -606,6 +640,7 @@ CHECKS = (
     gives_gradients_of_inputs,
     optimises,
     keeps_jumps_small,
+    calibrates,
     holds_only_its_own,
     sends_each_state_once,
     lets_go_of_what_was_sent,

@@ -1,0 +1,34 @@
+"""Whether two answers are the same."""
+
+from __future__ import annotations
+
+import torch
+
+from pararealize.calibration.score import agreements, classes, errors
+
+
+def test_scores_are_compared_by_their_class() -> None:
+    found = torch.tensor([[1.0, 2.0, 0.0], [3.0, 1.0, 2.0]])
+    serial = torch.tensor([[0.0, 9.0, 1.0], [1.0, 2.0, 3.0]])
+    assert agreements(found, serial).tolist() == [True, False]
+    text = torch.stack([found, serial])  # [batch, positions, classes]
+    assert agreements(text, serial.expand(2, 2, 3)).tolist() == [True, False, True, True]
+
+
+def test_maps_have_their_classes_on_the_second_axis() -> None:
+    maps = torch.zeros(2, 3, 2, 2)
+    maps[:, 1] = 1
+    assert classes(maps).shape == (2, 2, 2)
+    assert bool((classes(maps) == 1).all())
+
+
+def test_numbers_agree_within_a_percent() -> None:
+    serial = torch.tensor([[100.0], [100.0], [0.0]])
+    found = torch.tensor([[100.9], [101.1], [0.0]])
+    assert classes(found) is None
+    assert agreements(found, serial).tolist() == [True, False, True]
+
+
+def test_errors_are_relative_to_the_serial_answer() -> None:
+    found = errors(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]]))
+    assert found.tolist() == [0.75, 0.0]
