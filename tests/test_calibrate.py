@@ -408,7 +408,7 @@ def test_fitting_makes_errors_small() -> None:
     for epochs in (0, 30):
         method = {"coarse": "network", "correction": "difference", "guess": "coarse"}
         net = network(trained(), **method)
-        net.calibrate(images(120), **{**QUICK, "epochs": epochs})
+        net.calibrate(images(120), **{**QUICK, "epochs": epochs, "rate": 1e-2})
         errors[epochs] = net.plan.calibration.chosen
     for before, after in zip(errors[0].fits, errors[30].fits, strict=True):
         if before.step_error is not None:
