@@ -8,6 +8,7 @@ Coarse networks are fitted to unlabelled training inputs; all figures are of tes
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.studies.agree import Agreement, Comparison
 from pararealize.studies.data import Batches
+from pararealize.studies.examples import Examples
 from pararealize.studies.trained import STUDIES, Trained, trained
+from pararealize.studies.training import score
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ def _batches(inputs: Tensor, labels: Tensor | None, size: int = 250) -> Iterator
     for i in range(0, len(inputs), size):
         part = inputs[i : i + size]
         yield part if labels is None else (part, labels[i : i + size])
+
+
+def perplexity(net: nn.Module, data: Examples) -> float:
+    """Of the test labels: exp of their mean cross-entropy."""
+    return math.exp(score(net, data.test_inputs, data.test_labels)[0])
 
 
 def strange(inputs: Tensor, seed: int) -> dict[str, Tensor]:
@@ -116,10 +124,16 @@ def main() -> None:
         for n in options.n:
             net, seconds = convert(run, n, how)
             data = run.data
-            found = compare(net, data.test_inputs, data.test_labels)
+            found, rule = compare(net, data.test_inputs, data.test_labels), net.rule
             cells = row(options.only, n, seed, run, seconds, found)
             table.add_row(*cells)
             console.print(" ".join(cells), highlight=False)
+            net.rule = None  # one sweep, whatever the certificate says
+            console.print(
+                f"    perplexity {perplexity(run.model, data):.3f} serial, "
+                f"{perplexity(net, data):.3f} after one sweep"
+            )
+            net.rule = rule
             for kind, inputs in strange(data.test_inputs, seed).items():
                 _print_strange(console, kind, compare(net, inputs))
     console.print(table)
