@@ -247,12 +247,14 @@ def test_several_inputs_and_states_of_several_tensors(correction: str) -> None:
     assert rows[-1].error < rows[0].error
 
 
-def test_tokens() -> None:
+@every_guess
+def test_tokens(guess: str) -> None:
+    """Of an argument that is called input, which the first coarse network reads in a sweep."""
     torch.manual_seed(1)
     layers = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)]
     model = nn.Sequential(nn.Embedding(7, 4), *layers, nn.Linear(4, 7)).double()
     tokens = torch.randint(0, 7, (SAMPLES, 5))
-    net = pararealize(model, 3, example_inputs=(tokens[:6],))
+    net = pararealize(model, 3, method=Parareal(guess=guess), example_inputs=(tokens[:6],))
     net.calibrate(tokens, **QUICK)
     tells_the_truth(net, model, tokens.split(BATCH), lambda module, batch: module(batch))
 

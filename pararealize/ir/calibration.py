@@ -41,7 +41,7 @@ class Fitting:
     epochs: int = 8
     steps: int | None = None
     tolerance: float | None = None
-    rate: float = 5e-3
+    rate: float = 1e-2
     batch: int = 100
     held_out: float = 0.2
     limit: float | None = None

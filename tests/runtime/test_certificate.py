@@ -57,5 +57,13 @@ def test_once_in_doubt_only_the_serial_answer_is_enough() -> None:
     assert rule.is_enough([measure(0, 1, 0.4)], scores)  # the next call
 
 
+def test_doubts_are_those_of_the_sweeps_it_was_made_for() -> None:
+    """A later answer may look clearer; it is no nearer to be known."""
+    rule = Certified(Certificate(1, {1: 1.0}, 0.5, "exact", margins=True))
+    assert not rule.is_enough([measure(0, 1, 0.4)], numbers(0.9, 1).view(1, 2))
+    later = [measure(0, 1, 0.4), measure(1, 2, 0.0)]
+    assert not rule.is_enough(later, numbers(0, 1).view(1, 2))
+
+
 def test_the_answer_is_the_first_tensor_of_real_numbers() -> None:
     assert float(answer({"labels": torch.tensor(1), "scores": torch.tensor(0.5)})) == 0.5
