@@ -135,5 +135,6 @@ def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
 
 def _leaf(state: Tensor) -> Tensor:
     (leaf,) = tree_leaves(state)
-    found: Tensor = leaf.detach().requires_grad_()
+    # A copy: the inputs may have been made in inference mode.
+    found: Tensor = leaf.detach().clone().requires_grad_()
     return found

@@ -127,7 +127,10 @@ class Multigrid:
             mask.start = start
 
     def reported(self) -> tuple[Any, ...]:
-        """Residuals of the last call and backward pass, and how all calls went."""
+        """Residuals of the last call and backward pass, and how all calls went.
+
+        In the order of :class:`Report`.
+        """
         tally = self.tally
         counts = (tally.calls, tally.extra_cycles, tally.serial, tally.backward_cycles)
         return (self.residuals, tally.adjoints, *counts, tally.unwatched)

@@ -52,10 +52,10 @@ class Report:
     extra_cycles: int = 0
     serial_steps: int = 0
     backward_cycles: int = 0
+    unwatched: bool = False
     sweeps: int = 0
     errors: tuple[float, ...] = ()
     doubtful: tuple[bool, ...] = ()
-    unwatched: bool = False
 
     @property
     def largest(self) -> float:
