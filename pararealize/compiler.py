@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.analysis.simulate import predict
+from pararealize.analysis.simulate import critical_coarse_seconds, predict
 from pararealize.calibration.calibrate import calibrate
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
@@ -280,9 +280,22 @@ def _decide(
     decisions = _build(partition, serial, request, ranks, saved)
     if saved is None:
         return decisions
-    calibrated = replace(decisions.plan, calibration=saved.calibration)
-    fits = saved.ranks == decisions.plan.ranks
-    return replace(decisions, plan=saved if fits else calibrated)
+    if saved.ranks == decisions.plan.ranks:
+        return replace(decisions, plan=saved)
+    if saved.calibration is None:
+        return decisions
+    return replace(decisions, plan=_elsewhere(saved, decisions))
+
+
+def _elsewhere(saved: Plan, decisions: Decisions) -> Plan:
+    """A calibrated plan, with its measured seconds, on another number of ranks."""
+    plan = replace(saved, ranks=decisions.plan.ranks, chunks=1)
+    timeline = predict(plan, place(decisions.schedule, plan.n, plan.devices))
+    return replace(
+        plan,
+        parallel_seconds=timeline.makespan,
+        critical_coarse_seconds=critical_coarse_seconds(timeline),
+    )
 
 
 def _count_on(ranks: int, n: int | str) -> int:

@@ -593,11 +593,7 @@ def test_ranks_do_what_one_process_does(ranks: int) -> None:
         net.calibrate(images(), **QUICK)
         found[rank] = net, net(images())
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    on_threads(work, ranks)
     alone = calibrated(model, method)
     wanted, output = timeless(alone.plan.calibration), alone(images())
     assert len(found) == ranks
@@ -607,3 +603,28 @@ def test_ranks_do_what_one_process_does(ranks: int) -> None:
         assert calibration.certificate == wanted.certificate
         assert torch.equal(here, output)
         assert net.report.errors == alone.report.errors
+
+
+def test_measured_seconds_go_with_a_folder_to_other_ranks(tmp_path: Path) -> None:
+    model = build(Recipe("residual", 8, norm="batch")).eval()
+    alone = calibrated(model, {"coarse": "identity", "correction": "difference"})
+    alone.save(tmp_path)
+    group, found = LocalGroup(2, patience=30), {}
+
+    def work(rank: int) -> None:
+        found[rank] = load(tmp_path, copy.deepcopy(model), comm=group.member(rank)).eval()
+
+    on_threads(work, 2)
+    for net in found.values():
+        assert net.plan.calibration == alone.plan.calibration
+        assert [p.seconds for p in net.plan.pieces] == [p.seconds for p in alone.plan.pieces]
+        assert net.plan.ranks == 2
+        assert net.plan.parallel_seconds > max(p.seconds for p in net.plan.pieces)
+
+
+def on_threads(work: Callable[[int], None], ranks: int) -> None:
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
