@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.analysis.simulate import critical_coarse_seconds, predict
+from pararealize.analysis.simulate import predict
 from pararealize.calibration.calibrate import calibrate
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
@@ -42,12 +41,12 @@ from pararealize.passes.interfaces import build_chain
 from pararealize.passes.levels import LevelBuilder, find_levels
 from pararealize.passes.measure import measured
 from pararealize.passes.mgrit import iteration
-from pararealize.passes.parareal import later_sweeps, parareal_schedule, with_corrections
+from pararealize.passes.parareal import certified_stages, parareal_stages
 from pararealize.passes.place import owner, place, place_iteration, place_stages
-from pararealize.passes.plan import make_plan
+from pararealize.passes.plan import make_plan, timed
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import profile
-from pararealize.passes.recoarsen import recoarsening
+from pararealize.passes.recoarsen import decide, recoarsening
 from pararealize.passes.stack import find_stacks
 from pararealize.passes.state import trace_keeping_state
 from pararealize.passes.trace import check_module, copy_module, find_leaves
@@ -289,13 +288,7 @@ def _decide(
 
 def _elsewhere(saved: Plan, decisions: Decisions) -> Plan:
     """A calibrated plan, with its measured seconds, on another number of ranks."""
-    plan = replace(saved, ranks=decisions.plan.ranks, chunks=1)
-    timeline = predict(plan, place(decisions.schedule, plan.n, plan.devices))
-    return replace(
-        plan,
-        parallel_seconds=timeline.makespan,
-        critical_coarse_seconds=critical_coarse_seconds(timeline),
-    )
+    return timed(replace(saved, ranks=decisions.plan.ranks, chunks=1), decisions.schedule)
 
 
 def _count_on(ranks: int, n: int | str) -> int:
@@ -370,13 +363,9 @@ def _build(
     if isinstance(method, MGRIT):
         return _build_levels(partition, serial, request, method, probe, ranks, chosen)
     shared = method.coarse == "fine" and method.correction == "difference"
-    schedule = parareal_schedule(partition.n, method, shared=shared, head=partition.has_head)
     certified = saved is not None and saved.calibration is not None
-    dial = replace(method, tolerance=math.inf) if certified else method
-    later = later_sweeps(partition.n, dial, shared=shared, head=partition.has_head)
-    if certified:
-        schedule = with_corrections(schedule, partition.n)
-        later = tuple(with_corrections(stage, partition.n) for stage in later)
+    stages = certified_stages if certified else parareal_stages
+    schedule, *later = stages(partition.n, method, shared=shared, head=partition.has_head)
     used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
@@ -387,7 +376,7 @@ def _build(
     plan = replace(plan, tracing=tracing)
     expected = expectations(partition.chain.train, serial)
     decisions = Decisions(partition, method, schedule, plan, coarse, guesses, expected)
-    return replace(decisions, later=later)
+    return replace(decisions, later=tuple(later))
 
 
 def _build_levels(
@@ -403,22 +392,8 @@ def _build_levels(
     levels = find_levels(partition, method)
     builder = LevelBuilder(partition, serial, method, request.machine, probe, chosen)
     solved = iteration(levels, method, head=partition.has_head, seeing=builder.features)
-    every = (*solved.forward, *solved.adjoint)
-    used = {name for cycles in every for name in propagators(cycles.schedule)}
-    coarse = builder.build(levels, used)
+    coarse, plan = decide(builder, solved, ranks if ranks > 1 else 0)
     schedule = solved.forward[0].schedule
-    plan = make_plan(
-        partition,
-        schedule,
-        serial,
-        method,
-        request.machine,
-        {},
-        {},
-        ranks if ranks > 1 else 0,
-        levels=coarse,
-        features=builder.features,
-    )
     plan = replace(plan, tracing=replace(request.tracing, found=partition.chain.whole))
     expected = expectations(partition.chain.train, serial)
     features = {j: found.segment for j, found in builder.features.items()}

@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-import pararealize.compiler
-from pararealize import Parareal
+from pararealize import Parareal, pararealize
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.plan import Machine
 from pararealize.models import odenet, resnet, vgg11
+from pararealize.passes import parareal
 from pararealize.passes.cut import cut, cut_at
 from pararealize.passes.infer import infer_profile
 from pararealize.passes.interfaces import build_chain, find_interface
-from pararealize.passes.parareal import parareal_schedule
 from pararealize.passes.profile import profile
 from pararealize.passes.trace import trace
 from pararealize.passes.widen import widened
@@ -299,8 +298,8 @@ class Case:
     def compile(self, model: nn.Module | None = None, *, reuse: bool = True) -> ParallelNetwork:
         """The parallel network with random guesses; without ``reuse`` no term is left out."""
         model = self.model() if model is None else model
-        schedule = partial(parareal_schedule, reuse=reuse)
-        with patch.object(pararealize.compiler, "parareal_schedule", schedule):
+        schedule = partial(parareal.parareal_schedule, reuse=reuse)
+        with patch.object(parareal, "parareal_schedule", schedule):
             net = compiled(model, self.n, self.method, self.x, self.interfaces)
         scramble(net, self.guess_scale, self.recipe.seed)
         return net
@@ -317,7 +316,7 @@ def compiled(
     """As a user compiles, though nothing so small can be faster."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)
-        return pararealize.pararealize(
+        return pararealize(
             model, n, method=method, example_inputs=(x,), interfaces=interfaces, **options
         )
 

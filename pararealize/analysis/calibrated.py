@@ -57,11 +57,8 @@ def _worst(values: Iterable[float | None]) -> str:
 
 def best(candidate: Candidate, wanted: float | None) -> Sweeps:
     """The fastest sweeps that agree as wanted, or else those that agree most; one at least."""
-    rows = [row for row in candidate.sweeps if row.count] or list(candidate.sweeps)
-    good = [row for row in rows if wanted is not None and row.agreement >= wanted]
-    if good:
-        return min(good, key=lambda row: row.seconds)
-    return max(rows, key=lambda row: (row.agreement, -row.seconds))
+    fastest = None if wanted is None else candidate.fastest(wanted)
+    return fastest or candidate.closest
 
 
 def sweeps_table(calibration: Calibration) -> Table:

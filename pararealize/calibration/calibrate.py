@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.analysis.simulate import critical_coarse_seconds, predict
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
 from pararealize.calibration.complete import completed
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.latency import coarse_plan, measured_plan, predicted
+from pararealize.calibration.latency import Stand, coarse_plan, measured_plan, predicted
 from pararealize.calibration.observe import Observed, observe
 from pararealize.calibration.rounds import Rounds
 from pararealize.calibration.score import score
@@ -27,11 +26,10 @@ from pararealize.emit.assemble import rule_of
 from pararealize.emit.emission import Emission
 from pararealize.emit.renew import renewed
 from pararealize.errors import CalibrationError, MethodError
-from pararealize.ir.calibration import Calibration, Candidate, Fit, Fitting, Sweeps
+from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
-from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Plan
-from pararealize.passes.place import place
+from pararealize.passes.plan import timed
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.progress import Progress
@@ -44,31 +42,14 @@ FEW = 0.25
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate with its networks, its plan and what it reaches."""
+    """A candidate with its networks and its plan."""
 
     built: Built
     plan: Plan
-    fits: tuple[Fit, ...]
-    sweeps: tuple[Sweeps, ...]
-
-    @property
-    def certified(self) -> list[Sweeps]:
-        """One sweep or more: without any there is no jump to judge an answer by."""
-        return [row for row in self.sweeps if row.count]
-
-    def fastest(self, agreement: float) -> Sweeps | None:
-        """The fewest seconds in which it reaches an agreement."""
-        good = [row for row in self.certified if row.agreement >= agreement]
-        return min(good, key=lambda row: row.seconds, default=None)
-
-    @property
-    def closest(self) -> Sweeps:
-        """The best agreement that it reaches."""
-        return max(self.certified, key=lambda row: (row.agreement, -row.seconds))
+    candidate: Candidate
 
 
 def calibrate(
-    decisions: Decisions,
     network: nn.Module,
     emission: Emission,
     data: Any,
@@ -83,13 +64,14 @@ def calibrate(
         MethodError: the network is no parareal network, or has one subnetwork.
 
     """
-    method = decisions.method
-    if not isinstance(method, Parareal) or decisions.partition.n == 1:
+    decisions = emission.decisions
+    method = None if decisions is None else decisions.method
+    if decisions is None or not isinstance(method, Parareal) or decisions.partition.n == 1:
         raise MethodError(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
-    method = replace(method, iterations=_asked(emission))
+    method = replace(method, iterations=int(emission.plan.method["iterations"]))
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))
         stack.enter_context(torch.inference_mode(mode=False))
@@ -98,10 +80,6 @@ def calibrate(
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
         subject = completed(Subject(decisions, emission, network, method))
         return _Calibration(subject, observed, options, progress).run(data)
-
-
-def _asked(emission: Emission) -> int:
-    return int(emission.plan.method["iterations"])
 
 
 class _Calibration:
@@ -123,7 +101,8 @@ class _Calibration:
         with self.progress.task("states of the serial network") as advance:
             parts = divided(every, options.held_out)
             observe(self.subject, parts, self.observed, device, advance)
-        self.plan = measured_plan(self.subject, self.observed.held_out[0])
+        self.stand = Stand.on(self.subject, self.observed.held_out[0])
+        self.plan = measured_plan(self.stand)
         self._rounds(self.observed).guesses(self.guesses)
         compared = kinds(self.subject)
         if len(compared) > 1:
@@ -151,18 +130,19 @@ class _Calibration:
                 continue
             if agreement is None:
                 asked = max(1, self.subject.method.iterations)
-                return found, min(found.certified, key=lambda row: abs(row.count - asked))
-            row = found.fastest(agreement)
+                rows = found.candidate.certified
+                return found, min(rows, key=lambda row: abs(row.count - asked))
+            row = found.candidate.fastest(agreement)
             if row is not None:
                 return found, row
-        best = max(self.tried.values(), key=lambda found: found.closest.agreement)
+        best = max(self.tried.values(), key=lambda found: found.candidate.closest.agreement)
         if self.options.best:
-            return best, best.closest
-        raise CalibrationError(_unreached(best, self.subject.n, agreement or 1.0))
+            return best, best.candidate.closest
+        raise CalibrationError(_unreached(best.candidate, self.subject.n, agreement or 1.0))
 
     def _preference(self, kind: str) -> tuple[float, float]:
         """Fast ones that agree as asked first, then those that agree most."""
-        found = self.tried[kind]
+        found = self.tried[kind].candidate
         row = found.fastest(self.options.agreement or 1.0)
         return (0.0, row.seconds) if row is not None else (1.0, -found.closest.agreement)
 
@@ -174,22 +154,20 @@ class _Calibration:
             return None
         built = replace(built, parts={**built.parts, **self._guessing()})
         fits = self._rounds(observed).coarse(built)
-        plan = coarse_plan(self.subject, self.plan, built, self.observed.held_out[0])
-        self.tried[kind] = Tried(built, plan, fits, self._score(built, plan))
+        plan = coarse_plan(self.stand, self.plan, built)
+        candidate = Candidate(kind, fits, self._score(built, plan))
+        self.tried[kind] = Tried(built, plan, candidate)
         return self.tried[kind]
 
     def _guessing(self) -> dict[str, Propagator]:
         """Guess networks as they were fitted."""
         parts = self.subject.emission.propagators
+        registry = self.subject.emission.registries["guess"]
         return {
-            name: Registered(self.guesses, part.key, part.label, leaves=0, inputs=part.inputs)
+            name: part.within(self.guesses)
             for name, part in parts.items()
-            if isinstance(part, Registered) and part.registry is self._registered
+            if isinstance(part, Registered) and part.registry is registry
         }
-
-    @property
-    def _registered(self) -> nn.ModuleDict:
-        return self.subject.emission.registries["guess"]
 
     def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
         """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""
@@ -210,8 +188,6 @@ class _Calibration:
         method = replace(subject.method, iterations=row.count)
         parts = built.parts
         certificate = certify(subject, parts, row.count, self.observed.held_out, self.options)
-        once = subject.schedule(row.count)
-        timeline = predict(chosen.plan, place(once, subject.n, chosen.plan.ranks or subject.n))
         fitted, held_out = self.observed.samples
         calibration = Calibration(
             kind=built.kind,
@@ -220,17 +196,13 @@ class _Calibration:
             held_out=held_out,
             seconds=self._seconds(),
             serial_seconds=chosen.plan.serial_seconds,
-            candidates=tuple(
-                Candidate(kind, found.fits, found.sweeps) for kind, found in self.tried.items()
-            ),
+            candidates=tuple(found.candidate for found in self.tried.values()),
             certificate=certificate,
             wanted=self.options.agreement,
         )
         plan = replace(
-            chosen.plan,
+            timed(chosen.plan, subject.schedule(row.count)),
             method={**emission.plan.method, "iterations": row.count},
-            parallel_seconds=timeline.makespan,
-            critical_coarse_seconds=critical_coarse_seconds(timeline),
             chunks=1,
             calibration=calibration,
         )
@@ -244,11 +216,11 @@ class _Calibration:
         return mine if transport is None else max(transport.exchange(mine))
 
 
-def _unreached(best: Tried, n: int, agreement: float) -> str:
+def _unreached(best: Candidate, n: int, agreement: float) -> str:
     row = best.closest
     return (
         f"no coarse network reaches an agreement of {agreement:.2%} with fewer than {n} sweeps: "
-        f"the best is {best.built.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
+        f"the best is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
         f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
         "accept the best with best=True."
     )

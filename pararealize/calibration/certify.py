@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pararealize.calibration.latency import together
 from pararealize.calibration.score import classes, errors
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
@@ -48,7 +47,7 @@ def certify(
         output, pairs = run(record["inputs"])
         tables = measured(list(pairs.values()), batch_of(record["inputs"]))
         found = measures((w for w in watches if w.interface in pairs), tables)
-        jumps.append(together(subject, {m.interface: m.relative for m in found}))
+        jumps.append(subject.together({m.interface: m.relative for m in found}))
         wrong.append(errors(answer(output), answer(record["output"])).cpu())
         scores.append(answer(output).cpu())
     names = sorted(jumps[0])

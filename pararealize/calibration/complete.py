@@ -36,7 +36,7 @@ def completed(subject: Subject) -> Subject:
     registry = nn.ModuleDict({**dict(old.items()), **modules})
     for name, part in parts.items():
         if isinstance(part, Registered) and part.registry is old:
-            parts[name] = Registered(registry, part.key, part.label, leaves=0, inputs=part.inputs)
+            parts[name] = part.within(registry)
     parts |= guess_propagators(made, emission.serial, registry)
     registries = {**emission.registries, "guess": registry.eval()}
     return replace(subject, emission=replace(emission, propagators=parts, registries=registries))

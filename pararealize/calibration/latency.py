@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from pararealize.analysis.simulate import predict
 from pararealize.calibration.candidates import Built, wanted
-from pararealize.calibration.observe import serial_schedule
-from pararealize.calibration.subject import Subject
+from pararealize.calibration.observe import serial_run
+from pararealize.calibration.subject import Pairs, Subject
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
-from pararealize.passes.place import place
+from pararealize.passes.plan import count, timed
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.clock import medians
+from pararealize.runtime.clock import medians, wait
 from pararealize.runtime.nest import map_tensors
 
 RUNS = 7
 
 
-def cut_to(record: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
-    """The inputs of a record with as many samples as the network was compiled for."""
-    return {name: value[: specs[name].shape[0]] for name, value in record["inputs"].items()}
+def cut_to(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """As many samples as the network was compiled for, the first ones again where they are few."""
+    return {
+        name: value[torch.arange(specs[name].shape[0]) % len(value)]
+        for name, value in inputs.items()
+    }
 
 
-def measured_plan(subject: Subject, record: Mapping[str, Any]) -> Plan:
-    """The plan with seconds of the network itself, and of its guesses, as measured here.
+@dataclass(frozen=True)
+class Stand:
+    """What parts of a network are timed on: inputs of one call, and the states they lead to.
 
-    Each is the median of a few evaluations without gradients, one subnetwork after another.
+    ``pairs`` are the states after and before the subnetworks of this rank.
     """
-    plan, inputs = subject.emission.plan, cut_to(record, subject.emission.plan.specs)
-    run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
-    pairs = run(inputs)[1]
-    names = {f"fine.{j}": None if j == 1 else pairs[j][1] for j in pairs}
-    if subject.n in pairs and subject.decisions.partition.has_head:
-        names["head"] = pairs[subject.n][0]
-    parts = subject.emission.propagators
+
+    subject: Subject
+    inputs: Mapping[str, Any]
+    pairs: Pairs
+
+    @classmethod
+    def on(cls, subject: Subject, record: Mapping[str, Any]) -> Stand:
+        """On a stored record, cut to the size that the network was compiled for."""
+        inputs = cut_to(record["inputs"], subject.emission.plan.specs)
+        return cls(subject, inputs, serial_run(subject)(inputs)[1])
+
+    def before(self, j: int) -> Any:
+        """The state before subnetwork j; there is none before the first."""
+        return None if j == 1 else self.pairs[j][1]
+
+    def time(self, parts: Mapping[str, Propagator], states: Mapping[str, Any]) -> dict[str, float]:
+        """Median seconds of propagators on these states (``None``: the inputs alone), of all ranks.
+
+        They are evaluated without gradients, in turns.
+        """
+        inputs = self.subject.named(self.inputs)
+
+        def call(part: Propagator, state: Any) -> Callable[[], object]:
+            extra = [inputs[name] for name in part.inputs]
+            return partial(part, *extra) if state is None else partial(part, state, *extra)
+
+        names = [name for name in states if name in parts]
+        with torch.no_grad():
+            calls = [_waited(call(parts[name], states[name])) for name in names]
+            seconds = medians(*calls, runs=RUNS) if calls else []
+        return self.subject.together(dict(zip(names, seconds, strict=True)))
+
+
+def measured_plan(stand: Stand) -> Plan:
+    """The plan with seconds of the network itself, and of its guesses, as measured here."""
+    subject, pairs = stand.subject, stand.pairs
+    plan, parts = subject.emission.plan, subject.emission.propagators
+    states = {f"fine.{j}": stand.before(j) for j in pairs}
+    if subject.n in pairs and subject.head:
+        states["head"] = pairs[subject.n][0]
     if subject.method.guess == "network":
-        names |= {name: None for name in parts if name.startswith("guess.")}
-    seconds = together(subject, _time(parts, names, subject.named(inputs)))
+        states |= {name: None for name in parts if name.startswith("guess.")}
+    seconds = stand.time(parts, states)
     pieces = tuple(_with(piece, seconds) for piece in plan.pieces)
     head = seconds.get("head", 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
@@ -58,18 +94,11 @@ def _with(piece: Piece, seconds: Mapping[str, float]) -> Piece:
     )
 
 
-def coarse_plan(subject: Subject, plan: Plan, built: Built, record: Mapping[str, Any]) -> Plan:
+def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
     """The plan with a candidate's coarse propagators and their measured seconds."""
-    inputs = cut_to(record, plan.specs)
-    run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
-    pairs = run(inputs)[1]
-    names = {f"coarse.{j}": None if j == 1 else pairs[j][1] for j in wanted(subject)}
-    seconds = together(subject, _time(built.parts, names, subject.named(inputs)))
-    mine = {
-        j: (c.kind, 0 if c.module is None else sum(p.numel() for p in c.module.parameters()))
-        for j, c in built.coarse.items()
-    }
-    kinds = together(subject, mine)
+    subject = stand.subject
+    seconds = stand.time(built.parts, {f"coarse.{j}": stand.before(j) for j in wanted(subject)})
+    kinds = subject.together({j: (c.kind, count(c.module)) for j, c in built.coarse.items()})
     pieces = tuple(
         replace(
             piece,
@@ -87,23 +116,7 @@ def coarse_plan(subject: Subject, plan: Plan, built: Built, record: Mapping[str,
 
 def predicted(subject: Subject, plan: Plan, iterations: int) -> float:
     """Seconds of one evaluation with so many sweeps, on its ranks or one device a subnetwork."""
-    ranks = plan.ranks or subject.n
-    return predict(plan, place(subject.schedule(iterations), subject.n, ranks)).makespan
-
-
-def _time(
-    parts: Mapping[str, Propagator], states: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> dict[str, float]:
-    """Median seconds of propagators on these states (``None``: the network's inputs alone)."""
-
-    def call(part: Propagator, state: Any) -> Callable[[], object]:
-        extra = [inputs[name] for name in part.inputs]
-        return partial(part, *extra) if state is None else partial(part, state, *extra)
-
-    names = [name for name in states if name in parts]
-    with torch.no_grad():
-        calls = [_waited(call(parts[name], states[name])) for name in names]
-        return dict(zip(names, medians(*calls, runs=RUNS), strict=True)) if calls else {}
+    return timed(plan, subject.schedule(iterations)).parallel_seconds
 
 
 def _waited(function: Callable[[], Any]) -> Callable[[], None]:
@@ -113,14 +126,6 @@ def _waited(function: Callable[[], Any]) -> Callable[[], None]:
         devices: set[torch.device] = set()
         map_tensors(lambda tensor: devices.add(tensor.device), function())
         for device in devices:
-            if device.type != "cpu":
-                torch.get_device_module(device).synchronize(device)
+            wait(device)
 
     return run
-
-
-def together(subject: Subject, found: dict[Any, Any]) -> dict[Any, Any]:
-    """What all ranks found."""
-    if subject.transport is None:
-        return found
-    return {k: v for part in subject.transport.exchange(found) for k, v in part.items()}

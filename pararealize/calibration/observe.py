@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Subject
+from pararealize.calibration.subject import Pairs, Subject
 from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
 from pararealize.propagators.propagator import Propagator
 
@@ -60,6 +61,11 @@ def serial_schedule(n: int, *, head: bool) -> Schedule:
     return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
 
 
+def serial_run(subject: Subject) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
+    """A function of the inputs: the serial output, and the states after and before each piece."""
+    return subject.run(serial_schedule(subject.n, head=subject.head), {})
+
+
 def guessed_schedule(once: Schedule) -> Schedule:
     """A schedule of one sweep, with the fine evaluations of its guesses watched."""
     fine = {t.propagator: t for t in once if t.op == "apply" and t.value.startswith("v")}
@@ -79,7 +85,7 @@ def observe(
     progress: Callable[[], None],
 ) -> None:
     """Run the serial network once over the data and keep its states."""
-    run = subject.run(serial_schedule(subject.n, head=subject.decisions.partition.has_head), {})
+    run = serial_run(subject)
     for inputs, held_out in batches:
         given = {name: _plain(value).to(device) for name, value in inputs.items()}
         output, pairs = run(given)

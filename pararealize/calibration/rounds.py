@@ -10,11 +10,11 @@ from torch import nn
 
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure
-from pararealize.calibration.latency import together
 from pararealize.calibration.observe import Observed, respond
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.ir.calibration import Fit, Fitting
+from pararealize.passes.plan import count
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.progress import Progress
 
@@ -37,8 +37,7 @@ class Rounds:
             part = self.subject.emission.propagators.get(f"guess.{j - 1}")
             if str(j - 1) not in registry or not isinstance(part, Registered):
                 continue
-            copied = Registered(registry, part.key, part.label, leaves=0, inputs=part.inputs)
-            fitter = Fitter(registry[part.key], copied)
+            fitter = Fitter(registry[part.key], part.within(registry))
             with self.progress.task(f"guess network {j - 1}", self._steps) as advance:
                 samples = self._samples(j, None, guess=True)
                 fit(fitter, samples, self.options, self.options.seed + j, advance)
@@ -56,7 +55,7 @@ class Rounds:
             respond(self.subject, built.parts, self.observed.held_out, far)
             errors = self._round(built, (near, far))
         found = {j: Fit(j, c.kind, count(c.module), *errors[j]) for j, c in built.coarse.items()}
-        return tuple(row for _, row in sorted(together(self.subject, found).items()))
+        return tuple(row for _, row in sorted(self.subject.together(found).items()))
 
     def _round(self, built: Built, responses: Responses | None) -> dict[int, Errors]:
         fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
@@ -91,8 +90,3 @@ class Rounds:
 
         near, far = responses or (None, None)
         return Samples(every(self.observed.fitted, near), every(self.observed.held_out, far))
-
-
-def count(module: nn.Module | None) -> int:
-    """Parameters of a network, if there is one."""
-    return 0 if module is None else sum(p.numel() for p in module.parameters())

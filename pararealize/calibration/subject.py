@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Decisions
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.ir.stages import watched_on
-from pararealize.passes.parareal import later_sweeps, parareal_schedule, with_corrections
+from pararealize.passes.parareal import certified_stages, parareal_schedule, with_corrections
 from pararealize.passes.place import owner, place, place_stages
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.execute import Execution
@@ -31,7 +30,7 @@ Pairs = dict[int, tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A compiled network; ``parts`` are the propagators to run instead of its own."""
+    """A compiled network, and the options of parareal that it has now."""
 
     decisions: Decisions
     emission: Emission
@@ -85,27 +84,33 @@ class Subject:
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        once = parareal_schedule(self.n, method, shared=self._shared, head=self._head)
+        once = parareal_schedule(self.n, method, shared=self._shared, head=self.head)
         return with_corrections(once, self.n)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
         """The same where the network lies, and what may follow it until it is exact."""
-        method = replace(self.method, iterations=iterations, tolerance=math.inf)
-        more = later_sweeps(self.n, method, shared=self._shared, head=self._head)
-        later = [with_corrections(stage, self.n) for stage in more]
-        first = self.placed(self.schedule(iterations))
+        method = replace(self.method, iterations=iterations)
+        stages = certified_stages(self.n, method, shared=self._shared, head=self.head)
         if self.ranks == 1:
-            return first, *later
+            return stages
+        first, *later = stages
         deliver = self.transport is not None
-        return place_stages((first, *later), self.n, self.ranks, deliver=deliver)
+        return place_stages((self.placed(first), *later), self.n, self.ranks, deliver=deliver)
 
     @property
     def _shared(self) -> bool:
         return self.method.coarse == "fine" and self.method.correction == "difference"
 
     @property
-    def _head(self) -> bool:
+    def head(self) -> bool:
+        """Whether a head follows the last subnetwork."""
         return self.decisions.partition.has_head
+
+    def together(self, found: dict[Any, Any]) -> dict[Any, Any]:
+        """What all ranks found."""
+        if self.transport is None:
+            return found
+        return {k: v for part in self.transport.exchange(found) for k, v in part.items()}
 
     def placed(self, schedule: Schedule) -> Schedule:
         """A schedule where the network lies."""
@@ -116,7 +121,10 @@ class Subject:
     def run(
         self, schedule: Schedule, parts: Mapping[str, Propagator]
     ) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
-        """A function of the inputs by argument: the output, and the pairs watched, by interface."""
+        """A function of the inputs by argument: the output, and the pairs watched, by interface.
+
+        It applies ``parts`` instead of the network's own propagators of the same names.
+        """
         emission, placed = self.emission, self.placed(schedule)
         every = {**emission.propagators, **parts}
         self._check(placed, every)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -42,7 +41,7 @@ def assemble(
 
     With a ``transport`` it holds and runs this rank's part only; with ``devices``, those of each
     rank of the schedule lie on one of them. ``calibrate`` makes a calibrated network of
-    (decisions, network, emission, data, options, progress).
+    (network, emission, data, options, progress).
 
     Raises:
         RankError: the ranks are more than the subnetworks, or two would hold the same weights.
@@ -88,7 +87,7 @@ def assemble(
     )
     if calibrate is not None:
         bare = replace(decisions, coarse={}, guesses={}, levels={})
-        emission = replace(emission, calibrate=partial(calibrate, bare), decisions=bare)
+        emission = replace(emission, calibrate=calibrate, decisions=bare)
     if transport is not None:
         emission = on_rank(emission, transport)
     elif devices:

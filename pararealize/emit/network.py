@@ -32,7 +32,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.certificate import Certified
 from pararealize.runtime.combine import combine
 from pararealize.runtime.execute import Execution
-from pararealize.runtime.jumps import Jumps, number_of, summed
+from pararealize.runtime.jumps import Jumps, by_jump, number_of, summed
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.measures import batch_of
 from pararealize.runtime.multigrid import Multigrid
@@ -263,9 +263,8 @@ class ParallelNetwork(nn.Module):
         swept: Swept | None = getattr(self._lowered, "swept", None)
         if swept is not None:
             return self._certified(swept.report())
-        slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
-        for watch, pair in zip(self._watches, self._watched, strict=False):
-            slices.setdefault((watch.sweep, watch.interface), []).append(pair)
+        seen = zip(self._watches, self._watched, strict=False)
+        slices = by_jump((watch, *pair) for watch, pair in seen)
         jumps = tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items())
         return Report(jumps, sweeps=self.schedule.sweeps)
 

@@ -93,7 +93,7 @@ def _write_shard(path: Path, weights: Mapping[str, Any]) -> Shard:
     name = f"weights-{digest[:16]}.safetensors"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _replace(path / name, content)
+        replace_file(path / name, content)
     except OSError as error:
         raise _unwritable(path, error) from error
     return Shard(name, digest, aliases)
@@ -108,7 +108,7 @@ def _write_plan(path: Path, shards: Sequence[Shard], plan: Plan) -> None:
         "plan": json.loads(plan.to_json()),
     }
     try:
-        _replace(path / PLAN, json.dumps(document, indent=2).encode())
+        replace_file(path / PLAN, json.dumps(document, indent=2).encode())
         for stale in (*path.glob("weights-*.safetensors"), *path.glob(f"{TEMPORARY}*")):
             if stale.name not in document["weights"]:
                 stale.unlink()
@@ -140,7 +140,8 @@ def _separate(weights: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, aliases
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file at once, so that nobody reads half of it, and a failure leaves the old one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -107,6 +107,21 @@ class Candidate:
         """Parameters of all of its coarse networks."""
         return sum(fit.parameters for fit in self.fits)
 
+    def fastest(self, agreement: float) -> Sweeps | None:
+        """The fewest seconds in which it reaches an agreement; ``None`` where it does not."""
+        good = [row for row in self.certified if row.agreement >= agreement]
+        return min(good, key=lambda row: row.seconds, default=None)
+
+    @property
+    def closest(self) -> Sweeps:
+        """The best agreement that it reaches, in the fewest seconds."""
+        return max(self.certified, key=lambda row: (row.agreement, -row.seconds))
+
+    @property
+    def certified(self) -> tuple[Sweeps, ...]:
+        """One sweep or more: without any there is no jump to judge an answer by."""
+        return tuple(row for row in self.sweeps if row.count)
+
 
 @dataclass(frozen=True)
 class Certificate:

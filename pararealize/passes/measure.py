@@ -13,6 +13,7 @@ from torch import nn
 
 from pararealize.ir.chain import Chain, Partition
 from pararealize.passes.probe import Probe
+from pararealize.runtime.clock import wait
 
 REPEATS = 3
 
@@ -46,5 +47,5 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
 
 def _wait(model: nn.Module) -> None:
     parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device.type != "cpu":
-        torch.get_device_module(parameter.device).synchronize(parameter.device)
+    if parameter is not None:
+        wait(parameter.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -90,6 +91,23 @@ def later_sweeps(
     first, *later = _stages(n, method, shared=shared, head=head, reuse=True)
     in_a_row((first, *later))
     return tuple(later)
+
+
+def parareal_stages(
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True
+) -> tuple[Schedule, ...]:
+    """The parareal network, and what may follow it."""
+    once = parareal_schedule(n, method, shared=shared, head=head)
+    return once, *later_sweeps(n, method, shared=shared, head=head)
+
+
+def certified_stages(
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True
+) -> tuple[Schedule, ...]:
+    """The same for a network with a certificate, which may follow whatever the tolerance."""
+    endless = replace(method, tolerance=math.inf)
+    stages = parareal_stages(n, endless, shared=shared, head=head)
+    return tuple(with_corrections(stage, n) for stage in stages)
 
 
 def _stages(

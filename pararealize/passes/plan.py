@@ -57,7 +57,12 @@ def make_plan(
         plan.levels.update({f"inputs.{j}": seen.cost.seconds, f"fine.{j}": rest})
     if levels:
         plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
-    timeline = predict(plan, place(schedule, n, ranks or n))
+    return timed(plan, schedule)
+
+
+def timed(plan: Plan, schedule: Schedule) -> Plan:
+    """The plan with the predicted time of a schedule that is not placed yet."""
+    timeline = predict(plan, place(schedule, plan.n, plan.devices))
     return replace(
         plan,
         parallel_seconds=timeline.makespan,
@@ -73,7 +78,7 @@ def _with_level(piece: Piece, levels: Mapping[str, Coarse]) -> Piece:
     return replace(
         piece,
         coarse=coarse.kind,
-        coarse_parameters=_count(coarse.module),
+        coarse_parameters=count(coarse.module),
         coarse_seconds=coarse.cost.seconds,
         coarse_launches=coarse.cost.launches,
         error=coarse.error,
@@ -107,11 +112,11 @@ def _piece(
         flops=cost.flops,
         seconds=cost.seconds,
         coarse=correct.kind if correct else "none",
-        coarse_parameters=_count(correct.module if correct else None),
+        coarse_parameters=count(correct.module if correct else None),
         coarse_seconds=_correction(correct, method).seconds if correct else 0.0,
         coarse_launches=_correction(correct, method).launches if correct else 0,
         guess=guess.kind if guess else "none",
-        guess_parameters=_count(guess.module if guess else None),
+        guess_parameters=count(guess.module if guess else None),
         guess_seconds=guess.cost.seconds if guess else 0.0,
         error=correct.error if correct else None,
     )
@@ -132,5 +137,6 @@ def _correction(coarse: Coarse, method: Method) -> Cost:
     return coarse.cost + coarse.cost if twice else coarse.cost
 
 
-def _count(module: nn.Module | None) -> int:
+def count(module: nn.Module | None) -> int:
+    """Parameters of a network, if there is one."""
     return sum(p.numel() for p in module.parameters()) if module is not None else 0

@@ -64,31 +64,41 @@ class Recoarsening:
             )
         given = bind(whole, args, kwargs) if args or kwargs else self.given
         probe = Probe(self.partition, whole, dict(given or {}), self.method.seed)
-        solved = self.iteration
-        every = (*solved.forward, *solved.adjoint)
-        used = {name for cycles in every for name in propagators(cycles.schedule)}
         with torch.inference_mode(False), torch.enable_grad():
             builder = LevelBuilder(
                 self.partition, whole, self.method, self.machine, probe, chosen={}
             )
-            levels = builder.build(solved.levels, used)
-        new = make_plan(
-            self.partition,
-            solved.forward[0].schedule,
-            whole,
-            self.method,
-            self.machine,
-            {},
-            {},
-            self.ranks,
-            levels=levels,
-            features=builder.features,
-        )
+            levels, new = decide(builder, self.iteration, self.ranks)
         return _updated(plan, new), levels
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         """Itself: nothing in it changes."""
         return self
+
+
+def decide(builder: LevelBuilder, solved: Iteration, ranks: int) -> tuple[dict[str, Coarse], Plan]:
+    """The coarse propagators that the schedules apply, by name, and the plan with them.
+
+    Raises:
+        CoarseError: none of the asked kind exists.
+
+    """
+    every = (*solved.forward, *solved.adjoint)
+    used = {name for cycles in every for name in propagators(cycles.schedule)}
+    levels = builder.build(solved.levels, used)
+    plan = make_plan(
+        builder.partition,
+        solved.forward[0].schedule,
+        builder.model,
+        builder.method,
+        builder.machine,
+        {},
+        {},
+        ranks,
+        levels=levels,
+        features=builder.features,
+    )
+    return levels, plan
 
 
 def recoarsening(

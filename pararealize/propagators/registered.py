@@ -31,6 +31,10 @@ class Registered(Propagator):
         self._inputs = inputs
         object.__setattr__(self, "registry", registry)
 
+    def within(self, registry: nn.ModuleDict) -> Registered:
+        """The same propagator of another registry's module."""
+        return Registered(registry, self.key, self.label, leaves=self.leaves, inputs=self._inputs)
+
     @property
     def module(self) -> nn.Module:
         """The network applied."""

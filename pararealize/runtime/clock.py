@@ -6,6 +6,14 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import torch
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
 
 def medians(*functions: Callable[[], object], runs: int) -> list[float]:
     """Median seconds of every function; they are run in turns, a first time to warm up."""

@@ -64,11 +64,16 @@ def summed(watched: Iterable[Watched], batch: int) -> Tensor:
 
     Jumps seen slice by slice are put together again. A state that is zero counts as one of size 1.
     """
+    terms = [_mean_square(pairs, batch) for pairs in by_jump(watched).values()]
+    return torch.stack([term.to(terms[0]) for term in terms]).sum() if terms else torch.zeros(())
+
+
+def by_jump(watched: Iterable[Watched]) -> dict[tuple[int, int], list[tuple[Any, Any]]]:
+    """New and old states by sweep and interface, one pair for each slice of the batch."""
     slices: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
     for watch, new, old in watched:
         slices.setdefault((watch.sweep, watch.interface), []).append((new, old))
-    terms = [_mean_square(pairs, batch) for pairs in slices.values()]
-    return torch.stack([term.to(terms[0]) for term in terms]).sum() if terms else torch.zeros(())
+    return slices
 
 
 def number_of(watches: Iterable[Watch]) -> int:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.certify import rank_correlation
+from pararealize.calibration.latency import cut_to
 from pararealize.calibration.score import agreements, classes, errors
 from pararealize.calibration.subject import Subject
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CalibrationError
-from pararealize.ir.chain import TensorSpec
 from pararealize.ir.schedule import propagators
 from pararealize.runtime.certificate import Certified, answer
 from pararealize.studies.data import Data, labelled
@@ -206,12 +206,3 @@ def _time(network: nn.Module | None, inputs: Mapping[str, Any], comm: Any) -> fl
     if network is not None:
         network(**inputs)
     return time.perf_counter() - begin
-
-
-def cut_to(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
-    """As many samples as the network was compiled for, the first ones again where they are few."""
-    found = {}
-    for name, value in inputs.items():
-        index = torch.arange(specs[name].shape[0]) % len(value)
-        found[name] = value[index]
-    return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pararealize.emit.storage import replace_file
 from pararealize.errors import StorageError
 
 
@@ -46,8 +46,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(_weights(path), content)
-        _replace(_figures(path), json.dumps(document, indent=2).encode())
+        replace_file(_weights(path), content)
+        replace_file(_figures(path), json.dumps(document, indent=2).encode())
     except OSError as error:
         raise StorageError(
             f"{path} cannot be written ({error.strerror or error}): choose another cache folder."
@@ -85,10 +85,3 @@ def _weights(path: Path) -> Path:
 
 def _figures(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write at once, so that nobody reads half a file."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
