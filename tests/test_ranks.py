@@ -46,6 +46,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("check", [*LAWS, *USAGE, *MESH], ids=lambda each: f"{each.ranks}-{each}")
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
     """Every check of ``programs/laws.py`` (law 8), ``usage.py`` and ``mesh.py``."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pararealize.calibration.score import classes, errors
+from pararealize.calibration.answers import classes, errors
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.ir.calibration import Certificate, Fitting

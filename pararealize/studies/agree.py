@@ -11,9 +11,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pararealize.calibration.answers import agreements, classes, errors
 from pararealize.calibration.certify import rank_correlation
 from pararealize.calibration.latency import cut_to
-from pararealize.calibration.score import agreements, classes, errors
 from pararealize.calibration.subject import Subject
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CalibrationError

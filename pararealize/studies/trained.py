@@ -125,8 +125,8 @@ def _resnet(depth: int, width: int, epochs: int) -> Study:
 
 
 STUDIES = {
-    "resnet56": _resnet(56, width=8, epochs=30),
-    "vit": Study(models.vit, _digits, AdamRecipe(epochs=20, batch=50, rate=2e-3, shift=2)),
+    "resnet56": _resnet(56, width=8, epochs=50),
+    "vit": Study(models.vit, _digits, AdamRecipe(epochs=40, batch=50, rate=2e-3, shift=2)),
     "lm": Study(
         lambda: models.causal_lm(len(VOCABULARY), width=64),
         lambda: Examples.of_texts(load_texts()),
@@ -135,7 +135,8 @@ STUDIES = {
     "vgg16": Study(
         lambda: models.vgg16(channels=1, classes=10, head="small", width=16, batch_norm=True),
         lambda: _digits(size=32),
-        Recipe(epochs=12, batch=100, rate=0.1, shift=2),
+        Recipe(epochs=30, batch=100, rate=0.1, shift=2),
     ),
     "resnet164": _resnet(164, width=16, epochs=12),
+    "resnet326": _resnet(326, width=8, epochs=15),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from pararealize.calibration.answers import divergence
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure, squared
 from pararealize.ir.calibration import Fitting
 from pararealize.propagators.registered import Registered
@@ -74,6 +76,22 @@ def test_misfits_are_relative_errors_by_hand() -> None:
         response = (module(state) - module(guess) - jump).norm() / jump.norm()
     # Squares are added up in single precision.
     assert measure(here, data.held_out) == pytest.approx((float(step), float(response)), rel=1e-5)
+
+
+def test_answers_of_the_head_count_as_well() -> None:
+    """Where it gives scores: the last subnetwork is fitted to what the network answers."""
+    target, module = linear(0), linear(1)
+    (read,) = samples(target, 1).fitted
+    head = Registered(nn.ModuleDict({"1": linear(2)}), "1", "head")
+    blind = fitter(module, sweeps=False, corrects=True)
+    found = replace(blind, head=head).misfit(read())
+    sample = read()
+    reached = sample.guessed + module(sample.state) - module(sample.guess)
+    wanted = divergence(linear(2)(reached), linear(2)(sample.result))
+    assert wanted is not None
+    assert found.answers.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert found.loss.item() > (found.response / found.jumps + wanted).item()
+    assert blind.misfit(read()).answers == 0
 
 
 def test_what_is_fitted_is_all_that_changes() -> None:

@@ -29,8 +29,8 @@ from pararealize.runtime.report import Report
 
 WORLD = MPI.COMM_WORLD
 
-#: How many random networks a check compiles.
-COUNT = 8
+#: How many random networks a check compiles; more than two ranks have to share two cores.
+COUNT = 8 if WORLD.size <= 2 else 5
 
 #: Sums over a batch run in the same order on ranks; only the adjoint's terms may be added in
 #: another one.

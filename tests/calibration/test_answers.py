@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from pararealize.calibration.score import agreements, classes, errors
+from pararealize.calibration.answers import agreements, classes, divergence, errors
 
 
 def test_scores_are_compared_by_their_class() -> None:
@@ -32,3 +33,13 @@ def test_numbers_agree_within_a_percent() -> None:
 def test_errors_are_relative_to_the_serial_answer() -> None:
     found = errors(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]]))
     assert found.tolist() == [0.75, 0.0]
+
+
+def test_divergence_is_that_of_probabilities() -> None:
+    serial, found = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[3.0, 2.0], [2.0, 0.0]])
+    p, q = serial.softmax(-1)[0], found.softmax(-1)[0]
+    wanted = float((p * (p / q).log()).sum()) / 2  # the other sample's is none
+    assert float(divergence(found, serial)) == pytest.approx(wanted, rel=1e-6)
+    maps = [scores[:, :, None, None].expand(2, 2, 3, 3) for scores in (found, serial)]
+    assert float(divergence(*maps)) == pytest.approx(wanted, rel=1e-6)
+    assert divergence(found[:, :1], serial[:, :1]) is None

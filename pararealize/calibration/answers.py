@@ -1,0 +1,51 @@
+"""Answers: how far one network's are from another's."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+#: Axes of an answer that is a map of scores: [batch, classes, height, width].
+MAP = 4
+
+
+def classes(scores: Tensor) -> Tensor | None:
+    """The class chosen of each sample (and position); ``None`` where answers are no scores.
+
+    Classes are the last axis of ``[batch, …, classes]``, the second of maps of four or more axes.
+    """
+    axis = _axis(scores)
+    return None if axis is None else scores.argmax(axis)
+
+
+def _axis(scores: Tensor) -> int | None:
+    """The axis of the classes."""
+    axis = 1 if scores.dim() >= MAP else -1
+    return axis if scores.dim() > 1 and scores.shape[axis] > 1 else None
+
+
+def agreements(found: Tensor, serial: Tensor) -> Tensor:
+    """Whether each answer is the serial one: the same class, or numbers within 1%."""
+    here, there = classes(found), classes(serial)
+    if here is not None and there is not None:
+        return (here == there).flatten()
+    return errors(found, serial) <= 1e-2
+
+
+def errors(found: Tensor, serial: Tensor) -> Tensor:
+    """Relative 2-norm error of each sample's answer."""
+    wrong = (found.double() - serial.double()).reshape(len(serial), -1).norm(dim=1)
+    relative: Tensor = wrong / serial.double().reshape(len(serial), -1).norm(dim=1).clamp(min=1e-30)
+    return relative
+
+
+def divergence(found: Tensor, serial: Tensor) -> Tensor | None:
+    """KL(p ‖ q) of the classes' probabilities p of the serial answer and q of the one found.
+
+    In nats, a mean over samples (and positions); ``None`` where answers are no scores.
+    """
+    axis = _axis(serial)
+    if axis is None:
+        return None
+    wanted, here = (scores.float().log_softmax(axis) for scores in (serial, found))
+    return functional.kl_div(here, wanted, reduction="none", log_target=True).sum(axis).mean()
