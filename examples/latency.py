@@ -2,42 +2,45 @@
 
     mpiexec -n 2 python -m mpi4py examples/latency.py --cache trained
 
-A ResNet-164 is calibrated for one sweep, and its certificate makes doubtful answers exact. Medians
-of calls in turns: the ranks with one thread each, the serial network with one thread and with two.
+The ranks calibrate a deep ResNet for one sweep; its certificate makes doubtful answers exact.
+Medians of calls in turns: the ranks with one thread each, with and without the certificate, and the
+serial network with one thread and with two; beside them what was predicted on calibrating.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
-from pararealize import Parareal, load, pararealize
+from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.studies.launch import meet
-from pararealize.studies.trained import Trained, trained
+from pararealize.studies.trained import STUDIES, Trained, trained
 
 WORLD = MPI.COMM_WORLD
+FALLBACK, SWEEP = "with the certificate", "one sweep"
+SERIAL = ("serial, 1 thread", "serial, 2 threads")
+
+#: Seconds of calls, by what was called.
+Times = dict[str, list[float]]
 
 
-def calibrated(run: Trained, depth: int, epochs: int) -> Path:
-    """The folder of a network in two subnetworks, calibrated by rank 0 for calls of one sample."""
-    folder = Path(WORLD.bcast(tempfile.mkdtemp()))
-    if WORLD.rank == 0:
-        images = run.data.train_inputs
-        method = Parareal("thinned", "difference", guess="coarse", coarse_depth=depth)
-        example = (images[:1],)
-        net = pararealize(run.model, 2, method=method, example_inputs=example, cost="measured")
-        net.calibrate(images, epochs=epochs, batch=50, above="exact")
-        net.save(folder)
-    meet(WORLD)
-    return folder
+def calibrated(run: Trained, depth: int, epochs: int) -> ParallelNetwork:
+    """On the ranks, cut by measured seconds and calibrated for calls of one sample."""
+    images = run.data.train_inputs
+    method = Parareal("thinned", "difference", guess="coarse", coarse_depth=depth)
+    example = (images[:1],)
+    net = pararealize(
+        run.model, WORLD.size, method=method, example_inputs=example, cost="measured", comm=WORLD
+    ).eval()
+    net.calibrate(images, epochs=epochs, batch=50, above="exact", progress=False)
+    return net
 
 
 def timed(network: Callable[[Tensor], Tensor] | None, sample: Tensor, threads: int) -> float:
@@ -51,45 +54,59 @@ def timed(network: Callable[[Tensor], Tensor] | None, sample: Tensor, threads: i
     return time.perf_counter() - begin
 
 
+@torch.no_grad()
+def compare(net: ParallelNetwork, model: nn.Module, samples: Sequence[Tensor]) -> Times:
+    """Seconds of every call, by what was called; and rank 0 prints how the answers compare."""
+    alone, rule = (model if WORLD.rank == 0 else None), net.rule
+    times: Times = {name: [] for name in (FALLBACK, SWEEP, *SERIAL)}
+    exact, agreed, agreed_once = 0, 0, 0
+    for sample in samples:
+        wanted = int(model(sample).argmax())
+        for threads, name in enumerate(SERIAL, start=1):
+            times[name].append(timed(alone, sample, threads if alone is not None else 1))
+        times[FALLBACK].append(timed(net, sample, 1))
+        exact += net.report.sweeps > 1
+        agreed += int(net(sample).argmax()) == wanted
+        net.rule = None
+        times[SWEEP].append(timed(net, sample, 1))
+        agreed_once += int(net(sample).argmax()) == wanted
+        net.rule = rule
+    if WORLD.rank == 0:
+        count = len(samples)
+        print(f"{FALLBACK}: {agreed / count:.1%} agree, {exact / count:.1%} were made exact")
+        print(f"{SWEEP}: {agreed_once / count:.1%} agree")
+    return times
+
+
 def main() -> None:
-    """Calibrate, load on the ranks, time, and count answers that differ."""
+    """Calibrate on the ranks, time, and count answers that differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
-    parser.add_argument("--depth", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="a network that was calibrated before")
+    parser.add_argument("--network", choices=sorted(STUDIES), default="resnet326")
+    parser.add_argument("--depth", type=int, default=1, help="blocks of a coarse network")
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run = trained("resnet164", 0, options.cache)
-    folder = options.folder or calibrated(run, options.depth, options.epochs)
-    net = load(folder, run.model, comm=WORLD).eval()
-    alone: nn.Module | None = run.model.eval() if WORLD.rank == 0 else None
-    times: dict[str, list[float]] = {"ranks": [], "serial, 1 thread": [], "serial, 2 threads": []}
-    agreed, exact = 0, 0
-    with torch.no_grad():
-        for sample in run.data.test_inputs[: options.samples].split(1):
-            times["ranks"].append(timed(net, sample, 1))
-            times["serial, 1 thread"].append(timed(alone, sample, 1))
-            times["serial, 2 threads"].append(timed(alone, sample, 2 if alone is not None else 1))
-            torch.set_num_threads(1)
-            answer = net(sample)
-            exact += net.report.sweeps > 1
-            agreed += bool(answer.argmax() == run.model.eval()(sample).argmax())
     if WORLD.rank == 0:
-        _print(times, agreed / options.samples, exact / options.samples)
+        trained(options.network, 0, options.cache)
+    meet(WORLD)
+    run = trained(options.network, 0, options.cache)
+    net = calibrated(run, options.depth, options.epochs)
+    times = compare(net, run.model.eval(), run.data.test_inputs[: options.samples].split(1))
+    if WORLD.rank == 0:
+        print(net.explain())
+        report(times, net.plan.parallel_seconds)
 
 
-def _print(times: dict[str, list[float]], agreed: float, exact: float) -> None:
+def report(times: Times, predicted: float) -> None:
+    """Medians, and ratios to the better serial one."""
     found = {name: statistics.median(values) * 1e3 for name, values in times.items()}
-    best = min(found["serial, 1 thread"], found["serial, 2 threads"])
+    best = min(found[name] for name in SERIAL)
     for name, milliseconds in found.items():
         mean = statistics.mean(times[name]) * 1e3
-        print(f"{name}: {milliseconds:.2f} ms (mean {mean:.2f})")
-    print(
-        f"{best / found['ranks']:.2f} times as fast as the better serial one; {agreed:.2%} agree, "
-        f"{exact:.1%} were made exact"
-    )
+        print(f"{name}: {milliseconds:.2f} ms (mean {mean:.2f}), {best / milliseconds:.2f}x")
+    print(f"predicted: {predicted * 1e3:.2f} ms, {predicted * 1e3 / found[FALLBACK] - 1:+.0%}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pararealize.specs import FORMS, load_model
 from pararealize.studies import data as sources
 from pararealize.studies.data import Reading
 from pararealize.studies.launch import is_first, launch, world
-from pararealize.studies.options import Cutting, example_of, integers, method_of, numbers
+from pararealize.studies.options import Cutting, example_of, integers, method_of, numbers, refuse
 
 app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",
@@ -55,6 +55,10 @@ Blocks = Annotated[
 ]
 Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread each.")]
 Worker = Annotated[str, typer.Option(hidden=True)]
+#: Options that some others leave without an effect.
+READING = ("batch", "mean", "std")
+FITTING = ("agreement", "above", "epochs", "best", "seed", *READING)
+PARAREAL = ("coarse", "correction", "iterations", "tolerance", "guess", "coarse_budget")
 #: What a default depends on.
 CALIBRATED = "By default {} with --calibrate."
 Weights = Annotated[
@@ -90,6 +94,7 @@ def options(debug: Debug = False) -> None:
 
 @app.command()
 def explain(
+    ctx: typer.Context,
     model: Model,
     n: Count = "auto",
     coarse: Coarse = "network",
@@ -106,6 +111,8 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
+    if mgrit:
+        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
     method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
     cutting = Cutting(n, blocks, tuple(cut or ()))
     net = cutting.compile(load_model(model), method, example_of(shape))
@@ -161,6 +168,10 @@ def convert(
         raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import convert as converting  # noqa: PLC0415  for this command only
 
+    if not data:
+        refuse(ctx, FITTING, "nothing is fitted without --calibrate DATA")
+    if mgrit:
+        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
     usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
     options = [a or b for a, b in zip((coarse, correction, guess), usual, strict=True)]
     method = method_of(
@@ -231,6 +242,8 @@ def bench(
     worker: Worker = "",
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
+    if mgrit:
+        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
     if not worker:
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
@@ -273,6 +286,10 @@ def check(
         raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
 
+    if data:
+        refuse(ctx, ("n", "tolerance", "shape"), "--data compares a saved network's answers")
+    else:
+        refuse(ctx, ("agreement", *READING), "answers are compared with --data DATA")
     torch.manual_seed(0)
     torch.set_num_threads(1)
     example = example_of(shape)

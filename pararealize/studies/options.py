@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typer import Context
 
 from pararealize.compiler import pararealize
 from pararealize.emit.network import ParallelNetwork
@@ -46,6 +47,19 @@ class Cutting:
                 blocks=self.blocks or None,
                 comm=comm,
             )
+
+
+def refuse(context: Context, names: Sequence[str], why: str) -> None:
+    """Refuse options of a command that would change nothing.
+
+    Raises:
+        MethodError: one of ``names`` was given.
+
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise MethodError(f"--{name.replace('_', '-')} changes nothing: {why}.")
 
 
 def method_of(

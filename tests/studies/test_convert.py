@@ -155,6 +155,37 @@ def test_ranks_answer_like_one_process(place: Place, converted: Path) -> None:
     assert "3 100.00% 0.0e+00 –" in text
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--agreement", "0.9"), "--agreement changes nothing: nothing is fitted without"),
+        (("--best",), "--best changes nothing"),
+        (("--mean", "0.5"), "--mean changes nothing"),
+        (("--mgrit", "coarsening=2", "--guess", "coarse"), "--guess changes nothing: with --mgrit"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    place: Place, option: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code("convert", place.model, "-n", "2", "-o", str(place.folder / "x"), *option) == 2
+    assert words in said(capsys)
+    assert not (place.folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--agreement", "0.9"), "--agreement changes nothing: answers are compared with --data"),
+        (("--data", "x.npy", "--shape", "2,6"), "--shape changes nothing: --data compares"),
+    ],
+)
+def test_options_of_the_other_check_are_refused(
+    converted: Path, option: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code("check", str(converted), *option) == 2
+    assert words in said(capsys)
+
+
 def test_an_agreement_that_is_not_reached_writes_nothing(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
