@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ from pararealize.runtime.body import carry_out
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.solved import Setting, Solved
 from pararealize.runtime.states import States
+from pararealize.runtime.tape import Batch, Place
 
 
 class Adjoints:
@@ -36,23 +37,24 @@ class Adjoints:
     def view(self) -> Solved:
         """The call with the values of its adjoints."""
         s = self.solved
-        return Solved(s.cycles, s.post, s.inputs, self.values, s.tape, s.autocast)
+        return Solved(s.cycles, s.post, s.inputs, self.values, s.tape, s.autocast, lanes=s.lanes)
 
     def backward(self, cycles: Cycles) -> None:
         """The tasks of a schedule; gradients of weights are those of the last one."""
-        post = self.solved.post
+        post, view = self.solved.post, self.view()
         self.done = set()
         self.gradients = [None] * len(self.others)
         tasks = self.setting.body(cycles).tasks
         for i, task in enumerate(tasks):
             if self._place(task) in self.solved.tape.batches:
-                self._apply_batch(tasks[i:])
+                self._apply_batch(view, tasks[i:])
             known = (task.rank, task.value) in self.values
             if not known or (task.op == "apply" and task.commits and task.value not in self.done):
                 run = self._chain(tasks, i)
                 with ExitStack() as stack:
                     for each in run or (task,):
                         stack.enter_context(post.noted(each))
+                    stack.enter_context(view.lane(self.setting, run or (task,), task.piece))
                     if run:
                         self._apply_chain(run)
                     else:
@@ -99,7 +101,7 @@ class Adjoints:
             del tape.records[place]
         return found
 
-    def _apply_batch(self, tasks: Sequence[Task]) -> None:
+    def _apply_batch(self, view: Solved, tasks: Sequence[Task]) -> None:
         """The adjoints of slices that were advanced at once."""
         tape, first = self.solved.tape, tasks[0]
         batch = tape.batches[self._place(first)]
@@ -115,6 +117,12 @@ class Adjoints:
         }
         if not ready:
             return
+        lane = self.setting.lane_of(self.setting.stacks[first.propagator])
+        with view.lane(self.setting, tuple(ready.values()), lane):
+            self._transpose_batch(batch, ready, first)
+
+    def _transpose_batch(self, batch: Batch, ready: Mapping[Place, Task], first: Task) -> None:
+        tape = self.solved.tape
         adjoints = {p: self.values[t.rank, t.reads[0]] for p, t in ready.items()}
         retain = self.retain or not first.commits or len(ready) < len(batch.places)
         found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)

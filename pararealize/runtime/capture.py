@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError, ShapeError
+from pararealize.runtime.lanes import CudaStreams, Lanes, ManyLanes
 
 #: Steps before the capture, in which libraries choose their kernels and allocate.
 WARM_UP = 3
@@ -17,6 +18,10 @@ WARM_UP = 3
 
 class Graph(Protocol):
     """What records the kernels of a step and launches them again."""
+
+    @property
+    def lanes(self) -> Lanes:
+        """Where subnetworks that are not applied at once run side by side."""
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         """Run a step beside the stream that is captured later."""
@@ -44,6 +49,7 @@ class CudaGraph:
                 "network itself."
             )
         self._graph = torch.cuda.CUDAGraph()
+        self.lanes: Lanes = ManyLanes(CudaStreams())
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         """On a stream of its own, after what was launched before and ahead of what follows."""
@@ -68,10 +74,12 @@ class Captured:
     """A step of forward, loss and backward, captured once and replayed on new numbers.
 
     After a call every weight's ``grad`` holds this step's gradient; optimizers must leave it
-    there: ``zero_grad(set_to_none=False)``, or not at all, as nothing is accumulated. A multigrid
-    solver takes the cycles asked for and looks at no residual, for which the host would have to
-    wait; its report says so. Networks that draw random numbers in several evaluations, or that lie
-    on ranks, cannot be captured.
+    there: ``zero_grad(set_to_none=False)``, or not at all, as nothing is accumulated.
+
+    A multigrid solver takes the cycles asked for and looks at no residual, for which the host would
+    have to wait; its report says so. Slices that are not advanced at once lie on parallel streams,
+    where no two share weights or statistics and ``storage`` keeps the states. Networks that draw
+    random numbers in several evaluations, or that lie on ranks, cannot be captured.
 
     Args:
         network: the network, its weights and inputs on one device.
@@ -98,7 +106,7 @@ class Captured:
             raise MethodError("Captured: all inputs and targets must be on the CUDA device.")
         self._network, self._loss, self._count = network, loss, len(inputs)
         self._held = [t.detach().clone() for t in (*inputs, *targets)]
-        with _fixed_cycles(network):
+        with _fixed_cycles(network, self._graph.lanes):
             for _ in range(WARM_UP):
                 self._graph.warm(self._step)
             self._result = self._graph.capture(self._step)
@@ -131,7 +139,7 @@ class Captured:
         return self._result
 
 
-def _fixed_cycles(network: nn.Module) -> AbstractContextManager[Any]:
+def _fixed_cycles(network: nn.Module, lanes: Lanes) -> AbstractContextManager[Any]:
     """A block in which a multigrid network's solver decides nothing by what it sees."""
     solver = getattr(network, "solver", None)
-    return nullcontext() if solver is None else solver.fixed()
+    return nullcontext() if solver is None else solver.fixed(lanes)

@@ -16,6 +16,7 @@ from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.schedule import Schedule
 from pararealize.runtime.adjoints import Adjoints
 from pararealize.runtime.body import body
+from pararealize.runtime.lanes import Lanes, OneLane
 from pararealize.runtime.masks import random_states
 from pararealize.runtime.nest import leaves_of, unflatten
 from pararealize.runtime.protocols import Applied, Post, Stack
@@ -74,15 +75,22 @@ class Multigrid:
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
+        self._lanes: Lanes = OneLane()
 
     @contextmanager
-    def fixed(self) -> Iterator[None]:
-        """Take the cycles asked for in the block, and look at no residual."""
+    def fixed(self, lanes: Lanes | None = None) -> Iterator[None]:
+        """Take the cycles asked for in the block, and look at no residual.
+
+        Subnetworks that share nothing run on several ``lanes``, where there are some.
+        """
+        before = self._lanes
         self._is_fixed = True
+        if lanes is not None and self.setting.shares_nothing:
+            self._lanes = lanes
         try:
             yield
         finally:
-            self._is_fixed = False
+            self._is_fixed, self._lanes = False, before
 
     def solve(self, inputs: Mapping[str, Any], post: Post, *, learns: bool) -> Solved:
         """The states of the network, in as many cycles as it takes.
@@ -90,13 +98,16 @@ class Multigrid:
         With ``learns``, what adjoints need is kept.
         """
         options, values = self._start(inputs)
-        solved = Solved(options[0], post, inputs, values, Tape(), Autocast.now(inputs))
+        solved = Solved(
+            options[0], post, inputs, values, Tape(), Autocast.now(inputs), lanes=self._lanes
+        )
         run = States(self.setting, solved, learns)
         self._begin_masks(inputs)
         with torch.no_grad():
             for chosen in options:
                 solved.cycles = chosen
-                run.forward(chosen)
+                with solved.lanes.forked():
+                    run.forward(chosen)
                 if self._is_enough(solved, chosen, options, "states"):
                     break
             if learns:
@@ -224,7 +235,8 @@ class Multigrid:
         run = Adjoints(self.setting, solved, values, others, retain=retain)
         with torch.no_grad(), solved.autocast.again():
             for chosen in options:
-                run.backward(chosen)
+                with solved.lanes.forked():
+                    run.backward(chosen)
                 if self._is_enough(run.view(), chosen, options, "adjoints"):
                     break
         self._watch_bias()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from pararealize.ir.levels import Cycles, Iteration
 from pararealize.ir.mgrit import MGRIT
+from pararealize.ir.schedule import Task
 from pararealize.runtime.body import Body
+from pararealize.runtime.lanes import Lanes, OneLane
 from pararealize.runtime.masks import Masks
 from pararealize.runtime.nest import Structure, leaves_of
 from pararealize.runtime.protocols import Applied, Post, Stack
@@ -48,6 +51,21 @@ class Setting:
     def body(self, cycles: Cycles) -> Body:
         """What is run of a schedule."""
         return self.bodies[id(cycles)]
+
+    def lane_of(self, stack: Stack) -> int:
+        """Where a stack runs: -1, -2, …; subnetworks have the lanes 1, 2, …."""
+        return -1 - list(dict.fromkeys(map(id, self.stacks.values()))).index(id(stack))
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether subnetworks on one device can run at once: no weights or statistics of two.
+
+        Nor are states recomputed for the adjoints, which would be read while they are made.
+        """
+        own = [p for name, p in self.propagators.items() if name.startswith(("fine.", "inputs."))]
+        held = [{id(each) for each in (*part.weights(), *part.stateful())} for part in own]
+        alone = sum(map(len, held)) == len(set().union(*held))
+        return alone and self.keeps and len(self.ranks) == 1
 
     @property
     def keeps(self) -> bool:
@@ -88,3 +106,16 @@ class Solved:
     masks: list[tuple[Masks, Any]] = field(default_factory=list)
     residuals: tuple[Jump, ...] = ()
     structure: Structure | None = None
+    lanes: Lanes = field(default_factory=OneLane)
+
+    def lane(
+        self, setting: Setting, tasks: Sequence[Task], number: int
+    ) -> AbstractContextManager[Any]:
+        """A block in which tasks run on one lane, after what they read."""
+        seen = setting.iteration.features
+        reads = [
+            (task.rank, name)
+            for task in tasks
+            for name in (*task.reads, *seen.get(task.propagator, ()))
+        ]
+        return self.lanes.on(number, reads, [(t.rank, t.value) for t in tasks], self.values)

@@ -37,7 +37,7 @@ class States:
             if (task.rank, task.value) not in values and task.propagator in self.setting.stacks:
                 self._apply_batch(together(tasks, i, values, self.setting.stacks), cycles)
             if (task.rank, task.value) not in values:
-                with post.noted(task):
+                with post.noted(task), self.solved.lane(self.setting, (task,), task.piece):
                     self._carry_out(task, cycles)
 
     def _carry_out(self, task: Task, cycles: Cycles) -> None:
@@ -70,10 +70,12 @@ class States:
 
     def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         """Several slices at once; what is not linearised there alone is evaluated alone."""
-        if len(tasks) < 2:
-            return
-        if not self.setting.stacks[tasks[0].propagator].is_ready():
-            return
+        stack = self.setting.stacks[tasks[0].propagator]
+        if len(tasks) > 1 and stack.is_ready():
+            with self.solved.lane(self.setting, tasks, self.setting.lane_of(stack)):
+                self._advance_batch(tasks, cycles)
+
+    def _advance_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         values, tape = self.solved.values, self.solved.tape
         stack, names = self.setting.stacks[tasks[0].propagator], [t.propagator for t in tasks]
         places = [(task.propagator, task.reads[0]) for task in tasks]

@@ -138,5 +138,5 @@ STUDIES = {
         Recipe(epochs=30, batch=100, rate=0.1, shift=2),
     ),
     "resnet164": _resnet(164, width=16, epochs=12),
-    "resnet326": _resnet(326, width=8, epochs=15),
+    "resnet326": _resnet(326, width=8, epochs=30),
 }

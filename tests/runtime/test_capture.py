@@ -12,6 +12,7 @@ from pararealize import MGRIT, ParallelNetwork, pararealize
 from pararealize.errors import MethodError, ShapeError
 from pararealize.models import odenet
 from pararealize.runtime.capture import WARM_UP, Captured, CudaGraph
+from pararealize.runtime.lanes import Lanes, OneLane
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -19,8 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWar
 class Rerun:
     """A graph that runs the step again, and notes what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Lanes | None = None) -> None:
         self.asked: list[str] = []
+        self.lanes: Lanes = OneLane() if lanes is None else lanes
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         self.asked.append("warm")
@@ -96,8 +98,9 @@ def test_without_a_device_one_sentence_says_so() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
-def test_a_cuda_graph_gives_what_calls_give() -> None:
-    net, x, y = network(batched="always")
+@pytest.mark.parametrize("batched", ["always", "never"])  # "never": on parallel streams
+def test_a_cuda_graph_gives_what_calls_give(batched: str) -> None:
+    net, x, y = network(batched=batched)
     net, x, y = net.cuda(), x.cuda(), y.cuda()
     step = Captured(net, nn.functional.mse_loss, [x], [y], CudaGraph())
     found, made = step(2 * x, y + 1).clone(), gradients(net)
