@@ -74,9 +74,9 @@ class ManyLanes:
     """Each on a stream of its own."""
 
     streams: Streams
-    _start: Any = None
-    _made: dict[Key, tuple[int, Any]] = field(default_factory=dict)
-    _last: dict[int, Any] = field(default_factory=dict)
+    _start: Any = field(default=None, init=False)
+    _made: dict[Key, tuple[int, Any]] = field(default_factory=dict, init=False)
+    _last: dict[int, Any] = field(default_factory=dict, init=False)
 
     @contextmanager
     def forked(self) -> Iterator[None]:
