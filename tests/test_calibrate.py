@@ -580,7 +580,7 @@ def test_devices_do_what_one_does() -> None:
     assert several.report.errors == one.report.errors
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, 3, N])
 def test_ranks_do_what_one_process_does(ranks: int) -> None:
     """Threads for ranks; without dropout, for they share PyTorch's random numbers."""
     model = build(Recipe("residual", 8, norm="batch")).eval()

@@ -57,7 +57,11 @@ def serial_schedule(n: int, *, head: bool) -> Schedule:
     ]
     if head:
         tasks.append(Task("out", "apply", (states[n],), "head", piece=n))
-    watches = tuple(Watch(0, j, states[j], states[max(1, j - 1)]) for j in range(1, n + 1))
+    # A watch lies where both its values are known: the first state has no other one beside it, and
+    # under a name of its own it stays with the rank that makes it.
+    tasks.insert(1, Task("own", "combine", (states[1],), signs="+", piece=1))
+    before = ["own", *states[1:]]
+    watches = tuple(Watch(0, j, states[j], before[j - 1]) for j in range(1, n + 1))
     return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
 
 
