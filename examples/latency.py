@@ -31,13 +31,13 @@ SERIAL = ("serial, 1 thread", "serial, 2 threads")
 Times = dict[str, list[float]]
 
 
-def calibrated(run: Trained, depth: int, epochs: int) -> ParallelNetwork:
-    """On the ranks, cut by measured seconds and calibrated for calls of one sample."""
+def calibrated(run: Trained, depth: int, epochs: int, cost: str) -> ParallelNetwork:
+    """On the ranks, cut by predicted or measured costs, calibrated for calls of one sample."""
     images = run.data.train_inputs
     method = Parareal("thinned", "difference", guess="coarse", coarse_depth=depth)
     example = (images[:1],)
     net = pararealize(
-        run.model, WORLD.size, method=method, example_inputs=example, cost="measured", comm=WORLD
+        run.model, WORLD.size, method=method, example_inputs=example, cost=cost, comm=WORLD
     ).eval()
     net.calibrate(images, epochs=epochs, batch=50, above="exact", progress=False)
     return net
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--network", choices=sorted(STUDIES), default="resnet326")
     parser.add_argument("--depth", type=int, default=1, help="blocks of a coarse network")
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--cost", default="predicted", help="what the cut balances, or measured")
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +93,7 @@ def main() -> None:
         trained(options.network, 0, options.cache)
     meet(WORLD)
     run = trained(options.network, 0, options.cache)
-    net = calibrated(run, options.depth, options.epochs)
+    net = calibrated(run, options.depth, options.epochs, options.cost)
     times = compare(net, run.model.eval(), run.data.test_inputs[: options.samples].split(1))
     if WORLD.rank == 0:
         print(net.explain())
