@@ -111,8 +111,7 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    if mgrit:
-        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
+    _refuse_parareal(ctx, mgrit)
     method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
     cutting = Cutting(n, blocks, tuple(cut or ()))
     net = cutting.compile(load_model(model), method, example_of(shape))
@@ -164,14 +163,13 @@ def convert(
     of held-out samples is written. The model's own weights stay as they are. Where none agrees as
     often, nothing is written and the exit code is 2.
     """
+    if not data:
+        refuse(ctx, FITTING, "nothing is fitted without --calibrate DATA")
+    _refuse_parareal(ctx, mgrit)
     if ranks > 1 and not worker:
         raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import convert as converting  # noqa: PLC0415  for this command only
 
-    if not data:
-        refuse(ctx, FITTING, "nothing is fitted without --calibrate DATA")
-    if mgrit:
-        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
     usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
     options = [a or b for a, b in zip((coarse, correction, guess), usual, strict=True)]
     method = method_of(
@@ -242,8 +240,7 @@ def bench(
     worker: Worker = "",
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
-    if mgrit:
-        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
+    _refuse_parareal(ctx, mgrit)
     if not worker:
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
@@ -282,14 +279,14 @@ def check(
     On ranks, the network with the same one in one process. Else a model, or a saved one, cut in n
     and corrected by its own layers, which is exact, with the model itself. All in float64.
     """
-    if ranks > 1 and not worker:
-        raise typer.Exit(launch(ctx.obj, ranks))
-    from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
-
     if data:
         refuse(ctx, ("n", "tolerance", "shape"), "--data compares a saved network's answers")
     else:
         refuse(ctx, ("agreement", *READING), "answers are compared with --data DATA")
+    if ranks > 1 and not worker:
+        raise typer.Exit(launch(ctx.obj, ranks))
+    from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
     example = example_of(shape)
@@ -310,6 +307,11 @@ def check(
     tolerance = tolerance or checking.ROUNDING
     console.print(checking.table(rows, title, tolerance))
     raise typer.Exit(int(any(not row.relative <= tolerance for row in rows)))
+
+
+def _refuse_parareal(ctx: typer.Context, mgrit: str) -> None:
+    if mgrit:
+        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
 
 
 def _placed(net: ParallelNetwork) -> Any:
