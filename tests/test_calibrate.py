@@ -484,8 +484,11 @@ def test_coverage_is_that_of_held_out_answers() -> None:
     assert certificate.coverage == float((wrong <= estimates)[1::2].double().mean())
     assert certificate.limit == pytest.approx(float(estimates[0::2].max()), rel=1e-9)
     best = found.topk(2).values
-    swaps = best[:, 0] - best[:, 1] <= 2**0.5 * estimates * found.norm(dim=1)
-    doubts = swaps | (estimates > certificate.limit * (1 + 1e-9))
+    close = best[:, 0] - best[:, 1] <= certificate.margin
+    regions = {region.interface: region for region in certificate.regions}
+    away = {m.interface: m.distances for m in net._lowered.swept.measures}
+    strange = torch.stack([away[j] > r.limit * (1 + 1e-9) for j, r in regions.items()]).any(0)
+    doubts = close | strange | (estimates > certificate.limit * (1 + 1e-9))
     assert list(net.report.doubtful) == doubts.tolist()
     assert certificate.doubted == float(doubts[1::2].double().mean())
 

@@ -131,7 +131,7 @@ def test_it_counts_the_jumps_of_all_stages(correction: str) -> None:
     (loss, penalty), by = losses(nets[0], here.x), by_hand(nets[1], here.x, 2, correction)
     assert nets[0].report.sweeps == 2
     assert_close(gradients(nets[0], loss + penalty), gradients(nets[1], sum(by)))
-    nets[0].rule = Certified(Certificate(1, {1: 1.0}, 1e-9, "exact", margins=False))
+    nets[0].rule = Certified(Certificate(1, {1: 1.0}, 1e-9, "exact"))
     _, penalty = losses(nets[0], here.x)
     assert nets[0].report.sweeps == N
     _, wanted = by_hand(nets[1], here.x, N - 1, correction)  # the N-th leaves none

@@ -118,10 +118,14 @@ def choice(found: Calibration) -> str:
 
 def certificate(found: Certificate) -> str:
     """What the certificate of every answer is worth, as measured."""
-    close = " or its two best scores are that close" if found.margins else ""
+    reasons = [f"the estimate is above {found.limit:.1e}"]
+    if found.regions:
+        reasons.append("a state is unlike those calibrated with")
+    if found.margin is not None:
+        reasons.append(f"its two best scores are within {found.margin:.2g} of each other")
     return (
         f"Certificate: estimated errors cover {found.coverage:.1%} of the true ones and rank them "
-        f"with correlation {found.correlation:.2f} (held out); an answer is doubtful where the "
-        f"estimate is above {found.limit:.1e}{close}, {found.doubted:.1%} of them; "
+        f"with correlation {found.correlation:.2f} (held out); an answer is doubtful where "
+        f"{' or '.join(reasons)}, {found.doubted:.1%} of them; "
         f"{ABOVE[found.above]}."
     )

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 #: Axes of an answer that is a map of scores: [batch, classes, height, width].
 MAP = 4
+#: Axes of answers that are one score for every class: [batch, classes].
+PLAIN = 2
 
 
 def classes(scores: Tensor) -> Tensor | None:
@@ -37,6 +39,18 @@ def errors(found: Tensor, serial: Tensor) -> Tensor:
     wrong = (found.double() - serial.double()).reshape(len(serial), -1).norm(dim=1)
     relative: Tensor = wrong / serial.double().reshape(len(serial), -1).norm(dim=1).clamp(min=1e-30)
     return relative
+
+
+def swaps(found: Tensor, serial: Tensor) -> Tensor | None:
+    """How much any class gains on the one chosen, max_c (d_c - d_a) with d = serial - found.
+
+    One number a sample, float64; ``None`` where answers are no ``[batch, classes]``. The serial
+    answer is another where that is above the lead of the class chosen, a.
+    """
+    if found.dim() != PLAIN or classes(found) is None:
+        return None
+    gains = serial.double() - found.double()
+    return (gains - gains.gather(1, found.argmax(1, keepdim=True))).amax(1)
 
 
 def divergence(found: Tensor, serial: Tensor) -> Tensor | None:

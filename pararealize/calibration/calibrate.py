@@ -187,7 +187,7 @@ class _Calibration:
         emission, built = subject.emission, chosen.built
         method = replace(subject.method, iterations=row.count)
         parts = built.parts
-        certificate = certify(subject, parts, row.count, self.observed.held_out, self.options)
+        certificate = certify(subject, parts, row.count, self.observed, self.options)
         fitted, held_out = self.observed.samples
         calibration = Calibration(
             kind=built.kind,

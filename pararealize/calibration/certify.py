@@ -2,83 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pararealize.calibration.answers import classes, errors
+from pararealize.calibration.answers import errors, swaps
+from pararealize.calibration.observe import Observed
+from pararealize.calibration.regions import regions
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Subject
-from pararealize.ir.calibration import Certificate, Fitting
+from pararealize.calibration.subject import Pairs, Subject
+from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.certificate import answer, doubtful, estimate
-from pararealize.runtime.measures import batch_of, measured, measures
+from pararealize.runtime.familiar import Familiarity
+from pararealize.runtime.measures import Measure, batch_of, tables
 
 #: Share of samples whose true error an estimate has to cover where it is made.
 COVER = 0.99
+#: Times the scores of classes move against each other as far as in that share of samples: answers
+#: closer than that are doubted, for inputs of other kinds have larger errors.
+CAUTION = 2.5
+#: Share of the samples calibrated with that may be doubted because a state of theirs is unusual.
+UNUSUAL = 0.03
 #: Relative errors below which no answer is doubted unless asked for: those of rounding.
 LEAST = 1e-6
 #: Rounds of coordinate descent for non-negative weights.
 ROUNDS = 200
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the sweeps made of samples: one row each, one column an interface.
+
+    ``true`` are the errors of the ``outputs``, ``swaps`` how far the scores of classes moved
+    against each other, where they are such.
+    """
+
+    jumps: Tensor
+    distances: Tensor
+    true: Tensor
+    outputs: Tensor
+    swaps: Tensor | None
+
+    def __getitem__(self, rows: slice) -> Seen:
+        """Some of the samples."""
+        swaps = None if self.swaps is None else self.swaps[rows]
+        return Seen(
+            self.jumps[rows], self.distances[rows], self.true[rows], self.outputs[rows], swaps
+        )
+
+
 def certify(
     subject: Subject,
     parts: Mapping[str, Propagator],
     iterations: int,
-    records: Store,
+    observed: Observed,
     options: Fitting,
 ) -> Certificate | None:
     """How to estimate errors after so many sweeps; ``None`` where none leaves a jump.
 
-    Weights are fitted to one half of the samples and judged on the other.
+    Regions are those of the samples that coarse networks were fitted to. Weights and limits come
+    from one half of the held-out samples, and are judged on the other.
     """
     schedule = subject.schedule(iterations)
     last = max((watch.sweep for watch in schedule.watches), default=-1)
     if last < 0:
         return None
     watches = tuple(watch for watch in schedule.watches if watch.sweep == last)
+    interfaces = sorted({watch.interface for watch in watches})
+    known = subject.together(regions(subject, interfaces, observed.fitted))
     run = subject.run(replace(schedule, watches=watches), parts)
-    jumps: list[dict[int, Tensor]] = []
-    wrong, scores = [], []
+    seen = _seen(subject, run, interfaces, known, observed.held_out)
+    return _weigh(last + 1, interfaces, known, seen, options)
+
+
+def _seen(
+    subject: Subject,
+    run: Callable[[Mapping[str, Any]], tuple[Any, Pairs]],
+    interfaces: Sequence[int],
+    known: Mapping[int, Region],
+    records: Store,
+) -> Seen:
+    near = {j: Familiarity(known[j]).distances for j in known}
+    jumps, distances, wrong, outputs, moved = [], [], [], [], []
     for record in records:
         output, pairs = run(record["inputs"])
-        tables = measured(list(pairs.values()), batch_of(record["inputs"]))
-        found = measures((w for w in watches if w.interface in pairs), tables)
-        jumps.append(subject.together({m.interface: m.relative for m in found}))
-        wrong.append(errors(answer(output), answer(record["output"])).cpu())
-        scores.append(answer(output).cpu())
-    names = sorted(jumps[0])
-    table = torch.cat([torch.stack([row[j] for j in names], 1) for row in jumps])
-    true, outputs = torch.cat(wrong), torch.cat(scores)
-    return _weigh(last + 1, dict(enumerate(names)), table, true, outputs, options)
+        found, serial = answer(output), answer(record["output"])
+        rows = tables(pairs, list(pairs.values()), batch_of(record["inputs"]), near)
+        each = subject.together(dict(zip(pairs, rows, strict=True)))
+        every = [Measure(0, j, *each[j]) for j in interfaces]
+        jumps.append(torch.stack([m.relative for m in every], 1))
+        distances.append(torch.stack([m.distances for m in every], 1))
+        wrong.append(errors(found, serial).cpu())
+        outputs.append(found.cpu())
+        moved.append(swaps(found, serial))
+    swapped = [row.cpu() for row in moved if row is not None]
+    return Seen(
+        torch.cat(jumps),
+        torch.cat(distances),
+        torch.cat(wrong),
+        torch.cat(outputs),
+        torch.cat(swapped) if swapped else None,
+    )
 
 
 def _weigh(
     sweeps: int,
-    names: Mapping[int, int],
-    jumps: Tensor,
-    true: Tensor,
-    outputs: Tensor,
+    interfaces: Sequence[int],
+    known: Mapping[int, Region],
+    seen: Seen,
     options: Fitting,
 ) -> Certificate:
-    fitted, judged = slice(0, None, 2), slice(1 if len(true) > 1 else 0, None, 2)
-    weights = nonnegative(jumps[fitted], true[fitted])
-    sums = (jumps[fitted] @ weights).clamp(min=1e-30)
-    weights = weights * torch.quantile(true[fitted] / sums, COVER).clamp(min=1e-12)
-    estimates = jumps @ weights
-    margins = outputs.dim() == 2 and classes(outputs) is not None
-    limit = options.limit or max(LEAST, float(estimates[fitted].max()))
-    pairs = {j: float(weights[i]) for i, j in names.items()}
-    certificate = Certificate(sweeps, pairs, limit, options.above, margins)
-    found = estimate(certificate, {j: jumps[judged, i] for i, j in names.items()})
+    fitted, judged = seen[0::2], seen[1 if len(seen.true) > 1 else 0 :: 2]
+    weights = nonnegative(fitted.jumps, fitted.true)
+    sums = (fitted.jumps @ weights).clamp(min=1e-30)
+    weights = weights * torch.quantile(fitted.true / sums, COVER).clamp(min=1e-12)
+    limit = options.limit or max(LEAST, float((fitted.jumps @ weights).max()))
+    if float(fitted.true.max()) <= LEAST:  # exact, whatever the input
+        known, fitted = {}, replace(fitted, swaps=None)
+    moved = fitted.swaps
+    margin = None if moved is None else CAUTION * float(torch.quantile(moved, COVER))
+    columns = {j: i for i, j in enumerate(interfaces)}
+    usual = 1 - UNUSUAL / max(1, len(known))
+    near = tuple(
+        replace(here, limit=float(torch.quantile(fitted.distances[:, columns[j]], usual)))
+        for j, here in sorted(known.items())
+    )
+    pairs = {j: float(weights[i]) for j, i in columns.items()}
+    certificate = Certificate(sweeps, pairs, limit, options.above, margin, near)
+    found = estimate(certificate, {j: judged.jumps[:, i] for j, i in columns.items()})
+    away = {j: judged.distances[:, i] for j, i in columns.items()}
     return replace(
         certificate,
-        coverage=float((true[judged] <= found).double().mean()),
-        correlation=rank_correlation(found, true[judged]),
-        doubted=float(doubtful(certificate, found, outputs[judged]).double().mean()),
+        coverage=float((judged.true <= found).double().mean()),
+        correlation=rank_correlation(found, judged.true),
+        doubted=float(doubtful(certificate, found, away, judged.outputs).double().mean()),
     )
 
 

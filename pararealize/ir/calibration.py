@@ -124,13 +124,28 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Where the states at one interface lay in calibration.
+
+    A state of k features φ is d = ‖W (φ - c)‖ / √k away from their ``centre`` c, Mahalanobis'
+    distance; ``whitening`` has the rows of the lower triangular W, WᵀW the inverse covariance.
+    Beyond ``limit`` it is like few or none of the states seen.
+    """
+
+    interface: int
+    centre: tuple[float, ...]
+    whitening: tuple[float, ...]
+    limit: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """How the error of an answer is estimated from the jumps of its last sweep, K = ``sweeps``.
 
     The estimate of ‖answer - serial answer‖ / ‖serial answer‖ for a sample is Σ_j w_j r_j with the
-    relative jump r_j = ‖u_j^K - u_j^{K-1}‖ / ‖u_j^K‖ at interface j. ``margins`` says that answers
-    are scores of classes: an answer is also doubtful where its two best scores are so close that
-    an error of the estimated size may swap them.
+    relative jump r_j = ‖u_j^K - u_j^{K-1}‖ / ‖u_j^K‖ at interface j. An answer is also doubtful
+    where one of its states lies outside its region, and, with answers that are scores of classes,
+    where the two best are within ``margin`` of each other, or an error may swap them.
 
     ``coverage`` is the share of held-out samples whose true error is below the estimate,
     ``correlation`` Spearman's rank correlation of both, ``doubted`` the share that is doubted; they
@@ -141,7 +156,8 @@ class Certificate:
     weights: Mapping[int, float]
     limit: float
     above: str
-    margins: bool
+    margin: float | None = None
+    regions: tuple[Region, ...] = ()
     coverage: float = 0.0
     correlation: float = 0.0
     doubted: float = 0.0
@@ -188,10 +204,21 @@ class Calibration:
         if values["certificate"] is not None:
             given = dict(values["certificate"])
             given["weights"] = {int(k): float(v) for k, v in given["weights"].items()}
+            given["regions"] = tuple(map(_region, given["regions"]))
             check_fields(Certificate, given)
             values["certificate"] = Certificate(**given)
         check_fields(cls, {k: v for k, v in values.items() if k != "candidates"})
         return cls(**values)
+
+
+def _region(values: Mapping[str, Any]) -> Region:
+    numbers = {name: tuple(map(float, values[name])) for name in ("centre", "whitening")}
+    given = {**values, **numbers}
+    check_fields(Region, given)
+    k = len(numbers["centre"])
+    if len(numbers["whitening"]) != k * (k + 1) // 2:
+        raise ValueError(f"a region with {k} features and {len(numbers['whitening'])} weights")
+    return Region(**given)
 
 
 def _candidate(values: Mapping[str, Any]) -> Candidate:

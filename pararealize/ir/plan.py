@@ -13,7 +13,7 @@ from pararealize.ir.chain import Cost, TensorSpec
 from pararealize.ir.typed import check_fields
 
 #: Of saved folders: 2 since weights may lie in several files.
-FORMAT = 2
+FORMAT = 3
 T = TypeVar("T")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pararealize.ir.calibration import Certificate
-from pararealize.runtime.measures import Measure
+from pararealize.runtime.familiar import Familiarity
+from pararealize.runtime.measures import Distances, Measure
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.rules import Rule
 
@@ -23,19 +23,23 @@ def estimate(certificate: Certificate, jumps: Mapping[int, Tensor]) -> Tensor:
     return total
 
 
-def doubtful(certificate: Certificate, estimates: Tensor, scores: Tensor) -> Tensor:
+def doubtful(
+    certificate: Certificate, estimates: Tensor, distances: Mapping[int, Tensor], scores: Tensor
+) -> Tensor:
     """Whether the answer to each sample is doubtful.
 
-    It is where the estimate is above the limit or no number, and where answers are scores s of
-    classes and an error of size e = estimate · ‖s‖ may swap the best two, s_1 - s_2 ≤ √2 e.
+    It is where the estimate is above the limit or no number, where a state lies outside its region,
+    and where answers are scores s of classes with s_1 - s_2 ≤ margin for the best two.
     """
-    above = ~(estimates <= certificate.limit)
-    if not certificate.margins:
-        return above
+    doubts = ~(estimates <= certificate.limit)
+    for region in certificate.regions:
+        if region.interface in distances:
+            doubts = doubts | ~(distances[region.interface] <= region.limit)
+    if certificate.margin is None:
+        return doubts
     best: Tensor = scores.double().topk(2, dim=-1).values
-    size = estimates.to(scores.device) * scores.double().norm(dim=-1)
-    swaps: Tensor = best[..., 0] - best[..., 1] <= math.sqrt(2) * size
-    either: Tensor = above | swaps.to(above.device)
+    close: Tensor = ~(best[..., 0] - best[..., 1] > certificate.margin)
+    either: Tensor = doubts | close.to(doubts.device)
     return either
 
 
@@ -64,6 +68,8 @@ class Certified:
     def __init__(self, certificate: Certificate, otherwise: Rule | None = None) -> None:
         self.certificate, self._otherwise = certificate, otherwise
         self.verdict = Verdict()
+        known = map(Familiarity, certificate.regions)
+        self.known: Mapping[int, Distances] = {here.interface: here.distances for here in known}
 
     def is_enough(self, measures: Sequence[Measure], output: Any) -> bool:
         """Whether to stop; once in doubt, only the serial answer is enough."""
@@ -76,7 +82,8 @@ class Certified:
 
     def _judged(self, measures: Sequence[Measure], output: Any) -> Verdict:
         sweep = self.certificate.sweeps - 1
-        jumps = {m.interface: m.relative for m in measures if m.sweep == sweep}
-        found = estimate(self.certificate, jumps)
-        doubts = doubtful(self.certificate, found, answer(output))
+        last = [m for m in measures if m.sweep == sweep]
+        found = estimate(self.certificate, {m.interface: m.relative for m in last})
+        distances = {m.interface: m.distances for m in last}
+        doubts = doubtful(self.certificate, found, distances, answer(output))
         return Verdict(tuple(found.tolist()), tuple(doubts.tolist()))

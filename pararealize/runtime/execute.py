@@ -18,7 +18,7 @@ from pararealize.runtime.guards import shapes
 from pararealize.runtime.jumps import Jumps, Watched, number_of, summed
 from pararealize.runtime.legs import Leg, legs, lines
 from pararealize.runtime.link import Line, Link, Step
-from pararealize.runtime.measures import Measure, batch_of, measured, measures, shared
+from pararealize.runtime.measures import Measure, batch_of, measures, shared, tables
 from pararealize.runtime.multigrid import Multigrid
 from pararealize.runtime.nest import flatten, leaves_of, map_tensors, unflatten
 from pararealize.runtime.record import Recorder
@@ -221,7 +221,7 @@ class Execution:
                     seen += [(w, values[w.new], values[w.old]) for w in mine]
                 if leg is self._legs[-1]:
                     break
-                found += self._measured(leg, values, inputs)
+                found += self._measured(leg, dial, values, inputs)
                 if dial.rule.is_enough(found, detached(values[leg.schedule.output])):
                     break
         step.only_answers(leg.answered if seen is None else leg.all_answered)
@@ -229,13 +229,14 @@ class Execution:
         return self._legs[: self._legs.index(leg) + 1]
 
     def _measured(
-        self, leg: Leg, values: dict[str, Any], inputs: dict[str, Any]
+        self, leg: Leg, dial: Dial, values: dict[str, Any], inputs: dict[str, Any]
     ) -> tuple[Measure, ...]:
         """The jumps of a stage, those of all ranks."""
         batch, mine = batch_of(inputs), leg.reported_by(self.rank)
-        own = measured([(values[w.new], values[w.old]) for w in mine.values()], batch)
-        tables = dict(zip(mine, own, strict=True))
-        every = shared(tables, len(leg.watches), batch, self.transport.sum)
+        pairs = [(values[w.new], values[w.old]) for w in mine.values()]
+        own = tables((w.interface for w in mine.values()), pairs, batch, dial.known)
+        each = dict(zip(mine, own, strict=True))
+        every = shared(each, len(leg.watches), batch, self.transport.sum)
         return measures((watch for watch, _ in leg.watches), every)
 
     def _solve(

@@ -19,15 +19,17 @@ from pararealize.runtime.report import Jump
 class Measure:
     """The jump at one interface in one sweep.
 
-    ``norms[i]`` is the 2-norm of the jump of sample i, ``scales[i]`` that of the new state: float64
-    on the CPU. Samples are what lies along axis 0, where the batch and all leaves of the state
-    share it; otherwise there is one number for all.
+    ``norms[i]`` is the 2-norm of the jump of sample i, ``scales[i]`` that of the new state,
+    ``distances[i]`` how far that lies from those of calibration, where that is asked for (else 0):
+    float64 on the CPU. Samples are what lies along axis 0, where the batch and all leaves of the
+    state share it; otherwise there is one number for all.
     """
 
     sweep: int
     interface: int
     norms: Tensor
     scales: Tensor
+    distances: Tensor
 
     @property
     def relative(self) -> Tensor:
@@ -69,8 +71,35 @@ def _wide(row: Tensor) -> torch.dtype:
     return torch.float64 if row.dtype in {torch.float64, torch.complex128} else torch.float32
 
 
+#: Distances of the samples of a state, of which there are so many.
+Distances = Callable[[Any, int], Tensor]
+
+
+def tables(
+    interfaces: Iterable[int],
+    pairs: Sequence[tuple[Any, Any]],
+    batch: int,
+    known: Mapping[int, Distances],
+) -> list[Tensor]:
+    """For pairs of new and old states at interfaces, the three rows of a measure: [3, samples].
+
+    Distances are those of ``known`` interfaces, zero elsewhere.
+    """
+    rows = zip(interfaces, pairs, measured(pairs, batch), strict=True)
+    return [
+        torch.cat((row, _distances(known.get(j), new, batch, row.shape[1])))
+        for j, (new, _), row in rows
+    ]
+
+
+def _distances(known: Distances | None, state: Any, batch: int, samples: int) -> Tensor:
+    """[1, samples]; that of the farthest where samples are not told apart."""
+    found = torch.zeros(1, dtype=torch.float64) if known is None else known(state, batch)
+    return (found if len(found) == samples else found.amax().expand(samples))[None]
+
+
 def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
-    """For pairs of new and old states, norms of jumps and of new states: [2, samples] each.
+    """Norms of jumps and of new states, the first two rows of every measure: [2, samples].
 
     They are on the CPU, after one wait for the device.
     """
@@ -87,15 +116,18 @@ def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
 def shared(
     mine: Mapping[int, Tensor], count: int, batch: int, total: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
-    """All of ``count`` such tables, of which every rank knows its own, by ``total`` over ranks."""
-    numbers = torch.zeros(count, 1 + 2 * max(batch, 1), dtype=torch.float64)
+    """All of ``count`` tables [3, samples], of which every rank knows its own.
+
+    ``total`` sums a tensor over ranks.
+    """
+    numbers = torch.zeros(count, 1 + 3 * max(batch, 1), dtype=torch.float64)
     for i, table in mine.items():
         numbers[i, 0] = table.shape[1]
         numbers[i, 1 : 1 + table.numel()] = table.flatten()
-    return [row[1 : 1 + 2 * int(row[0])].view(2, -1) for row in total(numbers)]
+    return [row[1 : 1 + 3 * int(row[0])].view(3, -1) for row in total(numbers)]
 
 
 def measures(watches: Iterable[Watch], tables: Iterable[Tensor]) -> tuple[Measure, ...]:
     """The jumps by sweep and interface."""
     pairs = zip(watches, tables, strict=True)
-    return tuple(Measure(w.sweep, w.interface, norms, scales) for w, (norms, scales) in pairs)
+    return tuple(Measure(w.sweep, w.interface, *table) for w, table in pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -10,9 +10,10 @@ from torch import Tensor, fx
 
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import Key
+from pararealize.runtime.certificate import Certified
 from pararealize.runtime.jumps import Jumps, Watched, number_of, summed
 from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.measures import Measure, batch_of, measured, measures
+from pararealize.runtime.measures import Distances, Measure, batch_of, measures, tables
 from pararealize.runtime.nest import map_tensors
 from pararealize.runtime.report import Report
 from pararealize.runtime.rules import Rule
@@ -32,6 +33,11 @@ class Dial:
     later: tuple[Schedule, ...]
     rule: Rule
     ledger: Ledger
+
+    @property
+    def known(self) -> Mapping[int, Distances]:
+        """By interface, what tells the rule how far a state is from those it knows."""
+        return self.rule.known if isinstance(self.rule, Certified) else {}
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,9 @@ class Staged:
                     seen += [(w, *pair) for w, pair in zip(stage.watches, pairs, strict=True)]
                 if stage is self.stages[-1]:
                     break
-                found += measures(stage.watches, measured(pairs, batch))
+                interfaces = [watch.interface for watch in stage.watches]
+                rows = tables(interfaces, pairs, batch, self._dial.known)
+                found += measures(stage.watches, rows)
                 if self._dial.rule.is_enough(found, detached(output)):
                     break
                 known |= zip(stage.leaves, left, strict=True)

@@ -15,6 +15,7 @@ from pararealize.errors import ModelSpecError, StorageError
 from pararealize.studies import checkpoint, odenets
 from pararealize.studies.checkpoint import Checkpoint
 from pararealize.studies.demo import smaller
+from pararealize.studies.depth import stochastic
 from pararealize.studies.digits import load_digits
 from pararealize.studies.examples import Examples
 from pararealize.studies.odenets import AdamRecipe, ignore
@@ -39,11 +40,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Study:
-    """A network, the data it learns, and how: SGD for convolutions, Adam for transformers."""
+    """A network, the data it learns, and how: SGD for convolutions, Adam for transformers.
+
+    ``drop`` is how often samples skip the last residual branch in training, earlier ones less.
+    """
 
     make: Callable[[], nn.Module]
     data: Callable[[], Examples]
     recipe: Recipe | AdamRecipe
+    drop: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """How it is trained, to tell weights of one way from those of another."""
+        return f"{self.recipe!r}, drop={self.drop}"
 
 
 def trained(name: str, seed: int = 0, cache: Path | None = None) -> Trained:
@@ -72,7 +82,7 @@ def run(study: Study, name: str, cache: Path | None) -> Trained:
     data = study.data()
     # Drawing weights, shuffling and dropout are not to change what the caller draws next.
     with torch.random.fork_rng(devices=[]):
-        found = None if path is None else checkpoint.read(path, repr(study.recipe))
+        found = None if path is None else checkpoint.read(path, study.said)
         if found is None:
             found = _train(study, data)
             if path is not None:
@@ -85,10 +95,11 @@ def _train(study: Study, data: Examples) -> Checkpoint:
     torch.manual_seed(study.recipe.seed)
     model = study.make()
     begin = time.process_time()
-    outcome = _fit(model, data, study.recipe)
+    with stochastic(model, study.drop):
+        outcome = _fit(model, data, study.recipe)
     seconds = time.process_time() - begin
     weights = model.state_dict()
-    return Checkpoint(weights, repr(study.recipe), seconds, outcome.test_loss, outcome.accuracy)
+    return Checkpoint(weights, study.said, seconds, outcome.test_loss, outcome.accuracy)
 
 
 def _fit(model: nn.Module, data: Examples, recipe: Recipe | AdamRecipe) -> Outcome:
@@ -115,22 +126,24 @@ def _digits(size: int | None = None, pooling: int = 1) -> Examples:
     return Examples.of_digits(smaller(load_digits(size), pooling))
 
 
-def _resnet(depth: int, width: int, epochs: int) -> Study:
+def _resnet(depth: int, width: int, epochs: int, drop: float = 0.0) -> Study:
     """Digits of 14x14 pixels, to save time."""
     return Study(
         lambda: models.resnet(depth, channels=1, width=width),
         lambda: _digits(pooling=2),
         Recipe(epochs=epochs, batch=100),
+        drop,
     )
 
 
 STUDIES = {
-    "resnet56": _resnet(56, width=8, epochs=50),
-    "vit": Study(models.vit, _digits, AdamRecipe(epochs=40, batch=50, rate=2e-3, shift=2)),
+    "resnet56": _resnet(56, width=8, epochs=60, drop=0.25),
+    "vit": Study(models.vit, _digits, AdamRecipe(epochs=50, batch=50, rate=2e-3, shift=2), 0.2),
     "lm": Study(
         lambda: models.causal_lm(len(VOCABULARY), width=64),
         lambda: Examples.of_texts(load_texts()),
-        AdamRecipe(epochs=4, batch=32, rate=3e-3),
+        AdamRecipe(epochs=10, batch=32, rate=3e-3),
+        drop=0.5,
     ),
     "vgg16": Study(
         lambda: models.vgg16(channels=1, classes=10, head="small", width=16, batch_norm=True),
@@ -138,5 +151,5 @@ STUDIES = {
         Recipe(epochs=30, batch=100, rate=0.1, shift=2),
     ),
     "resnet164": _resnet(164, width=16, epochs=12),
-    "resnet326": _resnet(326, width=8, epochs=30),
+    "resnet326": _resnet(326, width=8, epochs=20, drop=0.3),
 }

@@ -13,7 +13,7 @@ from torch import nn
 from pararealize import Parareal, pararealize
 from pararealize.analysis.calibrated import candidates_table, choice, sentences, sweeps_table
 from pararealize.analysis.explain import explain
-from pararealize.ir.calibration import Calibration, Candidate, Certificate, Fit, Sweeps
+from pararealize.ir.calibration import Calibration, Candidate, Certificate, Fit, Region, Sweeps
 
 #: Fast and good enough, slower and better, and one that does not agree as often as is wanted.
 FAST = Candidate(
@@ -27,7 +27,8 @@ GOOD = Candidate(
     (Sweeps(0, 0.75, 0.5, 0.0015), Sweeps(1, 1.0, 0.125, 0.0035)),
 )
 POOR = Candidate("mean", (Fit(2, "mean", 0, None, None),), (Sweeps(1, 0.125, 9.0, 0.001),))
-CERTIFICATE = Certificate(2, {1: 1.0}, 0.0625, "warn", True, 0.984375, 0.875, 0.03125)
+REGION = Region(1, (0.0,), (1.0,), 2.0)
+CERTIFICATE = Certificate(2, {1: 1.0}, 0.0625, "warn", 1.5, (REGION,), 0.984375, 0.875, 0.03125)
 FOUND = Calibration(
     *("identity", 2, 1040, 260, 12.5, 0.0045),
     (FAST, GOOD, POOR),
@@ -87,6 +88,7 @@ def test_a_calibrated_network_explains_itself() -> None:
     assert "Calibrated in 12.5 s on 1,040 samples, tested on 260 others" in text
     assert "Serial took 4.500 ms as measured there; 3.000 ms are predicted" in text
     assert "cover 98.4% of the true ones and rank them with correlation 0.88" in text
-    assert "above 6.2e-02 or its two best scores are that close, 3.1% of them" in text
+    assert "above 6.2e-02 or a state is unlike those calibrated with or its two best" in text
+    assert "scores are within 1.5 of each other, 3.1% of them" in text
     assert "the network warns of doubtful ones" in text
     assert "calibrated, on 260 held-out samples" in text

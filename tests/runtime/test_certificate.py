@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from pararealize.ir.calibration import Certificate
+from pararealize.ir.calibration import Certificate, Region
 from pararealize.runtime.certificate import Certified, answer, doubtful, estimate
 from pararealize.runtime.measures import Measure
 
-CERTIFICATE = Certificate(2, {1: 1.0, 3: 10.0}, 0.5, "report", margins=True)
+REGION = Region(1, (0.0,), (1.0,), 2.0)
+CERTIFICATE = Certificate(2, {1: 1.0, 3: 10.0}, 0.5, "report", 0.25, (REGION,))
 
 
 def numbers(*values: float) -> torch.Tensor:
@@ -16,7 +20,8 @@ def numbers(*values: float) -> torch.Tensor:
 
 
 def measure(sweep: int, interface: int, *relative: float) -> Measure:
-    return Measure(sweep, interface, numbers(*relative), torch.ones(len(relative)).double())
+    one = torch.ones(len(relative)).double()
+    return Measure(sweep, interface, numbers(*relative), one, 0 * one)
 
 
 def test_estimates_are_weighted_sums() -> None:
@@ -25,12 +30,30 @@ def test_estimates_are_weighted_sums() -> None:
     assert torch.allclose(estimate(CERTIFICATE, {1: numbers(1), 3: numbers(0, 1)}), numbers(1, 11))
 
 
-def test_answers_are_doubtful_above_the_limit_or_where_classes_may_swap() -> None:
-    scores = numbers(0, 1, 0, 1, 0.9, 1, 0.9, 1).view(4, 2)
-    found = doubtful(CERTIFICATE, numbers(0.4, 0.6, 1e-3, 0.06), scores)
-    assert found.tolist() == [False, True, False, True]
-    odd = doubtful(CERTIFICATE, numbers(torch.nan, torch.inf), scores[:2])
+def test_answers_are_doubtful_above_the_limit_or_where_classes_are_close() -> None:
+    scores = numbers(0, 1, 0, 1, 0.75, 1, 0.7, 1).view(4, 2)
+    found = doubtful(CERTIFICATE, numbers(0.4, 0.6, 1e-3, 0.06), {}, scores)
+    assert found.tolist() == [False, True, True, False]
+    odd = doubtful(CERTIFICATE, numbers(torch.nan, torch.inf), {}, scores[:2])
     assert odd.tolist() == [True, True]
+    none = doubtful(CERTIFICATE, numbers(0, 0), {}, torch.tensor([[torch.nan, 1], [0, 1]]))
+    assert none.tolist() == [True, False]
+
+
+def test_answers_are_doubtful_where_a_state_lies_outside_its_region() -> None:
+    scores, low = numbers(0, 1, 0, 1, 0, 1).view(3, 2), numbers(0, 0, 0)
+    away = {1: numbers(1.9, 2.1, torch.inf), 3: numbers(9, 9, 9)}  # 3 has no region
+    assert doubtful(CERTIFICATE, low, away, scores).tolist() == [False, True, True]
+
+
+def test_distances_are_those_of_the_sweeps_it_was_made_for() -> None:
+    rule, scores = Certified(CERTIFICATE), numbers(0, 1).view(1, 2)
+    assert float(rule.known[1](numbers(-3).view(1, 1), 1)) == pytest.approx(3)
+    far = replace(measure(0, 1, 0.0), distances=numbers(3))
+    rule.is_enough([far, measure(1, 1, 0.0)], scores)
+    assert rule.verdict.doubtful == (False,)
+    rule.is_enough([measure(0, 1, 0.0), replace(far, sweep=1)], scores)
+    assert rule.verdict.doubtful == (True,)
 
 
 def test_it_is_asked_once_after_the_sweeps_it_was_made_for() -> None:
@@ -45,7 +68,7 @@ def test_it_is_asked_once_after_the_sweeps_it_was_made_for() -> None:
 
 
 def test_once_in_doubt_only_the_serial_answer_is_enough() -> None:
-    strict = Certificate(1, {1: 1.0}, 0.5, "exact", margins=False)
+    strict = Certificate(1, {1: 1.0}, 0.5, "exact")
 
     class Always:
         def is_enough(self, *_: object) -> bool:
@@ -59,7 +82,7 @@ def test_once_in_doubt_only_the_serial_answer_is_enough() -> None:
 
 def test_doubts_are_those_of_the_sweeps_it_was_made_for() -> None:
     """A later answer may look clearer; it is no nearer to be known."""
-    rule = Certified(Certificate(1, {1: 1.0}, 0.5, "exact", margins=True))
+    rule = Certified(Certificate(1, {1: 1.0}, 0.5, "exact", 0.25))
     assert not rule.is_enough([measure(0, 1, 0.4)], numbers(0.9, 1).view(1, 2))
     later = [measure(0, 1, 0.4), measure(1, 2, 0.0)]
     assert not rule.is_enough(later, numbers(0, 1).view(1, 2))

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from pararealize.ir.schedule import Watch
-from pararealize.runtime.measures import Measure, batch_of, measured, measures, shared, sizes
+from pararealize.runtime.measures import (
+    Measure,
+    batch_of,
+    measured,
+    measures,
+    shared,
+    sizes,
+    tables,
+)
 from pararealize.runtime.rules import BelowTolerance
 
 
@@ -18,7 +26,7 @@ def numbers(*values: float) -> Tensor:
 
 
 def measure(sweep: int, norms: Tensor, scales: Tensor) -> Measure:
-    return Measure(sweep, 1, norms, scales)
+    return Measure(sweep, 1, norms, scales, torch.zeros_like(norms))
 
 
 def test_sizes_are_of_samples_where_all_leaves_have_them() -> None:
@@ -48,14 +56,23 @@ def test_jumps_and_scales_come_in_pairs() -> None:
     assert measured([], 2) == []
 
 
+def test_distances_are_those_of_known_interfaces() -> None:
+    pairs = [(torch.ones(2, 1), torch.zeros(2, 1))] * 2 + [(torch.ones(3), torch.zeros(3))]
+    known = {5: lambda _, batch: numbers(*range(batch)), 6: lambda _, batch: numbers(*range(batch))}
+    plain, far, whole = tables((4, 5, 6), pairs, 2, known)
+    assert plain.tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert far[2].tolist() == [0, 1]
+    assert whole[2].tolist() == [1]  # samples are not told apart: the farthest
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_ranks_share_tables_of_either_width(batch: int) -> None:
-    one, other = torch.rand(2, batch, dtype=torch.float64), torch.rand(2, 1, dtype=torch.float64)
+    one, other = torch.rand(3, batch, dtype=torch.float64), torch.rand(3, 1, dtype=torch.float64)
     numbers_of_0 = []
     shared({1: other}, 2, batch, lambda table: numbers_of_0.append(table) or table)
-    tables = shared({0: one}, 2, batch, lambda table: table + numbers_of_0[0])
-    assert torch.equal(tables[0], one)
-    assert torch.equal(tables[1], other)
+    both = shared({0: one}, 2, batch, lambda table: table + numbers_of_0[0])
+    assert torch.equal(both[0], one)
+    assert torch.equal(both[1], other)
 
 
 def test_relative_jumps_are_never_called_small_where_they_are_not_known() -> None:
@@ -64,7 +81,9 @@ def test_relative_jumps_are_never_called_small_where_they_are_not_known() -> Non
 
 
 def test_jumps_of_a_report_are_of_the_whole_batch_and_of_every_sample() -> None:
-    (found,) = measures([Watch(1, 2, "new", "old")], [torch.stack((numbers(3, 4), numbers(6, 80)))])
+    (found,) = measures(
+        [Watch(1, 2, "new", "old")], [torch.stack((numbers(3, 4), numbers(6, 80), numbers(0, 0)))]
+    )
     jump = found.jump()
     assert (jump.sweep, jump.interface, jump.norm) == (1, 2, 5)
     assert jump.relative == pytest.approx(5 / math.hypot(6, 80))
