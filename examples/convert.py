@@ -30,20 +30,27 @@ from pararealize.studies.training import score
 
 @dataclass(frozen=True)
 class How:
-    """How networks are calibrated: blocks of a coarse network, samples, epochs, samples a step."""
+    """How networks are cut and calibrated.
 
-    depth: int
+    Blocks of every coarse network, samples, epochs, samples a step, learning rate; named
+    interfaces, or where pieces weigh the same.
+    """
+
+    depth: int | tuple[int, ...]
     samples: int
     epochs: int
     batch: int
     rate: float
+    interfaces: tuple[str, ...] | None = None
 
 
 def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
     """The network in n subnetworks, calibrated for one sweep, and processor seconds that took."""
     inputs = run.data.train_inputs[: how.samples]
     method = Parareal("thinned", "difference", guess="coarse", coarse_depth=how.depth)
-    net = pararealize(run.model, n, method=method, example_inputs=(inputs[:1],)).eval()
+    net = pararealize(
+        run.model, n, method=method, example_inputs=(inputs[:1],), interfaces=how.interfaces
+    ).eval()
     begin = time.process_time()
     net.calibrate(
         inputs, epochs=how.epochs, batch=how.batch, rate=how.rate, above="exact", progress=False
@@ -127,18 +134,22 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(STUDIES), default="resnet56")
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--depth", type=int, nargs="+", default=[1])
+    parser.add_argument("--interfaces", nargs="+", help="modules to cut after, in place of --n")
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--rate", type=float, default=1e-2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    how = How(options.depth, options.samples, options.epochs, options.batch, options.rate)
+    depth = tuple(options.depth) if len(options.depth) > 1 else options.depth[0]
+    cuts = None if options.interfaces is None else tuple(options.interfaces)
+    how = How(depth, options.samples, options.epochs, options.batch, options.rate, cuts)
+    counts = options.n if cuts is None else [len(cuts) + 1]
     console, table = Console(width=120), Table(*COLUMNS, title="agreement in percent")
     for seed in options.seeds:
         run = trained(options.only, seed, options.cache)
-        for n in options.n:
+        for n in counts:
             net, seconds = convert(run, n, how)
             data = run.data
             found, once = compare(net, data.test_inputs, data.test_labels), Sweep.of(net, data)

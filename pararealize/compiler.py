@@ -274,6 +274,8 @@ def _decide(
     n = request.n
     if isinstance(n, str) and request.interfaces is not None:
         n = len(request.interfaces) + 1
+    elif isinstance(n, str) and isinstance(request.method, Parareal):
+        n = request.method.subnetworks or n
     count = _best_count(chain, serial, request) if isinstance(n, str) else n
     partition = _partition(chain, serial, request, count)
     decisions = _build(partition, serial, request, ranks, saved)
@@ -343,6 +345,8 @@ def _profile(program: Program, serial: nn.Module, request: Request) -> Profile:
 
 
 def _partition(chain: Chain, serial: nn.Module, request: Request, n: int) -> Partition:
+    if isinstance(request.method, Parareal):
+        request.method.check_subnetworks(n)
     if request.interfaces is not None:
         return cut_at(chain, request.interfaces, n)
     check_count(chain, n)

@@ -33,7 +33,8 @@ class Parareal:
             by one while the largest jump of the last, relative to the new state, over all
             interfaces and samples, is above it; at most until the network is exact.
         guess: ``"network"`` (C_j from the network's input) or ``"coarse"`` (one coarse sweep).
-        coarse_depth: layers a fresh coarse network keeps of the subnetwork's repeated ones.
+        coarse_depth: layers a fresh coarse network keeps of the subnetwork's repeated ones; one
+            number for all, or one for each subnetwork.
         coarse_budget: largest share of a subnetwork's cost that its coarse network may take when
             it is made of the subnetwork's own layers; above it a generic one is built.
         seed: of the fresh weights; the caller's random state is left alone.
@@ -44,7 +45,7 @@ class Parareal:
     correction: str = "residual"
     iterations: int = 1
     guess: str = "network"
-    coarse_depth: int = 1
+    coarse_depth: int | tuple[int, ...] = 1
     coarse_budget: float = 0.75
     seed: int = 0
     tolerance: float | None = None
@@ -60,8 +61,16 @@ class Parareal:
 
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
-        for name in ("iterations", "coarse_depth", "seed"):
+        for name in ("iterations", "seed"):
             check_count(self, name, 0)
+        each: Any = self.coarse_depth if isinstance(self.coarse_depth, tuple) else None
+        if each is None:
+            check_count(self, "coarse_depth", 0)
+        elif not each or not all(type(depth) is int and depth >= 0 for depth in each):
+            raise MethodError(
+                f"Parareal(coarse_depth={each!r}): expected an integer of 0 or more for each "
+                "subnetwork, for example coarse_depth=(4, 1)."
+            )
         if not is_number(self.coarse_budget) or not 0 < self.coarse_budget <= 1:
             raise MethodError(
                 f"Parareal(coarse_budget={self.coarse_budget!r}): expected a share in (0, 1]."
@@ -71,6 +80,29 @@ class Parareal:
             raise MethodError(
                 f"Parareal(tolerance={given!r}): expected a number of 0 or more, relative to the "
                 "states, or None for as many sweeps as iterations says."
+            )
+
+    def depth(self, j: int) -> int:
+        """``coarse_depth`` of subnetwork j, counted from 1."""
+        each = self.coarse_depth
+        return each[j - 1] if isinstance(each, tuple) else each
+
+    @property
+    def subnetworks(self) -> int | None:
+        """How many the options name one by one, if they do."""
+        return len(self.coarse_depth) if isinstance(self.coarse_depth, tuple) else None
+
+    def check_subnetworks(self, n: int) -> None:
+        """Whether options that name every subnetwork are for as many as there are.
+
+        Raises:
+            MethodError: they are not.
+
+        """
+        if self.subnetworks not in {None, n}:
+            raise MethodError(
+                f"Parareal(coarse_depth={self.coarse_depth!r}) is for {self.subnetworks} "
+                f"subnetworks, and there are {n}: give as many numbers, or one for all."
             )
 
     @property
@@ -100,6 +132,8 @@ def read_method(values: dict[str, Any], coarse: CoarseFactory | None = None) -> 
         raise MethodError(f"unknown method {values.get('method')!r}: expected parareal or mgrit.")
     known = {field.name for field in fields(kind)}
     options = {key: value for key, value in values.items() if key != "method"}
+    if isinstance(options.get("coarse_depth"), list):
+        options["coarse_depth"] = tuple(options["coarse_depth"])
     if set(options) - known:
         raise MethodError(f"unknown options {sorted(set(options) - known)} of {kind.__name__}.")
     check_fields(kind, {k: v for k, v in options.items() if k not in {"coarse", "coarsening"}})

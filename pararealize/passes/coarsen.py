@@ -112,7 +112,7 @@ class CoarseBuilder:
 
     def _own(self, j: int) -> Coarse | None:
         difference = self.method.correction == "difference"
-        how = Thinning(self.method.coarse_depth, normalisation=difference)
+        how = Thinning(self.method.depth(j), normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
         source, target = self.states(j)
         if not _can_copy(segment):
@@ -169,7 +169,7 @@ class CoarseBuilder:
         layers = self.chain.layers[first:last]
         changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
         period = max((run.weighted(self.chain) for run in self._runs(j)), default=1)
-        depth = int(blocks or self.method.coarse_depth)
+        depth = int(blocks or self.method.depth(j))
         how = Thinning(changing + depth * period, normalisation=True, whole=True)
         segment = thin(self.chain, self.model, first, last, how)
         fine = self.chain.segment(first, last, training=True)

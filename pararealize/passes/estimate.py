@@ -28,7 +28,10 @@ class Estimate:
             self.sweeps = method.iterations
         self.method = method
         self.fine = [0.0, *accumulate(layer.cost.seconds for layer in chain.layers)]
-        how = Thinning(method.coarse_depth, method.correction == "difference")
+        each = method.coarse_depth
+        # Which piece it will be is not known yet.
+        self.depth = each if isinstance(each, int) else round(sum(each) / len(each))
+        how = Thinning(self.depth, method.correction == "difference")
         costs = [thin_cost(chain, model, i, how).seconds for i in range(len(chain.layers))]
         layers = chain.layers
         changes = [is_weighted(x) and not x.preserves for x in layers]
@@ -60,7 +63,7 @@ class Estimate:
 
     def own(self, first: int, last: int) -> float:
         """A network of the piece's own layers: those that change shape and a few repeated ones."""
-        missing = self.method.coarse_depth - (self.changes[last] - self.changes[first])
+        missing = self.depth - (self.changes[last] - self.changes[first])
         total = self.changing[last] - self.changing[first]
         i = self.next_repeated[first]
         for j in self.repeated[i : i + max(0, missing)]:

@@ -1,5 +1,6 @@
 """Coarse and guess networks: they fit, cost little, keep zero, and come from their own seed."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import ParallelNetwork, Parareal, pararealize
-from pararealize.errors import CoarseError
+from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import TensorSpec
+from pararealize.ir.methods import read_method
 from pararealize.models import odenet, resnet, vgg11
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -115,6 +117,18 @@ def test_the_depth_is_the_least_number_of_layers() -> None:
         found.append((net.plan.pieces[1].coarse, weighted(net.coarse)))
     assert [count for _, count in found[1:]] == [1, 2, 3, 4]
     assert found[0][0] != "own layers"
+
+
+@pytest.mark.parametrize("coarse", ["network", "thinned"])
+def test_every_subnetwork_may_have_a_depth_of_its_own(coarse: str) -> None:
+    method = Parareal(coarse, "difference", guess="coarse", coarse_depth=(3, 1), coarse_budget=1)
+    net = pararealize(odenet(20, width=8, in_features=8), method=method)  # as many as depths
+    assert net.plan.n == 2
+    counts = [weighted(net.coarse[j]) for j in ("1", "2")]
+    assert counts[0] - counts[1] == 2
+    assert read_method(json.loads(net.plan.to_json())["method"]) == method
+    with pytest.raises(MethodError, match=r"\(3, 1\)\) is for 2 subnetworks, and there are 3"):
+        pararealize(odenet(20, width=8, in_features=8), 3, method=method)
 
 
 def test_layers_that_change_the_shape_count_as_depth() -> None:

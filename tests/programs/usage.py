@@ -242,6 +242,7 @@ def calibrates(comm: Any, folder: str) -> None:
         for a, b in zip(found.chosen.sweeps, wanted.chosen.sweeps, strict=True):
             assert (a.count, a.agreement, a.error) == (b.count, b.agreement, b.error)
         assert found.certificate == wanted.certificate
+        assert [here.interface for here in found.certificate.regions] == list(range(1, N + 1))
         state = alone.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
         output = net.eval()(x)
