@@ -138,7 +138,7 @@ def _resnet(depth: int, width: int, epochs: int, drop: float = 0.0) -> Study:
 
 STUDIES = {
     "resnet56": _resnet(56, width=8, epochs=60, drop=0.25),
-    "vit": Study(models.vit, _digits, AdamRecipe(epochs=50, batch=50, rate=2e-3, shift=2), 0.2),
+    "vit": Study(models.vit, _digits, AdamRecipe(epochs=40, batch=50, rate=2e-3, shift=2)),
     "lm": Study(
         lambda: models.causal_lm(len(VOCABULARY), width=64),
         lambda: Examples.of_texts(load_texts()),
