@@ -151,5 +151,6 @@ STUDIES = {
         Recipe(epochs=30, batch=100, rate=0.1, shift=2),
     ),
     "resnet164": _resnet(164, width=16, epochs=12),
+    "resnet326": _resnet(326, width=8, epochs=30),
     "resnet650": _resnet(650, width=8, epochs=10, drop=0.5),
 }
