@@ -120,26 +120,41 @@ def _weigh(
     weights = nonnegative(fitted.jumps, fitted.true)
     sums = (fitted.jumps @ weights).clamp(min=1e-30)
     weights = weights * torch.quantile(fitted.true / sums, COVER).clamp(min=1e-12)
+    pairs = {j: float(weight) for j, weight in zip(interfaces, weights, strict=True)}
     limit = options.limit or max(LEAST, float((fitted.jumps @ weights).max()))
-    if float(fitted.true.max()) <= LEAST:  # exact, whatever the input
-        known, fitted = {}, replace(fitted, swaps=None)
-    moved = fitted.swaps
-    margin = None if moved is None else CAUTION * float(torch.quantile(moved, COVER))
-    columns = {j: i for i, j in enumerate(interfaces)}
+    certificate = Certificate(sweeps, pairs, limit, options.above)
+    if float(fitted.true.max()) > LEAST:  # else it is exact, whatever the input
+        near = _bounded(known, interfaces, fitted)
+        certificate = replace(certificate, margin=_margin(fitted.swaps), regions=near)
+    return _judged(certificate, interfaces, judged)
+
+
+def _margin(swaps: Tensor | None) -> float | None:
+    """How near the two best classes may be."""
+    return None if swaps is None else CAUTION * float(torch.quantile(swaps, COVER))
+
+
+def _bounded(
+    known: Mapping[int, Region], interfaces: Sequence[int], fitted: Seen
+) -> tuple[Region, ...]:
+    """Regions outside which few of the samples lie, whatever the number of interfaces."""
     usual = 1 - UNUSUAL / max(1, len(known))
-    near = tuple(
-        replace(here, limit=float(torch.quantile(fitted.distances[:, columns[j]], usual)))
-        for j, here in sorted(known.items())
-    )
-    pairs = {j: float(weights[i]) for j, i in columns.items()}
-    certificate = Certificate(sweeps, pairs, limit, options.above, margin, near)
-    found = estimate(certificate, {j: judged.jumps[:, i] for j, i in columns.items()})
-    away = {j: judged.distances[:, i] for j, i in columns.items()}
+    limits = {
+        j: float(torch.quantile(away, usual))
+        for j, away in zip(interfaces, fitted.distances.T, strict=True)
+    }
+    return tuple(replace(here, limit=limits[j]) for j, here in sorted(known.items()))
+
+
+def _judged(certificate: Certificate, interfaces: Sequence[int], seen: Seen) -> Certificate:
+    """With what it is worth on samples that it was not made of."""
+    found = estimate(certificate, dict(zip(interfaces, seen.jumps.T, strict=True)))
+    away = dict(zip(interfaces, seen.distances.T, strict=True))
     return replace(
         certificate,
-        coverage=float((judged.true <= found).double().mean()),
-        correlation=rank_correlation(found, judged.true),
-        doubted=float(doubtful(certificate, found, away, judged.outputs).double().mean()),
+        coverage=float((seen.true <= found).double().mean()),
+        correlation=rank_correlation(found, seen.true),
+        doubted=float(doubtful(certificate, found, away, seen.outputs).double().mean()),
     )
 
 
