@@ -2,8 +2,8 @@
 
     python examples/trained.py --cache trained --seeds 3
 
-A ResNet-56, a vision transformer, a VGG-16 and a ResNet-164 learn 5,000 MNIST digits, a causal
-language model learns Python's help pages.
+ResNets of 56, 164, 326 and 650 layers, a vision transformer and a VGG-16 learn 5,000 MNIST digits,
+a causal language model learns Python's help pages.
 """
 
 from __future__ import annotations

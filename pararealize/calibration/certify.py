@@ -15,6 +15,7 @@ from pararealize.calibration.regions import regions
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Pairs, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
+from pararealize.ir.schedule import Watch
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.certificate import answer, doubtful, estimate
 from pararealize.runtime.familiar import Familiarity
@@ -71,29 +72,30 @@ def certify(
     last = max((watch.sweep for watch in schedule.watches), default=-1)
     if last < 0:
         return None
-    watches = tuple(watch for watch in schedule.watches if watch.sweep == last)
-    interfaces = sorted({watch.interface for watch in watches})
-    known = subject.together(regions(subject, interfaces, observed.fitted))
-    run = subject.run(replace(schedule, watches=watches), parts)
-    seen = _seen(subject, run, interfaces, known, observed.held_out)
-    return _weigh(last + 1, interfaces, known, seen, options)
+    found = (watch for watch in schedule.watches if watch.sweep == last)
+    watches = {watch.interface: watch for watch in sorted(found, key=lambda w: w.interface)}
+    known = subject.together(regions(subject, watches, observed.fitted))
+    run = subject.run(replace(schedule, watches=tuple(watches.values())), parts)
+    seen = _seen(subject, run, watches, known, observed.held_out)
+    return _weigh(last + 1, list(watches), known, seen, options)
 
 
 def _seen(
     subject: Subject,
     run: Callable[[Mapping[str, Any]], tuple[Any, Pairs]],
-    interfaces: Sequence[int],
+    watches: Mapping[int, Watch],
     known: Mapping[int, Region],
     records: Store,
 ) -> Seen:
-    near = {j: Familiarity(known[j]).distances for j in known}
+    near = {(watches[j].sweep, j): Familiarity(here).distances for j, here in known.items()}
     jumps, distances, wrong, outputs, moved = [], [], [], [], []
     for record in records:
         output, pairs = run(record["inputs"])
         found, serial = answer(output), answer(record["output"])
-        rows = tables(pairs, list(pairs.values()), batch_of(record["inputs"]), near)
+        here = [watches[j] for j in pairs]
+        rows = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
         each = subject.together(dict(zip(pairs, rows, strict=True)))
-        every = [Measure(0, j, *each[j]) for j in interfaces]
+        every = [Measure(w.sweep, j, *each[j]) for j, w in watches.items()]
         jumps.append(torch.stack([m.relative for m in every], 1))
         distances.append(torch.stack([m.distances for m in every], 1))
         wrong.append(errors(found, serial).cpu())

@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 
 from pararealize.errors import MethodError
 from pararealize.ir.mgrit import MGRIT
-from pararealize.ir.options import CoarseFactory, check_choices, check_count, is_number, options_of
+from pararealize.ir.options import (
+    CoarseFactory,
+    check_choices,
+    check_count,
+    is_count,
+    is_number,
+    options_of,
+)
 from pararealize.ir.typed import check_fields
 
 __all__ = ["MGRIT", "CoarseFactory", "Method", "Parareal", "read_method"]
@@ -66,7 +73,7 @@ class Parareal:
         each: Any = self.coarse_depth if isinstance(self.coarse_depth, tuple) else None
         if each is None:
             check_count(self, "coarse_depth", 0)
-        elif not each or not all(type(depth) is int and depth >= 0 for depth in each):
+        elif not each or not all(is_count(depth, 0) for depth in each):
             raise MethodError(
                 f"Parareal(coarse_depth={each!r}): expected an integer of 0 or more for each "
                 "subnetwork, for example coarse_depth=(4, 1)."

@@ -49,10 +49,15 @@ def check_count(method: Any, name: str, least: int) -> None:
 
     """
     value = getattr(method, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_count(value, least):
         raise MethodError(
             f"{type(method).__name__}({name}={value!r}): expected an integer of {least} or more."
         )
+
+
+def is_count(value: Any, least: int) -> bool:
+    """Whether a value is a whole number, no flag, and large enough."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_number(value: Any) -> bool:

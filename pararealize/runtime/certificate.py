@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pararealize.ir.calibration import Certificate
 from pararealize.runtime.familiar import Familiarity
-from pararealize.runtime.measures import Distances, Measure
+from pararealize.runtime.measures import Known, Measure
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.rules import Rule
 
@@ -68,8 +68,9 @@ class Certified:
     def __init__(self, certificate: Certificate, otherwise: Rule | None = None) -> None:
         self.certificate, self._otherwise = certificate, otherwise
         self.verdict = Verdict()
-        known = map(Familiarity, certificate.regions)
-        self.known: Mapping[int, Distances] = {here.interface: here.distances for here in known}
+        last = certificate.sweeps - 1
+        near = map(Familiarity, certificate.regions)
+        self.known: Known = {(last, here.interface): here.distances for here in near}
 
     def is_enough(self, measures: Sequence[Measure], output: Any) -> bool:
         """Whether to stop; once in doubt, only the serial answer is enough."""

@@ -234,7 +234,7 @@ class Execution:
         """The jumps of a stage, those of all ranks."""
         batch, mine = batch_of(inputs), leg.reported_by(self.rank)
         pairs = [(values[w.new], values[w.old]) for w in mine.values()]
-        own = tables((w.interface for w in mine.values()), pairs, batch, dial.known)
+        own = tables(mine.values(), pairs, batch, dial.known)
         each = dict(zip(mine, own, strict=True))
         every = shared(each, len(leg.watches), batch, self.transport.sum)
         return measures((watch for watch, _ in leg.watches), every)

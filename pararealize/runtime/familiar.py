@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pararealize.ir.calibration import Region
+from pararealize.runtime.measures import apart
 from pararealize.runtime.nest import leaves_of
 
 #: Most features of a state.
@@ -28,7 +29,7 @@ def features(state: Any, batch: int) -> Tensor | None:
     the first axis of every leaf.
     """
     found = [leaf.detach() for leaf in leaves_of(state) if _is_real(leaf)]
-    if not found or not all(leaf.dim() and leaf.shape[0] == batch for leaf in found):
+    if not found or not apart(found, batch):
         return None
     means = torch.cat([_means(leaf).to(found[0].device) for leaf in found], dim=1)
     means = means[:, :: -(-means.shape[1] // MOST)].cpu().double()

@@ -63,36 +63,40 @@ def rows_of(value: Any, batch: int) -> list[Tensor]:
     """The leaves of a state that hold numbers, a row for each sample, or one row for all."""
     tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor))
     leaves = [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
-    alike = all(leaf.dim() and leaf.shape[0] == batch for leaf in leaves)
+    alike = apart(leaves, batch)
     return [leaf.unsqueeze(-1).flatten(1) if alike else leaf.reshape(1, -1) for leaf in leaves]
+
+
+def apart(leaves: Iterable[Tensor], batch: int) -> bool:
+    """Whether samples are the first axis of all of these."""
+    return all(leaf.dim() and leaf.shape[0] == batch for leaf in leaves)
 
 
 def _wide(row: Tensor) -> torch.dtype:
     return torch.float64 if row.dtype in {torch.float64, torch.complex128} else torch.float32
 
 
-#: Distances of the samples of a state, of which there are so many.
-Distances = Callable[[Any, int], Tensor]
+#: By sweep and interface, distances of the samples of a state, of which there are so many.
+Known = Mapping[tuple[int, int], Callable[[Any, int], Tensor]]
 
 
 def tables(
-    interfaces: Iterable[int],
-    pairs: Sequence[tuple[Any, Any]],
-    batch: int,
-    known: Mapping[int, Distances],
+    watches: Iterable[Watch], pairs: Sequence[tuple[Any, Any]], batch: int, known: Known
 ) -> list[Tensor]:
-    """For pairs of new and old states at interfaces, the three rows of a measure: [3, samples].
+    """For watched pairs of new and old states, the three rows of a measure: [3, samples].
 
-    Distances are those of ``known`` interfaces, zero elsewhere.
+    Distances are those of ``known`` sweeps and interfaces, zero elsewhere.
     """
-    rows = zip(interfaces, pairs, measured(pairs, batch), strict=True)
+    rows = zip(watches, pairs, measured(pairs, batch), strict=True)
     return [
-        torch.cat((row, _distances(known.get(j), new, batch, row.shape[1])))
-        for j, (new, _), row in rows
+        torch.cat((row, _distances(known.get((w.sweep, w.interface)), new, batch, row.shape[1])))
+        for w, (new, _), row in rows
     ]
 
 
-def _distances(known: Distances | None, state: Any, batch: int, samples: int) -> Tensor:
+def _distances(
+    known: Callable[[Any, int], Tensor] | None, state: Any, batch: int, samples: int
+) -> Tensor:
     """[1, samples]; that of the farthest where samples are not told apart."""
     found = torch.zeros(1, dtype=torch.float64) if known is None else known(state, batch)
     return (found if len(found) == samples else found.amax().expand(samples))[None]

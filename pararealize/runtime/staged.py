@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,7 +13,7 @@ from pararealize.ir.stages import Key
 from pararealize.runtime.certificate import Certified
 from pararealize.runtime.jumps import Jumps, Watched, number_of, summed
 from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.measures import Distances, Measure, batch_of, measures, tables
+from pararealize.runtime.measures import Known, Measure, batch_of, measures, tables
 from pararealize.runtime.nest import map_tensors
 from pararealize.runtime.report import Report
 from pararealize.runtime.rules import Rule
@@ -35,8 +35,8 @@ class Dial:
     ledger: Ledger
 
     @property
-    def known(self) -> Mapping[int, Distances]:
-        """By interface, what tells the rule how far a state is from those it knows."""
+    def known(self) -> Known:
+        """What tells the rule how far a state is from those it knows."""
         return self.rule.known if isinstance(self.rule, Certified) else {}
 
 
@@ -108,8 +108,7 @@ class Staged:
                     seen += [(w, *pair) for w, pair in zip(stage.watches, pairs, strict=True)]
                 if stage is self.stages[-1]:
                     break
-                interfaces = [watch.interface for watch in stage.watches]
-                rows = tables(interfaces, pairs, batch, self._dial.known)
+                rows = tables(stage.watches, pairs, batch, self._dial.known)
                 found += measures(stage.watches, rows)
                 if self._dial.rule.is_enough(found, detached(output)):
                     break

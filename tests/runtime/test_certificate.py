@@ -48,7 +48,7 @@ def test_answers_are_doubtful_where_a_state_lies_outside_its_region() -> None:
 
 def test_distances_are_those_of_the_sweeps_it_was_made_for() -> None:
     rule, scores = Certified(CERTIFICATE), numbers(0, 1).view(1, 2)
-    assert float(rule.known[1](numbers(-3).view(1, 1), 1)) == pytest.approx(3)
+    assert float(rule.known[1, 1](numbers(-3).view(1, 1), 1)) == pytest.approx(3)
     far = replace(measure(0, 1, 0.0), distances=numbers(3))
     rule.is_enough([far, measure(1, 1, 0.0)], scores)
     assert rule.verdict.doubtful == (False,)

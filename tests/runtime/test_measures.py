@@ -58,8 +58,10 @@ def test_jumps_and_scales_come_in_pairs() -> None:
 
 def test_distances_are_those_of_known_interfaces() -> None:
     pairs = [(torch.ones(2, 1), torch.zeros(2, 1))] * 2 + [(torch.ones(3), torch.zeros(3))]
-    known = {5: lambda _, batch: numbers(*range(batch)), 6: lambda _, batch: numbers(*range(batch))}
-    plain, far, whole = tables((4, 5, 6), pairs, 2, known)
+    known = dict.fromkeys(((0, 5), (0, 6)), lambda _, batch: numbers(*range(batch)))
+    plain, far, whole = tables([Watch(0, j, "new", "old") for j in (4, 5, 6)], pairs, 2, known)
+    other = tables([Watch(1, 5, "new", "old")], pairs[:1], 2, known)
+    assert other[0][2].tolist() == [0, 0]  # of another sweep
     assert plain.tolist() == [[1, 1], [1, 1], [0, 0]]
     assert far[2].tolist() == [0, 1]
     assert whole[2].tolist() == [1]  # samples are not told apart: the farthest
