@@ -32,10 +32,11 @@ from pararealize.studies.training import score
 class How:
     """How networks are cut and calibrated.
 
-    Blocks of every coarse network, samples, epochs, samples a step, learning rate; named
+    Kind and blocks of every coarse network, samples, epochs, samples a step, learning rate; named
     interfaces, or where pieces weigh the same.
     """
 
+    coarse: str
     depth: int | tuple[int, ...]
     samples: int
     epochs: int
@@ -47,7 +48,7 @@ class How:
 def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
     """The network in n subnetworks, calibrated for one sweep, and processor seconds that took."""
     inputs = run.data.train_inputs[: how.samples]
-    method = Parareal("thinned", "difference", guess="coarse", coarse_depth=how.depth)
+    method = Parareal(how.coarse, "difference", guess="coarse", coarse_depth=how.depth)
     net = pararealize(
         run.model, n, method=method, example_inputs=(inputs[:1],), interfaces=how.interfaces
     ).eval()
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(STUDIES), default="resnet56")
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--coarse", choices=["thinned", "stepped"], default="stepped")
     parser.add_argument("--depth", type=int, nargs="+", default=[1])
     parser.add_argument("--interfaces", nargs="+", help="modules to cut after, in place of --n")
     parser.add_argument("--samples", type=int, default=4000)
@@ -144,7 +146,10 @@ def main() -> None:
     torch.set_num_threads(1)
     depth = tuple(options.depth) if len(options.depth) > 1 else options.depth[0]
     cuts = None if options.interfaces is None else tuple(options.interfaces)
-    how = How(depth, options.samples, options.epochs, options.batch, options.rate, cuts)
+    how = How(
+        *(options.coarse, depth, options.samples, options.epochs),
+        *(options.batch, options.rate, cuts),
+    )
     counts = options.n if cuts is None else [len(cuts) + 1]
     console, table = Console(width=120), Table(*COLUMNS, title="agreement in percent")
     for seed in options.seeds:

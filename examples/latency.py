@@ -37,7 +37,7 @@ Times = dict[str, list[float]]
 def calibrated(run: Trained, depth: int, epochs: int, cost: str) -> ParallelNetwork:
     """On the ranks, cut by predicted or measured costs, calibrated for calls of one sample."""
     images = run.data.train_inputs
-    method = Parareal("thinned", "difference", guess="coarse", coarse_depth=depth)
+    method = Parareal("stepped", "difference", guess="coarse", coarse_depth=depth)
     example = (images[:1],)
     net = pararealize(
         run.model, WORLD.size, method=method, example_inputs=example, cost=cost, comm=WORLD
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--network", choices=sorted(STUDIES), default="resnet650")
-    parser.add_argument("--depth", type=int, default=1, help="blocks of a coarse network")
+    parser.add_argument("--depth", type=int, default=3, help="blocks of a coarse network")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--cost", default="measured", help="what the cut balances, or predicted")
     parser.add_argument("--samples", type=int, default=300)

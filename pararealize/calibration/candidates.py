@@ -20,7 +20,7 @@ from pararealize.propagators.propagator import Propagator
 #: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
 KINDS = (
     *("identity", "rediscretized", "mean", "sampled"),
-    *("thinned 1", "thinned 2", "thinned 3", "generic"),
+    *("thinned 1", "thinned 2", "stepped 1", "stepped 3", "generic"),
 )
 SUBSTITUTES = ("thinned 1", "generic", "own layers")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Pairs, Subject
-from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
 from pararealize.propagators.propagator import Propagator
 
 
@@ -71,14 +71,12 @@ def serial_run(subject: Subject) -> Callable[[Mapping[str, Any]], tuple[Any, Pai
 
 
 def guessed_schedule(once: Schedule) -> Schedule:
-    """A schedule of one sweep, with the fine evaluations of its guesses watched."""
+    """What a schedule of one sweep makes of its guesses, which are watched, and nothing else."""
     fine = {t.propagator: t for t in once if t.op == "apply" and t.value.startswith("v")}
-    watches = tuple(
-        Watch(0, task.piece, task.value, task.reads[0])
-        for task in fine.values()
-        if task.reads[0] != INPUT
-    )
-    return replace(once, watches=watches)
+    guessed = [task for task in fine.values() if task.reads[0] != INPUT]
+    watches = tuple(Watch(0, task.piece, task.value, task.reads[0]) for task in guessed)
+    tasks = tuple(needed(once, [task.value for task in guessed]))
+    return replace(once, tasks=tasks, output=tasks[-1].value, watches=watches)
 
 
 def observe(

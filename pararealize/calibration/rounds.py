@@ -46,21 +46,21 @@ class Rounds:
         """Fit coarse networks on the trajectory, then where their guesses lie; all ranks' errors.
 
         A sweep has to make good the guesses that were made, so these are what the second round is
-        about: u⁰ and Φ(u⁰) of every sample.
+        about: u⁰ and Φ(u⁰) of every sample. What only guesses stays as it made them.
         """
         memory = self.options.memory // 2
         with Store(memory) as near, Store(memory) as far:
-            self._round(built, None)
+            errors = self._round(built, None)
             respond(self.subject, built.parts, self.observed.fitted, near)
             respond(self.subject, built.parts, self.observed.held_out, far)
-            errors = self._round(built, (near, far))
+            errors |= self._round(built, (near, far))
         found = {j: Fit(j, c.kind, count(c.module), *errors[j]) for j, c in built.coarse.items()}
         return tuple(row for _, row in sorted(self.subject.together(found).items()))
 
     def _round(self, built: Built, responses: Responses | None) -> dict[int, Errors]:
         fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
-        active = {j: f for j, f in fitters.items() if f.sweeper is not None or responses}
-        found: dict[int, Errors] = dict.fromkeys(fitters, (None, None))
+        active = {j: f for j, f in fitters.items() if (f.corrector if responses else f.sweeper)}
+        found: dict[int, Errors] = {} if responses else dict.fromkeys(fitters, (None, None))
         total = self._steps * sum(f.module is not None for f in active.values())
         with self.progress.task(f"{built.kind} coarse networks", total) as advance:
             for j, fitter in active.items():

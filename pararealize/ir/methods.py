@@ -30,9 +30,11 @@ class Parareal:
             subnetwork itself: the exact case), ``"identity"``, ``"rediscretized"`` (one residual
             layer for each run of them, its step scaled), ``"mean"`` (the same with mean weights),
             ``"sampled"`` and ``"summed"`` (two or all of the run's residuals, side by side),
-            ``"thinned"`` (a copy of the subnetwork with ``coarse_depth`` of its repeated blocks,
-            which starts from their weights), ``"auto"`` (identity or rediscretized where they
-            contract on a probe, else a network; ``calibrate`` measures all kinds), or a callable
+            ``"thinned"`` (a copy of the subnetwork with the first ``coarse_depth`` of its repeated
+            blocks, which starts from their weights), ``"stepped"`` (the same with so many blocks
+            from all of its depth, each with a step as long as those it stands for), ``"auto"``
+            (identity or rediscretized where they contract on a probe, else a network;
+            ``calibrate`` measures all kinds), or a callable
             ``(fine, interface_in, interface_out) -> nn.Module``.
         correction: ``"residual"`` adds F_j(jump), ``"difference"`` adds G_j(new) - G_j(old).
         iterations: sweeps; as many as there are subnetworks make the network exact.
@@ -60,7 +62,7 @@ class Parareal:
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "coarse": (
             *("network", "fine", "identity", "rediscretized", "mean", "sampled", "summed"),
-            *("thinned", "auto"),
+            *("thinned", "stepped", "auto"),
         ),
         "correction": ("residual", "difference"),
         "guess": ("network", "coarse"),

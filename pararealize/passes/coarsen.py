@@ -21,9 +21,9 @@ from pararealize.passes.estimate import input_names, main_input
 from pararealize.passes.guesses import like
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
-from pararealize.passes.runs import Run, residual_runs
+from pararealize.passes.runs import longest_run, residual_runs
 from pararealize.passes.stride import strided
-from pararealize.passes.thin import Thinning, is_weighted, thin
+from pararealize.passes.thin import Thinning, is_weighted, thin, without_dropout
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse, identity
 
@@ -85,7 +85,9 @@ class CoarseBuilder:
             "generic": self._generic,
         }
         kind = self.chosen.get(j, kind)
-        coarse = makers[kind](j) if kind in makers else self._thinned(j, kind)
+        coarse = makers[kind](j) if kind in makers else self._copied(kind, j)
+        if coarse is None and kind == "stepped":
+            coarse = self._copied("thinned", j)  # where no residual blocks repeat
         if coarse is None:
             raise CoarseError(self._none(kind, j))
         return coarse
@@ -160,27 +162,38 @@ class CoarseBuilder:
             averages=found.averages,
         )
 
-    def _thinned(self, j: int, kind: str) -> Coarse | None:
+    def _copied(self, kind: str, j: int) -> Coarse | None:
         """A copy of the piece with few of its repeated blocks, which starts from their weights."""
         name, _, blocks = kind.partition(" ")
-        if name != "thinned":
+        if name not in {"thinned", "stepped"}:
             return None
-        first, last = self.partition.piece(j)
-        layers = self.chain.layers[first:last]
-        changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
-        period = max((run.weighted(self.chain) for run in self._runs(j)), default=1)
         depth = int(blocks or self.method.depth(j))
-        how = Thinning(changing + depth * period, normalisation=True, whole=True)
-        segment = thin(self.chain, self.model, first, last, how)
-        fine = self.chain.segment(first, last, training=True)
-        if len(segment.operations) >= len(fine.operations) or not _can_copy(segment):
-            return None  # nothing to leave out, or what cannot be copied
+        segment = self._stepped(j, depth) if name == "stepped" else self._thinned(j, depth)
+        fine = self.chain.segment(*self.partition.piece(j), training=True)
+        if segment is None or len(segment.operations) >= len(fine.operations):
+            return None  # nothing to leave out
+        if not _can_copy(segment):
+            return None
         costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         module = Fresh(self.model, segment, bias=True, trained=True)
-        return self._choice(f"thinned {depth}", j, sum(costs, Cost()), module, segment.inputs)
+        return self._choice(f"{name} {depth}", j, sum(costs, Cost()), module, segment.inputs)
 
-    def _runs(self, j: int) -> list[Run]:
-        return residual_runs(self.chain, *self.partition.piece(j))
+    def _thinned(self, j: int, depth: int) -> Segment:
+        """With the first of its repeated blocks, as they are."""
+        chain, (first, last) = self.chain, self.partition.piece(j)
+        layers = chain.layers[first:last]
+        changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
+        runs = residual_runs(chain, first, last)
+        period = max((run.weighted(chain) for run in runs), default=1)
+        how = Thinning(changing + depth * period, normalisation=True, whole=True)
+        return thin(chain, self.model, first, last, how)
+
+    def _stepped(self, j: int, depth: int) -> Segment | None:
+        """With so many steps in place of the longest run of residual blocks, and as long ones."""
+        chain, (first, last) = self.chain, self.partition.piece(j)
+        stride = -(-longest_run(chain, first, last) // max(depth, 1))
+        found = strided(chain, first, last, stride, "rediscretized")
+        return None if found is None else without_dropout(chain, self.model, found.segment)
 
     def _choice(
         self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from pararealize.ir.chain import Chain, State, TensorSpec
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.passes.profile import module_cost
+from pararealize.passes.runs import Run, residual_runs
 from pararealize.passes.thin import Thinning, is_weighted, thin_cost
 from pararealize.propagators.generic import generic_coarse, generic_guess
 
@@ -39,6 +40,7 @@ class Estimate:
         self.changes = [0, *accumulate(map(int, changes))]
         self.repeated = [i for i, x in enumerate(layers) if is_weighted(x) and x.preserves]
         self.costs = costs
+        self.runs = residual_runs(chain, 0, len(layers))
         self.next_repeated = _next(self.repeated, len(layers))
         self._generic: dict[tuple[int, int], float] = {}
         self._guesses: dict[State, float] = {}
@@ -56,6 +58,8 @@ class Estimate:
             return self.seconds(first, last)
         if kind == "identity" or callable(kind):
             return 0.0
+        if kind == "stepped":
+            return self.stepped(first, last)
         own = self.own(first, last)
         if own <= self.method.coarse_budget * self.seconds(first, last):
             return own
@@ -69,6 +73,18 @@ class Estimate:
         for j in self.repeated[i : i + max(0, missing)]:
             total += self.costs[j] if j < last else 0.0
         return total
+
+    def stepped(self, first: int, last: int) -> float:
+        """Layers that change the shape, and steps in place of the runs of residual blocks."""
+        inside = [(run, min(last, run.stop) - max(first, run.start)) for run in self.runs]
+        blocks = {run: layers // run.period for run, layers in inside if layers >= run.period}
+        stride = -(-max(blocks.values(), default=1) // max(self.depth, 1))
+        steps = sum(-(-count // stride) * self.block(run) for run, count in blocks.items())
+        return self.changing[last] - self.changing[first] + steps
+
+    def block(self, run: Run) -> float:
+        """One block of a run."""
+        return sum(self.costs[run.start : run.start + run.period])
 
     def generic(self, source: State, target: State) -> float:
         """A generic network between two states; infinite where none is known."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.chain import Chain, Layer, Partition, Profile
 from pararealize.passes.probe import Probe
 from pararealize.runtime.clock import wait
 
@@ -42,7 +42,19 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
             layers.append(
                 replace(layer, cost=replace(layer.cost, seconds=statistics.median(seconds[1:])))
             )
-    return replace(chain, layers=tuple(layers))
+    return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
+
+
+def _scaled(chain: Chain, layers: Sequence[Layer]) -> Profile:
+    """Costs of operations, of which coarse networks are made, in the seconds of their layers."""
+    costs = dict(chain.profile.costs)
+    for i, layer in enumerate(layers):
+        here = {o.name for o in chain.segment(i, i + 1, training=True).operations} & costs.keys()
+        total = sum(costs[name].seconds for name in here)
+        for name in here if total else ():
+            seconds = costs[name].seconds * layer.cost.seconds / total
+            costs[name] = replace(costs[name], seconds=seconds)
+    return replace(chain.profile, costs=costs)
 
 
 def _wait(model: nn.Module) -> None:

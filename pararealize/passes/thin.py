@@ -90,29 +90,62 @@ def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, st
     return {b: names.get(a, a) for a, b in zip(before, after, strict=True)}
 
 
+def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment:
+    """The segment without what draws random numbers: corrections are differences of two states."""
+    names: dict[str, str] = {}
+    operations: list[Operation] = []
+    for operation in segment.operations:
+        source = _drops(chain, model, operation)
+        if source is None:
+            operations.append(operation.renamed(names))
+        else:
+            names[operation.name] = names.get(source, source)
+    results = segment.results and tuple(names.get(name, name) for name in segment.results)
+    return _wanted(replace(segment, operations=tuple(operations), results=results))
+
+
+def _source(chain: Chain, operation: Operation) -> str | None:
+    """What an operation reads first, if that is like what it makes."""
+    source, specs = operation.args[0] if operation.args else None, chain.profile.specs
+    if not isinstance(source, Ref) or operation.name not in specs:
+        return None
+    return source.name if specs.get(source.name) == specs[operation.name] else None
+
+
+def _drops(chain: Chain, model: nn.Module, operation: Operation) -> str | None:
+    """The value that an operation leaves parts out of, where that is all it does."""
+    name = str(getattr(operation.target, "__name__", operation.target))
+    drops = "dropout" in name or name == "stochastic_depth"
+    if operation.kind == "module":
+        module = model.get_submodule(operation.target)
+        drops = isinstance(module, nn.modules.dropout._DropoutNd)
+    return _source(chain, operation) if drops else None
+
+
 def _skipped(
     chain: Chain, model: nn.Module, operation: Operation, layer: Layer, how: Thinning
 ) -> str | None:
     """The value to use instead of an operation that a thin network leaves out, or ``None``."""
-    source = operation.args[0] if operation.args else None
-    specs = chain.profile.specs
-    if not isinstance(source, Ref) or specs[source.name] != specs[operation.name]:
-        return None
-    name = str(getattr(operation.target, "__name__", operation.target))
-    if operation.kind != "module":
-        return source.name if "dropout" in name or name == "stochastic_depth" else None
+    source = _source(chain, operation)
+    if source is None or operation.kind != "module":
+        return _drops(chain, model, operation)
     module = model.get_submodule(operation.target)
     if isinstance(module, nn.modules.dropout._DropoutNd):
-        return source.name
+        return source
     if normalises(module):
-        return None if how.normalisation else source.name
+        return None if how.normalisation else source
     inner = is_weighted(layer) and not layer.preserves and not how.whole
     heavy = chain.profile.costs[operation.name].flops
-    return source.name if inner and 0 < heavy < layer.cost.flops else None
+    return source if inner and 0 < heavy < layer.cost.flops else None
 
 
 def pruned(segment: Segment) -> Segment:
     """Without operations whose values nothing reads any more, nothing written over."""
+    return _copying(_wanted(segment))
+
+
+def _wanted(segment: Segment) -> Segment:
+    """Without operations whose values nothing reads any more."""
     wanted = set(segment.results or ())
     kept: list[Operation] = []
     for operation in reversed(segment.operations):
@@ -120,7 +153,7 @@ def pruned(segment: Segment) -> Segment:
             kept.append(operation)
             wanted.update(operation.uses)
     inputs = tuple(name for name in segment.inputs if name in wanted)
-    return _copying(replace(segment, operations=tuple(reversed(kept)), inputs=inputs))
+    return replace(segment, operations=tuple(reversed(kept)), inputs=inputs)
 
 
 def _copying(segment: Segment) -> Segment:

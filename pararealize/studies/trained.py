@@ -19,6 +19,7 @@ from pararealize.studies.depth import stochastic
 from pararealize.studies.digits import load_digits
 from pararealize.studies.examples import Examples
 from pararealize.studies.odenets import AdamRecipe, ignore
+from pararealize.studies.refine import refine
 from pararealize.studies.texts import VOCABULARY, load_texts
 from pararealize.studies.training import Outcome, Recipe, descend, score
 
@@ -27,7 +28,8 @@ from pararealize.studies.training import Outcome, Recipe, descend, score
 class Trained:
     """A network in eval mode, the data it was trained and tested on, and what that came to.
 
-    ``seconds`` is the processor time of training and one test; ``loss`` (the mean cross-entropy,
+    ``seconds`` is the processor time of training and one test, that of the network it was refined
+    from included; ``loss`` (the mean cross-entropy,
     in nats) and ``accuracy`` are those on the test data.
     """
 
@@ -42,18 +44,23 @@ class Trained:
 class Study:
     """A network, the data it learns, and how: SGD for convolutions, Adam for transformers.
 
-    ``drop`` is how often samples skip the last residual branch in training, earlier ones less.
+    ``drop`` is how often samples skip the last residual branch in training, earlier ones less;
+    ``refines`` names the study whose trained network it starts from, a shallower one.
     """
 
     make: Callable[[], nn.Module]
     data: Callable[[], Examples]
     recipe: Recipe | AdamRecipe
     drop: float = 0.0
+    refines: str = ""
 
     @property
     def said(self) -> str:
         """How it is trained, to tell weights of one way from those of another."""
-        return f"{self.recipe!r}, drop={self.drop}"
+        said = f"{self.recipe!r}, drop={self.drop}"
+        if not self.refines:
+            return said
+        return f"{said}, refines {self.refines}: {STUDIES[self.refines].said}"
 
 
 def trained(name: str, seed: int = 0, cache: Path | None = None) -> Trained:
@@ -84,20 +91,23 @@ def run(study: Study, name: str, cache: Path | None) -> Trained:
     with torch.random.fork_rng(devices=[]):
         found = None if path is None else checkpoint.read(path, study.said)
         if found is None:
-            found = _train(study, data)
+            start = trained(study.refines, study.recipe.seed, cache) if study.refines else None
+            found = _train(study, data, start)
             if path is not None:
                 checkpoint.write(path, found)
         # A new network even after training, for the memory format is to be the same.
         return Trained(_filled(study, found), data, found.seconds, found.loss, found.accuracy)
 
 
-def _train(study: Study, data: Examples) -> Checkpoint:
+def _train(study: Study, data: Examples, start: Trained | None) -> Checkpoint:
     torch.manual_seed(study.recipe.seed)
     model = study.make()
+    if start is not None:
+        refine(model, start.model)
     begin = time.process_time()
     with stochastic(model, study.drop):
         outcome = _fit(model, data, study.recipe)
-    seconds = time.process_time() - begin
+    seconds = time.process_time() - begin + (start.seconds if start is not None else 0.0)
     weights = model.state_dict()
     return Checkpoint(weights, study.said, seconds, outcome.test_loss, outcome.accuracy)
 
@@ -126,31 +136,37 @@ def _digits(size: int | None = None, pooling: int = 1) -> Examples:
     return Examples.of_digits(smaller(load_digits(size), pooling))
 
 
-def _resnet(depth: int, width: int, epochs: int, drop: float = 0.0) -> Study:
+def _resnet(depth: int, recipe: Recipe, refines: str = "") -> Study:
     """Digits of 14x14 pixels, to save time."""
     return Study(
-        lambda: models.resnet(depth, channels=1, width=width),
+        lambda: models.resnet(depth, channels=1, width=8),
         lambda: _digits(pooling=2),
-        Recipe(epochs=epochs, batch=100),
-        drop,
+        recipe,
+        drop=0.25,
+        refines=refines,
     )
 
 
+def _deeper(depth: int) -> Study:
+    """A few epochs from ResNet-56, as a deep network takes many from scratch."""
+    return _resnet(depth, Recipe(epochs=5, batch=100, rate=0.05), refines="resnet56")
+
+
 STUDIES = {
-    "resnet56": _resnet(56, width=8, epochs=60, drop=0.25),
-    "vit": Study(models.vit, _digits, AdamRecipe(epochs=40, batch=50, rate=2e-3, shift=2)),
+    "resnet56": _resnet(56, Recipe(epochs=60, batch=100)),
+    "vit": Study(models.vit, _digits, AdamRecipe(epochs=100, batch=50, rate=2e-3, shift=2), 0.3),
     "lm": Study(
         lambda: models.causal_lm(len(VOCABULARY), width=64),
         lambda: Examples.of_texts(load_texts()),
-        AdamRecipe(epochs=10, batch=32, rate=3e-3),
+        AdamRecipe(epochs=20, batch=32, rate=3e-3),
         drop=0.5,
     ),
     "vgg16": Study(
         lambda: models.vgg16(channels=1, classes=10, head="small", width=16, batch_norm=True),
         lambda: _digits(size=32),
-        Recipe(epochs=30, batch=100, rate=0.1, shift=2),
+        Recipe(epochs=60, batch=100, rate=0.1, shift=2),
     ),
-    "resnet164": _resnet(164, width=16, epochs=12),
-    "resnet326": _resnet(326, width=8, epochs=30),
-    "resnet650": _resnet(650, width=8, epochs=10, drop=0.5),
+    "resnet164": _deeper(164),
+    "resnet326": _deeper(326),
+    "resnet650": _deeper(650),
 }

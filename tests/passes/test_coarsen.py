@@ -12,7 +12,7 @@ from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.methods import read_method
-from pararealize.models import odenet, resnet, vgg11
+from pararealize.models import odenet, resnet, vgg11, vgg16
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -119,16 +119,45 @@ def test_the_depth_is_the_least_number_of_layers() -> None:
     assert found[0][0] != "own layers"
 
 
-@pytest.mark.parametrize("coarse", ["network", "thinned"])
-def test_every_subnetwork_may_have_a_depth_of_its_own(coarse: str) -> None:
+@pytest.mark.parametrize(("coarse", "more"), [("network", 2), ("thinned", 2), ("stepped", 3)])
+def test_every_subnetwork_may_have_a_depth_of_its_own(coarse: str, more: int) -> None:
+    """Steps come besides the opening layer of the first subnetwork."""
     method = Parareal(coarse, "difference", guess="coarse", coarse_depth=(3, 1), coarse_budget=1)
     net = pararealize(odenet(20, width=8, in_features=8), method=method)  # as many as depths
     assert net.plan.n == 2
     counts = [weighted(net.coarse[j]) for j in ("1", "2")]
-    assert counts[0] - counts[1] == 2
+    assert counts[0] - counts[1] == more
     assert read_method(json.loads(net.plan.to_json())["method"]) == method
     with pytest.raises(MethodError, match=r"\(3, 1\)\) is for 2 subnetworks, and there are 3"):
         pararealize(odenet(20, width=8, in_features=8), 3, method=method)
+
+
+class _Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(4, 4), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(torch.tanh(self.linear(x)))
+
+
+def test_stepped_copies_start_with_steps_as_long_as_those_they_stand_for() -> None:
+    model = nn.Sequential(*(_Dropping() for _ in range(10))).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    method = Parareal("stepped", "difference", guess="coarse", coarse_depth=2)
+    net = pararealize(model, 2, method=method, example_inputs=(x,), interfaces=["4"])
+    assert kinds(net) == ["stepped 2"]
+    wanted = x + torch.tanh(model[0].linear(x))  # the opening layer has no state before it
+    for i in (1, 3):
+        wanted = wanted + 2 * torch.tanh(model[i].linear(wanted))
+    assert torch.equal(net.coarse["1"].train()(x), wanted)  # and nothing is left out at random
+
+
+def test_where_no_residual_blocks_repeat_a_stepped_copy_is_a_thinned_one() -> None:
+    model = vgg16(head="small", width=4, classes=10)
+    method = Parareal("stepped", "difference", guess="coarse")
+    net = pararealize(model, 2, method=method, example_inputs=(torch.randn(2, 3, 32, 32),))
+    assert [piece.coarse for piece in net.plan.pieces] == ["thinned 1"] * 2
 
 
 def test_layers_that_change_the_shape_count_as_depth() -> None:

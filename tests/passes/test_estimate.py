@@ -47,6 +47,21 @@ def test_estimates_are_what_is_built(name: str, method: Parareal) -> None:
             assert estimate.coarse(first, last) == pytest.approx(piece.coarse_seconds, rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["resnet", "ode"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_steps_in_place_of_residual_blocks_are_estimated(name: str, depth: int) -> None:
+    model = NETWORKS[name]()
+    chain = chain_of(model)
+    method = Parareal("stepped", "difference", guess="coarse", coarse_depth=depth)
+    bounds = cut(chain, model, 3, method, Machine()).bounds
+    pieces = pararealize(model, 3, method=method).plan.pieces
+    estimate = Estimate(chain, model, method, Machine())
+    for piece, first, last in list(zip(pieces, bounds, bounds[1:], strict=False))[1:]:
+        assert piece.coarse == f"stepped {depth}"
+        # Normalisation and activations between layers are left out of the estimate.
+        assert estimate.coarse(first, last) == pytest.approx(piece.coarse_seconds, rel=0.25)
+
+
 def test_kinds_without_networks_cost_what_they_run() -> None:
     model = NETWORKS["ode"]()
     chain = chain_of(model)

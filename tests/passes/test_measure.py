@@ -37,6 +37,19 @@ def test_every_layer_is_measured_and_nothing_else_changes() -> None:
         assert (new.cost.flops, new.cost.bytes) == (old.cost.flops, old.cost.bytes)
 
 
+def test_operations_cost_the_seconds_of_their_layers() -> None:
+    """So that coarse networks, which are made of them, are priced in the same seconds."""
+    model = resnet(11, width=4)
+    before = chain_of(model)
+    after = measured(before, model, {}, seed=0)
+    for i, layer in enumerate(after.layers):
+        names = [o.name for o in after.segment(i, i + 1, training=True).operations]
+        found = [after.profile.costs[name] for name in names if name in after.profile.costs]
+        assert sum(cost.seconds for cost in found) == pytest.approx(layer.cost.seconds)
+        old = [before.profile.costs[name] for name in names if name in before.profile.costs]
+        assert [cost.flops for cost in found] == [cost.flops for cost in old]
+
+
 def test_statistics_modes_and_random_state_stay() -> None:
     model = resnet(11, width=4)
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()

@@ -103,6 +103,22 @@ def test_training_moves_the_weights_and_is_scored(study: Study) -> None:
     assert found.seconds > 0
 
 
+def test_a_deeper_network_starts_from_the_trained_one_it_refines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shallow = replace(TINY["images"], make=lambda: models.resnet(20, channels=1, width=2))
+    deep = replace(shallow, make=lambda: models.resnet(38, channels=1, width=2), refines="images")
+    deep = replace(deep, recipe=Recipe(epochs=1, batch=4, rate=0.0))
+    monkeypatch.setitem(STUDIES, "images", shallow)
+    start, found = trained("images", 0, tmp_path), run(deep, "deep", tmp_path)
+    assert torch.equal(found.model.fc.weight, start.model.fc.weight)  # type: ignore[union-attr]
+    assert found.seconds > start.seconds  # of both trainings
+    assert "refines images: Recipe(epochs=2" in deep.said
+    monkeypatch.setitem(STUDIES, "images", replace(shallow, drop=0.5))
+    with pytest.raises(StorageError, match="refines images"):  # another start, another network
+        run(deep, "deep", tmp_path)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     run(TINY["images"], "net", tmp_path)
     wider = replace(TINY["images"], make=lambda: models.resnet(11, channels=1, width=3, classes=2))
