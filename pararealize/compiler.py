@@ -177,7 +177,8 @@ def compile_as(
     with transport.alone():
         chain = _chain(serial, request)
     if request.cost == "measured":
-        chain = replace(chain, layers=transport.exchange(chain.layers)[0])
+        layers, costs = transport.exchange((chain.layers, dict(chain.profile.costs)))[0]
+        chain = replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))
     with transport.alone():
         decisions = _decide(chain, serial, request, transport.size, saved)
         decisions = _on_ranks(decisions, transport.size, request.chunks)

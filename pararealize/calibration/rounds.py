@@ -59,7 +59,11 @@ class Rounds:
 
     def _round(self, built: Built, responses: Responses | None) -> dict[int, Errors]:
         fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
-        active = {j: f for j, f in fitters.items() if (f.corrector if responses else f.sweeper)}
+        active = {
+            j: f
+            for j, f in fitters.items()
+            if (f.corrector if responses else f.sweeper) is not None
+        }
         found: dict[int, Errors] = {} if responses else dict.fromkeys(fitters, (None, None))
         total = self._steps * sum(f.module is not None for f in active.values())
         with self.progress.task(f"{built.kind} coarse networks", total) as advance:

@@ -344,6 +344,16 @@ def works_on_part_of_the_ranks(comm: Any, _folder: str) -> None:
         assert_alike(net, alone)
 
 
+def measures_costs_once_for_all(comm: Any, _folder: str) -> None:
+    """Coarse networks are priced by what rank 0 measured: compiling compares the ranks' plans."""
+    method = Parareal("thinned", "difference", guess="coarse")
+    net = build(comm=comm, method=method, cost="measured")
+    priced = [piece.coarse_seconds for piece in net.plan.pieces]
+    assert min(priced) > 0
+    predicted = build(method=method).plan.pieces
+    assert priced != [piece.coarse_seconds for piece in predicted]
+
+
 def agrees_in_single_precision(comm: Any, _folder: str) -> None:
     torch.manual_seed(0)
     model, x = resnet(20, width=4), torch.randn(4, 3, 32, 32)
@@ -634,6 +644,7 @@ CHECKS = (
     refuses_steps_across_ranks,
     accumulates_gradients,
     changes_batch_sizes,
+    measures_costs_once_for_all,
     evaluates,
     computes_in_bfloat16,
     clips_gradients,
