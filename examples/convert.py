@@ -24,6 +24,7 @@ from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.studies.agree import Agreement, Comparison
 from pararealize.studies.data import Batches
 from pararealize.studies.examples import Examples
+from pararealize.studies.options import depths
 from pararealize.studies.trained import STUDIES, Trained, trained
 from pararealize.studies.training import score
 
@@ -144,10 +145,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    depth = tuple(options.depth) if len(options.depth) > 1 else options.depth[0]
     cuts = None if options.interfaces is None else tuple(options.interfaces)
     how = How(
-        *(options.coarse, depth, options.samples, options.epochs),
+        *(options.coarse, depths(options.depth), options.samples, options.epochs),
         *(options.batch, options.rate, cuts),
     )
     counts = options.n if cuts is None else [len(cuts) + 1]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.studies.launch import meet
+from pararealize.studies.options import depths
 from pararealize.studies.trained import STUDIES, Trained, trained
 
 WORLD = MPI.COMM_WORLD
@@ -38,7 +39,7 @@ Times = dict[str, list[float]]
 def calibrated(run: Trained, options: argparse.Namespace) -> ParallelNetwork:
     """On the ranks, cut by predicted or measured costs, calibrated for calls of one sample."""
     images = run.data.train_inputs
-    depth = tuple(options.depth) if len(options.depth) > 1 else options.depth[0]
+    depth = depths(options.depth)
     method = Parareal("stepped", "difference", guess="coarse", coarse_depth=depth)
     example = (images[:1],)
     net = pararealize(

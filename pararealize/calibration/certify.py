@@ -25,7 +25,7 @@ from pararealize.runtime.measures import Measure, batch_of, tables
 COVER = 0.99
 #: Times the scores of classes move against each other as far as in that share of samples: answers
 #: closer than that are doubted, for inputs of other kinds have larger errors. With 4 one or two of
-#: 1,000 strange images slipped through in three of fifteen tests, with 6 none; 4 to 33% of usual
+#: 1,000 strange images slipped through in three of fifteen tests, with 6 none; 9 to 33% of usual
 #: answers are doubted then.
 CAUTION = 6.0
 #: Share of the samples calibrated with that may be doubted because a state of theirs is unusual.

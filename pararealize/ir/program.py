@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -126,6 +126,11 @@ class Segment:
     inputs: tuple[str, ...]
     results: tuple[str, ...] | None
     features: tuple[str, ...] = ()
+
+    def rewritten(self, operations: Iterable[Operation], names: Mapping[str, str]) -> Segment:
+        """Other operations in place of its own; ``names`` says what stands for its results."""
+        results = self.results and tuple(names.get(name, name) for name in self.results)
+        return replace(self, operations=tuple(operations), results=results)
 
 
 def cut_segment(

@@ -65,8 +65,7 @@ def strided(
         for interval in run.intervals(stride):
             writer.interval(interval)
         at = run.stop
-    results = whole.results and tuple(writer.names.get(name, name) for name in whole.results)
-    segment = replace(whole, operations=(*operations, *writer.operations), results=results)
+    segment = whole.rewritten((*operations, *writer.operations), writer.names)
     return Strided(pruned(segment), writer.averages)
 
 

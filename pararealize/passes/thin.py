@@ -80,8 +80,7 @@ def thin(chain: Chain, model: nn.Module, first: int, last: int, how: Thinning) -
                 names[operation.name] = names.get(source, source)
             else:
                 operations.append(operation.renamed(names))
-    results = whole.results and tuple(names.get(name, name) for name in whole.results)
-    return pruned(replace(whole, operations=tuple(operations), results=results))
+    return pruned(whole.rewritten(operations, names))
 
 
 def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
@@ -100,8 +99,7 @@ def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment
             operations.append(operation.renamed(names))
         else:
             names[operation.name] = names.get(source, source)
-    results = segment.results and tuple(names.get(name, name) for name in segment.results)
-    return _wanted(replace(segment, operations=tuple(operations), results=results))
+    return _wanted(segment.rewritten(operations, names))
 
 
 def _source(chain: Chain, operation: Operation) -> str | None:
@@ -126,13 +124,10 @@ def _skipped(
     chain: Chain, model: nn.Module, operation: Operation, layer: Layer, how: Thinning
 ) -> str | None:
     """The value to use instead of an operation that a thin network leaves out, or ``None``."""
-    source = _source(chain, operation)
-    if source is None or operation.kind != "module":
-        return _drops(chain, model, operation)
-    module = model.get_submodule(operation.target)
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return source
-    if normalises(module):
+    source, dropped = _source(chain, operation), _drops(chain, model, operation)
+    if dropped is not None or source is None or operation.kind != "module":
+        return dropped
+    if normalises(model.get_submodule(operation.target)):
         return None if how.normalisation else source
     inner = is_weighted(layer) and not layer.preserves and not how.whole
     heavy = chain.profile.costs[operation.name].flops
@@ -170,8 +165,7 @@ def _copying(segment: Segment) -> Segment:
             operations.append(copy.renamed(names))
             names[name] = copy.name
         operations.append(operation.renamed(names))
-    results = segment.results and tuple(names.get(name, name) for name in segment.results)
-    return replace(segment, operations=tuple(operations), results=results)
+    return segment.rewritten(operations, names)
 
 
 def thin_cost(chain: Chain, model: nn.Module, layer: int, how: Thinning) -> Cost:

@@ -121,3 +121,8 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError as error:
         raise MethodError(f"{option} {text!r}: expected numbers such as 0.5,0.5,0.5.") from error
+
+
+def depths(values: Sequence[int]) -> int | tuple[int, ...]:
+    """``coarse_depth``: one number for all subnetworks, or several, one for each."""
+    return tuple(values) if len(values) > 1 else values[0]

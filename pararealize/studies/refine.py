@@ -23,7 +23,8 @@ def refine(deep: nn.Module, trained: nn.Module) -> None:
     shape, the stem and the classifier are copied.
 
     Raises:
-        ValueError: the networks are no ResNets of the same width, the second no deeper.
+        ValueError: they are no ResNets, or ``deep`` has fewer blocks a stage than ``trained``, or
+            ``trained`` has none to repeat.
 
     """
     stages = [(_stage(deep, i), _stage(trained, i)) for i in (1, 2, 3)]

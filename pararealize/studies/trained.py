@@ -29,8 +29,8 @@ class Trained:
     """A network in eval mode, the data it was trained and tested on, and what that came to.
 
     ``seconds`` is the processor time of training and one test, that of the network it was refined
-    from included; ``loss`` (the mean cross-entropy,
-    in nats) and ``accuracy`` are those on the test data.
+    from included; ``loss`` (the mean cross-entropy, in nats) and ``accuracy`` are those on the test
+    data.
     """
 
     model: nn.Module
