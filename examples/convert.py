@@ -33,12 +33,13 @@ from pararealize.studies.training import score
 class How:
     """How networks are cut and calibrated.
 
-    Kind and blocks of every coarse network, samples, epochs, samples a step, learning rate; named
-    interfaces, or where pieces weigh the same.
+    Kind, blocks and rank of every coarse network, samples, epochs, samples a step, learning rate;
+    named interfaces, or where pieces weigh the same.
     """
 
     coarse: str
     depth: int | tuple[int, ...]
+    rank: float
     samples: int
     epochs: int
     batch: int
@@ -49,7 +50,12 @@ class How:
 def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
     """The network in n subnetworks, calibrated for one sweep, and processor seconds that took."""
     inputs = run.data.train_inputs[: how.samples]
-    method = Parareal(how.coarse, "difference", guess="coarse", coarse_depth=how.depth)
+    method = Parareal(
+        *(how.coarse, "difference"),
+        guess="coarse",
+        coarse_depth=how.depth,
+        coarse_rank=how.rank,
+    )
     net = pararealize(
         run.model, n, method=method, example_inputs=(inputs[:1],), interfaces=how.interfaces
     ).eval()
@@ -136,8 +142,9 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(STUDIES), default="resnet56")
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--coarse", choices=["thinned", "stepped"], default="stepped")
+    parser.add_argument("--coarse", choices=["thinned", "stepped", "factored"], default="stepped")
     parser.add_argument("--depth", type=int, nargs="+", default=[1])
+    parser.add_argument("--rank", type=float, default=0.25, help="share that factored layers keep")
     parser.add_argument("--interfaces", nargs="+", help="modules to cut after, in place of --n")
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=1)
@@ -147,8 +154,8 @@ def main() -> None:
     torch.set_num_threads(1)
     cuts = None if options.interfaces is None else tuple(options.interfaces)
     how = How(
-        *(options.coarse, depths(options.depth), options.samples, options.epochs),
-        *(options.batch, options.rate, cuts),
+        *(options.coarse, depths(options.depth), options.rank, options.samples),
+        *(options.epochs, options.batch, options.rate, cuts),
     )
     counts = options.n if cuts is None else [len(cuts) + 1]
     console, table = Console(width=120), Table(*COLUMNS, title="agreement in percent")

@@ -343,9 +343,12 @@ def own_coarse(_fine: nn.Module, before: Any, _after: Any) -> nn.Module:
     return nn.Linear(before.shape[-1], 4)
 
 
+COARSE = ("network", "fine", "identity", "rediscretized", "factored", own_coarse)
+
+
 @every_guess
 @every_correction
-@pytest.mark.parametrize("coarse", ["network", "fine", "identity", "rediscretized", own_coarse])
+@pytest.mark.parametrize("coarse", COARSE)
 def test_what_it_says_is_what_the_network_does(coarse: Any, correction: str, guess: str) -> None:
     model = trained()
     method = {"coarse": coarse, "correction": correction, "guess": guess}

@@ -20,6 +20,7 @@ from pararealize.calibration.latency import Stand, coarse_plan, measured_plan, p
 from pararealize.calibration.observe import Observed, observe
 from pararealize.calibration.rounds import Rounds
 from pararealize.calibration.score import score
+from pararealize.calibration.start import start
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, evaluating
 from pararealize.emit.assemble import rule_of
@@ -152,6 +153,8 @@ class _Calibration:
         built = before.built if before else build(self.subject, kind, self.options.seed)
         if built is None:
             return None
+        if before is None and self.subject.emission.plan.calibration is None:
+            start(self.subject, built, observed)
         built = replace(built, parts={**built.parts, **self._guessing()})
         fits = self._rounds(observed).coarse(built)
         plan = coarse_plan(self.stand, self.plan, built)

@@ -32,7 +32,9 @@ class Parareal:
             ``"sampled"`` and ``"summed"`` (two or all of the run's residuals, side by side),
             ``"thinned"`` (a copy of the subnetwork with the first ``coarse_depth`` of its repeated
             blocks, which starts from their weights), ``"stepped"`` (the same with so many blocks
-            from all of its depth, each with a step as long as those it stands for), ``"auto"``
+            from all of its depth, each with a step as long as those it stands for),
+            ``"factored"`` (a copy of the whole subnetwork, its layers with weights of a
+            ``coarse_rank`` of their largest rank), ``"auto"``
             (identity or rediscretized where they contract on a probe, else a network;
             ``calibrate`` measures all kinds), or a callable
             ``(fine, interface_in, interface_out) -> nn.Module``.
@@ -47,6 +49,7 @@ class Parareal:
         coarse_budget: largest share of a subnetwork's cost that its coarse network may take when
             it is made of the subnetwork's own layers; above it a generic one is built.
         seed: of the fresh weights; the caller's random state is left alone.
+        coarse_rank: share of their largest rank that factored layers keep.
 
     """
 
@@ -58,11 +61,12 @@ class Parareal:
     coarse_budget: float = 0.75
     seed: int = 0
     tolerance: float | None = None
+    coarse_rank: float = 0.25
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "coarse": (
             *("network", "fine", "identity", "rediscretized", "mean", "sampled", "summed"),
-            *("thinned", "stepped", "auto"),
+            *("thinned", "stepped", "factored", "auto"),
         ),
         "correction": ("residual", "difference"),
         "guess": ("network", "coarse"),
@@ -80,10 +84,10 @@ class Parareal:
                 f"Parareal(coarse_depth={each!r}): expected an integer of 0 or more for each "
                 "subnetwork, for example coarse_depth=(4, 1)."
             )
-        if not is_number(self.coarse_budget) or not 0 < self.coarse_budget <= 1:
-            raise MethodError(
-                f"Parareal(coarse_budget={self.coarse_budget!r}): expected a share in (0, 1]."
-            )
+        for name in ("coarse_rank", "coarse_budget"):
+            share = getattr(self, name)
+            if not is_number(share) or not 0 < share <= 1:
+                raise MethodError(f"Parareal({name}={share!r}): expected a share in (0, 1].")
         given: Any = self.tolerance
         if given is not None and not (is_number(given) and given >= 0):
             raise MethodError(

@@ -18,6 +18,7 @@ from pararealize.ir.parts import Coarse
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
 from pararealize.passes.estimate import input_names, main_input
+from pararealize.passes.factor import factor, factored_cost, replica
 from pararealize.passes.guesses import like
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
@@ -165,6 +166,8 @@ class CoarseBuilder:
     def _copied(self, kind: str, j: int) -> Coarse | None:
         """A copy of the piece with few of its repeated blocks, which starts from their weights."""
         name, _, blocks = kind.partition(" ")
+        if name == "factored":
+            return self._factored(j, float(blocks or self.method.coarse_rank))
         if name not in {"thinned", "stepped"}:
             return None
         depth = int(blocks or self.method.depth(j))
@@ -194,6 +197,17 @@ class CoarseBuilder:
         stride = -(-longest_run(chain, first, last) // max(depth, 1))
         found = strided(chain, first, last, stride, "rediscretized")
         return None if found is None else without_dropout(chain, self.model, found.segment)
+
+    def _factored(self, j: int, share: float) -> Coarse | None:
+        """A copy of the whole piece, its layers with a share of their rank."""
+        segment = replica(self.chain, self.model, *self.partition.piece(j))
+        if not _can_copy(segment):
+            return None
+        module = Fresh(self.model, segment, bias=True, trained=True)
+        if not factor(module, share):
+            return None
+        cost = factored_cost(self.chain, self.model, segment.operations, share)
+        return self._choice(f"factored {share:g}", j, cost, module, segment.inputs)
 
     def _choice(
         self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from pararealize.ir.chain import Chain, State, TensorSpec
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine
+from pararealize.passes.factor import factored_cost
 from pararealize.passes.profile import module_cost
 from pararealize.passes.runs import Run, residual_runs
 from pararealize.passes.thin import Thinning, is_weighted, thin_cost
@@ -54,12 +56,11 @@ class Estimate:
         if self.share is not None:
             return self.share * self.seconds(first, last)
         kind = self.method.coarse
-        if kind == "fine":
-            return self.seconds(first, last)
         if kind == "identity" or callable(kind):
             return 0.0
-        if kind == "stepped":
-            return self.stepped(first, last)
+        copies = {"fine": self.seconds, "stepped": self.stepped, "factored": self.factored}
+        if kind in copies:
+            return copies[kind](first, last)
         own = self.own(first, last)
         if own <= self.method.coarse_budget * self.seconds(first, last):
             return own
@@ -81,6 +82,18 @@ class Estimate:
         stride = -(-max(blocks.values(), default=1) // max(self.depth, 1))
         steps = sum(-(-count // stride) * self.block(run) for run, count in blocks.items())
         return self.changing[last] - self.changing[first] + steps
+
+    def factored(self, first: int, last: int) -> float:
+        """All of its layers, with weights of low rank."""
+        return self.low_rank[last] - self.low_rank[first]
+
+    @cached_property
+    def low_rank(self) -> list[float]:
+        """Cost of the layers before each one, were their weights of low rank."""
+        chain, share = self.chain, self.method.coarse_rank
+        bodies = [chain.segment(i, i + 1, training=True) for i in range(len(chain.layers))]
+        costs = [factored_cost(chain, self.model, body.operations, share) for body in bodies]
+        return [0.0, *accumulate(cost.seconds for cost in costs)]
 
     def block(self, run: Run) -> float:
         """One block of a run."""

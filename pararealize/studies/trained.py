@@ -169,4 +169,5 @@ STUDIES = {
     "resnet164": _deeper(164),
     "resnet326": _deeper(326),
     "resnet650": _deeper(650),
+    "resnet1001": _deeper(1001),
 }

@@ -22,7 +22,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (lambda: odenet(9, width=8, in_features=6), (2, 6)),
     "conv": (lambda: odenet(9, width=4, kind="conv"), (2, 1, 28, 28)),
 }
-KINDS = ("network", "fine", "identity", "rediscretized", "auto")
+KINDS = ("network", "fine", "identity", "rediscretized", "factored", "auto")
 #: VGG has no residual layers, and its last subnetwork flattens images.
 CASES = [
     (name, kind)

@@ -62,6 +62,20 @@ def test_steps_in_place_of_residual_blocks_are_estimated(name: str, depth: int) 
         assert estimate.coarse(first, last) == pytest.approx(piece.coarse_seconds, rel=0.25)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_of_low_rank_are_estimated(name: str) -> None:
+    model = NETWORKS[name]()
+    chain = chain_of(model)
+    method = Parareal("factored", "difference", guess="coarse", coarse_rank=0.4)
+    bounds = cut(chain, model, 3, method, Machine()).bounds
+    pieces = pararealize(model, 3, method=method).plan.pieces
+    estimate = Estimate(chain, model, method, Machine())
+    for piece, first, last in zip(pieces, bounds, bounds[1:], strict=False):
+        assert piece.coarse == "factored 0.4"
+        assert estimate.coarse(first, last) == pytest.approx(piece.coarse_seconds, rel=1e-9)
+        assert estimate.coarse(first, last) < estimate.seconds(first, last)
+
+
 def test_kinds_without_networks_cost_what_they_run() -> None:
     model = NETWORKS["ode"]()
     chain = chain_of(model)
