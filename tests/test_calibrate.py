@@ -586,13 +586,14 @@ def test_devices_do_what_one_does() -> None:
     assert several.report.errors == one.report.errors
 
 
+@pytest.mark.parametrize("coarse", ["identity", "thinned", "factored"])
 @pytest.mark.parametrize("ranks", [2, 3, N])
-def test_ranks_do_what_one_process_does(ranks: int) -> None:
+def test_ranks_do_what_one_process_does(ranks: int, coarse: str) -> None:
     """Threads for ranks; without dropout, for they share PyTorch's random numbers."""
     model = build(Recipe("residual", 8, norm="batch")).eval()
     group, found = LocalGroup(ranks, patience=30), {}
     models = [copy.deepcopy(model) for _ in range(ranks)]
-    method = {"coarse": "identity", "correction": "difference", "guess": "coarse"}
+    method = {"coarse": coarse, "correction": "difference", "guess": "coarse"}
 
     def work(rank: int) -> None:
         net = network(models[rank], **method, at={"comm": group.member(rank)})

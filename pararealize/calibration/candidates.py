@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,10 +13,13 @@ from pararealize.calibration.fit import Fitter
 from pararealize.calibration.subject import Subject
 from pararealize.emit.assemble import coarse_propagators
 from pararealize.errors import CoarseError
+from pararealize.ir.chain import Cost
 from pararealize.ir.parts import Coarse
 from pararealize.passes.coarsen import CoarseBuilder
+from pararealize.passes.parareal import guesser
 from pararealize.passes.probe import Probe
 from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.zero import ZeroPreserving
 
 #: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
 KINDS = (
@@ -52,9 +56,10 @@ class Built:
 
 
 def wanted(subject: Subject) -> list[int]:
-    """Subnetworks of this rank that have a coarse propagator: the first only to guess with."""
+    """Subnetworks whose coarse propagator lies on this rank: that of the first only guesses."""
     first = 1 if subject.method.guess == "coarse" else 2
-    return [j for j in subject.pieces if j >= first]
+    pieces = range(first, subject.n + 1)
+    return [j for j in pieces if guesser(j, subject.method) in subject.pieces]
 
 
 def kinds(subject: Subject) -> tuple[str, ...]:
@@ -105,14 +110,17 @@ def _coarse(subject: Subject, kind: str, j: int, seed: int) -> tuple[Coarse, boo
 
 
 def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
-    """The kind that the network has, with its weights where it has any."""
-    piece = subject.emission.plan.pieces[j - 1]
+    """The one that the network has, with its weights where it has any."""
+    emission, key = subject.emission, str(j)
+    piece, parts = emission.plan.pieces[j - 1], emission.propagators
+    registry = emission.registries["coarse"]
+    if key in registry:
+        part = parts.get(f"coarse.{j}") or parts[f"guess.{j}"]
+        zero = not isinstance(part, ZeroPreserving)
+        module = copy.deepcopy(registry[key]).requires_grad_(True)
+        return Coarse(piece.coarse, Cost(), module, inputs=part.inputs, zero_preserving=zero)
     chosen = {} if piece.coarse == "none" or callable(subject.method.coarse) else {j: piece.coarse}
-    made = _builder(subject, chosen, seed + j)(j)
-    registry = subject.emission.registries["coarse"]
-    if made.module is not None and str(j) in registry:
-        made.module.load_state_dict(registry[str(j)].state_dict())
-    return made
+    return _builder(subject, chosen, seed + j)(j)
 
 
 def _builder(subject: Subject, chosen: Mapping[int, str], seed: int) -> CoarseBuilder:

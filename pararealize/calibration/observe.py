@@ -38,6 +38,12 @@ class Observed:
         return Observed(*(_first(store, share) for store in (self.fitted, self.held_out)))
 
 
+def states_of(record: Mapping[str, Any], j: int) -> tuple[Any, Any]:
+    """States before and after subnetwork j, of which the first may lie on another rank."""
+    states: Mapping[int, tuple[Any, Any]] = record["states"]
+    return (None, states[2][0]) if j == 1 and 1 not in states else states[j]
+
+
 def _first(store: Store, share: float) -> Store:
     found = Store(sys.maxsize)
     for i in range(max(1, round(share * len(store)))):

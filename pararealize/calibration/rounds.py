@@ -10,7 +10,7 @@ from torch import nn
 
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure
-from pararealize.calibration.observe import Observed, respond
+from pararealize.calibration.observe import Observed, respond, states_of
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.ir.calibration import Fit, Fitting
@@ -83,7 +83,7 @@ class Rounds:
     def _samples(self, j: int, responses: Responses | None, *, guess: bool = False) -> Samples:
         def read(store: Store, response: Store | None, i: int) -> Sample:
             record = store[i]
-            (before, after), inputs = record["states"][j], self.subject.named(record["inputs"])
+            (before, after), inputs = states_of(record, j), self.subject.named(record["inputs"])
             if guess:
                 return Sample(None, before, inputs)
             near = {} if response is None else response[i]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.candidates import Built
-from pararealize.calibration.observe import Observed
+from pararealize.calibration.observe import Observed, states_of
 from pararealize.calibration.subject import Subject
 from pararealize.passes.factor import replica
 from pararealize.propagators.factored import Factored, by_channel, is_plain
@@ -76,7 +76,7 @@ def _values(
     """What subnetwork j was given, batch by batch."""
     for record in observed.fitted:
         inputs = subject.named(record["inputs"])
-        before = record["states"][j][0]
+        before = states_of(record, j)[0]
         state = [] if before is None else leaves_of(before)
         yield [*state, *(inputs[name] for name in names)]
 

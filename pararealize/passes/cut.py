@@ -11,10 +11,11 @@ from torch import nn
 
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Partition
-from pararealize.ir.methods import Method
+from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.passes.estimate import Estimate
 from pararealize.passes.interfaces import find_interface
+from pararealize.passes.parareal import guesser
 from pararealize.passes.thin import is_weighted
 
 Weight = Callable[[int, int], float]
@@ -78,8 +79,9 @@ def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int,
 def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
     """The partition into ``n`` subnetworks whose heaviest one is lightest.
 
-    A subnetwork weighs its layers, its guess and coarse networks and the message it sends; the
-    head, where there is one, is left to run after the last correction.
+    A subnetwork weighs its layers, its guess and coarse networks and the message it sends, all but
+    the first also what they wait for; the head, where there is one, is left to run after the last
+    correction.
 
     Raises:
         CutError: no legal interface, or fewer than ``n - 1``.
@@ -90,14 +92,27 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine
     estimate = Estimate(chain, model, method, machine)
     guesses = [estimate.guess(first) for first in range(end)]
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
+    waits = _first_guess(estimate, method, end, n)
 
     def weight(first: int, last: int) -> float:
         value = estimate.seconds(first, last)
         if first > 0:
-            value += guesses[first] + estimate.sweeps * estimate.coarse(first, last)
+            value += waits + guesses[first] + estimate.sweeps * estimate.coarse(first, last)
         return value + (messages[last - 1] if last < end else 0.0)
 
     return Partition(chain, min_max(end, n, weight, estimate.seconds))
+
+
+def _first_guess(estimate: Estimate, method: Method, end: int, n: int) -> float:
+    """Seconds of a coarse sweep that all subnetworks but the first wait for.
+
+    They are those of a coarse network of the first n-th of the layers, by cost.
+    """
+    if not isinstance(method, Parareal) or guesser(1, method) == 1 or n == 1:
+        return 0.0
+    share = estimate.seconds(0, end) / n
+    first = next(i for i in range(1, end + 1) if estimate.seconds(0, i) >= share)
+    return estimate.coarse(0, first)
 
 
 def check_count(chain: Chain, n: int) -> None:

@@ -10,6 +10,9 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
 from pararealize.ir.stages import in_a_row
 
+#: Kinds of coarse networks that need nothing of the network once they are made.
+OWN_WEIGHTS = ("network", "thinned", "stepped")
+
 
 @dataclass
 class _Writer:
@@ -152,8 +155,18 @@ def _guesses(writer: _Writer, n: int, method: Parareal) -> list[str]:
         if method.guess == "network":
             states.append(writer.apply(f"u{j}.0", f"guess.{j}", INPUT, j + 1))
         else:
-            states.append(writer.apply(f"u{j}.0", _sweeper(j, method), states[-1], j))
+            at = guesser(j, method)
+            states.append(writer.apply(f"u{j}.0", _sweeper(j, method), states[-1], at))
     return [*states, ""]
+
+
+def guesser(j: int, method: Parareal) -> int:
+    """The subnetwork beside which a coarse sweep evaluates the coarse network of subnetwork j.
+
+    The first one has nothing to correct, and only the second waits for its guess: there it costs
+    no message and keeps the first subnetwork from nothing. Weights of the network stay at home.
+    """
+    return 2 if j == 1 and method.guess == "coarse" and method.coarse in OWN_WEIGHTS else j
 
 
 def _fine_sweep(writer: _Writer, n: int, k: int, old: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pararealize import pararealize
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.methods import Parareal
@@ -115,10 +116,14 @@ def test_cut_of_a_chain_equals_brute_force(
     method = Parareal(coarse=coarse, guess=guess, iterations=iterations)
     estimate = Estimate(chain, model, method, machine)
     end = head_start(chain, n)
+    total = sum(seconds[:end])
+    waits = 0.0
+    if (coarse, guess) == ("network", "coarse"):  # all but the first wait for a coarse network
+        waits = estimate.coarse(0, next(i for i in range(end) if sum(seconds[:i]) >= total / n))
     table: Table = {}
     for a in range(end):
         for b in range(a + 1, end + 1):
-            added = estimate.guess(a) + iterations * estimate.coarse(a, b) if a else 0.0
+            added = waits + estimate.guess(a) + iterations * estimate.coarse(a, b) if a else 0.0
             sent = machine.message(chain.interfaces[b - 1].bytes) if b < end else 0.0
             table[a, b] = sum(seconds[a:b]) + added + sent
     bounds = cut(chain, model, n, method, machine).bounds
@@ -236,3 +241,15 @@ def least_maximum(weights: list[float], n: int) -> float:
             runs, load = (runs, load + weight) if load + weight <= middle else (runs + 1, weight)
         low, high = (low, middle) if runs <= n else (middle, high)
     return high
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_what_all_but_the_first_wait_for_is_weighed(depth: int) -> None:
+    """Of all cuts into two the one chosen is predicted to be the fastest."""
+    model = odenet(24, width=64)
+    method = Parareal("stepped", "difference", guess="coarse", coarse_depth=depth)
+    each = [
+        pararealize(model, 2, method=method, interfaces=[f"steps.{i}"]).plan.parallel_seconds
+        for i in range(8, 18)
+    ]
+    assert pararealize(model, 2, method=method).plan.parallel_seconds == pytest.approx(min(each))

@@ -50,6 +50,24 @@ def test_placing_keeps_the_computing_tasks_in_order(n: int, ranks: int) -> None:
         assert all(t.rank == owner(t.piece, n, ranks) for t in after)
 
 
+def test_the_first_guess_is_made_where_it_is_waited_for() -> None:
+    """Unless it takes weights of the first subnetwork."""
+    options = {"correction": "difference", "guess": "coarse"}
+    tasks = placed(3, 3, Parareal("stepped", **options)).text().split("\n")[1:5]
+    assert [line.rstrip() for line in tasks] == [
+        "   0  v1.0 = fine.1(x)  u1.0 = coarse.1(x)",
+        "   1  send v1.0 → 1     u2.0 = coarse.2(u1.0, quiet)",
+        "   2                    send u2.0 → 2",
+        "   3                    v2.0 = fine.2(u1.0)           u2.0 ← 1",
+    ]
+    for kind in ("network", "thinned", "identity", "factored", "auto", "fine"):
+        schedule = placed(3, 3, Parareal(kind, **options))
+        ranks = {t.propagator: t.rank for t in schedule if t.reads == ("x",)}
+        assert ranks["fine.1"] == 0
+        if kind != "fine":
+            assert ranks["coarse.1"] == (1 if kind in {"network", "thinned"} else 0)
+
+
 @pytest.mark.parametrize(("n", "ranks"), SIZES)
 def test_messages_go_to_the_next_rank_only(n: int, ranks: int) -> None:
     for method in METHODS:
