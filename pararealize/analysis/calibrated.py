@@ -122,7 +122,8 @@ def certificate(found: Certificate) -> str:
     if found.regions:
         reasons.append("a state is unlike those calibrated with")
     if found.margin is not None:
-        reasons.append(f"its two best scores are within {found.margin:.2g} of each other")
+        more = ", more where the estimate is above the median" if found.usual else ""
+        reasons.append(f"its two best scores are within {found.margin:.2g} of each other{more}")
     return (
         f"Certificate: estimated errors cover {found.coverage:.1%} of the true ones and rank them "
         f"with correlation {found.correlation:.2f} (held out); an answer is doubtful where "

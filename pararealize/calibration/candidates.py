@@ -24,7 +24,7 @@ from pararealize.propagators.zero import ZeroPreserving
 #: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
 KINDS = (
     *("identity", "rediscretized", "mean", "sampled"),
-    *("thinned 1", "thinned 2", "stepped 1", "stepped 3", "generic"),
+    *("thinned 1", "thinned 2", "stepped 1", "stepped 3", "factored 0.5", "generic"),
 )
 SUBSTITUTES = ("thinned 1", "generic", "own layers")
 

@@ -145,7 +145,8 @@ class Certificate:
     The estimate of ‖answer - serial answer‖ / ‖serial answer‖ for a sample is Σ_j w_j r_j with the
     relative jump r_j = ‖u_j^K - u_j^{K-1}‖ / ‖u_j^K‖ at interface j. An answer is also doubtful
     where one of its states lies outside its region, and, with answers that are scores of classes,
-    where the two best are within ``margin`` of each other, or an error may swap them.
+    where the two best are within ``margin`` of each other, wider by as many times as its estimate
+    is larger than ``usual``, the median estimate.
 
     ``coverage`` is the share of held-out samples whose true error is below the estimate,
     ``correlation`` Spearman's rank correlation of both, ``doubted`` the share that is doubted; they
@@ -161,6 +162,7 @@ class Certificate:
     coverage: float = 0.0
     correlation: float = 0.0
     doubted: float = 0.0
+    usual: float | None = None
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ class Parareal:
             layer for each run of them, its step scaled), ``"mean"`` (the same with mean weights),
             ``"sampled"`` and ``"summed"`` (two or all of the run's residuals, side by side),
             ``"thinned"`` (a copy of the subnetwork with the first ``coarse_depth`` of its repeated
-            blocks, which starts from their weights), ``"stepped"`` (the same with so many blocks
-            from all of its depth, each with a step as long as those it stands for),
+            blocks, which starts from their weights; with all where it has no more), ``"stepped"``
+            (the same with so many blocks from all of its depth, each with a step as long as those
+            it stands for),
             ``"factored"`` (a copy of the whole subnetwork, its layers with weights of a
             ``coarse_rank`` of their largest rank), ``"auto"``
             (identity or rediscretized where they contract on a probe, else a network;

@@ -83,12 +83,15 @@ class CoarseBuilder:
             "fine": self._fine,
             "auto": self._auto,
             "own layers": self._own,
+            "whole": self._whole,
             "generic": self._generic,
         }
         kind = self.chosen.get(j, kind)
         coarse = makers[kind](j) if kind in makers else self._copied(kind, j)
         if coarse is None and kind == "stepped":
             coarse = self._copied("thinned", j)  # where no residual blocks repeat
+        if coarse is None and kind in {"stepped", "thinned"}:
+            coarse = self._whole(j)
         if coarse is None:
             raise CoarseError(self._none(kind, j))
         return coarse
@@ -180,6 +183,15 @@ class CoarseBuilder:
         costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         module = Fresh(self.model, segment, bias=True, trained=True)
         return self._choice(f"{name} {depth}", j, sum(costs, Cost()), module, segment.inputs)
+
+    def _whole(self, j: int) -> Coarse | None:
+        """A copy of the piece as it is, where there is nothing to leave out."""
+        segment = replica(self.chain, self.model, *self.partition.piece(j))
+        if not _can_copy(segment):
+            return None
+        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
+        module = Fresh(self.model, segment, bias=True, trained=True)
+        return self._choice("whole", j, sum(costs, Cost()), module, segment.inputs)
 
     def _thinned(self, j: int, depth: int) -> Segment:
         """With the first of its repeated blocks, as they are."""

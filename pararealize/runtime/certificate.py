@@ -28,8 +28,9 @@ def doubtful(
 ) -> Tensor:
     """Whether the answer to each sample is doubtful.
 
-    It is where the estimate is above the limit or no number, where a state lies outside its region,
-    and where answers are scores s of classes with s_1 - s_2 ≤ margin for the best two.
+    It is where the estimate e is above the limit or no number, where a state lies outside its
+    region, and where answers are scores s of classes with s_1 - s_2 ≤ margin max(1, e / usual) for
+    the best two: where more is corrected than usual, more may be left to correct.
     """
     doubts = ~(estimates <= certificate.limit)
     for region in certificate.regions:
@@ -38,7 +39,8 @@ def doubtful(
     if certificate.margin is None:
         return doubts
     best: Tensor = scores.double().topk(2, dim=-1).values
-    close: Tensor = ~(best[..., 0] - best[..., 1] > certificate.margin)
+    times = (estimates / (certificate.usual or torch.inf)).clamp(min=1.0).to(best.device)
+    close: Tensor = ~(best[..., 0] - best[..., 1] > certificate.margin * times)
     either: Tensor = doubts | close.to(doubts.device)
     return either
 

@@ -14,7 +14,7 @@ from pararealize.runtime.measures import apart
 from pararealize.runtime.nest import leaves_of
 
 #: Most features of a state.
-WIDTH = 32
+WIDTH = 64
 #: Most means of a state that features are made of: more are thinned out evenly.
 MOST = 4096
 #: Axes of maps, [batch, channels, height, width].

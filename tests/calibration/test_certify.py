@@ -51,14 +51,16 @@ def test_margins_and_regions_leave_most_samples_in_no_doubt() -> None:
     swaps = torch.full((400,), 0.1).double()
     known = {j: Region(j, (0.0,), (1.0,), 0.0) for j in (1, 4)}
     found = _weigh(1, (1, 2, 4), known, seen(true, outputs, swaps), Fitting())
-    assert found.margin == pytest.approx(0.6)
+    assert found.margin == pytest.approx(0.4)
     away = table()
     for here, column in zip(found.regions, (0, 2), strict=True):
         share = float((away[::2, column] > here.limit).double().mean())
         assert 0.01 <= share <= 0.02  # 3% for both
     outside = [away[:, i] > here.limit for i, here in zip((0, 2), found.regions, strict=True)]
-    close = outputs[:, 0] - outputs[:, 1] <= found.margin
     estimates = table() @ torch.tensor([found.weights[j] for j in (1, 2, 4)]).double()
+    assert found.usual == pytest.approx(float(estimates[::2].median()), rel=1e-6)
+    times = (estimates / found.usual).clamp(min=1)
+    close = outputs[:, 0] - outputs[:, 1] <= found.margin * times
     wanted = outside[0] | outside[1] | close | (estimates > found.limit)
     assert found.doubted == float(wanted[1::2].double().mean()) > 0.1
 

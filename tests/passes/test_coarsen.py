@@ -160,6 +160,19 @@ def test_where_no_residual_blocks_repeat_a_stepped_copy_is_a_thinned_one() -> No
     assert [piece.coarse for piece in net.plan.pieces] == ["thinned 1"] * 2
 
 
+@pytest.mark.parametrize("kind", ["stepped", "thinned"])
+def test_where_there_is_nothing_to_leave_out_a_copy_is_whole(kind: str) -> None:
+    model, x = resnet(20, width=4).double().eval(), torch.randn(2, 3, 32, 32).double()
+    method = Parareal(kind, "difference", guess="coarse")
+    cuts = ["layer1.0", "layer2.0"]
+    net = pararealize(model, 3, method=method, example_inputs=(x,), interfaces=cuts).eval()
+    assert "whole" in kinds(net)
+    at = kinds(net).index("whole") + 2
+    state = torch.randn(states(net, at)[0].shape).double()
+    assert torch.equal(net.coarse[str(at)](state), net.propagators[f"fine.{at}"](state))
+    assert net.plan.pieces[at - 1].coarse_seconds == pytest.approx(net.plan.pieces[at - 1].seconds)
+
+
 def test_layers_that_change_the_shape_count_as_depth() -> None:
     nets = [
         pararealize(resnet(47, width=4), 3, method=Parareal(coarse_depth=d, coarse_budget=1))

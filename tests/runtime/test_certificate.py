@@ -40,6 +40,16 @@ def test_answers_are_doubtful_above_the_limit_or_where_classes_are_close() -> No
     assert none.tolist() == [True, False]
 
 
+def test_where_more_is_corrected_than_usual_classes_have_to_be_farther_apart() -> None:
+    """A margin of 0.25, for errors of 0.1 or less."""
+    certificate = replace(CERTIFICATE, usual=0.1)
+    scores = numbers(0.7, 1, 0.7, 1, 0.4, 1, 0.4, 1).view(4, 2)
+    estimates = numbers(0.01, 0.13, 0.13, 0.26)
+    assert doubtful(certificate, estimates, {}, scores).tolist() == [False, True, False, True]
+    none = doubtful(replace(certificate, usual=0.0), estimates, {}, scores)
+    assert not none.any()
+
+
 def test_answers_are_doubtful_where_a_state_lies_outside_its_region() -> None:
     scores, low = numbers(0, 1, 0, 1, 0, 1).view(3, 2), numbers(0, 0, 0)
     away = {1: numbers(1.9, 2.1, torch.inf), 3: numbers(9, 9, 9)}  # 3 has no region

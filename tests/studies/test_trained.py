@@ -133,7 +133,7 @@ def test_words_are_predicted_from_those_before() -> None:
 
 
 def test_every_study_is_of_a_deep_network() -> None:
-    for name in ("resnet56", "resnet164", "resnet326", "resnet650", "vgg16", "vit", "lm"):
+    for name in ("resnet56", "resnet164", "resnet326", "resnet1001", "vgg16", "vit", "lm"):
         model = STUDIES[name].make()
         blocks = [m for m in model.modules() if isinstance(m, models.TransformerBlock)]
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
