@@ -13,36 +13,43 @@ from torch import nn
 
 from pararealize.ir.chain import Chain, Layer, Partition, Profile
 from pararealize.passes.probe import Probe
+from pararealize.propagators.fine import Fine
 from pararealize.runtime.clock import wait
 
-REPEATS = 3
+REPEATS = 5
 
 
 def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: int) -> Chain:
     """The chain with every layer's ``cost.seconds`` measured: the median of a few evaluations.
 
-    Layers run one after another on a copy of the model, without gradients; no statistics of the
+    All layers run in a row, again and again: where the machine becomes slower meanwhile, it does so
+    for all of them alike. They run on a copy of the model, without gradients; no statistics of the
     model move and the caller's random state is restored.
     """
     everything = Partition(chain, tuple(range(len(chain.layers) + 1)))
     probe = Probe(everything, model, dict(inputs), seed)
-    layers = []
-    state: Any = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for j, layer in enumerate(chain.layers, start=1):
-            fine = probe.fine(j)
-            seconds = []
-            for _ in range(REPEATS + 1):
-                begin = time.perf_counter()
-                result = probe.run(fine, state)
-                _wait(model)
-                seconds.append(time.perf_counter() - begin)
-            state = result
-            layers.append(
-                replace(layer, cost=replace(layer.cost, seconds=statistics.median(seconds[1:])))
-            )
+        fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
+        rounds = [_round(probe, fine) for _ in range(REPEATS + 1)]
+    medians = [statistics.median(each) for each in zip(*rounds[1:], strict=True)]
+    layers = [
+        replace(layer, cost=replace(layer.cost, seconds=seconds))
+        for layer, seconds in zip(chain.layers, medians, strict=True)
+    ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
+
+
+def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:
+    """Seconds of every layer, run once."""
+    state: Any = None
+    seconds = []
+    for layer in fine:
+        begin = time.perf_counter()
+        state = probe.run(layer, state)
+        _wait(probe.model)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
 
 
 def _scaled(chain: Chain, layers: Sequence[Layer]) -> Profile:

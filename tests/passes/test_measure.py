@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pararealize.ir.plan import Machine
 from pararealize.models import resnet
 from pararealize.passes.infer import infer_profile
 from pararealize.passes.interfaces import build_chain
-from pararealize.passes.measure import measured
+from pararealize.passes.measure import REPEATS, measured
 from pararealize.passes.trace import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -103,3 +104,20 @@ def test_measured_costs_reach_tuple_interfaces() -> None:
 
     plan = pararealize(Crossing(), 3, cost="measured").plan
     assert plan.serial_seconds >= 0.02
+
+
+def test_a_machine_that_slows_down_slows_all_layers_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as slow in the end; between the ends of one round only a sixth of that."""
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(12)))
+    chain = chain_of(model)
+    calls = count()
+    looks = 2 * len(chain.layers) * (REPEATS + 1)
+
+    def clock() -> float:
+        """Seconds, of which every look at it takes more."""
+        n = next(calls)
+        return n + n**2 / (2 * looks)
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    seconds = [layer.cost.seconds for layer in measured(chain, model, {}, seed=0).layers]
+    assert max(seconds) <= 1.15 * min(seconds)
