@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from pararealize.ir.program import Program, Segment, cut_segment
+from pararealize.ir.program import Operation, Program, Segment, cut_segment
 
 #: Most numbers in an input that a saved plan may ask for.
 MOST_NUMBERS = 2**31
@@ -84,6 +84,10 @@ class Profile:
     specs: Mapping[str, TensorSpec | None]
     costs: Mapping[str, Cost]
     inputs: Mapping[str, Any]
+
+    def cost(self, operations: Iterable[Operation]) -> Cost:
+        """Cost of operations one after another."""
+        return sum((self.costs.get(o.name, Cost()) for o in operations), Cost())
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ from pararealize.ir.chain import Cost, Partition, State
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Coarse
 from pararealize.ir.plan import Machine
-from pararealize.ir.program import Segment
+from pararealize.passes.copies import can_copy, copied
 from pararealize.passes.estimate import input_names, main_input
-from pararealize.passes.factor import factor, factored_cost, replica
 from pararealize.passes.guesses import like
 from pararealize.passes.probe import Probe
 from pararealize.passes.profile import module_cost
-from pararealize.passes.runs import longest_run, residual_runs
+from pararealize.passes.runs import residual_runs
 from pararealize.passes.stride import strided
-from pararealize.passes.thin import Thinning, is_weighted, thin, without_dropout
+from pararealize.passes.thin import Thinning, thin
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse, identity
 
@@ -83,15 +82,14 @@ class CoarseBuilder:
             "fine": self._fine,
             "auto": self._auto,
             "own layers": self._own,
-            "whole": self._whole,
             "generic": self._generic,
         }
         kind = self.chosen.get(j, kind)
-        coarse = makers[kind](j) if kind in makers else self._copied(kind, j)
-        if coarse is None and kind == "stepped":
-            coarse = self._copied("thinned", j)  # where no residual blocks repeat
-        if coarse is None and kind in {"stepped", "thinned"}:
-            coarse = self._whole(j)
+        if kind in makers:
+            coarse = makers[kind](j)
+        else:
+            found = (self._copied(name, j) for name in INSTEAD.get(kind, (kind,)))
+            coarse = next((choice for choice in found if choice is not None), None)
         if coarse is None:
             raise CoarseError(self._none(kind, j))
         return coarse
@@ -121,10 +119,9 @@ class CoarseBuilder:
         how = Thinning(self.method.depth(j), normalisation=difference)
         segment = thin(self.chain, self.model, *self.partition.piece(j), how)
         source, target = self.states(j)
-        if not _can_copy(segment):
+        if not can_copy(segment):
             return None
-        costs = (self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations)
-        cost = sum(costs, Cost())
+        cost = self.chain.profile.cost(segment.operations)
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(self.model, segment, bias=difference)
@@ -157,69 +154,24 @@ class CoarseBuilder:
         if found is None:
             return None
         segment = found.segment
-        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         return Coarse(
             kind,
-            sum(costs, Cost()),
+            self.chain.profile.cost(segment.operations),
             segment=segment,
             inputs=segment.inputs,
             averages=found.averages,
         )
 
     def _copied(self, kind: str, j: int) -> Coarse | None:
-        """A copy of the piece with few of its repeated blocks, which starts from their weights."""
-        name, _, blocks = kind.partition(" ")
-        if name == "factored":
-            return self._factored(j, float(blocks or self.method.coarse_rank))
-        if name not in {"thinned", "stepped"}:
+        """A copy of the piece, or of some of it, which starts from its weights."""
+        method = self.method
+        depth, share = method.depth(j), method.coarse_rank
+        known = {"thinned": f" {depth}", "stepped": f" {depth}", "factored": f" {share:g}"}
+        kind += known.get(kind, "")
+        found = copied(self.chain, self.model, *self.partition.piece(j), kind)
+        if found is None:
             return None
-        depth = int(blocks or self.method.depth(j))
-        segment = self._stepped(j, depth) if name == "stepped" else self._thinned(j, depth)
-        fine = self.chain.segment(*self.partition.piece(j), training=True)
-        if segment is None or len(segment.operations) >= len(fine.operations):
-            return None  # nothing to leave out
-        if not _can_copy(segment):
-            return None
-        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
-        module = Fresh(self.model, segment, bias=True, trained=True)
-        return self._choice(f"{name} {depth}", j, sum(costs, Cost()), module, segment.inputs)
-
-    def _whole(self, j: int) -> Coarse | None:
-        """A copy of the piece as it is, where there is nothing to leave out."""
-        segment = replica(self.chain, self.model, *self.partition.piece(j))
-        if not _can_copy(segment):
-            return None
-        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
-        module = Fresh(self.model, segment, bias=True, trained=True)
-        return self._choice("whole", j, sum(costs, Cost()), module, segment.inputs)
-
-    def _thinned(self, j: int, depth: int) -> Segment:
-        """With the first of its repeated blocks, as they are."""
-        chain, (first, last) = self.chain, self.partition.piece(j)
-        layers = chain.layers[first:last]
-        changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
-        runs = residual_runs(chain, first, last)
-        period = max((run.weighted(chain) for run in runs), default=1)
-        how = Thinning(changing + depth * period, normalisation=True, whole=True)
-        return thin(chain, self.model, first, last, how)
-
-    def _stepped(self, j: int, depth: int) -> Segment | None:
-        """With so many steps in place of the longest run of residual blocks, and as long ones."""
-        chain, (first, last) = self.chain, self.partition.piece(j)
-        stride = -(-longest_run(chain, first, last) // max(depth, 1))
-        found = strided(chain, first, last, stride, "rediscretized")
-        return None if found is None else without_dropout(chain, self.model, found.segment)
-
-    def _factored(self, j: int, share: float) -> Coarse | None:
-        """A copy of the whole piece, its layers with a share of their rank."""
-        segment = replica(self.chain, self.model, *self.partition.piece(j))
-        if not _can_copy(segment):
-            return None
-        module = Fresh(self.model, segment, bias=True, trained=True)
-        if not factor(module, share):
-            return None
-        cost = factored_cost(self.chain, self.model, segment.operations, share)
-        return self._choice(f"factored {share:g}", j, cost, module, segment.inputs)
+        return self._choice(kind, j, found.cost, found.module, found.inputs)
 
     def _choice(
         self, kind: str, j: int, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()
@@ -288,11 +240,8 @@ class CoarseBuilder:
         )
 
 
-def _can_copy(segment: Segment) -> bool:
-    """What lies around a list of blocks has no copy."""
-    return not any(operation.kind in {"network", "context"} for operation in segment.operations)
-
-
+#: Copies to make where a subnetwork has no residual blocks that repeat, or none to leave out.
+INSTEAD = {"stepped": ("stepped", "thinned", "whole"), "thinned": ("thinned", "whole")}
 #: Propagators with the network's own weights, as :func:`strided` writes them.
 BORROWED = ("rediscretized", "mean", "sampled", "summed")
 #: A sweep must at least halve an error for a coarse propagator without weights to be chosen.

@@ -38,7 +38,7 @@ def factored_cost(
 
 
 def _cost(chain: Chain, model: nn.Module, operation: Operation, share: float) -> Cost:
-    cost = chain.profile.costs.get(operation.name, Cost())
+    cost = chain.profile.cost((operation,))
     if operation.kind != "module":
         return cost
     left = products_left(model.get_submodule(operation.target), share)

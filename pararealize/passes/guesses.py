@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pararealize.errors import CoarseError
-from pararealize.ir.chain import Cost, Partition, TensorSpec
+from pararealize.ir.chain import Partition, TensorSpec
 from pararealize.ir.methods import Parareal
 from pararealize.ir.parts import Guess
 from pararealize.ir.plan import Machine
@@ -53,7 +53,7 @@ def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> 
         cost = module_cost(module, (source,), machine)
         return Guess("patches", cost, module, input_names(chain))
     segment = thin(chain, model, 0, partition.bounds[j], Thinning(0, normalisation=True))
-    cost = sum((chain.profile.costs.get(o.name, Cost()) for o in segment.operations), Cost())
+    cost = chain.profile.cost(segment.operations)
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
 
 

@@ -36,6 +36,5 @@ def find_features(chain: Chain, first: int, last: int) -> Features | None:
     later = [o for o in segment.operations if o.name not in inside and o.kind not in AMBIENT]
     read = {name for operation in later for name in operation.uses} | set(segment.results or ())
     names = tuple(o.name for o in operations if o.name in read)
-    costs = [chain.profile.costs.get(o.name, Cost()) for o in operations]
     body = with_ambient(segment, operations, names)
-    return Features(body, names, sum(costs, Cost())) if names else None
+    return Features(body, names, chain.profile.cost(operations)) if names else None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from pararealize.errors import CoarseError, CutError, MethodError
-from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.chain import Partition
 from pararealize.ir.features import without
 from pararealize.ir.levels import Level, hierarchy, propagator
 from pararealize.ir.methods import MGRIT, CoarseFactory, Parareal
@@ -148,11 +148,10 @@ class LevelBuilder:
         found = strided(self.chain, first, last, level.stride, kind, self.method.samples, weights)
         segment = found.segment if found else self.chain.segment(first, last, training=True)
         segment = self.without_features(segment, level, step) if sighted else segment
-        costs = [self.chain.profile.costs.get(o.name, Cost()) for o in segment.operations]
         averages = found.averages if found else {}
         return Coarse(
             kind if found else "own layers",
-            sum(costs, Cost()),
+            self.chain.profile.cost(segment.operations),
             segment=segment,
             inputs=segment.inputs,
             averages=averages,

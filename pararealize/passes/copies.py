@@ -1,0 +1,93 @@
+"""Copies: coarse networks made of a piece's own layers, which start from their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pararealize.ir.chain import Chain, Cost
+from pararealize.ir.program import Segment
+from pararealize.passes.factor import factor, factored_cost, replica
+from pararealize.passes.runs import longest_run, residual_runs
+from pararealize.passes.stride import strided
+from pararealize.passes.thin import Thinning, is_weighted, thin, without_dropout
+from pararealize.propagators.fresh import Fresh
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a piece or of some of it, what it costs, and the inputs it reads."""
+
+    module: Fresh
+    cost: Cost
+    inputs: tuple[str, ...]
+
+
+def copied(chain: Chain, model: nn.Module, first: int, last: int, kind: str) -> Copy | None:
+    """The copy of the layers ``first`` … ``last - 1`` that ``kind`` names.
+
+    ``"thinned 2"`` and ``"stepped 2"`` have so many of its repeated blocks, ``"factored 0.5"`` all
+    layers with so large a share of their rank, ``"whole"`` all as they are. ``None`` where such a
+    copy would have nothing to leave out, or what lies around a list of blocks.
+    """
+    name, _, number = kind.partition(" ")
+    piece = (chain, model, first, last)
+    match name:
+        case "thinned":
+            return _without(chain, model, (first, last), thinned(*piece, int(number)))
+        case "stepped":
+            return _without(chain, model, (first, last), stepped(*piece, int(number)))
+        case "factored":
+            return _factored(*piece, float(number))
+        case "whole":
+            return _copy(chain, model, replica(*piece))
+    return None
+
+
+def _without(
+    chain: Chain, model: nn.Module, piece: tuple[int, int], segment: Segment | None
+) -> Copy | None:
+    """A copy of fewer operations than the piece has."""
+    fine = chain.segment(*piece, training=True)
+    if segment is None or len(segment.operations) >= len(fine.operations):
+        return None
+    return _copy(chain, model, segment)
+
+
+def _copy(chain: Chain, model: nn.Module, segment: Segment) -> Copy | None:
+    if not can_copy(segment):
+        return None
+    module = Fresh(model, segment, bias=True, trained=True)
+    return Copy(module, chain.profile.cost(segment.operations), segment.inputs)
+
+
+def _factored(chain: Chain, model: nn.Module, first: int, last: int, share: float) -> Copy | None:
+    segment = replica(chain, model, first, last)
+    found = _copy(chain, model, segment)
+    if found is None or not factor(found.module, share):
+        return None
+    cost = factored_cost(chain, model, segment.operations, share)
+    return Copy(found.module, cost, found.inputs)
+
+
+def thinned(chain: Chain, model: nn.Module, first: int, last: int, depth: int) -> Segment:
+    """With the first of its repeated blocks, as they are."""
+    layers = chain.layers[first:last]
+    changing = sum(is_weighted(layer) and not layer.preserves for layer in layers)
+    runs = residual_runs(chain, first, last)
+    period = max((run.weighted(chain) for run in runs), default=1)
+    how = Thinning(changing + depth * period, normalisation=True, whole=True)
+    return thin(chain, model, first, last, how)
+
+
+def stepped(chain: Chain, model: nn.Module, first: int, last: int, depth: int) -> Segment | None:
+    """With so many steps in place of the longest run of residual blocks, and as long ones."""
+    stride = -(-longest_run(chain, first, last) // max(depth, 1))
+    found = strided(chain, first, last, stride, "rediscretized")
+    return None if found is None else without_dropout(chain, model, found.segment)
+
+
+def can_copy(segment: Segment) -> bool:
+    """What lies around a list of blocks has no copy."""
+    return not any(operation.kind in {"network", "context"} for operation in segment.operations)
