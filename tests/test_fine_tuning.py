@@ -257,7 +257,7 @@ def test_fine_tuning_lowers_jumps_and_loss(correction: str) -> None:
         net = compiled(here.model(), N, here.method, x)
         optimizer = torch.optim.Adam(net.parameters(), 1e-2)
         rows = []
-        for _ in range(20):
+        for _ in range(30):
             optimizer.zero_grad()
             with net.jumps() as jumps:
                 loss, penalty = functional.cross_entropy(net(x), y), jumps.penalty()

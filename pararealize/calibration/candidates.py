@@ -115,10 +115,11 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
     piece, parts = emission.plan.pieces[j - 1], emission.propagators
     registry = emission.registries["coarse"]
     if key in registry:
-        part = parts.get(f"coarse.{j}") or parts[f"guess.{j}"]
-        zero = not isinstance(part, ZeroPreserving)
-        module = copy.deepcopy(registry[key]).requires_grad_(True)
-        return Coarse(piece.coarse, Cost(), module, inputs=part.inputs, zero_preserving=zero)
+        corrector = parts.get(f"coarse.{j}")
+        zero = corrector is not None and not isinstance(corrector, ZeroPreserving)
+        inputs = (corrector or parts[f"guess.{j}"]).inputs
+        module = copy.deepcopy(registry[key])
+        return Coarse(piece.coarse, Cost(), module, inputs=inputs, zero_preserving=zero)
     chosen = {} if piece.coarse == "none" or callable(subject.method.coarse) else {j: piece.coarse}
     return _builder(subject, chosen, seed + j)(j)
 
