@@ -230,6 +230,9 @@ class CoarseBuilder:
         better = "coarse='fine', correction='difference'" if fresh else "coarse='network'"
         if kind in BORROWED and not residual_runs(self.chain, first, last):
             reason = "it has no two neighbouring residual layers x + φ(x) of equal shape"
+        elif kind == "factored":
+            share = self.method.coarse_rank
+            reason = f"no layer of it is cheaper with coarse_rank={share:g} of its largest rank"
         else:
             reason = f"none is known from {before} to {after}"
         return (
