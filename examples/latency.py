@@ -45,7 +45,8 @@ def calibrated(run: Trained, options: argparse.Namespace) -> ParallelNetwork:
     net = pararealize(
         run.model, WORLD.size, method=method, example_inputs=example, cost=options.cost, comm=WORLD
     ).eval()
-    net.calibrate(images, epochs=options.epochs, batch=options.batch, above="exact", progress=False)
+    how = {"epochs": options.epochs, "batch": options.batch, "rate": options.rate}
+    net.calibrate(images, **how, above="exact", progress=False)
     return net
 
 
@@ -128,6 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=20, help="samples a step of calibration")
+    parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--cost", default="measured", help="what the cut balances, or predicted")
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
