@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pararealize.calibration.candidates import Built
 from pararealize.calibration.observe import Observed, states_of
 from pararealize.calibration.subject import Subject
 from pararealize.passes.factor import replica
-from pararealize.propagators.factored import Factored, by_channel, is_plain
+from pararealize.propagators.factored import Factored, Layer, by_channel
 from pararealize.propagators.fresh import Fresh
 from pararealize.runtime.nest import leaves_of
 
@@ -56,11 +55,10 @@ def start(subject: Subject, built: Built, observed: Observed) -> None:
         factored = {k: m for k, m in module.layers.items() if isinstance(m, Factored)}
         if factored:
             whole = _whole(subject, j)
-            moments = _moments(whole, list(factored), _values(subject, j, coarse.inputs, observed))
-            for key, layer in factored.items():
-                original, seen = whole.layers[key], moments[key]
-                if is_plain(original):
-                    layer.project(original, seen.mean, seen.covariance)
+            originals = {key: cast("Layer", whole.layers[key]) for key in factored}
+            moments = _moments(whole, originals, _values(subject, j, coarse.inputs, observed))
+            for key, seen in moments.items():
+                factored[key].project(originals[key], seen.mean, seen.covariance)
 
 
 def _whole(subject: Subject, j: int) -> Fresh:
@@ -81,15 +79,17 @@ def _values(
         yield [*state, *(inputs[name] for name in names)]
 
 
-def _moments(whole: Fresh, keys: list[str], values: Iterator[list[Any]]) -> dict[str, Moments]:
-    found: dict[str, Moments] = defaultdict(Moments)
+def _moments(
+    whole: Fresh, layers: Mapping[str, Layer], values: Iterator[list[Any]]
+) -> dict[str, Moments]:
+    """Of what these layers of a copy answer to the values."""
+    found = {key: Moments() for key in layers}
 
-    def note(key: str, layer: nn.Module, _inputs: Any, answer: Tensor) -> None:
-        if is_plain(layer):
-            found[key].add(by_channel(layer, answer))
+    def note(key: str, layer: Layer, _inputs: Any, answer: Tensor) -> None:
+        found[key].add(by_channel(layer, answer))
 
-    for key in keys:
-        whole.layers[key].register_forward_hook(partial(note, key))
+    for key, layer in layers.items():
+        layer.register_forward_hook(partial(note, key))
     for given in values:
         whole(*given)
     return found

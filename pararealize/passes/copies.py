@@ -33,23 +33,19 @@ def copied(chain: Chain, model: nn.Module, first: int, last: int, kind: str) -> 
     """
     name, _, number = kind.partition(" ")
     piece = (chain, model, first, last)
+    segment: Segment | None
     match name:
         case "thinned":
-            return _without(chain, model, (first, last), thinned(*piece, int(number)))
+            segment = thinned(*piece, int(number))
         case "stepped":
-            return _without(chain, model, (first, last), stepped(*piece, int(number)))
+            segment = stepped(*piece, int(number))
         case "factored":
             return _factored(*piece, float(number))
         case "whole":
             return _copy(chain, model, replica(*piece))
-    return None
-
-
-def _without(
-    chain: Chain, model: nn.Module, piece: tuple[int, int], segment: Segment | None
-) -> Copy | None:
-    """A copy of fewer operations than the piece has."""
-    fine = chain.segment(*piece, training=True)
+        case _:
+            return None
+    fine = chain.segment(first, last, training=True)
     if segment is None or len(segment.operations) >= len(fine.operations):
         return None
     return _copy(chain, model, segment)
