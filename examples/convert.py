@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--rate", type=float, default=3e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     cuts = None if options.interfaces is None else tuple(options.interfaces)

@@ -129,7 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=20, help="samples a step of calibration")
-    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--cost", default="measured", help="what the cut balances, or predicted")
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()

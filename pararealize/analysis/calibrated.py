@@ -124,6 +124,8 @@ def certificate(found: Certificate) -> str:
     if found.margin is not None:
         more = ", more where the estimate is above the median" if found.usual else ""
         reasons.append(f"its two best scores are within {found.margin:.2g} of each other{more}")
+    if found.unsure is not None:
+        reasons.append(f"the mean entropy of its answers is above {found.unsure:.2g} nats")
     return (
         f"Certificate: estimated errors cover {found.coverage:.1%} of the true ones and rank them "
         f"with correlation {found.correlation:.2f} (held out); an answer is doubtful where "

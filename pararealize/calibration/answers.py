@@ -5,25 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-#: Axes of an answer that is a map of scores: [batch, classes, height, width].
-MAP = 4
-#: Axes of answers that are one score for every class: [batch, classes].
-PLAIN = 2
+from pararealize.runtime.scores import PLAIN, class_axis
 
 
 def classes(scores: Tensor) -> Tensor | None:
-    """The class chosen of each sample (and position); ``None`` where answers are no scores.
-
-    Classes are the last axis of ``[batch, …, classes]``, the second of maps of four or more axes.
-    """
-    axis = _axis(scores)
+    """The class chosen of each sample (and position); ``None`` where answers are no scores."""
+    axis = class_axis(scores)
     return None if axis is None else scores.argmax(axis)
-
-
-def _axis(scores: Tensor) -> int | None:
-    """The axis of the classes."""
-    axis = 1 if scores.dim() >= MAP else -1
-    return axis if scores.dim() > 1 and scores.shape[axis] > 1 else None
 
 
 def agreements(found: Tensor, serial: Tensor) -> Tensor:
@@ -58,7 +46,7 @@ def divergence(found: Tensor, serial: Tensor) -> Tensor | None:
 
     In nats, a mean over samples (and positions); ``None`` where answers are no scores.
     """
-    axis = _axis(serial)
+    axis = class_axis(serial)
     if axis is None:
         return None
     wanted, here = (scores.float().log_softmax(axis) for scores in (serial, found))

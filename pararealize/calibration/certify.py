@@ -20,8 +20,10 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.certificate import answer, doubtful, estimate
 from pararealize.runtime.familiar import Familiarity
 from pararealize.runtime.measures import Measure, batch_of, tables
+from pararealize.runtime.scores import entropies
 
-#: Share of samples whose true error an estimate has to cover where it is made.
+#: Share of samples whose true error an estimate has to cover where it is made, and that are as sure
+#: of their answers.
 COVER = 0.99
 #: Times the scores of classes move against each other as far as in that share of samples: answers
 #: closer than that are doubted, for inputs of other kinds have larger errors. Of strange images up
@@ -130,6 +132,7 @@ def _weigh(
         certificate = replace(
             certificate,
             margin=_margin(fitted.swaps),
+            unsure=_unsure(fitted.outputs),
             usual=float((fitted.jumps @ weights).median()),
             regions=_bounded(known, interfaces, fitted),
         )
@@ -139,6 +142,12 @@ def _weigh(
 def _margin(swaps: Tensor | None) -> float | None:
     """How near the two best classes may be."""
     return None if swaps is None else CAUTION * float(torch.quantile(swaps, COVER))
+
+
+def _unsure(outputs: Tensor) -> float | None:
+    """The mean entropy that few samples of many answers exceed."""
+    found = entropies(outputs)
+    return None if found is None else float(torch.quantile(found, COVER))
 
 
 def _bounded(

@@ -41,7 +41,7 @@ class Fitting:
     epochs: int = 8
     steps: int | None = None
     tolerance: float | None = None
-    rate: float = 1e-2
+    rate: float = 3e-3
     batch: int = 100
     held_out: float = 0.2
     limit: float | None = None
@@ -146,7 +146,8 @@ class Certificate:
     relative jump r_j = ‖u_j^K - u_j^{K-1}‖ / ‖u_j^K‖ at interface j. An answer is also doubtful
     where one of its states lies outside its region, and, with answers that are scores of classes,
     where the two best are within ``margin`` of each other, wider by as many times as its estimate
-    is larger than ``usual``, the median estimate.
+    is larger than ``usual``, the median estimate. Of a sample with many answers (a text, a map)
+    some are always close: it is doubtful where their mean entropy in nats is above ``unsure``.
 
     ``coverage`` is the share of held-out samples whose true error is below the estimate,
     ``correlation`` Spearman's rank correlation of both, ``doubted`` the share that is doubted; they
@@ -163,6 +164,7 @@ class Certificate:
     correlation: float = 0.0
     doubted: float = 0.0
     usual: float | None = None
+    unsure: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pararealize.runtime.familiar import Familiarity
 from pararealize.runtime.measures import Known, Measure
 from pararealize.runtime.nest import leaves_of
 from pararealize.runtime.rules import Rule
+from pararealize.runtime.scores import entropies
 
 
 def estimate(certificate: Certificate, jumps: Mapping[int, Tensor]) -> Tensor:
@@ -30,12 +31,16 @@ def doubtful(
 
     It is where the estimate e is above the limit or no number, where a state lies outside its
     region, and where answers are scores s of classes with s_1 - s_2 ≤ margin max(1, e / usual) for
-    the best two: where more is corrected than usual, more may be left to correct.
+    the best two: where more is corrected than usual, more may be left to correct. Samples with
+    many answers are doubtful where these are less sure than those calibrated with.
     """
     doubts = ~(estimates <= certificate.limit)
     for region in certificate.regions:
         if region.interface in distances:
             doubts = doubts | ~(distances[region.interface] <= region.limit)
+    unsure = entropies(scores)
+    if unsure is not None and certificate.unsure is not None:
+        doubts = doubts | ~(unsure <= certificate.unsure).to(doubts.device)
     if certificate.margin is None:
         return doubts
     best: Tensor = scores.double().topk(2, dim=-1).values

@@ -65,6 +65,18 @@ def test_margins_and_regions_leave_most_samples_in_no_doubt() -> None:
     assert found.doubted == float(wanted[1::2].double().mean()) > 0.1
 
 
+def test_texts_are_to_be_as_sure_of_their_characters_as_nearly_all_were() -> None:
+    true = table().sum(1)
+    scores = 8 * torch.rand(400, 6, 5, generator=torch.Generator().manual_seed(4)).double()
+    found = _weigh(1, (1, 2, 4), {}, seen(true, scores), Fitting())
+    chances = scores[::2].softmax(2)
+    entropy = -(chances * chances.log()).sum(2).mean(1)
+    assert found.unsure == pytest.approx(float(entropy.quantile(0.99)), rel=1e-6)
+    assert found.margin is None
+    plain = _weigh(1, (1, 2, 4), {}, seen(true, scores[:, 0]), Fitting())
+    assert plain.unsure is None
+
+
 def test_limits_are_those_asked_for_and_above_rounding() -> None:
     true, outputs = 1e-15 * table(10).sum(1), torch.ones(10, 2).double()
     known = {1: Region(1, (0.0,), (1.0,), 0.0)}

@@ -50,6 +50,19 @@ def test_where_more_is_corrected_than_usual_classes_have_to_be_farther_apart() -
     assert not none.any()
 
 
+def test_texts_are_doubtful_where_their_answers_are_less_sure_than_usual() -> None:
+    """Two positions of three classes each: sure, unsure of one, of both, and of no number."""
+    sure, even, broken = [9.0, 0, 0], [1.0, 1, 1], [torch.nan, 0, 0]
+    texts = torch.tensor([[sure, sure], [sure, even], [even, even], [sure, broken]])
+    certificate = replace(CERTIFICATE, margin=None, unsure=0.6)
+    low = numbers(0, 0, 0, 0)
+    assert doubtful(certificate, low, {}, texts).tolist() == [False, False, True, True]
+    maps = texts.transpose(1, 2)[..., None]  # [batch, classes, height, width]
+    assert doubtful(certificate, low, {}, maps).tolist() == [False, False, True, True]
+    assert not doubtful(replace(certificate, unsure=None), low, {}, texts).any()
+    assert not doubtful(certificate, low, {}, texts[:, 1]).any()  # one answer each
+
+
 def test_answers_are_doubtful_where_a_state_lies_outside_its_region() -> None:
     scores, low = numbers(0, 1, 0, 1, 0, 1).view(3, 2), numbers(0, 0, 0)
     away = {1: numbers(1.9, 2.1, torch.inf), 3: numbers(9, 9, 9)}  # 3 has no region
