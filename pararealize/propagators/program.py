@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
 from pararealize.propagators.around import Around
+from pararealize.propagators.roomy import roomy
 from pararealize.runtime.quiet import is_torchs
 
 #: Operations whose result never shares memory with what they read.
@@ -34,6 +35,9 @@ ALLOCATING_FUNCTIONS = frozenset(
         *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
     }
 )
+
+#: Operations of a segment that is worth a chunk of the interpreter's stack of its own.
+MANY = 64
 
 #: Stands in generated code for a module, until its number is replaced by a look-up.
 MARK = "pararealize_module_"
@@ -102,7 +106,7 @@ def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..
     linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
-    return function
+    return roomy(function) if len(segment.operations) >= MANY else function
 
 
 def _source(graph: fx.Graph) -> tuple[str, dict[str, Any]]:

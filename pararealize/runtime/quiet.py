@@ -21,6 +21,8 @@ def quiet(modules: Iterable[nn.Module]) -> Iterator[None]:
     does what modules of the user's own keep in plain attributes.
     """
     modules = tuple(modules)
+    if all(map(is_torchs, modules)):  # others may change the mode of their parts
+        modules = tuple(module for module in modules if not _rests(module))
     attributes = [(module, _attributes(module)) for module in modules]
     try:
         with on_copies(modules):
@@ -49,6 +51,11 @@ def on_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, buffers in reversed(kept):  # a module met twice was kept whole at first
             module._buffers.update(buffers)
+
+
+def _rests(module: nn.Module) -> bool:
+    """Whether it moves nothing as it is: a norm of torch's in eval mode."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) and not module.training
 
 
 class Statistics:

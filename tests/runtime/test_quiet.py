@@ -51,10 +51,38 @@ def test_a_backward_pass_finds_the_buffers_it_saved() -> None:
     norm = nn.BatchNorm1d(3).eval()
     x = torch.randn(5, 3, requires_grad=True)
     y = norm(x)
+    norm.train()
     with quiet([norm]):
-        norm.train()(x)
+        norm(x)
     y.sum().backward()
     assert x.grad is not None
+
+
+def test_norms_in_eval_mode_are_not_copied(norm: nn.BatchNorm1d) -> None:
+    """They move nothing, unless a module of the user's own puts them into another mode."""
+
+    class Restless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.norm.train()(x)
+            self.norm.eval()
+            return y
+
+    norm.eval()
+    mean = norm.running_mean
+    with quiet([norm]):
+        assert norm.running_mean is mean
+        norm(torch.randn(5, 3))
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+    module = Restless()
+    with quiet([module, norm]):
+        assert norm.running_mean is not mean
+        module(torch.randn(5, 3))
+    assert norm.running_mean is mean
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
 
 
 def test_a_module_listed_twice() -> None:
