@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--network", choices=sorted(STUDIES), default="resnet1001")
     parser.add_argument(
-        "--depth", type=int, nargs="+", default=[3, 2], help="blocks of the coarse networks"
+        "--depth", type=int, nargs="+", default=[4, 3], help="blocks of the coarse networks"
     )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=20, help="samples a step of calibration")

@@ -20,7 +20,16 @@ from pararealize.specs import FORMS, load_model
 from pararealize.studies import data as sources
 from pararealize.studies.data import Reading
 from pararealize.studies.launch import is_first, launch, world
-from pararealize.studies.options import Cutting, example_of, integers, method_of, numbers, refuse
+from pararealize.studies.options import (
+    Cutting,
+    check_kinds,
+    example_of,
+    integers,
+    method_of,
+    numbers,
+    parareal_of,
+    refuse,
+)
 
 app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",
@@ -42,6 +51,10 @@ Guess = Annotated[str, typer.Option(help="network or coarse.")]
 Budget = Annotated[
     float, typer.Option(help="Largest share of a subnetwork that a coarse network may cost.")
 ]
+Depth = Annotated[
+    str, typer.Option(help="Blocks that a coarse network keeps: of all, or of each, such as 4,1.")
+]
+Low = Annotated[float, typer.Option(help="Share of their rank that factored layers keep.")]
 Grid = Annotated[
     str,
     typer.Option("--mgrit", help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean."),
@@ -57,8 +70,11 @@ Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread ea
 Worker = Annotated[str, typer.Option(hidden=True)]
 #: Options that some others leave without an effect.
 READING = ("batch", "mean", "std")
-FITTING = ("agreement", "above", "epochs", "best", "seed", *READING)
-PARAREAL = ("coarse", "correction", "iterations", "tolerance", "guess", "coarse_budget")
+FITTING = ("agreement", "above", "epochs", "rate", "best", "seed", *READING)
+PARAREAL = (
+    *("coarse", "correction", "iterations", "tolerance", "guess", "coarse_budget"),
+    *("coarse_depth", "coarse_rank"),
+)
 #: What a default depends on.
 CALIBRATED = "By default {} with --calibrate."
 Weights = Annotated[
@@ -76,6 +92,7 @@ Agreement = Annotated[
 ]
 Above = Annotated[str, typer.Option(help=f"What a doubtful answer leads to: {', '.join(ABOVE)}.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the data in each round of fitting.")]
+Rate = Annotated[float, typer.Option(help="Largest learning rate of fitting.")]
 Batch = Annotated[int, typer.Option(help="Samples that are read at a time.")]
 Best = Annotated[
     bool, typer.Option("--best", help="Write the best network even if it agrees less often.")
@@ -103,6 +120,8 @@ def explain(
     tolerance: Tolerance = None,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
+    coarse_depth: Depth = str(Parareal.coarse_depth),
+    coarse_rank: Low = Parareal.coarse_rank,
     mgrit: Grid = "",
     shape: Shape = "",
     blocks: Blocks = "",
@@ -111,8 +130,10 @@ def explain(
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
     """Show what parallel depth would cost and bring, before anything runs."""
-    _refuse_parareal(ctx, mgrit)
-    method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget, tolerance)
+    _refuse_parareal(ctx, mgrit, coarse)
+    sizes = (coarse_depth, coarse_budget, coarse_rank)
+    parareal = parareal_of(coarse, correction, iterations, guess, *sizes, tolerance)
+    method = method_of(mgrit, parareal)
     cutting = Cutting(n, blocks, tuple(cut or ()))
     net = cutting.compile(load_model(model), method, example_of(shape))
     console = Console(width=max(Console().width, WIDTH))
@@ -134,6 +155,7 @@ def convert(
     agreement: Agreement = 0.995,
     above: Above = Fitting.above,
     epochs: Epochs = Fitting.epochs,
+    rate: Rate = Fitting.rate,
     batch: Batch = Reading.batch,
     best: Best = False,
     mean: Mean = "",
@@ -149,6 +171,8 @@ def convert(
         str, typer.Option(help=f"network or coarse. {CALIBRATED.format('coarse')}")
     ] = "",
     coarse_budget: Budget = Parareal.coarse_budget,
+    coarse_depth: Depth = str(Parareal.coarse_depth),
+    coarse_rank: Low = Parareal.coarse_rank,
     mgrit: Grid = "",
     shape: Shape = "",
     blocks: Blocks = "",
@@ -165,16 +189,18 @@ def convert(
     """
     if not data:
         refuse(ctx, FITTING, "nothing is fitted without --calibrate DATA")
-    _refuse_parareal(ctx, mgrit)
+    usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
+    coarse, correction, guess = (
+        a or b for a, b in zip((coarse, correction, guess), usual, strict=True)
+    )
+    _refuse_parareal(ctx, mgrit, coarse)
+    sizes = (coarse_depth, coarse_budget, coarse_rank)
+    parareal = parareal_of(coarse, correction, iterations, guess, *sizes, tolerance)
+    method = method_of(mgrit, parareal)
     if ranks > 1 and not worker:
         raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import convert as converting  # noqa: PLC0415  for this command only
 
-    usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
-    options = [a or b for a, b in zip((coarse, correction, guess), usual, strict=True)]
-    method = method_of(
-        mgrit, options[0], options[1], iterations, options[2], coarse_budget, tolerance
-    )
     cutting = Cutting(n, blocks, tuple(cut or ()))
     chosen = converting.Conversion(model, out, cutting, method, shape, weights, data)
     comm = world() if worker else None
@@ -185,7 +211,13 @@ def convert(
         return
     reading = Reading(batch, numbers(mean, "--mean"), numbers(std, "--std"))
     fitting = Fitting(
-        agreement=agreement, above=above, epochs=epochs, batch=batch, best=best, seed=seed
+        agreement=agreement,
+        above=above,
+        epochs=epochs,
+        rate=rate,
+        batch=batch,
+        best=best,
+        seed=seed,
     )
     converting.calibrate(chosen, reading, fitting, console, comm)
 
@@ -230,6 +262,8 @@ def bench(
     iterations: Iterations = 1,
     guess: Guess = "network",
     coarse_budget: Budget = Parareal.coarse_budget,
+    coarse_depth: Depth = str(Parareal.coarse_depth),
+    coarse_rank: Low = Parareal.coarse_rank,
     mgrit: Grid = "",
     shape: Annotated[str, typer.Option(help="Shape of one sample.")] = "3,32,32",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
@@ -240,14 +274,17 @@ def bench(
     worker: Worker = "",
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
-    _refuse_parareal(ctx, mgrit)
+    _refuse_parareal(ctx, mgrit, coarse)
     if not worker:
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.studies.bench import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
-    method = method_of(mgrit, coarse, correction, iterations, guess, coarse_budget)
-    sizes = integers(batch, "--batch")
-    chosen = Bench(sizes, rounds, not inference, n, method, allocator, cost, trace)
+    sizes = (coarse_depth, coarse_budget, coarse_rank)
+    parareal = parareal_of(coarse, correction, iterations, guess, *sizes)
+    method = method_of(mgrit, parareal)
+    chosen = Bench(
+        integers(batch, "--batch"), rounds, not inference, n, method, allocator, cost, trace
+    )
     torch.manual_seed(0)
     run(chosen, load_model(model), integers(shape, "--shape"), world(), worker)
 
@@ -309,9 +346,10 @@ def check(
     raise typer.Exit(int(any(not row.relative <= tolerance for row in rows)))
 
 
-def _refuse_parareal(ctx: typer.Context, mgrit: str) -> None:
+def _refuse_parareal(ctx: typer.Context, mgrit: str, coarse: str) -> None:
     if mgrit:
         refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
+    check_kinds(ctx, coarse)
 
 
 def _placed(net: ParallelNetwork) -> Any:

@@ -18,6 +18,12 @@ from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import MethodError, SlowerThanSerialWarning
 from pararealize.ir.methods import MGRIT, Method, Parareal
 
+#: Kinds of coarse networks that an option is for.
+KINDS = {
+    "coarse_depth": ("auto", "network", "thinned", "stepped"),
+    "coarse_rank": ("factored",),
+}
+
 
 @dataclass(frozen=True)
 class Cutting:
@@ -62,20 +68,29 @@ def refuse(context: Context, names: Sequence[str], why: str) -> None:
             raise MethodError(f"--{name.replace('_', '-')} changes nothing: {why}.")
 
 
-def method_of(
-    mgrit: str,
+def parareal_of(
     coarse: str,
     correction: str,
     iterations: int,
     guess: str,
+    depth: str,
     budget: float,
+    rank: float,
     tolerance: float | None = None,
-) -> Method:
+) -> Parareal:
+    """Parareal as the command line says it; ``depth`` is one number, or one a subnetwork."""
+    blocks = depths(integers(depth, "--coarse-depth"))
+    return Parareal(
+        *(coarse, correction, iterations, guess, blocks, budget),
+        tolerance=tolerance,
+        coarse_rank=rank,
+    )
+
+
+def method_of(mgrit: str, otherwise: Parareal) -> Method:
     """MGRIT with the options that are given for it, or else parareal."""
     if not mgrit:
-        return Parareal(
-            coarse, correction, iterations, guess, coarse_budget=budget, tolerance=tolerance
-        )
+        return otherwise
     known = [field.name for field in fields(MGRIT)]
     options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
     unknown = [name for name in options if name not in known]
@@ -126,3 +141,16 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
 def depths(values: Sequence[int]) -> int | tuple[int, ...]:
     """``coarse_depth``: one number for all subnetworks, or several, one for each."""
     return tuple(values) if len(values) > 1 else values[0]
+
+
+def check_kinds(context: Context, coarse: str) -> None:
+    """Refuse options of coarse networks that a kind does not heed.
+
+    Raises:
+        MethodError: one was given.
+
+    """
+    for name, kinds in KINDS.items():
+        if coarse not in kinds:
+            named = " or ".join(map(repr, kinds))
+            refuse(context, (name,), f"it is for --coarse {named}, and this is {coarse!r}")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pararealize import load
 from pararealize.cli import main
 from pararealize.specs import load_model
 
@@ -155,12 +156,26 @@ def test_ranks_answer_like_one_process(place: Place, converted: Path) -> None:
     assert "3 100.00% 0.0e+00 –" in text
 
 
+def test_coarse_networks_are_as_deep_and_of_the_rank_asked_for(place: Place) -> None:
+    given = ("--agreement", "0.1", "--rate", "0.01", "--coarse")
+    assert place.convert(place.data, "deep", *given, "thinned", "--coarse-depth", "2,1,1") == 0
+    assert place.convert(place.data, "low", *given, "factored", "--coarse-rank", "0.2") == 0
+    methods = [
+        load(place.folder / name, load_model(place.model)).plan.method for name in ("deep", "low")
+    ]
+    assert (methods[0]["coarse"], tuple(methods[0]["coarse_depth"])) == ("thinned", (2, 1, 1))
+    assert (methods[1]["coarse"], methods[1]["coarse_rank"]) == ("factored", 0.2)
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
         (("--agreement", "0.9"), "--agreement changes nothing: nothing is fitted without"),
         (("--best",), "--best changes nothing"),
         (("--mean", "0.5"), "--mean changes nothing"),
+        (("--rate", "0.1"), "--rate changes nothing"),
+        (("--coarse-rank", "0.5"), "--coarse-rank changes nothing: it is for --coarse 'factored',"),
+        (("--coarse", "fine", "--coarse-depth", "2"), "--coarse-depth changes nothing: it is for"),
         (("--mgrit", "coarsening=2", "--guess", "coarse"), "--guess changes nothing: with --mgrit"),
     ],
 )
