@@ -14,10 +14,10 @@ from rich.console import Console
 from pararealize.analysis.explain import WIDTH, show
 from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import PararealizeError, SlowerThanSerialWarning
-from pararealize.ir.calibration import ABOVE, Fitting
+from pararealize.ir.calibration import Fitting
 from pararealize.ir.methods import Parareal
-from pararealize.specs import FORMS, load_model
-from pararealize.studies import data as sources
+from pararealize.specs import load_model
+from pararealize.studies import arguments as args
 from pararealize.studies.data import Reading
 from pararealize.studies.launch import is_first, launch, world
 from pararealize.studies.options import (
@@ -38,94 +38,29 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
-Count = Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'.")]
-COARSE = f"One of {', '.join(Parareal.CHOICES['coarse'])}."
-Coarse = Annotated[str, typer.Option(help=COARSE)]
-Correction = Annotated[str, typer.Option(help="residual or difference.")]
-Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]
-Tolerance = Annotated[
-    float | None, typer.Option(help="Further sweeps while a relative jump is larger.")
-]
-Guess = Annotated[str, typer.Option(help="network or coarse.")]
-Budget = Annotated[
-    float, typer.Option(help="Largest share of a subnetwork that a coarse network may cost.")
-]
-Depth = Annotated[
-    str, typer.Option(help="Blocks that a coarse network keeps: of all, or of each, such as 4,1.")
-]
-Low = Annotated[float, typer.Option(help="Share of their rank that factored layers keep.")]
-Grid = Annotated[
-    str,
-    typer.Option("--mgrit", help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean."),
-]
-Shape = Annotated[
-    str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
-]
-Cut = Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")]
-Blocks = Annotated[
-    str, typer.Option(help="Name of the list of blocks, where the network cannot be traced.")
-]
-Ranks = Annotated[int, typer.Option(help="Processes under mpiexec, one thread each.")]
-Worker = Annotated[str, typer.Option(hidden=True)]
-#: Options that some others leave without an effect.
-READING = ("batch", "mean", "std")
-FITTING = ("agreement", "above", "epochs", "rate", "best", "seed", *READING)
-PARAREAL = (
-    *("coarse", "correction", "iterations", "tolerance", "guess", "coarse_budget"),
-    *("coarse_depth", "coarse_rank"),
-)
-#: What a default depends on.
-CALIBRATED = "By default {} with --calibrate."
-Weights = Annotated[
-    Path | None,
-    typer.Option("--weights", help="Trained weights of MODEL: .safetensors, or .pt of tensors."),
-]
-Calibrate = Annotated[
-    str, typer.Option("--calibrate", metavar="DATA", help=f"Fit to DATA: {sources.FORMS}.")
-]
-Checked = Annotated[
-    str, typer.Option("--data", metavar="DATA", help=f"Compare on DATA: {sources.FORMS}.")
-]
-Agreement = Annotated[
-    float, typer.Option(help="Share of held-out answers that have to be the serial network's.")
-]
-Above = Annotated[str, typer.Option(help=f"What a doubtful answer leads to: {', '.join(ABOVE)}.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the data in each round of fitting.")]
-Rate = Annotated[float, typer.Option(help="Largest learning rate of fitting.")]
-Batch = Annotated[int, typer.Option(help="Samples that are read at a time.")]
-Best = Annotated[
-    bool, typer.Option("--best", help="Write the best network even if it agrees less often.")
-]
-Mean = Annotated[
-    str, typer.Option(help="Of images in [0, 1], to subtract: one number, or one a channel.")
-]
-Std = Annotated[str, typer.Option(help="Of images, to divide by, likewise.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
-
 
 @app.callback()
-def options(debug: Debug = False) -> None:
+def options(debug: args.Debug = False) -> None:
     """Turn the depth of a PyTorch network into parallelism."""
 
 
 @app.command()
 def explain(
     ctx: typer.Context,
-    model: Model,
-    n: Count = "auto",
-    coarse: Coarse = "network",
-    correction: Correction = "residual",
-    iterations: Iterations = 1,
-    tolerance: Tolerance = None,
-    guess: Guess = "network",
-    coarse_budget: Budget = Parareal.coarse_budget,
-    coarse_depth: Depth = str(Parareal.coarse_depth),
-    coarse_rank: Low = Parareal.coarse_rank,
-    mgrit: Grid = "",
-    shape: Shape = "",
-    blocks: Blocks = "",
-    cut: Cut = None,
+    model: args.Model,
+    n: args.Count = "auto",
+    coarse: args.Coarse = "network",
+    correction: args.Correction = "residual",
+    iterations: args.Iterations = 1,
+    tolerance: args.Tolerance = None,
+    guess: args.Guess = "network",
+    coarse_budget: args.Budget = Parareal.coarse_budget,
+    coarse_depth: args.Depth = str(Parareal.coarse_depth),
+    coarse_rank: args.Low = Parareal.coarse_rank,
+    mgrit: args.Grid = "",
+    shape: args.Shape = "",
+    blocks: args.Blocks = "",
+    cut: args.Cut = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the schedule (PNG and SVG).")] = None,
     text: Annotated[bool, typer.Option("--text", help="Print the schedule as well.")] = False,
 ) -> None:
@@ -147,38 +82,40 @@ def explain(
 @app.command()
 def convert(
     ctx: typer.Context,
-    model: Model,
+    model: args.Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
-    n: Count = "auto",
-    weights: Weights = None,
-    data: Calibrate = "",
-    agreement: Agreement = 0.995,
-    above: Above = Fitting.above,
-    epochs: Epochs = Fitting.epochs,
-    rate: Rate = Fitting.rate,
-    batch: Batch = Reading.batch,
-    best: Best = False,
-    mean: Mean = "",
-    std: Std = "",
+    n: args.Count = "auto",
+    weights: args.Weights = None,
+    data: args.Calibrate = "",
+    agreement: args.Agreement = 0.995,
+    above: args.Above = Fitting.above,
+    epochs: args.Epochs = Fitting.epochs,
+    rate: args.Rate = Fitting.rate,
+    batch: args.Batch = Reading.batch,
+    best: args.Best = False,
+    mean: args.Mean = "",
+    std: args.Std = "",
     seed: Annotated[int, typer.Option(help="Of fitting.")] = Fitting.seed,
-    coarse: Annotated[str, typer.Option(help=f"{COARSE} {CALIBRATED.format('auto')}")] = "",
+    coarse: Annotated[
+        str, typer.Option(help=f"{args.COARSE} {args.CALIBRATED.format('auto')}")
+    ] = "",
     correction: Annotated[
-        str, typer.Option(help=f"residual or difference. {CALIBRATED.format('difference')}")
+        str, typer.Option(help=f"residual or difference. {args.CALIBRATED.format('difference')}")
     ] = "",
-    iterations: Iterations = 1,
-    tolerance: Tolerance = None,
+    iterations: args.Iterations = 1,
+    tolerance: args.Tolerance = None,
     guess: Annotated[
-        str, typer.Option(help=f"network or coarse. {CALIBRATED.format('coarse')}")
+        str, typer.Option(help=f"network or coarse. {args.CALIBRATED.format('coarse')}")
     ] = "",
-    coarse_budget: Budget = Parareal.coarse_budget,
-    coarse_depth: Depth = str(Parareal.coarse_depth),
-    coarse_rank: Low = Parareal.coarse_rank,
-    mgrit: Grid = "",
-    shape: Shape = "",
-    blocks: Blocks = "",
-    cut: Cut = None,
-    ranks: Ranks = 1,
-    worker: Worker = "",
+    coarse_budget: args.Budget = Parareal.coarse_budget,
+    coarse_depth: args.Depth = str(Parareal.coarse_depth),
+    coarse_rank: args.Low = Parareal.coarse_rank,
+    mgrit: args.Grid = "",
+    shape: args.Shape = "",
+    blocks: args.Blocks = "",
+    cut: args.Cut = None,
+    ranks: args.Ranks = 1,
+    worker: args.Worker = "",
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder.
 
@@ -188,7 +125,7 @@ def convert(
     often, nothing is written and the exit code is 2.
     """
     if not data:
-        refuse(ctx, FITTING, "nothing is fitted without --calibrate DATA")
+        refuse(ctx, args.FITTING, "nothing is fitted without --calibrate DATA")
     usual = ("auto", "difference", "coarse") if data else ("network", "residual", "network")
     coarse, correction, guess = (
         a or b for a, b in zip((coarse, correction, guess), usual, strict=True)
@@ -233,8 +170,8 @@ def demo(
     counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads to train with, on every rank.")] = 1,
-    ranks: Ranks = 1,
-    worker: Worker = "",
+    ranks: args.Ranks = 1,
+    worker: args.Worker = "",
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
     if ranks > 1 and not worker:
@@ -253,25 +190,25 @@ def demo(
 @app.command()
 def bench(
     ctx: typer.Context,
-    model: Model,
-    ranks: Ranks = 2,
+    model: args.Model,
+    ranks: args.Ranks = 2,
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16",
     n: Annotated[int | None, typer.Option("-n", help="Subnetworks; as many as ranks.")] = None,
-    coarse: Coarse = "network",
-    correction: Correction = "residual",
-    iterations: Iterations = 1,
-    guess: Guess = "network",
-    coarse_budget: Budget = Parareal.coarse_budget,
-    coarse_depth: Depth = str(Parareal.coarse_depth),
-    coarse_rank: Low = Parareal.coarse_rank,
-    mgrit: Grid = "",
+    coarse: args.Coarse = "network",
+    correction: args.Correction = "residual",
+    iterations: args.Iterations = 1,
+    guess: args.Guess = "network",
+    coarse_budget: args.Budget = Parareal.coarse_budget,
+    coarse_depth: args.Depth = str(Parareal.coarse_depth),
+    coarse_rank: args.Low = Parareal.coarse_rank,
+    mgrit: args.Grid = "",
     shape: Annotated[str, typer.Option(help="Shape of one sample.")] = "3,32,32",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     inference: Annotated[bool, typer.Option("--inference", help="No gradients, eval.")] = False,
     allocator: Annotated[str, typer.Option(help="heap or default, for all alike.")] = "heap",
     cost: Annotated[str, typer.Option(help="What balances: predicted or measured.")] = "predicted",
     trace: Annotated[Path | None, typer.Option(help="Timelines for Perfetto.")] = None,
-    worker: Worker = "",
+    worker: args.Worker = "",
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
     _refuse_parareal(ctx, mgrit, coarse)
@@ -296,16 +233,16 @@ def check(
     model: Annotated[str, typer.Option("--model", help="The model of a saved folder.")] = "",
     n: Annotated[int, typer.Option("-n", help="Subnetworks, where a model is given.")] = 2,
     ranks: Annotated[int, typer.Option(help="Compare so many ranks with one process.")] = 1,
-    shape: Shape = "",
+    shape: args.Shape = "",
     tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 0.0,
-    data: Checked = "",
+    data: args.Checked = "",
     agreement: Annotated[
         float | None, typer.Option(help="Share wanted with --data; that of the calibration.")
     ] = None,
-    batch: Batch = Reading.batch,
-    mean: Mean = "",
-    std: Std = "",
-    worker: Worker = "",
+    batch: args.Batch = Reading.batch,
+    mean: args.Mean = "",
+    std: args.Std = "",
+    worker: args.Worker = "",
 ) -> None:
     """Compare a network with what it has to equal; exit code 1 where it does not.
 
@@ -319,7 +256,7 @@ def check(
     if data:
         refuse(ctx, ("n", "tolerance", "shape"), "--data compares a saved network's answers")
     else:
-        refuse(ctx, ("agreement", *READING), "answers are compared with --data DATA")
+        refuse(ctx, ("agreement", *args.READING), "answers are compared with --data DATA")
     if ranks > 1 and not worker:
         raise typer.Exit(launch(ctx.obj, ranks))
     from pararealize.studies import check as checking  # noqa: PLC0415  for this command only
@@ -348,7 +285,7 @@ def check(
 
 def _refuse_parareal(ctx: typer.Context, mgrit: str, coarse: str) -> None:
     if mgrit:
-        refuse(ctx, PARAREAL, "with --mgrit, name its own options there")
+        refuse(ctx, args.PARAREAL, "with --mgrit, name its own options there")
     check_kinds(ctx, coarse)
 
 
