@@ -22,7 +22,7 @@ from networks import Recipe, build, compiled
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import CalibrationError, CertificateWarning, MethodError
 from pararealize.ir.calibration import Calibration
-from pararealize.runtime.certificate import answer
+from pararealize.runtime.certificate import Certified, answer
 from pararealize.runtime.local import LocalGroup
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -523,6 +523,29 @@ def test_where_nothing_is_doubtful_it_stops() -> None:
     net(images())
     assert net.report.sweeps == 1
     assert not any(net.report.doubtful)
+
+
+def test_texts_are_flagged_where_their_answers_are_less_sure(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    layers = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6)]
+    model = nn.Sequential(nn.Embedding(7, 4), *layers, nn.Linear(4, 7)).double()
+    tokens = torch.randint(0, 7, (SAMPLES, 5))
+    method = Parareal(correction="difference", guess="coarse")
+    net = pararealize(model, 3, method=method, example_inputs=(tokens[:6],))
+    net.calibrate(tokens, **QUICK)
+    held_out, certificate = tokens.split(BATCH)[4], net.eval().plan.calibration.certificate
+    net.save(tmp_path)
+    assert load(tmp_path, model).plan.calibration.certificate == certificate
+    with torch.no_grad():
+        chances = net(held_out).softmax(-1)
+    entropy = -(chances * chances.log()).sum(-1).mean(1)
+    assert certificate.unsure == pytest.approx(float(entropy[0::2].quantile(0.99)), rel=1e-6)
+    assert certificate.margin is None
+    half = float(entropy.median()) + 1e-6  # in single precision
+    net.rule = Certified(replace(certificate, limit=torch.inf, regions=(), unsure=half))
+    net(held_out)
+    assert list(net.report.doubtful) == (entropy > half).tolist()
+    assert 0 < sum(net.report.doubtful) < BATCH
 
 
 def test_other_inputs_are_flagged() -> None:
