@@ -95,9 +95,15 @@ def _with(piece: Piece, seconds: Mapping[str, float]) -> Piece:
 
 
 def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
-    """The plan with a candidate's coarse propagators and their measured seconds."""
+    """The plan with a candidate's coarse propagators and their measured seconds.
+
+    They are timed in turns with the subnetworks, as they run in a call: alone, their weights would
+    stay in the caches.
+    """
     subject = stand.subject
-    seconds = stand.time(built.parts, {f"coarse.{j}": stand.before(j) for j in wanted(subject)})
+    states = {f"fine.{j}": stand.before(j) for j in stand.pairs}
+    states |= {f"coarse.{j}": stand.before(j) for j in wanted(subject)}
+    seconds = stand.time({**subject.emission.propagators, **built.parts}, states)
     kinds = subject.together({j: (c.kind, count(c.module)) for j, c in built.coarse.items()})
     pieces = tuple(
         replace(
