@@ -23,6 +23,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from pararealize import ParallelNetwork, Parareal, pararealize
+from pararealize.studies.agree import Comparison
+from pararealize.studies.data import Batches
 from pararealize.studies.launch import meet
 from pararealize.studies.options import depths
 from pararealize.studies.trained import STUDIES, Trained, trained
@@ -113,20 +115,22 @@ def compare(net: ParallelNetwork, run: Trained, count: int) -> Times:
         times[SWEEP] += timed(net, sample, 1)
         net.rule = rule
     if WORLD.rank == 0:
-        share, doubted = agreed / len(samples), exact / len(samples)
+        count = len(samples)
+        share, doubted = agreed / count, exact / count
         print(f"{FALLBACK}: {share:.1%} of {count} agree, {doubted:.1%} were made exact")
     return times
 
 
-@torch.no_grad()
-def agreement(net: ParallelNetwork, run: Trained) -> float:
-    """Share of the test data for which one sweep gives the serial answer."""
-    model, rule, images = run.model.eval(), net.rule, run.data.test_inputs
-    net.rule, agreed = None, 0
-    for batch in images.split(100):
-        agreed += int((net(batch).argmax(1) == model(batch).argmax(1)).sum())
-    net.rule = rule
-    return agreed / len(images)
+def tell(net: ParallelNetwork, run: Trained) -> None:
+    """Print on rank 0 how all of the test data are answered."""
+    batches = Batches("test images", list(run.data.test_inputs.split(100)))
+    found = Comparison(net, WORLD).over(batches)
+    if found is None or found.quality is None:
+        return
+    print(
+        f"{SWEEP}: {found.sweeps[1].agreement:.1%} of all {found.samples:,} test images agree, "
+        f"{found.quality.fallback:.1%} where the {found.quality.doubted:.1%} doubted are exact"
+    )
 
 
 def main() -> None:
@@ -151,9 +155,7 @@ def main() -> None:
     net = calibrated(run, options)
     if WORLD.rank == 0:
         print(net.explain())
-    share = agreement(net, run)
-    if WORLD.rank == 0:
-        print(f"{SWEEP}: {share:.1%} of all {len(run.data.test_inputs):,} test images agree")
+    tell(net, run)
     times = compare(net, run, options.samples)
     if WORLD.rank == 0:
         report(times)
