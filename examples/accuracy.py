@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import nn
 
 from pararealize import models, pararealize
-from pararealize.studies.demo import smaller
-from pararealize.studies.digits import load_digits
-from pararealize.studies.training import Recipe, train
+from pararealize.cli.demo import smaller
+from pararealize.cli.digits import load_digits
+from pararealize.cli.training import Recipe, train
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
+from pararealize.cli.launch import ALLOCATORS, meet, mpiexec, world
 from pararealize.layers.euler import chain_of
 from pararealize.models.odenet import ConvStep, DenseStep
-from pararealize.studies.launch import ALLOCATORS, meet, mpiexec, world
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import fx, nn
 
 from pararealize import compiler, models, pararealize
+from pararealize.chain.interfaces import build_chain
+from pararealize.cost.inputs import infer_profile
+from pararealize.cut.cut import head_start, min_max
 from pararealize.ir.plan import Machine
-from pararealize.passes.cut import head_start, min_max
-from pararealize.passes.infer import infer_profile
-from pararealize.passes.interfaces import build_chain
-from pararealize.passes.trace import trace
+from pararealize.tracing.trace import trace
 
 CASES = (("resnet(101)", 6), ("resnet(326)", 6), ("resnet(1001)", 18), ("vgg16()", 3))
 REPEATS = 5

@@ -21,12 +21,12 @@ from rich.table import Table
 from torch import Tensor
 
 from pararealize import ParallelNetwork, Parareal, pararealize
-from pararealize.studies.agree import Agreement, Comparison
-from pararealize.studies.data import Batches
-from pararealize.studies.examples import Examples
-from pararealize.studies.options import depths
-from pararealize.studies.trained import STUDIES, Trained, trained
-from pararealize.studies.training import score
+from pararealize.cli.comparison import Agreement, Comparison
+from pararealize.cli.data import Batches
+from pararealize.cli.options import depths
+from pararealize.cli.training import score
+from studies.labelled import Examples
+from studies.trained import STUDIES, Trained, trained
 
 
 @dataclass(frozen=True)

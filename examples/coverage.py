@@ -14,8 +14,8 @@ import sys
 
 from rich.console import Console
 
-from pararealize.specs import load_model
-from pararealize.studies.coverage import Row, cover_all, family, names, table
+from pararealize.cli.specs import load_model
+from studies.coverage import CoverageRow, cover_all, family, names, table
 
 
 def smallest(specs: list[str]) -> list[str]:
@@ -28,7 +28,7 @@ def smallest(specs: list[str]) -> list[str]:
     return [spec for _, spec in best.values()]
 
 
-def fails(row: Row, tolerance: float) -> bool:
+def fails(row: CoverageRow, tolerance: float) -> bool:
     """Whether the network is not the same one."""
     worst = max(row.worst("outputs"), row.worst("gradient"))
     return bool(row.error) or not row.state or not worst <= tolerance

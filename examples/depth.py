@@ -24,8 +24,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
+from pararealize.cli.launch import ALLOCATORS
 from pararealize.models import odenet
-from pararealize.studies.launch import ALLOCATORS
 
 HORIZON, BATCH, MODES = 5.0, 200, 6
 

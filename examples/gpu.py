@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
-from pararealize.runtime.capture import Captured
+from pararealize.runtime.runners.capture import Captured
 
 
 def loss(output: Tensor) -> Tensor:

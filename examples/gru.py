@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize import MGRIT, SlowerThanSerialWarning, models, pararealize
-from pararealize.studies.watch import Watch, load_watch
+from studies.smartwatch import Smartwatch, load_watch
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rows(width: int, dt: float) -> tuple[Row, ...]:
     )
 
 
-def batches(watch: Watch, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(watch: Smartwatch, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled training windows; an epoch's last, smaller batch is left out."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(recipe.epochs):
@@ -83,7 +83,7 @@ def batches(watch: Watch, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, T
             yield watch.train_windows[chosen], watch.train_labels[chosen]
 
 
-def train(net: nn.Module, watch: Watch, recipe: Recipe, seed: int) -> None:
+def train(net: nn.Module, watch: Smartwatch, recipe: Recipe, seed: int) -> None:
     """Minimise the cross entropy."""
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate)
     steps = recipe.epochs * (len(watch.train_labels) // recipe.batch)
@@ -97,7 +97,7 @@ def train(net: nn.Module, watch: Watch, recipe: Recipe, seed: int) -> None:
         schedule.step()
 
 
-def accuracy(net: nn.Module, watch: Watch) -> float:
+def accuracy(net: nn.Module, watch: Smartwatch) -> float:
     """Percentage of test windows whose exercise is found."""
     net.eval()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def accuracy(net: nn.Module, watch: Watch) -> float:
     return 100 * (found == watch.test_labels).float().mean().item()
 
 
-def run(row: Row, watch: Watch, recipe: Recipe, seed: int) -> Result:
+def run(row: Row, watch: Smartwatch, recipe: Recipe, seed: int) -> Result:
     """Train one network on one split."""
     torch.manual_seed(seed)
     net = row.prepare(row.make(watch.train_windows.shape[1]))

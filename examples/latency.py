@@ -23,11 +23,11 @@ from mpi4py import MPI
 from torch import Tensor
 
 from pararealize import ParallelNetwork, Parareal, pararealize
-from pararealize.studies.agree import Comparison
-from pararealize.studies.data import Batches
-from pararealize.studies.launch import meet
-from pararealize.studies.options import depths
-from pararealize.studies.trained import STUDIES, Trained, trained
+from pararealize.cli.comparison import Comparison
+from pararealize.cli.data import Batches
+from pararealize.cli.launch import meet
+from pararealize.cli.options import depths
+from studies.trained import STUDIES, Trained, trained
 
 WORLD = MPI.COMM_WORLD
 FALLBACK, SWEEP = "with the certificate", "one sweep"

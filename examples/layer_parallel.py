@@ -16,8 +16,8 @@ from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pararealize.cli.digits import Digits, load_digits
 from pararealize.layers import LayerParallel
-from pararealize.studies.digits import Digits, load_digits
 
 
 class StepLayer(nn.Module):

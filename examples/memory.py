@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from pararealize import models, pararealize
-from pararealize.studies.launch import ALLOCATORS, mpiexec
+from pararealize.cli.launch import ALLOCATORS, mpiexec
 
 MIB = 2**20
 

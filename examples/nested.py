@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from pararealize.cli.training import score
 from pararealize.layers import nested_iteration
 from pararealize.models import odenet
-from pararealize.studies.examples import Examples
-from pararealize.studies.odenets import AdamRecipe, train
-from pararealize.studies.peaks import load_peaks
-from pararealize.studies.training import score
+from studies.labelled import Examples
+from studies.odenets import AdamRecipe, train
+from studies.peaks import load_peaks
 
 DEPTHS = (8, 16, 32)
 

@@ -20,11 +20,11 @@ from rich.table import Table
 from torch import nn
 
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
+from pararealize.cli.digits import load_digits
 from pararealize.models import odenet
-from pararealize.studies.digits import load_digits
-from pararealize.studies.examples import Examples
-from pararealize.studies.odenets import AdamRecipe, Prepare, serial, train
-from pararealize.studies.peaks import load_peaks
+from studies.labelled import Examples
+from studies.odenets import AdamRecipe, Prepare, serial, train
+from studies.peaks import load_peaks
 
 STEPS = 64
 HORIZON = 5.0

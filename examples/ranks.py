@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from pararealize import models, pararealize
-from pararealize.studies.demo import smaller
-from pararealize.studies.digits import load_digits
+from pararealize.cli.demo import smaller
+from pararealize.cli.digits import load_digits
 
 
 def communicator(engine: str) -> Any:

@@ -20,9 +20,9 @@ from reach_cases import cases
 from rich.console import Console
 from rich.table import Table
 
-from pararealize.studies.processes import FailedError, in_processes
-from pararealize.studies.reach import QUESTIONS, Case, Finding, Row, Tool, examine
-from pararealize.studies.tools import OURS, PIPELINING
+from studies.processes import FailedError, in_processes
+from studies.reach import QUESTIONS, Case, Finding, ReachRow, Tool, examine
+from studies.tools import OURS, PIPELINING
 
 #: Longest time for one tool on one network.
 SECONDS = 300.0
@@ -37,12 +37,12 @@ LEGEND = (
 )
 
 
-def study(tool: Tool, case: Case) -> Row:
+def study(tool: Tool, case: Case) -> ReachRow:
     """What the tool makes of the network, in a process of its own."""
     try:
         return in_processes([partial(examine, tool, case)], SECONDS)[0]
     except FailedError as error:
-        return Row(tool.name, case.name, case.pieces, Finding("no", str(error)))
+        return ReachRow(tool.name, case.name, case.pieces, Finding("no", str(error)))
 
 
 class Notes:
@@ -61,7 +61,7 @@ class Notes:
         return f"no ({self.texts.index(text) + 1})"
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[ReachRow]) -> None:
     """The table, what its columns ask, and the reasons of every no."""
     notes = Notes()
     table = Table(title=f"{torch.get_num_threads()} thread, torch {torch.__version__}")

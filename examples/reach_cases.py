@@ -9,9 +9,9 @@ import reach_networks as networks
 import torch
 from torch import Tensor, nn
 
+from pararealize.cli.specs import load_model
 from pararealize.models import resnet
-from pararealize.specs import load_model
-from pararealize.studies.reach import Case
+from studies.reach import Case
 
 TORCHVISION = (
     ("vgg11_bn", 32, ("features.11", "features.22")),

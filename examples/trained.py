@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pararealize.studies.examples import Examples
-from pararealize.studies.trained import STUDIES, Trained, trained
+from studies.labelled import Examples
+from studies.trained import STUDIES, Trained, trained
 
 
 def guessing(data: Examples) -> float:

@@ -1,7 +1,6 @@
 """Turn the depth of a PyTorch network into parallelism: ``pararealize(model, n=6)``."""
 
 from pararealize.compiler import pararealize
-from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import (
     CertificateWarning,
     DivergenceWarning,
@@ -13,7 +12,8 @@ from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.loading import load
-from pararealize.runtime.report import Report
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.monitoring.report import Report
 
 __all__ = [
     "MGRIT",

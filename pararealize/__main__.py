@@ -1,5 +1,5 @@
 """``python -m pararealize`` is the command line."""
 
-from pararealize.cli import main
+from pararealize.cli.main import main
 
 main()

@@ -12,48 +12,44 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.analysis.simulate import predict
 from pararealize.calibration.calibrate import calibrate
+from pararealize.chain.interfaces import build_chain
+from pararealize.coarse.builder import build_coarse
+from pararealize.coarse.guesses import build_guesses
+from pararealize.coarse.levels import LevelBuilder, find_levels
+from pararealize.coarse.recoarsening import decide, recoarsening
+from pararealize.coarse.separable import chunk_counts, inseparable
+from pararealize.cost.depth_batching import find_stacks
+from pararealize.cost.inputs import bind, decisive, expectations, infer_profile
+from pararealize.cost.measure import measured
+from pararealize.cost.predict import make_plan, timed
+from pararealize.cost.probe import Probe
+from pararealize.cost.profile import profile
+from pararealize.cost.simulate import predict
+from pararealize.cut.cut import check_count, cut, cut_at
+from pararealize.cut.wide_states import with_wide_states
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.fastest import measured_speedup, serially
-from pararealize.emit.network import ParallelNetwork
-from pararealize.errors import (
-    CutError,
-    MethodError,
-    RankError,
-    SlowerThanSerialWarning,
-)
+from pararealize.emit.ranks import release
+from pararealize.errors import CutError, MethodError, RankError, SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition, Profile
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.ir.parts import Decisions
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
 from pararealize.ir.schedule import Schedule, propagators
-from pararealize.passes.blocks import trace_blocks
-from pararealize.passes.chunk import chunk, chunk_counts, inseparable
-from pararealize.passes.coarsen import build_coarse
-from pararealize.passes.copying import collection_paused
-from pararealize.passes.cut import check_count, cut, cut_at
-from pararealize.passes.guesses import build_guesses
-from pararealize.passes.infer import bind, decisive, expectations, infer_profile
-from pararealize.passes.interfaces import build_chain
-from pararealize.passes.levels import LevelBuilder, find_levels
-from pararealize.passes.measure import measured
-from pararealize.passes.mgrit import iteration
-from pararealize.passes.parareal import certified_stages, parareal_stages
-from pararealize.passes.place import owner, place, place_iteration, place_stages
-from pararealize.passes.plan import make_plan, timed
-from pararealize.passes.probe import Probe
-from pararealize.passes.profile import profile
-from pararealize.passes.recoarsen import decide, recoarsening
-from pararealize.passes.stack import find_stacks
-from pararealize.passes.state import trace_keeping_state
-from pararealize.passes.trace import check_module, copy_module, find_leaves
-from pararealize.passes.widen import widened
-from pararealize.runtime.connect import connect
-from pararealize.runtime.memory import release
-from pararealize.runtime.transport import Transport, together
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.transport import Transport, together
+from pararealize.schedule.batch_slices import chunk
+from pararealize.schedule.mgrit import iteration
+from pararealize.schedule.parareal import certified_stages, parareal_stages
+from pararealize.schedule.place import owner, place, place_iteration, place_stages
+from pararealize.tracing.blocks import trace_blocks
+from pararealize.tracing.copying import collection_paused
+from pararealize.tracing.mutation import trace_keeping_state
+from pararealize.tracing.trace import check_module, copy_module, find_leaves
 
 #: Most subnetworks that ``n="auto"`` tries.
 MOST = 16
@@ -182,7 +178,7 @@ def compile_as(
     with transport.alone():
         decisions = _decide(chain, serial, request, transport.size, saved)
         decisions = _on_ranks(decisions, transport.size, request.chunks)
-        network = assemble(decisions, serial, transport, calibrate=calibrate)
+        network = ParallelNetwork(assemble(decisions, serial, transport, calibrate=calibrate))
     return network.to(request.devices[transport.rank]) if request.devices else network
 
 
@@ -200,14 +196,15 @@ def _alone(serial: nn.Module, request: Request, saved: Plan | None) -> ParallelN
         decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
         if request.method.batched == "fastest" and decisions.iteration is not None:
             decisions = _or_serial(decisions, serial, probe)
-    return assemble(decisions, serial, devices=request.devices, calibrate=calibrate)
+    emission = assemble(decisions, serial, devices=request.devices, calibrate=calibrate)
+    return ParallelNetwork(emission)
 
 
 def _or_serial(decisions: Decisions, serial: nn.Module, probe: Probe) -> Decisions:
     """The decisions, or those for the serial network where that is measured to be faster."""
     iterated = decisions.iteration
     assert iterated is not None
-    network = assemble(decisions, copy_module(serial))
+    network = ParallelNetwork(assemble(decisions, copy_module(serial)))
     speedup = measured_speedup(network, serial, probe.arguments)
     decisions = replace(decisions, plan=replace(decisions.plan, measured_speedup=speedup))
     if speedup >= 1:
@@ -263,7 +260,7 @@ def _chain(serial: nn.Module, request: Request) -> Chain:
     profiled = _profile(traced.train, serial, request)
     narrow = build_chain(serial, traced, profiled)
     wide = partial(build_chain, serial, traced, profiled, width=WIDEST)
-    chain = widened(narrow, wide, request.n, request.interfaces, request.method.coarse)
+    chain = with_wide_states(narrow, wide, request.n, request.interfaces, request.method.coarse)
     if request.cost == "measured":
         chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
     return chain

@@ -11,15 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from pararealize.compiler import Request, at_rest, compile_as
-from pararealize.emit.network import ParallelNetwork, is_added
-from pararealize.emit.storage import Saved, foreign, match, read
+from pararealize.cost.inputs import bind
 from pararealize.errors import CoarseError, CutError, ShapeError
-from pararealize.ir.methods import MGRIT, CoarseFactory, read_method
-from pararealize.passes.copying import collection_paused
-from pararealize.passes.infer import bind
-from pararealize.passes.trace import check_module
-from pararealize.runtime.connect import connect
-from pararealize.runtime.transport import together
+from pararealize.ir.methods import MGRIT, read_method
+from pararealize.ir.options import CoarseFactory
+from pararealize.network import ParallelNetwork, is_added
+from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.transport import together
+from pararealize.storage import Saved, foreign, match, read
+from pararealize.tracing.copying import collection_paused
+from pararealize.tracing.trace import check_module
 
 
 def load(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from networks import seeded
 from pararealize.errors import MethodError
-from pararealize.ir.levels import Level, hierarchy
-from pararealize.ir.mgrit import MGRIT
+from pararealize.ir.hierarchy import Level, hierarchy
+from pararealize.ir.methods import MGRIT
 from pararealize.ir.schedule import Schedule
 
 WIDTH, BATCH = 4, 6

@@ -16,18 +16,18 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from pararealize import Parareal, pararealize
-from pararealize.emit.network import ParallelNetwork
+from pararealize.chain.interfaces import build_chain, find_interface
+from pararealize.cost.inputs import infer_profile
+from pararealize.cost.profile import profile
+from pararealize.cut.cut import cut, cut_at
+from pararealize.cut.wide_states import with_wide_states
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.plan import Machine
 from pararealize.models import odenet, resnet, vgg11
-from pararealize.passes import parareal
-from pararealize.passes.cut import cut, cut_at
-from pararealize.passes.infer import infer_profile
-from pararealize.passes.interfaces import build_chain, find_interface
-from pararealize.passes.profile import profile
-from pararealize.passes.trace import trace
-from pararealize.passes.widen import widened
+from pararealize.network import ParallelNetwork
+from pararealize.schedule import parareal
+from pararealize.tracing.trace import trace
 
 BATCH, FEATURES, CHANNELS, SIDE = 6, 3, 2, 4
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -326,7 +326,7 @@ def partition_of(
 ) -> Partition:
     """The cut chain, by the compiler's passes."""
     wide = partial(chain_of, model, x, width=8)
-    chain = widened(chain_of(model, x), wide, n, interfaces, method.coarse)
+    chain = with_wide_states(chain_of(model, x), wide, n, interfaces, method.coarse)
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
     return cut(chain, model, n, method, Machine())

@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from networks import cotangent, relative, seeded
 from pararealize import Parareal, pararealize
-from pararealize.emit.network import ParallelNetwork, is_added
 from pararealize.errors import CoarseError, CutError, PararealizeError
-from pararealize.runtime.combine import combine
+from pararealize.network import ParallelNetwork, is_added
+from pararealize.runtime.values.combine import combine
 from random_networks import RandomNetwork, Sample, build, inputs, perturb
 
 #: The tests' own bound for corrections at jumps that are zero but for rounding.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pararealize.studies.launch import mpiexec
+from pararealize.cli.launch import mpiexec
 
 PROGRAMS = Path(__file__).parent / "programs"
 

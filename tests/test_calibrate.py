@@ -22,8 +22,8 @@ from networks import Recipe, build, compiled
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import CalibrationError, CertificateWarning, MethodError
 from pararealize.ir.calibration import Calibration
-from pararealize.runtime.certificate import Certified, answer
-from pararealize.runtime.local import LocalGroup
+from pararealize.runtime.communication.threads import LocalGroup
+from pararealize.runtime.monitoring.rules import Certified, answer
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

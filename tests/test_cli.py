@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pararealize.cli import main
+from pararealize.cli.main import main
 
 MODEL = "pararealize.models:resnet56"
 

@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from networks import Case, Recipe, assert_equal_steps, compiled, seeded, step
 from pararealize import Parareal, pararealize
 from pararealize.errors import MethodError, PeerError
-from pararealize.runtime.local import LocalGroup
-from pararealize.runtime.measures import Measure
+from pararealize.runtime.communication.threads import LocalGroup
+from pararealize.runtime.monitoring.measures import Measure
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

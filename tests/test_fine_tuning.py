@@ -17,9 +17,9 @@ from networks import Case, Recipe, compiled, seeded
 from pararealize import MGRIT, ParallelNetwork, Parareal
 from pararealize.errors import MethodError, PeerError, ShapeError
 from pararealize.ir.calibration import Certificate
-from pararealize.runtime.certificate import Certified
-from pararealize.runtime.combine import combine
-from pararealize.runtime.local import LocalGroup
+from pararealize.runtime.communication.threads import LocalGroup
+from pararealize.runtime.monitoring.rules import Certified
+from pararealize.runtime.values.combine import combine
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

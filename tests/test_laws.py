@@ -46,13 +46,13 @@ from networks import (
     step,
 )
 from pararealize import Parareal
-from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CoarseError, ScheduleError
 from pararealize.ir.chain import Partition
 from pararealize.ir.schedule import Schedule, Task
-from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.place import place
-from pararealize.runtime.combine import combine
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.values.combine import combine
+from pararealize.schedule.parareal import parareal_schedule
+from pararealize.schedule.place import place
 
 #: Sums of a few dozen terms of the order of ten (guesses), each rounded to 1e-16.
 ROUNDING = 1e-12

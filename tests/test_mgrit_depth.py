@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import MGRIT, ParallelNetwork, pararealize
+from pararealize.cli.digits import load_digits
 from pararealize.errors import DivergenceWarning, MethodError, SlowerThanSerialWarning
 from pararealize.ir.schedule import Task
 from pararealize.models import implicit_gru, odenet, resnet
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.adjoints import Adjoints
-from pararealize.studies.digits import load_digits
+from pararealize.runtime.multigrid.solver.adjoints import Adjoints
 
 #: Rounding of sums in another order.
 TOLERANCE = 1e-12

@@ -31,8 +31,8 @@ from chains import (
 from networks import assert_equal_steps, compiled, relative, seeded, step
 from pararealize import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
-from pararealize.passes.directions import Adjoint, Forward
-from pararealize.passes.mgrit import Multigrid
+from pararealize.schedule.directions import Adjoint, Forward
+from pararealize.schedule.mgrit import CycleWriter
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pararealize.SlowerThanSerialWarning", "ignore::pararealize.DivergenceWarning"
@@ -77,7 +77,7 @@ def test_law_6_the_serial_trajectory_is_a_fixed_point_of_every_cycle(
     for name in names:
         states.append(propagate(name, states[-1]))
     known = {f"p{j}": state for j, state in enumerate(states)}
-    solver = Multigrid(direction, method)
+    solver = CycleWriter(direction, method)
     points = ["p0"] * (n + 1)  # F-points are not known
     for bound in bounds:
         points[bound] = f"p{bound}"
@@ -95,7 +95,7 @@ def test_law_6_the_serial_trajectory_is_a_fixed_point_of_every_cycle(
 def test_law_6_other_trajectories_are_none() -> None:
     shape: Shape = ([2] * 4, (2, 2))
     direction = Forward(levels_of(shape))
-    solver = Multigrid(direction, MGRIT(levels=3, coarsening=2))
+    solver = CycleWriter(direction, MGRIT(levels=3, coarsening=2))
     points = solver.cycle(1, [f"p{j}" for j in range(5)], [None] * 5, "V", 0)
     every = Schedule(tuple(direction.tasks), direction.tasks[-1].value)
     values = interpret(every, propagate, signed_sum, {f"p{j}": 0.1 * j for j in range(5)})

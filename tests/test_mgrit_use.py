@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from chains import WIDTH, Chain, batch, chain, cuts
 from networks import compiled, gradients, relative, seeded, step
 from pararealize import MGRIT, load, pararealize
-from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CoarseError, CutError, DivergenceWarning, MethodError
 from pararealize.models import resnet
+from pararealize.network import ParallelNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

@@ -15,7 +15,7 @@ import torch
 
 from networks import Case, Recipe, Step, assert_equal_steps, compiled, cotangent
 from pararealize import Parareal
-from pararealize.runtime.local import LocalGroup
+from pararealize.runtime.communication.threads import LocalGroup
 from rank_checks import PROGRAMS, Check, Verdicts, checks_of, run, start, wait
 
 #: Seconds within which every rank has to end once something has failed.

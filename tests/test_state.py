@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 
 from networks import Step, assert_equal_steps, seeded, step
 from pararealize import ParallelNetwork, Parareal, load, pararealize
+from pararealize.cli.specs import import_torchvision
 from pararealize.errors import ModelSpecError, TraceError
-from pararealize.specs import import_torchvision
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning"),

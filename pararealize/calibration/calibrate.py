@@ -23,6 +23,7 @@ from pararealize.calibration.score import score
 from pararealize.calibration.start import start
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, evaluating
+from pararealize.cost.predict import timed
 from pararealize.emit.assemble import rule_of
 from pararealize.emit.emission import Emission
 from pararealize.emit.renew import renewed
@@ -30,10 +31,9 @@ from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
-from pararealize.passes.plan import timed
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
-from pararealize.runtime.progress import Progress
+from pararealize.runtime.monitoring.progress import Progress
 
 #: Sweeps after which a candidate is scored in any case.
 LOOK = 2

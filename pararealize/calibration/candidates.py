@@ -11,15 +11,15 @@ from torch import nn
 
 from pararealize.calibration.fit import Fitter
 from pararealize.calibration.subject import Subject
+from pararealize.coarse.builder import CoarseBuilder
+from pararealize.cost.probe import Probe
 from pararealize.emit.assemble import coarse_propagators
 from pararealize.errors import CoarseError
 from pararealize.ir.chain import Cost
-from pararealize.ir.parts import Coarse
-from pararealize.passes.coarsen import CoarseBuilder
-from pararealize.passes.parareal import guesser
-from pararealize.passes.probe import Probe
+from pararealize.ir.decisions import Coarse
 from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.zero import ZeroPreserving
+from pararealize.propagators.zero_preserving import ZeroPreserving
+from pararealize.schedule.parareal import guesser
 
 #: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
 KINDS = (

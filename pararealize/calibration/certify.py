@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.calibration.answers import errors, swaps
 from pararealize.calibration.observe import Observed
 from pararealize.calibration.regions import regions
 from pararealize.calibration.store import Store
@@ -17,10 +16,10 @@ from pararealize.calibration.subject import Pairs, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.certificate import answer, doubtful, estimate
-from pararealize.runtime.familiar import Familiarity
-from pararealize.runtime.measures import Measure, batch_of, tables
-from pararealize.runtime.scores import entropies
+from pararealize.runtime.monitoring.answers import entropies, errors, swaps
+from pararealize.runtime.monitoring.measures import Measure, batch_of, tables
+from pararealize.runtime.monitoring.region_distance import RegionDistance
+from pararealize.runtime.monitoring.rules import answer, doubtful, estimate
 
 #: Share of samples whose true error an estimate has to cover where it is made, and that are as sure
 #: of their answers.
@@ -90,7 +89,7 @@ def _seen(
     known: Mapping[int, Region],
     records: Store,
 ) -> Seen:
-    near = {(watches[j].sweep, j): Familiarity(here).distances for j, here in known.items()}
+    near = {(watches[j].sweep, j): RegionDistance(here).distances for j, here in known.items()}
     jumps, distances, wrong, outputs, moved = [], [], [], [], []
     for record in records:
         output, pairs = run(record["inputs"])

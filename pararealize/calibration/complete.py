@@ -7,9 +7,9 @@ from dataclasses import replace
 from torch import nn
 
 from pararealize.calibration.subject import Subject
+from pararealize.coarse.guesses import build_guesses
 from pararealize.emit.assemble import fine_propagators, guess_propagators
 from pararealize.ir.schedule import propagators
-from pararealize.passes.guesses import build_guesses
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pararealize.errors import CalibrationError
-from pararealize.ir.chain import TensorSpec
-from pararealize.ir.inputs import Expectation
+from pararealize.ir.chain import Expectation, TensorSpec
 
 Inputs = dict[str, Any]
 

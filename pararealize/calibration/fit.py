@@ -12,12 +12,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from pararealize.calibration.answers import divergence
 from pararealize.ir.calibration import Fitting
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.certificate import answer
-from pararealize.runtime.combine import combine
-from pararealize.runtime.nest import leaves_of
+from pararealize.runtime.monitoring.answers import divergence
+from pararealize.runtime.monitoring.rules import answer
+from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.pytree import leaves_of
 
 #: Epochs without a better held-out error after which fitting ends.
 PATIENCE = 4

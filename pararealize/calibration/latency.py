@@ -12,12 +12,12 @@ import torch
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
+from pararealize.cost.measure import medians, wait
+from pararealize.cost.predict import count, timed
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
-from pararealize.passes.plan import count, timed
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.clock import medians, wait
-from pararealize.runtime.nest import map_tensors
+from pararealize.runtime.values.pytree import map_tensors
 
 RUNS = 7
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.ir.calibration import Region
-from pararealize.runtime.familiar import features
-from pararealize.runtime.measures import batch_of
+from pararealize.runtime.monitoring.measures import batch_of
+from pararealize.runtime.monitoring.region_distance import features
 
 #: Variance of every feature that is added to the one seen, as a share of the mean variance.
 RIDGE = 1e-3

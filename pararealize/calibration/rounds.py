@@ -13,10 +13,10 @@ from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, me
 from pararealize.calibration.observe import Observed, respond, states_of
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
+from pararealize.cost.predict import count
 from pararealize.ir.calibration import Fit, Fitting
-from pararealize.passes.plan import count
 from pararealize.propagators.registered import Registered
-from pararealize.runtime.progress import Progress
+from pararealize.runtime.monitoring.progress import Progress
 
 #: What was made of guesses: of the records fitted to, and of those held out.
 Responses = tuple[Store, Store]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import torch
 
-from pararealize.calibration.answers import agreements, errors
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.certificate import answer
+from pararealize.runtime.monitoring.answers import agreements, errors
+from pararealize.runtime.monitoring.rules import answer
 
 
 def score(

@@ -13,10 +13,10 @@ from torch import Tensor
 from pararealize.calibration.candidates import Built
 from pararealize.calibration.observe import Observed, states_of
 from pararealize.calibration.subject import Subject
-from pararealize.passes.factor import replica
+from pararealize.coarse.copies import replica
 from pararealize.propagators.factored import Factored, Layer, by_channel
 from pararealize.propagators.fresh import Fresh
-from pararealize.runtime.nest import leaves_of
+from pararealize.runtime.values.pytree import leaves_of
 
 
 @dataclass

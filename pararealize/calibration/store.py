@@ -10,7 +10,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from pararealize.runtime.nest import leaves_of
+from pararealize.runtime.values.pytree import leaves_of
 
 
 @final

@@ -12,18 +12,18 @@ from torch import nn
 
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
-from pararealize.emit.network import ParallelNetwork
 from pararealize.emit.ranks import binder
 from pararealize.errors import CalibrationError, MethodError
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
-from pararealize.ir.parts import Decisions
 from pararealize.ir.schedule import Schedule, propagators
 from pararealize.ir.stages import watched_on
-from pararealize.passes.parareal import certified_stages, parareal_schedule, with_corrections
-from pararealize.passes.place import owner, place, place_stages
+from pararealize.network import ParallelNetwork
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.execute import Execution
-from pararealize.runtime.transport import Transport
+from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.runners.rank import RankRunner
+from pararealize.schedule.parareal import certified_stages, parareal_schedule, with_corrections
+from pararealize.schedule.place import owner, place, place_stages
 
 Pairs = dict[int, tuple[Any, Any]]
 
@@ -133,7 +133,7 @@ class Subject:
             watches = [w for r in range(placed.ranks) for w in watched_on((placed,), r)]
         else:
             bind, transport = binder(emission.arguments), emission.share.transport
-            lowered = Execution(placed, every, bind, (), transport, self.network)
+            lowered = RankRunner(placed, every, bind, (), transport, self.network)
             watches = list(watched_on((placed,), transport.rank))
 
         def function(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:

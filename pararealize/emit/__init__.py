@@ -1,1 +1,1 @@
-"""Emit: a schedule and its propagators as a ``torch.nn.Module``."""
+"""Emission: a schedule and its propagators as something that runs."""

@@ -11,23 +11,26 @@ from torch import nn
 
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import checkpointed, level_propagators, share_masks, sighted
-from pararealize.emit.network import ParallelNetwork
+from pararealize.emit.multigrid_propagators import (
+    checkpointed,
+    level_propagators,
+    share_masks,
+    sighted,
+)
 from pararealize.emit.ranks import on_rank
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Partition
+from pararealize.ir.decisions import Coarse, Decisions, Guess
 from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.ir.parts import Coarse, Decisions, Guess
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero import ZeroPreserving
-from pararealize.runtime.certificate import Certified
-from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.rules import BelowTolerance, Rule
-from pararealize.runtime.transport import Transport
+from pararealize.propagators.zero_preserving import ZeroPreserving
+from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.effects.statistics import Rollback
+from pararealize.runtime.monitoring.rules import BelowTolerance, Certified, Rule
 
 
 def assemble(
@@ -36,8 +39,8 @@ def assemble(
     transport: Transport | None = None,
     devices: Sequence[torch.device] = (),
     calibrate: Callable[..., Emission] | None = None,
-) -> ParallelNetwork:
-    """The module that runs what was decided, with the weights of ``serial``.
+) -> Emission:
+    """What runs what was decided, with the weights of ``serial``.
 
     With a ``transport`` it holds and runs this rank's part only; with ``devices``, those of each
     rank of the schedule lie on one of them. ``calibrate`` makes a calibrated network of
@@ -67,7 +70,7 @@ def assemble(
     used = applications(_schedules(decisions))
     parts = {name: part for name, part in parts.items() if name in used}
     share_masks(parts, used)
-    ledger = Ledger()
+    ledger = Rollback()
     if decisions.later:
         share_ledger(parts, ledger)
     emission = Emission(
@@ -92,7 +95,7 @@ def assemble(
         emission = on_rank(emission, transport)
     elif devices:
         emission = on_devices(emission, devices)
-    return ParallelNetwork(emission)
+    return emission
 
 
 def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
@@ -190,7 +193,7 @@ def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
     return Certified(calibration.certificate, rule)
 
 
-def share_ledger(parts: Mapping[str, Propagator], ledger: Ledger) -> None:
+def share_ledger(parts: Mapping[str, Propagator], ledger: Rollback) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.emit.emission import Share
-from pararealize.runtime.results import detached_results
-from pararealize.runtime.transport import Transport
+from pararealize.runtime.communication.transport import Transport
+from pararealize.tracing.copying import detached_results
 
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,11 +12,11 @@ from pararealize.emit.emission import Emission
 from pararealize.emit.ranks import both, homes, inner_of, spread
 from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule
+from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.program import modules_of
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
-from pararealize.runtime.nest import map_tensors
+from pararealize.runtime.values.pytree import map_tensors
 
 
 def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:

@@ -8,19 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from pararealize.ir.inputs import Expectation
-from pararealize.ir.levels import Iteration
-from pararealize.ir.parts import DecideAgain, Decisions
+from pararealize.ir.chain import Expectation
+from pararealize.ir.decisions import DecideAgain, Decisions
+from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.rules import Rule
-from pararealize.runtime.staged import Dial
-from pararealize.runtime.streams import Draw
-from pararealize.runtime.ties import Tie
-from pararealize.runtime.transport import Transport
+from pararealize.runtime.communication.random_streams import Draw
+from pararealize.runtime.communication.tied_parameters import Tie
+from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.effects.statistics import Rollback
+from pararealize.runtime.monitoring.rules import Rule
+from pararealize.runtime.runners.adaptive import SweepControl
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class Emission:
     iteration: Iteration | None = None
     later: tuple[Schedule, ...] = ()
     rule: Rule | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Rollback = field(default_factory=Rollback)
     calibrate: Callable[..., Any] | None = None
     decisions: Decisions | None = None
     decide_again: DecideAgain | None = None
 
     @property
-    def dial(self) -> Dial | None:
+    def dial(self) -> SweepControl | None:
         """What decides sweeps while the network runs, if anything does."""
         if self.rule is None or not self.later:
             return None
-        return Dial(self.later, self.rule, self.ledger)
+        return SweepControl(self.later, self.rule, self.ledger)

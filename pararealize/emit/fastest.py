@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.emit.network import ParallelNetwork
-from pararealize.ir.levels import Iteration
-from pararealize.runtime.clock import medians
-from pararealize.runtime.nest import leaves_of
+from pararealize.cost.measure import medians
+from pararealize.ir.hierarchy import Iteration
+from pararealize.runtime.values.pytree import leaves_of
 
 #: Steps of each, of which the median is taken.
 STEPS = 5
@@ -25,7 +24,7 @@ def serially(solved: Iteration) -> Iteration:
     return replace(solved, forward=solved.forward[-1:], adjoint=solved.adjoint[-1:], warm=())
 
 
-def measured_speedup(network: ParallelNetwork, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
+def measured_speedup(network: nn.Module, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
     """Seconds of a serial step over those of a multigrid step, measured on copies."""
     ours, theirs = copy.deepcopy(network), copy.deepcopy(serial)
     with torch.random.fork_rng(devices=[]):

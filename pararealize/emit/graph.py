@@ -13,8 +13,8 @@ from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task
 from pararealize.ir.stages import Key, kept, made_in, taken, watched_on
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.combine import combine
-from pararealize.runtime.staged import Stage
+from pararealize.runtime.runners.adaptive import GraphStage
+from pararealize.runtime.values.combine import combine
 
 
 def lower(
@@ -34,7 +34,7 @@ def lower_stages(
     stages: Sequence[Schedule],
     arguments: tuple[Operation, ...],
     propagators: Mapping[str, Propagator],
-) -> tuple[Stage, ...]:
+) -> tuple[GraphStage, ...]:
     """Schedules that run one after another as graph modules.
 
     Each takes, before the network's inputs, what it reads of earlier ones, and gives, besides what
@@ -47,7 +47,7 @@ def lower_stages(
         graph = _lowered(ran, arguments, propagators, takes, leaves)
         ranks = range(ran[-1].ranks)
         watches = tuple(watch for rank in ranks for watch in watched_on(ran, rank))
-        found.append(Stage(graph, ran[-1].sweeps, watches, takes, leaves, frozenset(keeps)))
+        found.append(GraphStage(graph, ran[-1].sweeps, watches, takes, leaves, frozenset(keeps)))
     return tuple(found)
 
 
@@ -65,7 +65,7 @@ def _lowered(
     moves = movers(schedule, propagators) if schedule.ranks > 1 else {}
     modules: dict[str, nn.Module] = dict(propagators)
     modules |= {f"device.{rank}": move for rank, move in moves.items()}
-    writer = _Writer(graph, propagators, inputs, frozenset(moves), known)
+    writer = _GraphWriter(graph, propagators, inputs, frozenset(moves), known)
     for task in schedule:
         writer.write(task)
     watched = tuple(
@@ -79,7 +79,7 @@ def _lowered(
 
 
 @dataclass
-class _Writer:
+class _GraphWriter:
     """Nodes of the values that each rank knows."""
 
     graph: fx.Graph

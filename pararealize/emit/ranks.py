@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,17 +14,17 @@ from torch import Tensor, fx, nn
 from pararealize.emit.collect import skeleton_of
 from pararealize.emit.emission import Emission, Share
 from pararealize.errors import RankError
-from pararealize.ir.levels import Iteration
+from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task, propagators
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero import ZeroPreserving
-from pararealize.runtime.execute import Execution
-from pararealize.runtime.multigrid import Multigrid
-from pararealize.runtime.streams import Draw
-from pararealize.runtime.ties import Tie
-from pararealize.runtime.transport import Transport
+from pararealize.propagators.zero_preserving import ZeroPreserving
+from pararealize.runtime.communication.random_streams import Draw
+from pararealize.runtime.communication.tied_parameters import Tie
+from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.runners.rank import RankRunner
 
 
 def on_rank(emission: Emission, transport: Transport) -> Emission:
@@ -56,9 +59,9 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     return replace(emission, propagators=local, share=share)
 
 
-def execution(emission: Emission, share: Share, network: nn.Module) -> Execution:
+def execution(emission: Emission, share: Share, network: nn.Module) -> RankRunner:
     """What runs a rank's tasks, for the network that holds their weights."""
-    return Execution(
+    return RankRunner(
         emission.schedule,
         emission.propagators,
         binder(emission.arguments),
@@ -71,10 +74,10 @@ def execution(emission: Emission, share: Share, network: nn.Module) -> Execution
     )
 
 
-def rank_solver(emission: Emission, iteration: Iteration, share: Share) -> Multigrid:
+def rank_solver(emission: Emission, iteration: Iteration, share: Share) -> MultigridSolver:
     """What goes through the cycles of a multigrid network on a rank."""
     rank = share.transport.rank
-    return Multigrid(iteration, emission.propagators, (rank,), lambda _rank, value: value)
+    return MultigridSolver(iteration, emission.propagators, (rank,), lambda _rank, value: value)
 
 
 def binder(arguments: tuple[Operation, ...]) -> Callable[..., dict[str, Any]]:
@@ -223,3 +226,16 @@ def registered(parts: Iterable[Propagator]) -> set[int]:
     """Identities of the coarse and guess networks that the propagators apply."""
     inner = [inner_of(part) for part in parts]
     return {id(part.module) for part in inner if isinstance(part, Registered)}
+
+
+def release() -> None:
+    """Return memory that is free inside the heap to the operating system, where glibc can.
+
+    A rank has built the whole network and dropped the others' subnetworks. The holes that these
+    leave are smaller than the states of a training step, which would be allocated beside them.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

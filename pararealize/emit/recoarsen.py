@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from pararealize.emit.emission import Emission
-from pararealize.emit.levels import propagators_of, share_masks
+from pararealize.emit.multigrid_propagators import propagators_of, share_masks
 from pararealize.errors import MethodError, RankError
-from pararealize.ir.levels import Iteration
-from pararealize.ir.parts import Coarse
+from pararealize.ir.decisions import Coarse
+from pararealize.ir.hierarchy import Iteration
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.transport import together
+from pararealize.runtime.communication.transport import together
 
 
 def recoarsened(

@@ -9,13 +9,13 @@ from torch import nn
 
 from pararealize.emit.assemble import applications, share_ledger
 from pararealize.emit.emission import Emission, Share
-from pararealize.emit.levels import share_masks
+from pararealize.emit.multigrid_propagators import share_masks
 from pararealize.emit.ranks import drawing, registered
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import in_a_row
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.rules import Rule
+from pararealize.runtime.monitoring.rules import Rule
 
 
 def renewed(

@@ -11,16 +11,16 @@ from pararealize.emit.devices import movers
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.ranks import binder
-from pararealize.ir.levels import Iteration
+from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Stack
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked, divided
-from pararealize.runtime.multigrid import Multigrid
-from pararealize.runtime.solution import Solution
+from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.runners.multigrid import MultigridRunner
 
 
-def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> Solution:
+def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> MultigridRunner:
     """The network in one process, on one device or several."""
     schedule, parts = emission.schedule, emission.propagators
     moves = movers(schedule, parts) if schedule.ranks > 1 else {}
@@ -29,9 +29,9 @@ def solution(emission: Emission, iteration: Iteration, network: nn.Module) -> So
         return moves[rank](value) if rank in moves else value
 
     stacks = [_stacked(stack, parts) for stack in emission.plan.stacks]
-    solver = Multigrid(iteration, parts, range(schedule.ranks), move, stacks)
+    solver = MultigridSolver(iteration, parts, range(schedule.ranks), move, stacks)
     plain = lower(schedule, emission.arguments, parts)
-    return Solution(solver, binder(emission.arguments), network, plain)
+    return MultigridRunner(solver, binder(emission.arguments), network, plain)
 
 
 def _stacked(stack: Stack, parts: Mapping[str, Propagator]) -> Stacked:

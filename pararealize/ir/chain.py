@@ -1,4 +1,4 @@
-"""The network as a chain of layers and the legal interfaces between them."""
+"""The network as a chain of layers, its legal interfaces, and what it takes as inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ from typing import Any
 import torch
 
 from pararealize.ir.program import Operation, Program, Segment, cut_segment
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How many axes an input has (0: any number), and the size of one of them."""
+
+    rank: int
+    axis: int
+    size: int
+    layer: str
+
+    def mismatch(self, shape: tuple[int, ...]) -> str | None:
+        """Why a tensor of this shape does not fit, or ``None``."""
+        if self.rank and len(shape) not in {self.rank, self.rank - 1}:
+            return f"{self.layer} takes {self.rank} axes"
+        axis = self.axis if self.axis < 0 else self.axis + len(shape) - (self.rank or len(shape))
+        if shape and shape[axis] != self.size:
+            return f"{self.layer} takes {self.size} channels or features on axis {self.axis}"
+        return None
+
 
 #: Most numbers in an input that a saved plan may ask for.
 MOST_NUMBERS = 2**31

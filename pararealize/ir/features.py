@@ -1,10 +1,11 @@
-"""Features: the part of a segment that depends on the network's inputs alone."""
+"""Features: what a segment computes of the network's inputs alone, once a step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.program import AMBIENT, Operation, Segment
 
 
@@ -56,3 +57,34 @@ def with_ambient(
     ambient = [o for o in segment.operations if o.kind in AMBIENT and o.name in read]
     inputs = tuple(name for name in segment.inputs if name in read)
     return Segment((*ambient, *body), (), inputs, results)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Values of a slice that do not depend on its state: what a recurrent network sees.
+
+    ``segment`` computes them; ``names`` are its results, in order.
+    """
+
+    segment: Segment
+    names: tuple[str, ...]
+    cost: Cost
+
+
+def find_features(chain: Chain, first: int, last: int) -> Features | None:
+    """The features of the layers ``first`` … ``last - 1``; ``None`` where there are none.
+
+    Only where the train and eval programs are the same: both then have one set of names.
+    """
+    if first == 0 or chain.train is not chain.eval:
+        return None
+    segment = chain.segment(first, last, training=True)
+    operations = independent(segment)
+    if not any(operation.uses for operation in operations):
+        return None
+    inside = {operation.name for operation in operations}
+    later = [o for o in segment.operations if o.name not in inside and o.kind not in AMBIENT]
+    read = {name for operation in later for name in operation.uses} | set(segment.results or ())
+    names = tuple(o.name for o in operations if o.name in read)
+    body = with_ambient(segment, operations, names)
+    return Features(body, names, chain.profile.cost(operations)) if names else None

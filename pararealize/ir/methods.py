@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from pararealize.errors import MethodError
-from pararealize.ir.mgrit import MGRIT
 from pararealize.ir.options import (
     CoarseFactory,
     check_choices,
@@ -17,8 +17,6 @@ from pararealize.ir.options import (
     options_of,
 )
 from pararealize.ir.typed import check_fields
-
-__all__ = ["MGRIT", "CoarseFactory", "Method", "Parareal", "read_method"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,126 @@ class Parareal:
     def to_json(self) -> dict[str, Any]:
         """Options as JSON values; a callable is named, and must be given again on loading."""
         return {"method": "parareal", **options_of(self)}
+
+
+@dataclass(frozen=True)
+class MGRIT:
+    """Options of multigrid reduction in time: the same weights, no new parameters.
+
+    Between the boundaries of the n subnetworks (slices) states propagate layer by layer; only
+    the n - 1 boundaries carry a guess. On level 2 every slice is run with a stride of
+    ``coarsening`` layers, on level 3 with a stride of strides, and so on; where every slice is
+    down to one layer, neighbouring slices become one.
+
+    Args:
+        levels: levels of the hierarchy, 2 or more.
+        coarsening: layers that one layer of the next level stands for: one factor, or one a level.
+        coarse: what stands for an interval of m residual layers x + φ_i(x): ``"rediscretized"``
+            (x + m φ_1(x)), ``"mean"`` (x + m φ(x) with averaged weights), ``"sampled"`` (a few
+            residuals side by side, x + m/s Σ φ_i(x)), ``"summed"`` (x + Σ φ_i(x)), ``"fitted"``
+            (sampled, with weights that fit the interval on a probe), ``"identity"``, ``"auto"``
+            (the cheapest whose measured error is below ``wanted_error``), or a callable
+            ``(fine, interface_in, interface_out) -> nn.Module`` for a whole slice.
+        samples: residuals that ``"sampled"`` and ``"fitted"`` take of an interval.
+        wanted_error: relative error that ``"auto"`` chooses for.
+        relaxation: ``"F"``, ``"FCF"``, ``"FCFCF"``, …
+        cycle: ``"V"`` or ``"F"``.
+        forward_cycles, backward_cycles: cycles for the states, and for their adjoints.
+        tolerance: further cycles until no residual is larger, relative to the state.
+        max_cycles: cycles after which a step that has not converged is run serially.
+        guess: first states from a sweep of level 2 (``"coarse"``), of the coarsest level
+            (``"coarsest"``, what XBraid calls skipping the first down-cycle), from full multigrid
+            (``"full"``), or from the states of the call before (``"previous"``).
+        guard: relative residual above which a step counts as diverging and gets more cycles.
+        bias_bound: adjoint residual above which later steps get one more backward cycle.
+        storage: what the backward pass finds: ``"all"`` values, those at slice boundaries
+            (``"points"``), from which slices are run again, or at interval boundaries as well
+            (``"intervals"``), inside which layers are run again.
+        batched: advance slices of equal structure as one batch over depth, on one device:
+            ``"auto"`` where that is measured to be faster than one after another, ``"always"`` or
+            ``"never"``; ``"fastest"`` as auto, and where a whole step is measured to be slower than
+            the serial network's, that is run instead.
+        seed: of the probe.
+
+    Source: Falgout et al., SIAM J. Sci. Comput. 36 (2014); Günther et al., SIAM J. Math. Data
+    Sci. 2 (2020), arXiv 1812.04352.
+
+    """
+
+    levels: int = 2
+    coarsening: int | tuple[int, ...] = 8
+    coarse: str | CoarseFactory = "auto"
+    samples: int = 2
+    wanted_error: float = 0.02
+    relaxation: str = "F"
+    cycle: str = "V"
+    forward_cycles: int = 1
+    backward_cycles: int = 1
+    tolerance: float | None = None
+    max_cycles: int = 8
+    guess: str = "coarse"
+    guard: float = 0.5
+    bias_bound: float | None = None
+    storage: str = "all"
+    batched: str = "auto"
+    seed: int = 0
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "coarse": (
+            *("auto", "rediscretized", "mean", "sampled", "summed", "fitted"),
+            "identity",
+        ),
+        "cycle": ("V", "F"),
+        "guess": ("coarse", "coarsest", "full", "previous"),
+        "storage": ("all", "points", "intervals"),
+        "batched": ("auto", "always", "never", "fastest"),
+    }
+
+    def __post_init__(self) -> None:
+        check_choices(self, self.CHOICES)
+        least = {"levels": 2, "samples": 1, "max_cycles": 1, "seed": 0}
+        least |= {"forward_cycles": 1, "backward_cycles": 1}
+        for name, count in least.items():
+            check_count(self, name, count)
+        self._check_coarsening()
+        if not re.fullmatch("F(CF)*", str(self.relaxation)):
+            raise MethodError(
+                f"MGRIT(relaxation={self.relaxation!r}): expected 'F', 'FCF', 'FCFCF', …"
+            )
+        for name in ("wanted_error", "guard", "tolerance", "bias_bound"):
+            value: Any = getattr(self, name)
+            optional = value is None and name in {"tolerance", "bias_bound"}
+            if not optional and not (is_number(value) and value > 0):
+                raise MethodError(f"MGRIT({name}={value!r}): expected a number above 0.")
+
+    def _check_coarsening(self) -> None:
+        given: Any = self.coarsening
+        if isinstance(given, list):
+            object.__setattr__(self, "coarsening", tuple(given))
+        factors = given if isinstance(given, (tuple, list)) else (given,)
+        whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 2 for c in factors)
+        count = len(factors) == self.levels - 1 or isinstance(given, int)
+        if not whole or not count:
+            raise MethodError(
+                f"MGRIT(levels={self.levels}, coarsening={given!r}): expected one factor of 2 or "
+                f"more, or {self.levels - 1} of them, one for each coarse level: "
+                f"MGRIT(levels={self.levels}, coarsening=8)."
+            )
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Coarsening factors, one for each coarse level."""
+        given = self.coarsening
+        return given if isinstance(given, tuple) else (given,) * (self.levels - 1)
+
+    @property
+    def sweeps(self) -> int:
+        """Relaxations of C-points in a cycle: its Cs."""
+        return self.relaxation.count("C")
+
+    def to_json(self) -> dict[str, Any]:
+        """Options as JSON values; a callable is named, and must be given again on loading."""
+        return {"method": "mgrit", **options_of(self)}
 
 
 Method = Parareal | MGRIT

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.compiler import pararealize
-from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
 from pararealize.layers.euler import EulerStep, chain_of
 from pararealize.layers.translate import translate
-from pararealize.runtime.connect import connect
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.connect import connect
 
 #: Most slices, and most layers that one coarse layer stands for, unless asked for.
 MOST, COARSEST = 16, 8

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Segment
+from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.program import modules_of
 from pararealize.propagators.propagator import Propagator
 
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.quiet import quiet
+from pararealize.runtime.effects.statistics import frozen_statistics
 
 
 @final
@@ -82,5 +82,5 @@ def _contexts(part: Fine) -> tuple[AbstractContextManager[None], AbstractContext
 @contextmanager
 def _quietly(part: Fine) -> Iterator[None]:
     """As quiet, of what holds state when the block begins."""
-    with quiet(part.stateful()):
+    with frozen_statistics(part.stateful()):
         yield

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
-from pararealize.propagators.program import around_of, compile_segment, is_random, modules_of
+from pararealize.propagators.compiled import around_of, compile_segment, is_random, modules_of
 from pararealize.propagators.propagator import Propagator, with_state
-from pararealize.runtime.nest import parameters_of
+from pararealize.runtime.values.pytree import parameters_of
 
 
 @final

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
-from pararealize.propagators.program import compile_segment
+from pararealize.propagators.compiled import compile_segment
 
 NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.runtime.guards import check_finite, line_of, shapes
-from pararealize.runtime.ledger import Ledger
-from pararealize.runtime.masks import Masks
-from pararealize.runtime.quiet import is_torchs, quiet
+from pararealize.runtime.effects.masks import Masks
+from pararealize.runtime.effects.statistics import Rollback, frozen_statistics, is_torchs
+from pararealize.runtime.values.checks import check_finite, line_of, shapes
 
 
 class Propagator(nn.Module, ABC):
@@ -32,7 +31,7 @@ class Propagator(nn.Module, ABC):
         self.label = label
         self.leaves = leaves
         self.masks: Masks | None = None
-        self.ledger: Ledger | None = None
+        self.ledger: Rollback | None = None
 
     @abstractmethod
     def propagate(self, *values: Any) -> Any:
@@ -101,7 +100,7 @@ class Propagator(nn.Module, ABC):
             if self.masks is not None:
                 stack.enter_context(self.masks.drawn(values))
             if moving:
-                stack.enter_context(quiet(moving))
+                stack.enter_context(frozen_statistics(moving))
             return self.propagate(*values)
 
 

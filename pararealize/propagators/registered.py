@@ -7,7 +7,7 @@ from typing import Any, final
 
 from torch import nn
 
-from pararealize.propagators.program import module_draws
+from pararealize.propagators.compiled import module_draws
 from pararealize.propagators.propagator import Propagator, with_state
 
 

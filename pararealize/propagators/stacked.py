@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.features import split
 from pararealize.ir.program import Segment
+from pararealize.propagators.compiled import compile_segment, modules_of
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.program import compile_segment, modules_of
 
 #: A dictionary, a name in it, and what has that name.
 Link = tuple[dict[str, Any], str, Any]
@@ -220,3 +220,10 @@ def is_stackable(part: Fine) -> bool:
         return False
     modules = [m for path in modules_of(train) for m in part.root.get_submodule(path).modules()]
     return not any(module._buffers or "parametrizations" in module._modules for module in modules)
+
+
+def stack_weights(column: tuple[Tensor, ...]) -> Tensor:
+    """Weights as one tensor; one that all share as it is."""
+    if all(tensor is column[0] for tensor in column):
+        return column[0]
+    return torch.stack(column)

@@ -1,1 +1,1 @@
-"""What a running schedule needs: combinations of states, quiet statistics, masks, reports."""
+"""What a running schedule needs; it never imports a pass of the compiler."""

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from pararealize.calibration.answers import divergence
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure, squared
 from pararealize.ir.calibration import Fitting
 from pararealize.propagators.registered import Registered
+from pararealize.runtime.monitoring.answers import divergence
 
 WIDTH = 3
 

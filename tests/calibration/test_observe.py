@@ -2,7 +2,7 @@
 
 from pararealize import Parareal
 from pararealize.calibration.observe import guessed_schedule
-from pararealize.passes.parareal import parareal_schedule
+from pararealize.schedule.parareal import parareal_schedule
 
 METHOD = Parareal("thinned", "difference", guess="coarse")
 

@@ -8,9 +8,9 @@ from pararealize.emit.graph import lower
 from pararealize.ir.methods import Parareal
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
-from pararealize.passes.parareal import parareal_schedule
 from pararealize.propagators.registered import Registered
-from pararealize.runtime.combine import combine
+from pararealize.runtime.values.combine import combine
+from pararealize.schedule.parareal import parareal_schedule
 
 ARGUMENTS = (Operation("x_1", "input", "x"), Operation("scale", "input", "scale", (2.0,)))
 

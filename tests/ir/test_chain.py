@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from pararealize.chain.interfaces import build_chain
+from pararealize.cost.inputs import infer_profile
 from pararealize.ir.chain import Chain, Cost, Partition, TensorSpec
 from pararealize.ir.plan import Machine
-from pararealize.passes.infer import infer_profile
-from pararealize.passes.interfaces import build_chain
-from pararealize.passes.trace import trace
+from pararealize.tracing.trace import trace
 
 
 @pytest.fixture

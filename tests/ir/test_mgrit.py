@@ -7,8 +7,7 @@ import pytest
 from torch import nn
 
 from pararealize.errors import MethodError
-from pararealize.ir.methods import read_method
-from pararealize.ir.mgrit import MGRIT
+from pararealize.ir.methods import MGRIT, read_method
 
 NO_NUMBERS = ("a", None, True, float("nan"))
 

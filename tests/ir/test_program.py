@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from pararealize.ir.program import Operation, Program, Ref, cut_segment
-from pararealize.passes.trace import trace
+from pararealize.tracing.trace import trace
 
 PROGRAM = Program(
     (

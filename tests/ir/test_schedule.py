@@ -9,8 +9,8 @@ import pytest
 from pararealize.errors import ScheduleError
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, Task, propagators
-from pararealize.passes.parareal import parareal_schedule
-from pararealize.passes.place import place
+from pararealize.schedule.parareal import parareal_schedule
+from pararealize.schedule.place import place
 
 RESIDUAL = Parareal()
 DIFFERENCE = Parareal(correction="difference", iterations=2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
 from pararealize.errors import MethodError
 from pararealize.layers import EulerStep, LayerParallel
-from pararealize.runtime.local import LocalGroup
+from pararealize.runtime.communication.threads import LocalGroup
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

@@ -23,9 +23,9 @@ from networks import (
     seeded,
 )
 from pararealize import MGRIT, Parareal
-from pararealize.emit.network import ParallelNetwork
 from pararealize.errors import CoarseError, MethodError, RankError
-from pararealize.runtime.report import Report
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.monitoring.report import Report
 
 WORLD = MPI.COMM_WORLD
 

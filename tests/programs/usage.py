@@ -17,12 +17,7 @@ from torch import Tensor, nn
 
 from networks import Language
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
-from pararealize.errors import (
-    DivergenceWarning,
-    PeerError,
-    RankError,
-    ShapeError,
-)
+from pararealize.errors import DivergenceWarning, PeerError, RankError, ShapeError
 from pararealize.layers import LayerParallel
 from pararealize.models import resnet
 

@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pararealize.propagators.factored import (
-    Factored,
-    by_channel,
-    is_plain,
-    products_left,
-    rank_of,
-)
+from pararealize.propagators.factored import Factored, by_channel, is_plain, products_left, rank_of
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 10), (5, 3, 6)),

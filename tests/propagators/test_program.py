@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize.ir.program import Program, Segment, cut_segment
-from pararealize.passes.trace import trace
-from pararealize.propagators.program import compile_segment, is_random, module_draws, modules_of
+from pararealize.propagators.compiled import compile_segment, is_random, module_draws, modules_of
+from pararealize.tracing.trace import trace
 
 Step = Callable[[Tensor], Tensor]
 

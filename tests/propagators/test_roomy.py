@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pararealize.propagators.roomy import roomy
+from pararealize.propagators.compiled import with_own_stack_chunk
 
 resource = pytest.importorskip("resource", reason="page faults are counted on Unix alone")
 
@@ -49,7 +49,7 @@ def faults(depth: int, function: Callable[..., Any]) -> int:
 
 def test_no_depth_makes_calls_map_memory() -> None:
     large = FunctionType(plain.__code__, plain.__globals__)
-    assert roomy(large) is large
+    assert with_own_stack_chunk(large) is large
     assert deep(3, large) == CALLS
     assert max(faults(depth, large) for depth in DEPTHS) < CALLS / 4
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pararealize.errors import StorageError
-from pararealize.studies.checkpoint import Checkpoint, read, write
+from studies.checkpoint import Checkpoint, read, write
 
 KEPT = Checkpoint({"weight": torch.arange(6.0).reshape(2, 3).T}, "two epochs", 1.5, 0.25, 0.75)
 

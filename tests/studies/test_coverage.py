@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pararealize import Parareal, pararealize
-from pararealize.cli import main
-from pararealize.specs import load_model
-from pararealize.studies.coverage import Row, cover, family, names, table
+from pararealize.cli.main import main
+from pararealize.cli.specs import load_model
+from studies.coverage import CoverageRow, cover, family, names, table
 
 pytestmark = [
     pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed"),
@@ -57,7 +57,7 @@ def test_a_failure_is_a_row() -> None:
     assert "in encoder cannot take an input of shape [2, 5, 768], [1, 197, 768]" in row.error
     assert family("torchvision:efficientnet_v2_s") == "efficientnet"
     assert len(names()) > 75
-    assert isinstance(row, Row)
+    assert isinstance(row, CoverageRow)
 
 
 def test_a_network_of_torchvision_is_converted(tmp_path: Path) -> None:

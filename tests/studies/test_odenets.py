@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pararealize.cli.training import score
 from pararealize.models import odenet
-from pararealize.studies.odenets import AdamRecipe, train
-from pararealize.studies.peaks import load_peaks
-from pararealize.studies.training import score
+from studies.odenets import AdamRecipe, train
+from studies.peaks import load_peaks
 
 RECIPE = AdamRecipe(epochs=6, batch=50)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pararealize.studies.peaks import levels, load_peaks, peaks
+from studies.peaks import levels, load_peaks, peaks
 
 
 def test_values_that_matlab_gives() -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pararealize.emit.network import ParallelNetwork
-from pararealize.studies.check import Outcome
-from pararealize.studies.processes import FailedError, brief, in_processes
-from pararealize.studies.reach import QUESTIONS, Case, Tool, examine
-from pararealize.studies.tools import OURS, alone
+from pararealize.cli.check import StepOutcome
+from pararealize.network import ParallelNetwork
+from studies.processes import FailedError, brief, in_processes
+from studies.reach import QUESTIONS, Case, Tool, examine
+from studies.tools import OURS, alone
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -79,12 +79,12 @@ def untied(model: nn.Module, _case: Case) -> nn.Module:
     return model
 
 
-def doubled(net: nn.Module, case: Case) -> list[Outcome]:
+def doubled(net: nn.Module, case: Case) -> list[StepOutcome]:
     (found,) = alone(net, case)
     return [replace(found, gradients={k: 2 * v for k, v in found.gradients.items()})]
 
 
-def forgetful(net: nn.Module, case: Case) -> list[Outcome]:
+def forgetful(net: nn.Module, case: Case) -> list[StepOutcome]:
     (found,) = alone(net, case)
     return [replace(found, gradients=dict(list(found.gradients.items())[1:]))]
 
@@ -123,11 +123,11 @@ def test_what_is_lost_is_told(
 
 
 def test_gradients_of_copies_on_several_ranks_are_added(case: Callable[[str], Case]) -> None:
-    def halves(net: nn.Module, case: Case) -> list[Outcome]:
+    def halves(net: nn.Module, case: Case) -> list[StepOutcome]:
         (found,) = alone(net, case)
         tie = found.gradients["embedding.weight"]
         first = replace(found, gradients={**found.gradients, "embedding.weight": tie / 4})
-        return [first, Outcome(found.outputs, {"scores.weight": 3 * tie / 4}, {})]
+        return [first, StepOutcome(found.outputs, {"scores.weight": 3 * tie / 4}, {})]
 
     row = examine(replace(SAME, step=halves), case("tied embedding"))
     assert row.findings["equals serial"].answer == "yes", row

@@ -1,10 +1,10 @@
-"""The text that `pararealize.studies.texts` reads from Python itself."""
+"""The text that `studies.texts` reads from Python itself."""
 
 import pytest
 import torch
 
 from pararealize.errors import ShapeError
-from pararealize.studies.texts import VOCABULARY, load_texts
+from studies.texts import VOCABULARY, load_texts
 
 
 def test_help_pages_are_cut_in_windows() -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from pararealize import models
+from pararealize.cli.training import Recipe
 from pararealize.errors import ModelSpecError, StorageError
-from pararealize.studies.examples import Examples
-from pararealize.studies.odenets import AdamRecipe
-from pararealize.studies.texts import VOCABULARY, load_texts
-from pararealize.studies.trained import STUDIES, Study, run, trained
-from pararealize.studies.training import Recipe
+from studies.labelled import Examples
+from studies.odenets import AdamRecipe
+from studies.texts import VOCABULARY, load_texts
+from studies.trained import STUDIES, Study, run, trained
 
 
 def few_digits() -> Examples:
@@ -70,7 +70,7 @@ def test_what_is_cached_is_not_trained_again(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(study, "net", tmp_path)
-    monkeypatch.setattr("pararealize.studies.trained._fit", None)
+    monkeypatch.setattr("studies.trained._fit", None)
     run(study, "net", tmp_path)
     with pytest.raises(TypeError):
         run(study, "other", tmp_path)

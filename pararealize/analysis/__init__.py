@@ -1,1 +1,0 @@
-"""What can be said of a plan and its schedule: predictions, explanations, pictures."""

@@ -1,0 +1,1 @@
+"""The chain: layers in order, the interfaces between them, and the blocks that repeat."""

@@ -1,0 +1,214 @@
+"""Interfaces: where a program may be cut, by the values that are live there."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import networkx as nx
+from torch import nn
+
+from pararealize.chain.layers import LayerBuilder, module_path
+from pararealize.errors import CutError
+from pararealize.ir.chain import Chain, Interface, Profile, State, TensorSpec
+from pararealize.ir.program import AMBIENT, Program
+from pararealize.tracing.aliasing import parting
+from pararealize.tracing.trace import Trace
+
+
+def uses(program: Program) -> Any:
+    """Data flow between computing operations, as a ``networkx.DiGraph`` of their names.
+
+    Network inputs, weights and mode flags are no nodes: every segment reads them for itself.
+    """
+    graph = nx.DiGraph()
+    for operation in program:
+        if operation.kind not in AMBIENT:
+            graph.add_node(operation.name)
+            graph.add_edges_from(
+                (name, operation.name)
+                for name in operation.uses
+                if program[name].kind not in AMBIENT
+            )
+    return graph
+
+
+def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
+    """Positions (just after an operation) crossed by at most ``width`` values, with those values.
+
+    A value is live from its operation to its last use; position i lies before operation i.
+    """
+    graph = uses(program)
+    last = {
+        name: max((program.index[user] for user in graph.successors(name)), default=-1)
+        for name in graph
+    }
+    found: dict[int, tuple[str, ...]] = {}
+    live: dict[str, int] = {}
+    for i, operation in enumerate(program):
+        if operation.kind in AMBIENT or operation.kind == "output":
+            continue
+        if last[operation.name] > i:
+            live[operation.name] = last[operation.name]
+        live = {name: end for name, end in live.items() if end > i}
+        if 0 < len(live) <= width:
+            found[i + 1] = tuple(live)
+    return found
+
+
+def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 1) -> Chain:
+    """The chain of layers of a traced and profiled network.
+
+    Interfaces cross at most ``width`` values, all of them tensors and at least one floating
+    point, and exist in both the train and the eval program. None parts values that share memory
+    on which the network writes.
+    """
+    train = _legal(traced.train, profile, width, parting(traced.train, model))
+    if traced.train is traced.eval:
+        pairs = [(i, i, live, live) for i, live in train.items()]
+    else:
+        parts = parting(traced.eval, model)
+        evaluate = {i: v for i, v in live_values(traced.eval, width).items() if not parts(i, v)}
+        pairs = _matched(traced, train, evaluate)
+    makers = _last_writers(traced.train)
+    states: dict[State, State] = {}  # equal states are one object, which is cheap to compare
+
+    def state(live: tuple[str, ...]) -> State:
+        specs = tuple(_tensor(profile, name) for name in live)
+        return states.setdefault(specs, specs)
+
+    interfaces = tuple(
+        Interface(
+            name=traced.train.operations[stop - 1].name,
+            module=makers.get(stop - 1, ""),
+            values=live,
+            eval_values=eval_live,
+            stop=stop,
+            eval_stop=eval_stop,
+            state=state(live),
+        )
+        for stop, eval_stop, live, eval_live in pairs
+    )
+    return _chain(model, traced, profile, interfaces)
+
+
+def _chain(
+    model: nn.Module, traced: Trace, profile: Profile, interfaces: tuple[Interface, ...]
+) -> Chain:
+    stops = [0, *(i.stop for i in interfaces), len(traced.train)]
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    builder = LayerBuilder(model, traced.train, profile)
+    layers = tuple(
+        builder(
+            start,
+            stop,
+            interfaces[i - 1] if i else None,
+            interfaces[i] if i < len(interfaces) else None,
+        )
+        for i, (start, stop) in enumerate(pairwise(stops))
+    )
+    return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
+
+
+def _tensor(profile: Profile, name: str) -> TensorSpec:
+    spec = profile.specs[name]
+    if spec is None:
+        raise CutError(f"the value {name} that crosses an interface is no tensor.")
+    return spec
+
+
+def _legal(
+    program: Program, profile: Profile, width: int, parts: Callable[[int, Sequence[str]], bool]
+) -> dict[int, tuple[str, ...]]:
+    legal = {}
+    for position, live in live_values(program, width).items():
+        specs = [profile.specs[name] for name in live]
+        floating = any(s is not None and s.dtype.is_floating_point for s in specs)
+        if program.operations[position].kind == "output" or parts(position, live):
+            continue
+        if None not in specs and floating:
+            legal[position] = live
+    return legal
+
+
+def _matched(
+    traced: Trace, train: Mapping[int, tuple[str, ...]], evaluate: Mapping[int, tuple[str, ...]]
+) -> list[tuple[int, int, tuple[str, ...], tuple[str, ...]]]:
+    """Interfaces of the train program that the eval program has as well, in order in both."""
+    train_keys, eval_keys = _keys(traced.train), _keys(traced.eval)
+    there = {tuple(eval_keys[n] for n in live): (i, live) for i, live in evaluate.items()}
+    pairs = []
+    reached = 0
+    for stop, live in train.items():
+        eval_stop, eval_live = there.get(tuple(train_keys[n] for n in live), (0, ()))
+        if eval_stop > reached:
+            pairs.append((stop, eval_stop, live, eval_live))
+            reached = eval_stop
+    return pairs
+
+
+def _keys(program: Program) -> dict[str, Hashable]:
+    """What an operation is called independently of the mode: its kind, target, scope and count."""
+    seen = Counter[Hashable]()
+    keys: dict[str, Hashable] = {}
+    for operation in program:
+        key = (operation.kind, str(operation.target), operation.scope)
+        seen[key] += 1
+        keys[operation.name] = (*key, seen[key])
+    return keys
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split(".") if path else []
+    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+
+
+def module_ends(program: Program) -> dict[str, int]:
+    """For every module that ran, the position of the last operation it wrote."""
+    return {path: i for i, o in enumerate(program) for path in _ancestors(module_path(o))}
+
+
+def _last_writers(program: Program) -> dict[int, str]:
+    """For every position where a module ends, the innermost such module's path."""
+    found: dict[int, str] = {}
+    for path, i in module_ends(program).items():
+        found[i] = max(found.get(i, ""), path, key=len)
+    return found
+
+
+def find_interface(chain: Chain, wanted: str) -> int:
+    """Index of the interface after the module, or else the operation, called ``wanted``.
+
+    ``"%name"`` is the operation of that name, whatever modules are called.
+
+    Raises:
+        CutError: nothing is called so, or no legal interface follows it.
+
+    """
+    by_name = {interface.name: i for i, interface in enumerate(chain.interfaces)}
+    ends = module_ends(chain.train)
+    if wanted not in ends:
+        if wanted.removeprefix("%") in by_name:
+            return by_name[wanted.removeprefix("%")]
+        raise CutError(_unknown(wanted, chain, list(ends)))
+    stop = ends[wanted] + 1
+    for i, interface in enumerate(chain.interfaces):
+        if interface.stop == stop:
+            return i
+    near = min(chain.interfaces, key=lambda i: abs(i.stop - stop), default=None)
+    hint = f" The nearest legal interface is after {str(near)!r}." if near else ""
+    raise CutError(
+        f"the network cannot be cut after {wanted!r}: what is live there is neither one tensor nor "
+        f"a few of them.{hint}"
+    )
+
+
+def _unknown(wanted: str, chain: Chain, names: list[str]) -> str:
+    legal = list(dict.fromkeys(i.module for i in chain.interfaces if i.module))
+    names = [name for name in names if name not in legal]
+    near = difflib.get_close_matches(wanted, [*legal, *names], n=3) or legal[:3]
+    hint = f"interfaces=[{', '.join(map(repr, near))}]" if near else "n=1"
+    return f"interfaces: no module is called {wanted!r}. Write for example {hint}."

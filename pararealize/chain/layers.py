@@ -1,0 +1,121 @@
+"""Layers: what lies between two neighbouring interfaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx.node import map_aggregate
+
+from pararealize.ir.chain import Cost, Interface, Layer, Profile
+from pararealize.ir.program import AMBIENT, Operation, Program, Ref
+from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.propagators.step import Step
+
+ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
+
+
+class LayerBuilder:
+    """Makes the layer between two interfaces of a program."""
+
+    def __init__(self, model: nn.Module, program: Program, profile: Profile) -> None:
+        self.program, self.profile, self.model = program, profile, model
+        first = {id(p): name for name, p in model.named_parameters()}
+        paths = model.named_parameters(remove_duplicate=False)
+        self.names = {path: first[id(p)] for path, p in paths}  # tied weights have one name
+        self.seen: dict[str, str] = {}
+
+    def __call__(
+        self, start: int, stop: int, before: Interface | None, after: Interface | None
+    ) -> Layer:
+        """The layer of the operations ``start`` … ``stop - 1``."""
+        body = [
+            o
+            for o in self.program.operations[start:stop]
+            if o.kind not in AMBIENT and o.kind != "output"
+        ]
+        costs = [self.profile.costs[o.name] for o in body]
+        preserves = before is not None and after is not None and before.state == after.state
+        return Layer(
+            name=_layer_name(body, after),
+            start=start,
+            stop=stop,
+            parameters=self._parameters(body),
+            cost=sum(costs, Cost()),
+            preserves=preserves,
+            branch=self._branch(before, after) if preserves else None,
+            signature=tuple(self._signature(o) for o in body),
+            span=self._span(before, after) if preserves else None,
+        )
+
+    def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        for operation in body:
+            if operation.kind == "module":
+                module = self.model.get_submodule(operation.target)
+                prefix = f"{operation.target}." if operation.target else ""
+                own = module.named_parameters(remove_duplicate=False)
+                names.update({self.names[prefix + name]: None for name, _ in own})
+            if isinstance(operation.target, OutsideBlocks):
+                outside = tuple(operation.target.outside(self.model))
+                names.update({n: None for n in self.names.values() if _is_in(n, outside)})
+            attributes = [self.program[name].target for name in operation.uses]
+            names.update({self.names[path]: None for path in attributes if path in self.names})
+        return tuple(names)
+
+    def _branch(self, before: Interface | None, after: Interface | None) -> str | None:
+        """φ where the layer is x + φ(x): the other operand of an addition that ends it."""
+        if before is None or after is None or len(before.values) != 1:
+            return None
+        last = self.program[after.values[0]]
+        name = getattr(last.target, "__name__", last.target)
+        operands = [a.name for a in last.args if isinstance(a, Ref)]
+        if name not in ADDITIONS or len(operands) != 2 or before.values[0] not in operands:
+            return None
+        if last.kwargs or operands[0] == operands[1]:
+            return None
+        return operands[1] if operands[0] == before.values[0] else operands[0]
+
+    def _span(self, before: Interface | None, after: Interface | None) -> str | None:
+        """The call that makes the layer's state of the one before it, where it is a Step."""
+        if before is None or after is None or len(before.values) != 1:
+            return None
+        last = self.program[after.values[0]]
+        steps = last.kind == "module" and isinstance(self.model.get_submodule(last.target), Step)
+        return last.name if steps and last.args[:1] == (Ref(before.values[0]),) else None
+
+    def _signature(self, operation: Operation) -> tuple[Any, ...]:
+        spec = self.profile.specs[operation.name]
+        shape = spec.shape if spec else None
+        given = self._given(operation)
+        if operation.kind == "module":
+            if operation.target not in self.seen:
+                self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
+            return (operation.kind, self.seen[operation.target], shape, given)
+        return (operation.kind, str(operation.target), shape, given)
+
+    def _given(self, operation: Operation) -> str:
+        """What kinds of arguments it has: steps of other sizes are still steps."""
+
+        def kind(leaf: Any) -> str:
+            if isinstance(leaf, Ref):
+                return "weight" if self.program[leaf.name].kind == "attribute" else "value"
+            return type(leaf).__name__ if isinstance(leaf, (int, float, slice)) else str(leaf)
+
+        return str(map_aggregate((operation.args, dict(operation.kwargs)), kind))
+
+
+def _is_in(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)
+
+
+def _layer_name(body: list[Operation], after: Interface | None) -> str:
+    if after is not None and after.module:
+        return after.module
+    paths = [module_path(o) for o in body if module_path(o)]
+    return paths[-1] if paths else (body[-1].name if body else "output")
+
+
+def module_path(operation: Operation) -> str:
+    """The path of the module that an operation calls, or of the one that wrote it."""
+    return str(operation.target) if operation.kind == "module" else operation.scope

@@ -1,0 +1,154 @@
+"""Agreement: a saved network checked on data, as tables, sentences and a verdict."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pararealize.calibration.latency import predicted
+from pararealize.cli.comparison import Agreement, Comparison
+from pararealize.cli.data import Reading, open_data
+from pararealize.cli.specs import load_model
+from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
+from pararealize.explain.calibrated import ABOVE
+from pararealize.ir.plan import Plan
+from pararealize.loading import load
+from pararealize.storage import read
+
+
+@dataclass(frozen=True)
+class Question:
+    """A saved network, the model it was saved from, data, and the agreement wanted.
+
+    ``None`` is the one that the network was calibrated for.
+    """
+
+    folder: str
+    model: str
+    data: str
+    agreement: float | None = None
+
+
+def check(question: Question, reading: Reading, console: Console, comm: Any = None) -> bool:
+    """Print how a saved network answers beside the serial one; whether they agree as wanted.
+
+    Raises:
+        ModelSpecError: no folder, or no model.
+        MethodError: the network has no sweeps, or it is not known which agreement is wanted.
+        CalibrationError, DataError: the data do not fit, or cannot be read.
+        StorageError: the folder cannot be read.
+
+    """
+    if not Path(question.folder).is_dir() or not question.model:
+        raise ModelSpecError(
+            f"check --data needs a folder that was saved, and the model it was saved from: "
+            f"pararealize check {question.folder} --model path/to/file.py:factory --data DATA."
+        )
+    data = open_data(question.data, reading)
+    torch.manual_seed(0)
+    saved = read(Path(question.folder)).plan
+    wanted = _wanted(saved, question)
+    net = load(question.folder, load_model(question.model).eval(), comm=comm)
+    comparison = Comparison(net, comm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CertificateWarning)  # doubtful answers are counted
+        found = comparison.over(data)
+    good = found is None or found.called.agreement >= wanted
+    if found is not None:
+        ranks = 1 if comm is None else comm.size
+        # The saved plan has the seconds that were measured, and is asked about these ranks.
+        here = saved if comm is None else replace(saved, ranks=ranks)
+        seconds = predicted(comparison.subject, here, saved.method["iterations"])
+        _print(found, saved, wanted, _latency(found, saved, seconds, ranks), console)
+    return good if comm is None else bool(comm.bcast(good))
+
+
+def _wanted(plan: Plan, question: Question) -> float:
+    """What was asked for now, or when it was calibrated, or what it reached then."""
+    if question.agreement is not None:
+        if not 0 < question.agreement <= 1:
+            raise MethodError(f"--agreement {question.agreement}: expected a share in (0, 1].")
+        return question.agreement
+    found = plan.calibration
+    if found is None:
+        raise MethodError(
+            f"{question.folder} was not calibrated, so that it is not known how often it has to "
+            "agree with the serial network: give --agreement 0.995."
+        )
+    return found.reached.agreement if found.wanted is None else found.wanted
+
+
+def _print(found: Agreement, plan: Plan, wanted: float, latency: str, console: Console) -> None:
+    console.print(table(found, plan), highlight=False)
+    for sentence in (*_certificate(found, plan), *_accuracy(found), latency):
+        console.print(sentence, highlight=False, markup=False)
+    share, verdict = found.called.agreement, "as often as"
+    if share < wanted:
+        verdict = "LESS often than"
+    console.print(
+        f"It agrees with the serial network on {share:.2%} of {found.samples:,} samples, {verdict} "
+        f"wanted ({wanted:.2%}).",
+        highlight=False,
+    )
+
+
+def table(found: Agreement, plan: Plan) -> Table:
+    """Agreement and error by sweeps, here and when it was calibrated; an arrow marks its own."""
+    title = f"{plan.model}, n = {plan.n}, beside the serial network on {found.samples:,} samples"
+    result = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("sweeps", "agreement", "mean relative error", "agreement when calibrated"):
+        result.add_column(column, justify="right")
+    then = {} if plan.calibration is None else {r.count: r for r in plan.calibration.chosen.sweeps}
+    own = plan.method["iterations"]
+    for k, row in found.sweeps.items():
+        before = f"{then[k].agreement:.2%}" if k in then else "–"
+        mark = "→ " if k == own else ""
+        result.add_row(f"{mark}{k}", f"{row.agreement:.2%}", f"{row.error:.1e}", before)
+    row = found.called
+    result.add_row("as it answers", f"{row.agreement:.2%}", f"{row.error:.1e}", "")
+    return result
+
+
+def _certificate(found: Agreement, plan: Plan) -> list[str]:
+    """What the certificate is worth on this data."""
+    quality, calibration = found.quality, plan.calibration
+    if quality is None or calibration is None or calibration.certificate is None:
+        return []
+    before = calibration.certificate
+    return [
+        f"Certificate: estimates cover {quality.coverage:.1%} of the true errors "
+        f"({before.coverage:.1%} when calibrated), rank correlation {quality.correlation:.2f} "
+        f"({before.correlation:.2f}), {quality.doubted:.1%} of the answers are doubtful "
+        f"({before.doubted:.1%}); with the serial answers instead of those, {quality.fallback:.2%} "
+        f"agree; {ABOVE[before.above]}."
+    ]
+
+
+def _accuracy(found: Agreement) -> list[str]:
+    if found.accuracy is None:
+        return []
+    serial, own = found.accuracy
+    return [f"Accuracy by the labels: {serial:.2%} serial, {own:.2%} as it answers."]
+
+
+def _latency(found: Agreement, plan: Plan, seconds: float, ranks: int) -> str:
+    """Measured times, and ``seconds`` as predicted."""
+    shapes = ", ".join(map(str, plan.specs.values()))
+    own, serial = found.seconds * 1e3, found.serial_seconds * 1e3
+    said = f"Latency for {shapes}, medians in turns, one thread: serial {serial:.3f} ms, this "
+    devices = plan.devices if ranks == 1 else ranks
+    expected = f"{seconds * 1e3:.3f} ms are predicted on {devices}"
+    if ranks == 1:
+        return (
+            f"{said}network {own:.3f} ms in one process, where no second device is used and "
+            f"subnetworks run one after another; {expected} devices (--ranks P measures)."
+        )
+    ratio = found.serial_seconds / found.seconds
+    return f"{said}network {own:.3f} ms on {ranks} ranks, {ratio:.2f}×; {expected} devices."

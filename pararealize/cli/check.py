@@ -1,0 +1,205 @@
+"""Check: a network beside what it has to equal, on random inputs, and where they differ most."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+
+from pararealize.cli.specs import FORMS, load_model
+from pararealize.cli.variants import objective
+from pararealize.compiler import pararealize
+from pararealize.errors import ModelSpecError
+from pararealize.ir.chain import TensorSpec
+from pararealize.ir.methods import Parareal
+from pararealize.loading import load
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.transport import Transport, together
+from pararealize.runtime.values.pytree import leaves_of
+
+#: Largest relative difference (2-norms) in float64: rounding, in another order of sums, which
+#: normalisation layers one after another make larger.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two tensors are from each other, relative to the second; the worst of its kind."""
+
+    kind: str
+    name: str
+    relative: float
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one training step gave: outputs, gradients and buffers by name."""
+
+    outputs: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
+def random_inputs(specs: Mapping[str, TensorSpec], seed: int = 0) -> dict[str, Tensor]:
+    """Random tensors of these shapes; whole numbers are zeros and ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _random(spec, generator) for name, spec in specs.items()}
+
+
+def _random(spec: TensorSpec, generator: torch.Generator) -> Tensor:
+    if spec.dtype.is_floating_point:
+        return torch.randn(spec.shape, generator=generator).to(spec.dtype)
+    return torch.randint(0, 2, spec.shape, generator=generator).to(spec.dtype)
+
+
+def outcome(net: nn.Module, inputs: Mapping[str, Any], seed: int = 0) -> StepOutcome:
+    """One training step under the seed, without a change of weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net.zero_grad()
+        output = net(**inputs)
+        torch.autograd.backward(objective(output))
+    leaves = [leaf.detach() for leaf in leaves_of(output) if isinstance(leaf, Tensor)]
+    return StepOutcome(
+        {f"output {i}": leaf for i, leaf in enumerate(leaves)},
+        {k: p.grad.detach() for k, p in net.named_parameters() if p.grad is not None},
+        {k: b.detach().clone() for k, b in net.named_buffers()},
+    )
+
+
+def differences(found: StepOutcome, wanted: StepOutcome) -> list[Difference]:
+    """The worst output, gradient and buffer among those that ``found`` has."""
+    rows = []
+    for kind in ("outputs", "gradients", "buffers"):
+        here, there = getattr(found, kind), getattr(wanted, kind)
+        scale = max((_norm(there[name]) for name in here if name in there), default=0.0)
+        each = [
+            Difference(kind, n, _relative(here[n], there[n], scale)) for n in here if n in there
+        ]
+        rows += [max(each, key=lambda difference: difference.relative)] if each else []
+    return [*rows, *_together(found.gradients, wanted.gradients)]
+
+
+def _together(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Difference]:
+    """The gradient of all parameters as one vector: single ones may be next to nothing."""
+    names = [name for name in found if name in wanted]
+    wrong = sum(_norm(found[name].double() - wanted[name].double()) ** 2 for name in names)
+    size = sum(_norm(wanted[name]) ** 2 for name in names)
+    return [Difference("gradient", "all parameters", (wrong / size) ** 0.5)] if size else []
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.double()))
+
+
+def _relative(found: Tensor, wanted: Tensor, scale: float) -> float:
+    """Relative to the tensor itself, or to the largest of its kind where it is next to nothing."""
+    difference = _norm(found.double() - wanted.double())
+    size = max(_norm(wanted), 1e-3 * scale)
+    return difference / size if size else difference
+
+
+def compare(
+    net: nn.Module, other: nn.Module, inputs: Mapping[str, Any], modes: tuple[bool, ...]
+) -> list[Difference]:
+    """Differences over the modes, on copies, so that no statistics move."""
+    worst: dict[str, Difference] = {}
+    for training in modes:
+        here, there = (outcome(copy.deepcopy(m).train(training), inputs) for m in (net, other))
+        for row in differences(here, there):
+            if row.kind not in worst or row.relative > worst[row.kind].relative:
+                worst[row.kind] = row
+    return list(worst.values())
+
+
+def worst_of(rows: list[list[Difference]]) -> list[Difference]:
+    """Over all ranks, the worst of each kind."""
+    kinds = dict.fromkeys(row.kind for part in rows for row in part)
+    every = [row for part in rows for row in part]
+    return [
+        max((row for row in every if row.kind == kind), key=lambda row: row.relative)
+        for kind in kinds
+    ]
+
+
+def table(rows: list[Difference], title: str, tolerance: float) -> Table:
+    """The differences, and whether they are within the tolerance."""
+    found = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("worst of", "name", "relative difference", ""):
+        found.add_column(column, overflow="fold")
+    for row in rows:
+        verdict = "ok" if row.relative <= tolerance else f"more than {tolerance:.0e}"
+        found.add_row(row.kind, row.name, f"{row.relative:.1e}", verdict)
+    return found
+
+
+def on_ranks(
+    target: str, model: str, n: int, example: tuple[Tensor, ...] | None, comm: Any
+) -> tuple[str, list[Difference]]:
+    """The network on the ranks of ``comm`` beside the same one in this process."""
+    transport = connect(comm)
+    with together(transport):
+        alone = _network(target, model, n, example)
+    net = _network(target, model, n, example, transport)
+    rows = compare(net.double(), alone.double(), _double(alone), (True, False))
+    title = f"{alone.plan.model}, n = {alone.plan.n}: {comm.size} ranks beside one process, float64"
+    return title, worst_of(transport.exchange(rows))
+
+
+def exact(
+    target: str, model: str, n: int, example: tuple[Tensor, ...] | None
+) -> tuple[str, list[Difference]]:
+    """A model, or a saved one, cut and corrected by its own layers, beside itself, in float64.
+
+    Raises:
+        ModelSpecError: the target is a folder, and no model is named.
+
+    """
+    serial = _serial(target, model).double()
+    given = None if example is None else tuple(leaf.double() for leaf in example)
+    method = Parareal(coarse="fine", correction="difference")
+    net = pararealize(serial, n, method=method, example_inputs=given)
+    rows = compare(net, serial, _double(net), (True, False))
+    return f"{net.plan.model}, n = {n}, exact corrections, beside the serial model, float64", rows
+
+
+def _serial(target: str, model: str) -> nn.Module:
+    """The serial network: the named model, or what a saved network goes back to."""
+    if not Path(target).is_dir():
+        return load_model(target)
+    return load(target, load_model(_named(target, model))).to_serial()
+
+
+def _named(target: str, model: str) -> str:
+    if model:
+        return model
+    raise ModelSpecError(
+        f"{target} holds weights and a plan, and no code: name the model it was saved from, "
+        f"pararealize check {target} --model {FORMS.partition(',')[0]}."
+    )
+
+
+def _double(net: ParallelNetwork) -> dict[str, Tensor]:
+    inputs = random_inputs(net.plan.specs)
+    return {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def _network(
+    target: str,
+    model: str,
+    n: int,
+    example: tuple[Tensor, ...] | None,
+    comm: Transport | None = None,
+) -> ParallelNetwork:
+    torch.manual_seed(0)
+    if not Path(target).is_dir():
+        return pararealize(load_model(target), n, example_inputs=example, comm=comm)
+    return load(target, load_model(_named(target, model)), example_inputs=example, comm=comm)

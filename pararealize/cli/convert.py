@@ -1,0 +1,139 @@
+"""Convert: a trained network made parallel in depth, and written only if it agrees as asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from pararealize.cli.data import Data, Reading, open_data
+from pararealize.cli.options import Cutting, example_of
+from pararealize.cli.specs import load_model
+from pararealize.cli.weights import fill
+from pararealize.errors import CalibrationError, DataError, PararealizeError, StorageError
+from pararealize.explain.calibrated import candidates_table, certificate, choice
+from pararealize.ir.calibration import Calibration, Fitting
+from pararealize.ir.methods import Method
+from pararealize.network import ParallelNetwork
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is converted, and where to.
+
+    ``weights`` is a checkpoint, ``data`` names what to calibrate with (nothing: not at all).
+    """
+
+    model: str
+    out: Path
+    cutting: Cutting
+    method: Method
+    shape: str = ""
+    weights: Path | None = None
+    data: str = ""
+
+
+def convert(chosen: Conversion, console: Console, comm: Any = None) -> None:
+    """Compile a model and write it, without a calibration."""
+    net = chosen.cutting.compile(_model(chosen), chosen.method, example_of(chosen.shape), comm)
+    _write(net, chosen.out, console)
+
+
+def calibrate(
+    chosen: Conversion, reading: Reading, fitting: Fitting, console: Console, comm: Any = None
+) -> None:
+    """Compile a trained model, calibrate it, print what was compared, and write it.
+
+    Raises:
+        CalibrationError: the agreement is not reached, and the best is not enough; nothing is
+            written then.
+        DataError: data or weights cannot be read, or do not fit.
+        StorageError: the folder cannot be written.
+
+    """
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise StorageError(f"{chosen.out} is no folder: name another one with -o.")
+    data = open_data(chosen.data, reading)
+    _check_count(data, reading.batch, chosen.data)
+    model = _model(chosen).eval()
+    net = _compiled(chosen, data, model, comm)
+    # The best is looked at in any case: if it is not enough, the table says by how much.
+    found = net.calibrate(data.batches(net.plan.specs), **_options(replace(fitting, best=True)))
+    _print(found, console)
+    if found.wanted is not None and found.reached.agreement < found.wanted and not fitting.best:
+        raise CalibrationError(_unreached(found, net.plan.n, chosen.out))
+    _write(net, chosen.out, console)
+
+
+def _model(chosen: Conversion) -> nn.Module:
+    torch.manual_seed(0)
+    model = load_model(chosen.model)
+    if chosen.weights is not None:
+        fill(model, chosen.weights)
+    return model
+
+
+def _compiled(chosen: Conversion, data: Data, model: nn.Module, comm: Any) -> ParallelNetwork:
+    example = _example(chosen, data, model)
+    try:
+        return chosen.cutting.compile(model, chosen.method, example, comm)
+    except RuntimeError as error:
+        whole = example is not None and not example[0].is_floating_point()
+        if isinstance(error, PararealizeError) or not whole:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"{chosen.data} holds whole numbers, which {type(model).__name__} does not take "
+            f"({reason}): save the samples as the network was trained on them."
+        ) from error
+
+
+def _example(chosen: Conversion, data: Data, model: nn.Module) -> tuple[Tensor, ...] | None:
+    """Zeros of the shape given, or of that of the data; ``None``: it is inferred."""
+    given, like = example_of(chosen.shape), data.example(model)
+    if given is None or like is None:
+        return given or like
+    return tuple(leaf.to(like[0].dtype) for leaf in given)
+
+
+def _check_count(data: Data, batch: int, name: str) -> None:
+    if data.samples is not None and data.samples < batch:
+        raise CalibrationError(
+            f"{name} holds {data.samples} samples, fewer than one batch of {batch}: give more, or "
+            f"write --batch {max(1, data.samples // 5)}."
+        )
+
+
+def _options(fitting: Fitting) -> dict[str, Any]:
+    """As keyword arguments."""
+    return dict(vars(fitting))
+
+
+def _print(found: Calibration, console: Console) -> None:
+    console.print(candidates_table(found), highlight=False)
+    console.print(f"Calibrated: {choice(found)}", highlight=False, markup=False)
+    if found.certificate is not None:
+        console.print(certificate(found.certificate), highlight=False, markup=False)
+
+
+def _unreached(found: Calibration, n: int, out: Path) -> str:
+    row = found.reached
+    return (
+        f"no coarse network agrees with the serial network on {found.wanted:.2%} of the held-out "
+        f"samples with fewer than {n} sweeps: the best is {found.kind!r} with {row.agreement:.2%} "
+        f"after {row.count}. {out} was not written. Ask for less (--agreement "
+        f"{int(row.agreement * 1e3) / 1e3:g}), give more data or --epochs, take fewer subnetworks, "
+        "or accept the best with --best."
+    )
+
+
+def _write(net: ParallelNetwork, out: Path, console: Console) -> None:
+    net.save(out)
+    console.print(str(net.plan), highlight=False, markup=False)
+    if net.plan.calibration is not None:
+        console.print(net.plan.verdict, highlight=False, markup=False)
+    console.print(f"Written: {out}", highlight=False, markup=False)

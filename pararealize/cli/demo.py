@@ -1,0 +1,180 @@
+"""The demo: a deep residual network on real digits, serial and as parareal networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+
+from pararealize.cli.digits import Digits, load_digits
+from pararealize.cli.plot import draw_curves, draw_schedule, write_figure
+from pararealize.cli.training import Outcome, Recipe, predict, running_mean, train
+from pararealize.compiler import pararealize
+from pararealize.cost.simulate import predict as predict_time
+from pararealize.ir.plan import Plan
+from pararealize.loading import load
+from pararealize.models import resnet
+from pararealize.network import ParallelNetwork
+from pararealize.schedule.place import place
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo trains: depth and width of the ResNet, and the numbers of subnetworks.
+
+    ``pooling`` is the side of the squares of pixels that are averaged first, to save time.
+    """
+
+    depth: int = 56
+    width: int = 8
+    pooling: int = 2
+    counts: tuple[int, ...] = (2, 3, 6)
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One trained network."""
+
+    name: str
+    outcome: Outcome
+    plan: Plan | None
+
+
+def run(demo: Demo, out: Path, console: Console, comm: Any = None) -> None:
+    """Train everything, print the table, write pictures and one network to the folder ``out``.
+
+    With ``comm`` the parareal networks lie on its ranks, all of which call this; the console of
+    rank 0 alone should print.
+    """
+    digits = smaller(load_digits(), demo.pooling)
+    side = digits.train_images.shape[-1]
+    console.print(
+        f"{digits.source}, seen as {side}×{side}: {len(digits.train_labels)} to train on, "
+        f"{len(digits.test_labels)} to test."
+    )
+    torch.manual_seed(demo.seed)
+    model = resnet(demo.depth, channels=1, width=demo.width)
+    example = (digits.train_images[: demo.recipe.batch],)
+    nets = {n: pararealize(model, n, example_inputs=example, comm=comm) for n in demo.counts}
+    rows = _train_all(demo, digits, model, nets, console)
+    console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs, test digits"))
+    console.print(
+        "added: parameters of coarse and guess networks; critical path and speedup: predicted for "
+        f"one forward evaluation of {demo.recipe.batch} images, "
+        + ("one device a subnetwork." if comm is None else f"{comm.size} ranks.")
+    )
+    first = comm is None or comm.rank == 0
+    files = draw(rows, nets[demo.counts[-1]], out) if first else []
+    files.append(save_and_check(nets[demo.counts[0]], model, digits, out, comm))
+    console.print("Written: " + ", ".join(map(str, files)))
+
+
+def smaller(digits: Digits, pooling: int) -> Digits:
+    """Digits with squares of ``pooling`` × ``pooling`` pixels averaged."""
+    return replace(
+        digits,
+        train_images=functional.avg_pool2d(digits.train_images, pooling),
+        test_images=functional.avg_pool2d(digits.test_images, pooling),
+    )
+
+
+def _train_all(
+    demo: Demo,
+    digits: Digits,
+    model: nn.Module,
+    nets: dict[int, ParallelNetwork],
+    console: Console,
+) -> list[DemoRow]:
+    """The serial network and the parareal ones, from the same weights and on the same batches."""
+    rows = []
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        entries: list[tuple[str, nn.Module, Plan | None]] = [("serial", copy.deepcopy(model), None)]
+        entries += [(f"parareal n = {n}", net, net.plan) for n, net in nets.items()]
+        steps = demo.recipe.steps(len(digits.train_labels))
+        for name, net, plan in entries:
+            bar = progress.add_task(name, total=steps, loss=float("nan"))
+            outcome = train(
+                net,
+                digits,
+                demo.recipe,
+                lambda loss, bar=bar: progress.update(bar, advance=1, loss=loss),  # type: ignore[misc]
+            )
+            rows.append(DemoRow(name, outcome, plan))
+    return rows
+
+
+def table(rows: Sequence[DemoRow], title: str) -> Table:
+    """Accuracy and loss beside what parallel depth costs and should bring."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE)
+    result.add_column("network")
+    for column in ("accuracy", "loss", "added", "critical path", "of it coarse", "speedup"):
+        result.add_column(column, justify="right")
+    for row in rows:
+        result.add_row(row.name, *_figures(row, rows[1].plan))
+    return result
+
+
+def _figures(row: DemoRow, any_plan: Plan | None) -> tuple[str, ...]:
+    plan = row.plan
+    scores = (f"{row.outcome.accuracy:.1%}", f"{row.outcome.test_loss:.3f}")
+    if plan is None:
+        serial = any_plan.serial_seconds * 1e3 if any_plan else float("nan")
+        return (*scores, "–", f"{serial:.1f} ms", "–", "1.00×")
+    return (
+        *scores,
+        f"{plan.added_parameters:,} ({plan.added_parameters / plan.parameters:.1%})",
+        f"{plan.parallel_seconds * 1e3:.1f} ms",
+        f"{plan.critical_coarse_seconds * 1e3:.1f} ms",
+        f"{plan.speedup:.2f}×",
+    )
+
+
+def draw(rows: Sequence[DemoRow], net: ParallelNetwork, out: Path) -> list[Path]:
+    """Loss curves, and the schedule of ``net`` on its ranks, or one rank a subnetwork."""
+    out.mkdir(parents=True, exist_ok=True)
+    curves = {row.name: running_mean(row.outcome.losses, 20) for row in rows}
+    schedule, n = net.schedule, net.plan.n
+    placed = schedule if schedule.ranks > 1 else place(schedule, n, n)
+    title = f"{schedule.title}: predicted time on {placed.ranks} ranks"
+    picture = draw_schedule(predict_time(net.plan, placed), title)
+    return [
+        *write_figure(draw_curves(curves, "training loss", "step"), out / "loss"),
+        *write_figure(picture, out / "schedule"),
+    ]
+
+
+def save_and_check(
+    net: ParallelNetwork, model: nn.Module, digits: Digits, out: Path, comm: Any = None
+) -> Path:
+    """Save the network, read it back and compare weights and answers on the test digits.
+
+    Raises:
+        RuntimeError: they differ by more than the order of sums in another memory format.
+    """
+    folder = out / f"parareal-{net.plan.n}"
+    net.save(folder)
+    again = load(folder, model, example_inputs=(digits.test_images[:2],), comm=comm)
+    read = again.state_dict()
+    same = all(torch.equal(value, read[name]) for name, value in net.state_dict().items())
+    ours, theirs = (predict(each, digits.test_images) for each in (net, again))
+    if not same or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+        raise RuntimeError(f"{folder} does not answer as the network saved there.")
+    return folder

@@ -1,0 +1,249 @@
+"""Variants: one training or inference step of a network, done in every way that is compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.nn.parallel import DistributedDataParallel
+
+from pararealize.ir.chain import TensorSpec
+from pararealize.network import ParallelNetwork, is_added
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.values.pytree import leaves_of
+
+#: Weights stay, so that all variants can share them; a step costs what it costs at any rate.
+RATE = 0.0
+
+#: Numbers m of microbatches that are tried for a pipeline.
+MICROBATCHES = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to do a step.
+
+    ``run`` is called on every rank and returns the loss where it is known; ``ranks`` work, each
+    with ``threads`` threads, the others wait.
+    """
+
+    name: str
+    run: Callable[[], float | None]
+    ranks: int
+    threads: int = 1
+
+
+def objective(output: Any) -> Tensor:
+    """A loss for any network: the mean square of what it says."""
+    leaves = [v for v in leaves_of(output) if isinstance(v, Tensor) and v.is_floating_point()]
+    return torch.stack([leaf.float().pow(2).mean() for leaf in leaves]).sum()
+
+
+def step(
+    forward: Callable[[], Any], parameters: Iterable[nn.Parameter], *, training: bool
+) -> Callable[[], float]:
+    """A step of gradient descent, or an evaluation."""
+    if not training:
+
+        def evaluate() -> float:
+            with torch.no_grad():
+                return objective(forward()).item()
+
+        return evaluate
+    optimizer = torch.optim.SGD(parameters, lr=RATE)
+
+    def train() -> float:
+        optimizer.zero_grad()
+        loss = objective(forward())
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return loss.item()
+
+    return train
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def serial(model: nn.Module, x: Tensor, rank: int, count: int, *, training: bool) -> Variant:
+    """The network as it is, on rank 0."""
+    run = step(lambda: model(x), model.parameters(), training=training)
+
+    def alone() -> float | None:
+        if rank != 0:
+            return None
+        with threads(count):
+            return run()
+
+    plural = "thread" if count == 1 else "threads"
+    return Variant(f"serial, {count} {plural}", alone, 1, count)
+
+
+def parallel(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> Variant:
+    """The network on ranks."""
+    return Variant(
+        f"pararealize, n = {net.plan.n}",
+        step(lambda: net(x), net.parameters(), training=training),
+        ranks,
+    )
+
+
+def own_pieces(net: ParallelNetwork) -> list[Propagator]:
+    """Subnetworks of this rank in order, the head last."""
+    names = [f"fine.{piece.index}" for piece in net.plan.pieces]
+    return [net.propagators[name] for name in (*names, "head") if name in net.propagators]
+
+
+def own_weights(net: ParallelNetwork) -> list[nn.Parameter]:
+    """Weights of this rank's subnetworks, without those of coarse and guess networks."""
+    return [p for name, p in net.named_parameters() if not is_added(name)]
+
+
+def states(net: ParallelNetwork, x: Tensor) -> list[tuple[Tensor, ...]]:
+    """Random states before each of this rank's subnetworks; empty before the first of all."""
+    found: list[tuple[Tensor, ...]] = []
+    before: tuple[str, ...] = ()
+    for piece in net.plan.pieces:
+        if f"fine.{piece.index}" in net.propagators:
+            specs = [TensorSpec.parse(text) for text in before]
+            found.append(tuple(torch.randn(len(x), *s.shape[1:], dtype=s.dtype) for s in specs))
+        before = piece.state
+    return found
+
+
+def ceiling(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> Variant:
+    """Every rank runs its subnetworks alone, without guesses, corrections or messages."""
+    pieces, given = own_pieces(net), states(net, x)
+    owned = own_weights(net)
+    for state in given:
+        for leaf in state:
+            leaf.requires_grad_(training and leaf.is_floating_point())
+
+    def forward() -> Any:
+        results = []
+        for piece, state in zip(pieces, given, strict=False):
+            nest = (state,) if len(state) > 1 else state
+            results.append(piece(*nest, *(x for _ in piece.inputs)))
+        if len(pieces) > len(given):
+            results[-1] = pieces[-1](results[-1], *(x for _ in pieces[-1].inputs))
+        return results
+
+    return Variant("ceiling: independent parts", step(forward, owned, training=training), ranks)
+
+
+def data_parallel(
+    model: nn.Module, x: Tensor, rank: int, ranks: int, *, training: bool
+) -> Variant | None:
+    """DistributedDataParallel: every rank has all layers and a share of the batch."""
+    if len(x) < ranks:
+        return None
+    share = torch.tensor_split(x, ranks)[rank]
+    replica = DistributedDataParallel(copy.deepcopy(model))
+    run = step(lambda: replica(share), replica.parameters(), training=training)
+    return Variant("DistributedDataParallel", run, ranks)
+
+
+class PipelineModule(nn.Module):
+    """Subnetworks one after another, as a stage of torch's pipelining."""
+
+    def __init__(self, net: ParallelNetwork) -> None:
+        super().__init__()
+        self.pieces = own_pieces(net)
+        self.weights = nn.ParameterList(own_weights(net))
+
+    def forward(self, *state: Tensor) -> Any:
+        """The state after them."""
+        value: Any = state[0] if len(state) == 1 else state
+        for piece in self.pieces:
+            value = piece(value)
+        return value
+
+
+def pipelines(net: ParallelNetwork, x: Tensor, rank: int, ranks: int) -> list[Variant]:
+    """torch.distributed.pipelining over the same subnetworks, both schedules, training."""
+    if len(x) < 2 or any(len(piece.state) > 1 for piece in net.plan.pieces):
+        return []
+    found = []
+    for kind, name in ((ScheduleGPipe, "GPipe"), (Schedule1F1B, "1F1B")):
+        for count in MICROBATCHES:
+            if len(x) % count == 0 and (kind is ScheduleGPipe or count >= ranks):
+                title = f"torch pipelining {name}, m = {count}"
+                found.append(Variant(title, _pipeline(net, x, rank, ranks, kind, count), ranks))
+    return found
+
+
+def _pipeline(
+    net: ParallelNetwork, x: Tensor, rank: int, ranks: int, kind: Any, count: int
+) -> Callable[[], float | None]:
+    stage_module = PipelineModule(net)
+    micro = len(x) // count
+    first, last = rank == 0, rank == ranks - 1
+    bounds = [piece.state for piece in net.plan.pieces if _is_here(net, piece.index)]
+    entry = [piece.state for piece in net.plan.pieces if _is_here(net, piece.index + 1)]
+
+    def batch(state: tuple[str, ...], size: int) -> tuple[Tensor, ...]:
+        specs = [TensorSpec.parse(text) for text in state]
+        return tuple(
+            torch.empty(
+                size,
+                *s.shape[1:],
+                dtype=s.dtype,
+                device="meta",
+                requires_grad=s.dtype.is_floating_point,
+            )
+            for s in specs
+        )
+
+    before = (x[:micro].to("meta"),) if first else batch(entry[0], micro)
+    output = torch.empty(micro, 1, device="meta")
+    with torch.no_grad():
+        if last:
+            probe = copy.deepcopy(stage_module).eval()
+            output = probe(*(torch.zeros(t.shape, dtype=t.dtype) for t in before)).to("meta")
+    output.requires_grad_()
+    after = (output,) if last else batch(bounds[-1], micro)
+    stage = PipelineStage(
+        stage_module, rank, ranks, torch.device("cpu"), input_args=before, output_args=after
+    )
+    schedule = kind(stage, count, loss_fn=lambda output, _target: objective(output))
+    optimizer = torch.optim.SGD(stage_module.parameters(), lr=RATE)
+    target = torch.zeros(len(x))
+
+    def run() -> float | None:
+        optimizer.zero_grad()
+        losses: list[Tensor] = []
+        if first:
+            schedule.step(x)
+        elif last:
+            schedule.step(target=target, losses=losses)
+        else:
+            schedule.step()
+        optimizer.step()
+        return torch.stack(losses).mean().item() if losses else None
+
+    return run
+
+
+def _is_here(net: ParallelNetwork, index: int) -> bool:
+    return f"fine.{index}" in net.propagators
+
+
+def start_gloo(folder: str, rank: int, ranks: int) -> None:
+    """A process group for the peers, among the ranks that meet in ``folder``."""
+    store = dist.FileStore(f"{folder}/gloo", ranks)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)

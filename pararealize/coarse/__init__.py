@@ -1,0 +1,1 @@
+"""Coarse propagators: every kind of them, its cost and its building."""

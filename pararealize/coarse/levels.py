@@ -1,0 +1,201 @@
+"""Levels: build the coarse propagators of a multigrid hierarchy, with the network's own weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
+from pararealize.coarse.builder import CoarseBuilder
+from pararealize.coarse.depth_coarsening import Weights, coarsened
+from pararealize.coarse.fitted import fitted
+from pararealize.coarse.interval_error import interval_error
+from pararealize.cost.probe import Probe
+from pararealize.errors import CoarseError, CutError, MethodError
+from pararealize.ir.chain import Partition
+from pararealize.ir.decisions import Coarse
+from pararealize.ir.features import Features, find_features, without
+from pararealize.ir.hierarchy import Level, hierarchy, propagator
+from pararealize.ir.methods import MGRIT, Parareal
+from pararealize.ir.options import CoarseFactory
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import Segment
+from pararealize.propagators.compiled import is_random, modules_of
+
+#: What ``"auto"`` chooses from; identity last among equals in cost.
+CANDIDATES = ("mean", "rediscretized", "sampled", "summed", "identity")
+
+
+def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
+    """The hierarchy of a partition.
+
+    Raises:
+        MethodError: a level would leave nothing, or the coarsening does not fit the chain.
+
+    """
+    if partition.n == 1:
+        return (Level((0, 1), 1), Level((0, 1), method.factors[0]))
+    if not callable(method.coarse):
+        _check_runs(partition, method)
+    pieces = [partition.piece(j) for j in range(1, partition.n + 1)]
+    longest = [most_repeats(partition.chain, *piece) for piece in pieces]
+    if callable(method.coarse) and method.levels > 2:
+        raise MethodError(
+            f"MGRIT(levels={method.levels}, coarse=a function): a function makes the coarse "
+            "propagators of one level: write MGRIT(levels=2, ...)."
+        )
+    return hierarchy(longest, method.factors)
+
+
+class LevelBuilder:
+    """Makes the coarse propagators of a partition's hierarchy.
+
+    ``chosen`` are the kinds that a saved plan chose, by subnetwork.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        model: nn.Module,
+        method: MGRIT,
+        machine: Machine,
+        probe: Probe,
+        chosen: Mapping[int, str],
+    ) -> None:
+        self.partition, self.model, self.method = partition, model, method
+        self.machine, self.probe, self.chain = machine, probe, partition.chain
+        self.chosen = chosen
+        self.features = self._find_features()
+
+    def _find_features(self) -> dict[int, Features]:
+        """What slices see; nothing, where the order of evaluations matters.
+
+        It does to statistics that slices share, and to random numbers.
+        """
+        spans = {j: self.partition.piece(j) for j in range(1, self.partition.n + 1)}
+        found = {j: find_features(self.chain, *span) for j, span in spans.items()}
+        whole = [self.chain.segment(*span, training=True) for span in spans.values()]
+        users = Counter(path for segment in whole for path in set(modules_of(segment)))
+        seen = {j: features for j, features in found.items() if features is not None}
+        paths = {path for features in seen.values() for path in modules_of(features.segment)}
+        shared = [self.model.get_submodule(path) for path in paths if users[path] > 1]
+        moves = any(True for module in shared for _ in module.buffers())
+        draws = any(is_random(features.segment, self.model) for features in seen.values())
+        return {} if moves or draws else seen
+
+    def build(self, levels: tuple[Level, ...], used: Iterable[str]) -> dict[str, Coarse]:
+        """The propagators that a schedule uses, by name.
+
+        Raises:
+            CoarseError: none of the asked kind exists; names the layers and what to write.
+
+        """
+        wanted = set(used)
+        kind, error = self._kind(levels)
+        found: dict[str, Coarse] = {}
+        for number, level in enumerate(levels[1:], start=2):
+            for step in range(1, level.steps + 1):
+                if propagator(number, step) in wanted:
+                    coarse = self.coarse(level, step, kind)
+                    found[propagator(number, step)] = replace(coarse, error=error)
+        return found
+
+    def _kind(self, levels: tuple[Level, ...]) -> tuple[str, float | None]:
+        """The kind of coarse propagator, and its error where it was chosen by measurement."""
+        if callable(self.method.coarse):
+            return "custom", None
+        if self.method.coarse != "auto":
+            return self.method.coarse, None
+        saved = [kind for kind in self.chosen.values() if kind in CANDIDATES]
+        if saved:  # others are of slices in which nothing repeats
+            return saved[0], None
+        return self._cheapest(levels)
+
+    def _cheapest(self, levels: tuple[Level, ...]) -> tuple[str, float]:
+        """The cheapest kind whose error is as wanted, or the most accurate one."""
+        level = levels[1]
+        middle = (level.steps + 2) // 2
+        options: list[tuple[float, float, str]] = []
+        for kind in CANDIDATES:
+            coarse = self.coarse(level, middle, kind, sighted=False)
+            span, start = self.span(level, middle), level.bounds[middle - 1]
+            error = interval_error(self.probe, span, start, coarse, self.method)
+            options.append((coarse.cost.seconds, error, kind))
+        good = [option for option in options if option[1] <= self.method.wanted_error]
+        _, error, kind = min(good) if good else min(options, key=lambda option: option[1])
+        return kind, error
+
+    def coarse(self, level: Level, step: int, kind: str, *, sighted: bool = True) -> Coarse:
+        """The propagator of one step of a coarse level.
+
+        Where it is ``sighted``, it takes what its slices see as arguments.
+
+        Raises:
+            CoarseError: there is none; names the layers.
+
+        """
+        first, last = self.span(level, step)
+        if callable(self.method.coarse):
+            return self._custom(level, step, self.method.coarse)
+        weights: Weights | None = None
+        if kind == "fitted":
+            runs = repeated_blocks(self.chain, first, last)
+            at = self.probe.trajectory[level.bounds[step - 1]]
+            weights = fitted(self.probe, runs, first, level.stride, self.method.samples, at)
+        found = coarsened(self.chain, first, last, level.stride, kind, self.method.samples, weights)
+        segment = found.segment if found else self.chain.segment(first, last, training=True)
+        segment = self.without_features(segment, level, step) if sighted else segment
+        averages = found.averages if found else {}
+        return Coarse(
+            kind if found else "own layers",
+            self.chain.profile.cost(segment.operations),
+            segment=segment,
+            inputs=segment.inputs,
+            averages=averages,
+        )
+
+    def without_features(self, segment: Segment, level: Level, step: int) -> Segment:
+        """The segment of a step with what its slices compute of the inputs as arguments."""
+        pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
+        names = [n for j in pieces if j in self.features for n in self.features[j].names]
+        return without(segment, tuple(names)) if names else segment
+
+    def _custom(self, level: Level, step: int, factory: CoarseFactory) -> Coarse:
+        if level.steps < self.partition.n:
+            raise MethodError(
+                "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
+                "slices, and a function makes the propagator of one: take fewer subnetworks."
+            )
+        difference = Parareal(correction="difference")
+        builder = CoarseBuilder(
+            self.partition, self.model, difference, self.machine, self.probe, {}
+        )
+        return builder.custom(step, factory)
+
+    def span(self, level: Level, step: int) -> tuple[int, int]:
+        """First layer of a step and the one after its last."""
+        first, last = level.bounds[step - 1], level.bounds[step]
+        return self.partition.bounds[first], self.partition.bounds[last]
+
+
+def _check_runs(partition: Partition, method: MGRIT) -> None:
+    first, last = partition.bounds[0], partition.bounds[-1]
+    if not repeated_blocks(partition.chain, first, last):
+        single = sum(len(interface.state) == 1 for interface in partition.chain.interfaces)
+        if partition.n > single + 1:
+            raise CutError(
+                f"{partition.n} subnetworks are more than the {single} positions where one tensor "
+                f"carries the state can separate: MGRIT keeps residual layers whole. Write "
+                f"pararealize(model, n={single + 1}, method=MGRIT(...)), or a smaller n."
+            )
+        layers = partition.chain.layers
+        raise CoarseError(
+            f"no {method.coarse!r} coarse propagator: the network "
+            f"({layers[first].name} … {layers[last - 1].name}) has no two neighbouring "
+            "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
+            "pararealize(model, n, method=Parareal()), or give a function "
+            "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
+        )

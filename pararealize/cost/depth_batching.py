@@ -1,0 +1,139 @@
+"""Depth batching: which slices to advance as one batch over depth, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pararealize.cost.measure import medians
+from pararealize.cost.probe import Probe
+from pararealize.errors import MethodError
+from pararealize.ir.features import split, without
+from pararealize.ir.methods import MGRIT
+from pararealize.ir.plan import Stack
+from pararealize.ir.program import Segment
+from pararealize.propagators.compiled import modules_of
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.stacked import Stacked, alike, divided, is_stackable, stack_weights
+
+#: Runs of which the median is taken.
+RUNS = 3
+
+
+def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) -> tuple[Stack, ...]:
+    """Groups of slices that compute the same function with other weights.
+
+    With ``batched="auto"`` only those whose forward and backward evaluation is measured to be
+    faster at once than one after another. ``features`` are what slices compute of the inputs.
+
+    Raises:
+        MethodError: ``batched="always"``, and no two slices are alike.
+
+    """
+    if method.batched == "never" or probe.partition.n < 3 or method.storage != "all":
+        return ()
+    fine = {j: _sighted(probe, j, features.get(j)) for j in range(1, probe.partition.n + 1)}
+    entry = _entry(probe, fine)
+    if entry:
+        fine[1] = divided(fine[1], entry)[1]
+    groups = [group for group in _groups(fine) if len(group) > 1]
+    if not groups and method.batched == "always":
+        raise MethodError(
+            "MGRIT(batched='always'): no two slices can be advanced as one batch: they have to be "
+            "of one structure, with one tensor as state, without buffers, random numbers or inputs "
+            "besides the state. Choose n so that slices are alike, or write batched='auto'."
+        )
+    measured = [_measured(probe, {j: fine[j] for j in g}, features, entry) for g in groups]
+    return tuple(s for s in measured if s.speedup > 1 or method.batched == "always")
+
+
+def _sighted(probe: Probe, j: int, seen: Segment | None) -> Fine:
+    """A slice on the probe's copy, with what it sees as arguments."""
+    part = probe.fine(j)
+    if seen is None:
+        return part
+    segment = without(part.segments[0], seen.results or ())
+    return Fine(probe.copy, segment, segment, part.label)
+
+
+def _entry(probe: Probe, fine: Mapping[int, Fine]) -> str:
+    """The value in slice 1 from which on it has as many layers as slice 2, and is like it."""
+    partition = probe.partition
+    start, middle, stop = partition.bounds[:3]
+    at = 2 * middle - stop
+    if not start < at < middle:
+        return ""
+    name = partition.chain.interfaces[at - 1].values[0]
+    parts = split(fine[1].segments[0], name)
+    if parts is None or not _is_plain(fine[1], parts[0]):
+        return ""
+    rest = divided(fine[1], name)[1]
+    return name if is_stackable(rest) and alike(rest, fine[2]) else ""
+
+
+def _is_plain(part: Fine, lead: Segment) -> bool:
+    """Whether nothing moves or is drawn in the layers before the value."""
+    modules = [m for path in modules_of(lead) for m in part.root.get_submodule(path).modules()]
+    same = part.segments[0] == part.segments[1]
+    return same and not part.draws and not any(module._buffers for module in modules)
+
+
+def _groups(fine: Mapping[int, Fine]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for j, part in fine.items():
+        if not is_stackable(part):
+            continue
+        home = next((g for g in groups if alike(fine[g[0]], part)), None)
+        if home is None:
+            groups.append([j])
+        else:
+            home.append(j)
+    return groups
+
+
+def _measured(
+    probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment], entry: str
+) -> Stack:
+    """How many times faster a group is at once."""
+    parts = {f"fine.{j}": part for j, part in group.items()}
+    stacked = Stacked(parts)
+    lead = divided(probe.fine(1), entry)[0] if entry and 1 in group else None
+    first = probe.trajectory[0] if lead is None else probe.run(lead, None)
+    states = [_leaf(first if j == 1 else probe.trajectory[j - 1]) for j in group]
+    seen = [_seen(probe, features.get(j)) for j in group]
+    columns = [torch.stack(column) for column in zip(*seen, strict=True)]
+
+    def loop() -> None:
+        rows = zip(parts.values(), states, seen, strict=True)
+        results = [part(state, *row) for part, state, row in rows]
+        torch.autograd.grad(results, states, [torch.ones_like(r) for r in results])
+
+    def batch() -> None:
+        own = stacked.weights(list(parts))
+        weights = [stack_weights(column).detach().requires_grad_() for column in own]
+        state = torch.stack([s.detach() for s in states]).requires_grad_()
+        result = stacked(weights, state, columns)
+        torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)
+
+    with torch.enable_grad():
+        slow, fast = medians(loop, batch, runs=RUNS)
+    return Stack(tuple(group), slow / fast, "" if lead is None else entry)
+
+
+@torch.no_grad()
+def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
+    """What a slice sees on the probe's inputs."""
+    if segment is None:
+        return ()
+    made = probe.run(Fine(probe.copy, segment, segment, "what a slice sees"), None)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _leaf(state: Tensor) -> Tensor:
+    (leaf,) = tree_leaves(state)
+    # A copy: the inputs may have been made in inference mode.
+    found: Tensor = leaf.detach().clone().requires_grad_()
+    return found

@@ -1,0 +1,88 @@
+"""Measure: seconds of functions in turns, and of every layer on the model's own device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from pararealize.cost.probe import Probe
+from pararealize.ir.chain import Chain, Layer, Partition, Profile
+from pararealize.propagators.fine import Fine
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+def medians(*functions: Callable[[], object], runs: int) -> list[float]:
+    """Median seconds of every function; they are run in turns, a first time to warm up."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(runs + 1):
+        for function, found in zip(functions, times, strict=True):
+            begin = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - begin)
+    return [median(found[1:]) for found in times]
+
+
+REPEATS = 5
+
+
+def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: int) -> Chain:
+    """The chain with every layer's ``cost.seconds`` measured: the median of a few evaluations.
+
+    All layers run in a row, again and again: where the machine becomes slower meanwhile, it does so
+    for all of them alike. They run on a copy of the model, without gradients; no statistics of the
+    model move and the caller's random state is restored.
+    """
+    everything = Partition(chain, tuple(range(len(chain.layers) + 1)))
+    probe = Probe(everything, model, dict(inputs), seed)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
+        rounds = [_round(probe, fine) for _ in range(REPEATS + 1)]
+    medians = [statistics.median(each) for each in zip(*rounds[1:], strict=True)]
+    layers = [
+        replace(layer, cost=replace(layer.cost, seconds=seconds))
+        for layer, seconds in zip(chain.layers, medians, strict=True)
+    ]
+    return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
+
+
+def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:
+    """Seconds of every layer, run once."""
+    state: Any = None
+    seconds = []
+    for layer in fine:
+        begin = time.perf_counter()
+        state = probe.run(layer, state)
+        _wait(probe.model)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def _scaled(chain: Chain, layers: Sequence[Layer]) -> Profile:
+    """Costs of operations, of which coarse networks are made, in the seconds of their layers."""
+    costs = dict(chain.profile.costs)
+    for i, layer in enumerate(layers):
+        here = {o.name for o in chain.segment(i, i + 1, training=True).operations} & costs.keys()
+        total = sum(costs[name].seconds for name in here)
+        for name in here if total else ():
+            seconds = costs[name].seconds * layer.cost.seconds / total
+            costs[name] = replace(costs[name], seconds=seconds)
+    return replace(chain.profile, costs=costs)
+
+
+def _wait(model: nn.Module) -> None:
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        wait(parameter.device)

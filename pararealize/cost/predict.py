@@ -1,0 +1,142 @@
+"""Predict: the figures of a partition and its schedule, and the predicted time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from pararealize.cost.simulate import critical_coarse_seconds, predict
+from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.decisions import Coarse, Guess
+from pararealize.ir.features import Features
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.plan import Machine, Piece, Plan
+from pararealize.ir.schedule import Schedule
+from pararealize.schedule.place import place
+
+
+def make_plan(
+    partition: Partition,
+    schedule: Schedule,
+    model: nn.Module,
+    method: Method,
+    machine: Machine,
+    coarse: Mapping[int, Coarse],
+    guesses: Mapping[int, Guess],
+    ranks: int = 0,
+    levels: Mapping[str, Coarse] | None = None,
+    features: Mapping[int, Features] | None = None,
+) -> Plan:
+    """What was decided, and what it should be worth on ``ranks`` ranks.
+
+    By default there is one device a subnetwork.
+    """
+    chain, n = partition.chain, partition.n
+    end = len(chain.layers)
+    head = chain.layers[partition.bounds[-1] : end]
+    plan = Plan(
+        model=type(model).__name__,
+        pieces=tuple(_piece(partition, method, j, coarse, guesses) for j in range(1, n + 1)),
+        head=" … ".join(dict.fromkeys((head[0].name, head[-1].name))) if head else "",
+        inputs={chain.train[n].target: str(spec) for n, spec in chain.profile.inputs.items()},
+        method=method.to_json(),
+        machine=machine,
+        serial_seconds=chain.cost(0, end).seconds,
+        parallel_seconds=0.0,
+        critical_coarse_seconds=0.0,
+        head_seconds=chain.cost(partition.bounds[-1], end).seconds,
+        parameters=sum(chain.sizes.values()),
+        ranks=ranks,
+        interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
+        levels={name: coarse.cost.seconds for name, coarse in (levels or {}).items()},
+    )
+    for j, seen in (features or {}).items():
+        rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
+        plan.levels.update({f"inputs.{j}": seen.cost.seconds, f"fine.{j}": rest})
+    if levels:
+        plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
+    return timed(plan, schedule)
+
+
+def timed(plan: Plan, schedule: Schedule) -> Plan:
+    """The plan with the predicted time of a schedule that is not placed yet."""
+    timeline = predict(plan, place(schedule, plan.n, plan.devices))
+    return replace(
+        plan,
+        parallel_seconds=timeline.makespan,
+        critical_coarse_seconds=critical_coarse_seconds(timeline),
+    )
+
+
+def _with_level(piece: Piece, levels: Mapping[str, Coarse]) -> Piece:
+    """With the coarse propagator of level 2, where the slice has one of its own."""
+    coarse = levels.get(f"coarse.{piece.index}")
+    if coarse is None:
+        return piece
+    return replace(
+        piece,
+        coarse=coarse.kind,
+        coarse_parameters=count(coarse.module),
+        coarse_seconds=coarse.cost.seconds,
+        coarse_launches=coarse.cost.launches,
+        error=coarse.error,
+    )
+
+
+def _piece(
+    partition: Partition,
+    method: Method,
+    j: int,
+    coarse: Mapping[int, Coarse],
+    guesses: Mapping[int, Guess],
+) -> Piece:
+    chain = partition.chain
+    first, last = partition.piece(j)
+    layers = chain.layers[first:last]
+    names = dict.fromkeys(name for layer in layers for name in layer.parameters)
+    after = partition.interface(j) if j < partition.n else None
+    cost = chain.cost(first, last)
+    correct, guess = coarse.get(j), guesses.get(j - 1)
+    return Piece(
+        index=j,
+        layers=(layers[0].name, layers[-1].name),
+        depth=len(layers),
+        after=after.name if after else "",
+        module=str(after) if after else "",
+        state=tuple(str(spec) for spec in after.state) if after else (),
+        interface_bytes=after.bytes if after else 0,
+        parameters=sum(chain.sizes[name] for name in names),
+        memory=_activations(partition, j),
+        flops=cost.flops,
+        seconds=cost.seconds,
+        coarse=correct.kind if correct else "none",
+        coarse_parameters=count(correct.module if correct else None),
+        coarse_seconds=_correction(correct, method).seconds if correct else 0.0,
+        coarse_launches=_correction(correct, method).launches if correct else 0,
+        guess=guess.kind if guess else "none",
+        guess_parameters=count(guess.module if guess else None),
+        guess_seconds=guess.cost.seconds if guess else 0.0,
+        error=correct.error if correct else None,
+    )
+
+
+def _activations(partition: Partition, j: int) -> int:
+    """Bytes of every value that the subnetwork computes."""
+    chain = partition.chain
+    operations = chain.segment(*partition.piece(j), training=True).operations
+    specs = [chain.profile.specs[o.name] for o in operations if o.kind != "attribute"]
+    return sum(spec.bytes for spec in specs if spec is not None)
+
+
+def _correction(coarse: Coarse, method: Method) -> Cost:
+    """One correction: a residual one made zero-preserving evaluates its network twice."""
+    residual = isinstance(method, Parareal) and method.correction == "residual"
+    twice = residual and not coarse.zero_preserving
+    return coarse.cost + coarse.cost if twice else coarse.cost
+
+
+def count(module: nn.Module | None) -> int:
+    """Parameters of a network, if there is one."""
+    return sum(p.numel() for p in module.parameters()) if module is not None else 0

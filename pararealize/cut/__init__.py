@@ -1,0 +1,1 @@
+"""Cutting: where the subnetworks begin and end."""

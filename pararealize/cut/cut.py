@@ -1,0 +1,195 @@
+"""Cut: the exact min-max partition of a chain over its legal interfaces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from torch import nn
+
+from pararealize.chain.interfaces import find_interface
+from pararealize.coarse.estimate import Estimate
+from pararealize.coarse.pruning import is_weighted
+from pararealize.errors import CutError
+from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.plan import Machine
+from pararealize.schedule.parareal import guesser
+
+Weight = Callable[[int, int], float]
+#: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
+HEAD_SHARE = 0.2
+
+
+def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> tuple[int, ...]:
+    """Bounds 0 = b₀ < b₁ < … < b_n = ``size`` that minimise the largest ``weight(b_{j-1}, b_j)``.
+
+    Among the partitions with the smallest largest weight, the one with the least sum of squares.
+    Exact: dynamic programming over all positions, O(n size²). ``least``, where it is known, bounds
+    the weight from below and grows with the piece, so that pieces too heavy are not even weighed.
+
+    Raises:
+        CutError: fewer than ``n`` positions.
+
+    """
+    if not 1 <= n <= size:
+        raise CutError(f"{size} layers cannot be cut into {n} pieces.")
+    bound = _upper_bound(size, n, weight)
+    table = _weights(size, weight, least or (lambda _a, _b: 0.0), bound)
+    best = _solve(table, n, np.maximum)[0]
+    allowed = np.where(table <= best * (1 + 1e-9), table, np.inf)
+    return _solve(allowed**2, n, np.add)[1]
+
+
+def _upper_bound(size: int, n: int, weight: Weight) -> float:
+    """Largest weight of the partition into runs of equal length."""
+    bounds = [round(j * size / n) for j in range(n + 1)]
+    return max(weight(a, b) for a, b in pairwise(bounds))
+
+
+def _weights(size: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
+    """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere."""
+    table = np.full((size + 1, size + 1), np.inf)
+    for a in range(size):
+        for b in range(a + 1, size + 1):
+            if least(a, b) > bound:
+                break
+            table[a, b] = weight(a, b)
+    table[table > bound] = np.inf
+    return table
+
+
+def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int, ...]]:
+    """Least value of ``join`` over the pieces of a partition into ``n``, and its bounds."""
+    reach = np.full(table.shape[0], np.inf)
+    reach[0] = 0.0
+    choices = []
+    for _ in range(n):
+        joined = join(reach[:, None], table)
+        choices.append(joined.argmin(axis=0))
+        reach = joined.min(axis=0)
+    bounds = [table.shape[0] - 1]
+    for choice in reversed(choices):
+        bounds.append(int(choice[bounds[-1]]))
+    return float(reach[-1]), tuple(reversed(bounds))
+
+
+def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
+    """The partition into ``n`` subnetworks whose heaviest one is lightest.
+
+    A subnetwork weighs its layers, its guess and coarse networks and the message it sends, all but
+    the first also what they wait for; the head, where there is one, is left to run after the last
+    correction.
+
+    Raises:
+        CutError: no legal interface, or fewer than ``n - 1``.
+
+    """
+    check_count(chain, n)
+    end = head_start(chain, n)
+    estimate = Estimate(chain, model, method, machine)
+    guesses = [estimate.guess(first) for first in range(end)]
+    messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
+    waits = _first_guess(estimate, method, end, n)
+
+    def weight(first: int, last: int) -> float:
+        value = estimate.seconds(first, last)
+        if first > 0:
+            value += waits + guesses[first] + estimate.sweeps * estimate.coarse(first, last)
+        return value + (messages[last - 1] if last < end else 0.0)
+
+    return Partition(chain, min_max(end, n, weight, estimate.seconds))
+
+
+def _first_guess(estimate: Estimate, method: Method, end: int, n: int) -> float:
+    """Seconds of a coarse sweep that all subnetworks but the first wait for.
+
+    They are those of a coarse network of the first n-th of the layers, by cost.
+    """
+    if not isinstance(method, Parareal) or guesser(1, method) == 1 or n == 1:
+        return 0.0
+    share = estimate.seconds(0, end) / n
+    first = next(i for i in range(1, end + 1) if estimate.seconds(0, i) >= share)
+    return estimate.coarse(0, first)
+
+
+def check_count(chain: Chain, n: int) -> None:
+    """Whether the chain can be cut into ``n``.
+
+    Raises:
+        CutError: says how many pieces are possible and what to write.
+
+    """
+    possible = len(chain.interfaces) + 1
+    if n <= possible:
+        return
+    if possible == 1:
+        raise CutError(
+            f"no legal interface: the network's {len(chain.train)} operations are so connected "
+            "that no single value carries its state at any position, so it cannot be cut; "
+            f"n=1 runs it as it is.{_whole(chain)}"
+        )
+    raise CutError(
+        f"n={n} subnetworks need {n - 1} interfaces, and this network has {possible - 1} "
+        f"(after {', '.join(map(str, chain.interfaces[:5]))}{', …' if possible > 6 else ''}): "
+        f"write n={possible} or less.{_whole(chain)}"
+    )
+
+
+def _whole(chain: Chain) -> str:
+    """What could not be looked into, and how to look into it all the same."""
+    for path, reason in chain.whole.items():
+        return (
+            f" {path!r} is called whole: {reason}. Where it runs a list of blocks one after "
+            f"another, name that: blocks='{path}.NAME'."
+        )
+    return ""
+
+
+def cut_at(chain: Chain, names: Sequence[str], n: int) -> Partition:
+    """The partition at the named interfaces, in the network's order.
+
+    Raises:
+        CutError: an unknown name, a position that is no legal interface, or not ``n - 1`` names.
+
+    """
+    if len(names) != n - 1:
+        raise CutError(
+            f"n={n} takes the names of {n - 1} modules to cut after, found {len(names)}: "
+            f"write n={len(names) + 1}, or other interfaces=[...]."
+        )
+    inner = sorted(find_interface(chain, name) + 1 for name in names)
+    if len(set(inner)) < len(inner):
+        raise CutError(f"interfaces={list(names)!r} name the same position twice.")
+    end = head_start(chain, n)
+    last = inner[-1] if inner else 0
+    return Partition(chain, (0, *inner, end if end > last else len(chain.layers)))
+
+
+def head_start(chain: Chain, n: int) -> int:
+    """Where the head h begins: after the last repeated layer of the widest kind of state.
+
+    States of images and sequences have more axes than the vectors of a classifier; repeated
+    layers are those with weights whose kind and shapes occur again. There is no head where
+    nothing repeats, where it would cost more than a small share of a subnetwork, or where it would
+    leave fewer than ``n`` layers.
+    """
+    layers, end = chain.layers, len(chain.layers)
+    if n > 1 and chain.train.operations[-2].kind == "network":
+        return end - 1  # after a list of blocks
+    axes = [max((len(s.shape) for s in i.state), default=0) for i in chain.interfaces]
+    widest = 3 if max(axes, default=0) > 2 else 2
+    kinds = Counter(x.signature for x in layers)
+    repeated = [
+        i
+        for i in range(end - 1)
+        if is_weighted(layers[i]) and axes[i] >= widest and kinds[layers[i].signature] > 1
+    ]
+    if n == 1 or not repeated:
+        return end
+    start = repeated[-1] + 1
+    total = chain.cost(0, end).seconds
+    small = chain.cost(start, end).seconds <= HEAD_SHARE * total / n
+    return start if small and start >= n else end

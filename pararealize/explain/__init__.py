@@ -1,0 +1,1 @@
+"""Explanations: a plan as tables and sentences."""

@@ -1,0 +1,184 @@
+"""Explain: a plan as tables and a verdict, before anything runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from pararealize.explain.calibrated import sentences, sweeps_table
+from pararealize.ir.plan import Piece, Plan, Stack
+
+#: Wide enough for both tables; narrower terminals fold them.
+WIDTH = 96
+
+
+def explain_tables(plan: Plan) -> list[Table]:
+    """What each subnetwork takes, and what parareal adds to it."""
+    title = f"{plan.model} in {plan.n} subnetworks"
+    network = _table(title, "#", "layers", "depth", "parameters", "GFLOP", "ms", "memory")
+    for piece in plan.pieces:
+        network.add_row(*_network_row(piece))
+    if plan.head:
+        network.add_row("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
+    added = _table(
+        "coarse levels of MGRIT" if plan.method["method"] == "mgrit" else "added by parareal",
+        *("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
+    )
+    for piece in plan.pieces:
+        added.add_row(*_added_row(piece))
+    calibrated = [] if plan.calibration is None else [sweeps_table(plan.calibration)]
+    return [network, added, *calibrated] if plan.n > 1 else [network]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in columns:
+        text = column in {"layers", "guess", "coarse"}
+        table.add_column(column, justify="left" if text else "right")
+    return table
+
+
+def _network_row(p: Piece) -> tuple[str, ...]:
+    return (
+        str(p.index),
+        " … ".join(dict.fromkeys(p.layers)),
+        str(p.depth),
+        f"{p.parameters:,}",
+        f"{p.flops / 1e9:.3f}",
+        f"{p.seconds * 1e3:.3f}",
+        _size(p.memory),
+    )
+
+
+def _added_row(p: Piece) -> tuple[str, ...]:
+    return (
+        str(p.index),
+        _size(p.interface_bytes) if p.interface_bytes else "–",
+        *_extra(p.guess, p.guess_parameters, p.guess_seconds),
+        *_extra(_measured(p), p.coarse_parameters, p.coarse_seconds),
+    )
+
+
+def _measured(p: Piece) -> str:
+    return p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
+
+
+def _extra(kind: str, parameters: int, seconds: float) -> tuple[str, str, str]:
+    if kind == "none":
+        return "–", "", ""
+    return kind, f"{parameters:,}", f"{seconds * 1e3:.3f}"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def summary(plan: Plan) -> list[str]:
+    """Sentences about the whole network."""
+    inputs = ", ".join(f"{name} {spec}" for name, spec in plan.specs.items())
+    added = plan.added_parameters / plan.parameters if plan.parameters else 0.0
+    return [
+        f"Costs are of one forward evaluation of {inputs}.",
+        f"Added parameters: {plan.added_parameters:,} ({added:.1%}). Coarse work on the critical "
+        f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
+        "heaviest subnetwork).",
+        *_wide(plan),
+        *_whole(plan),
+        *([_flow(plan)] if plan.chunks > 1 else []),
+        *map(_stack, plan.stacks),
+        *_cycles(plan),
+        *_sweeps(plan),
+        *_fastest(plan),
+        *sentences(plan),
+        plan.verdict,
+    ]
+
+
+def _wide(plan: Plan) -> list[str]:
+    """Where skips cross a cut, what that costs."""
+    wide = [piece for piece in plan.pieces if len(piece.state) > 1]
+    return [
+        f"{len(p.state)} tensors ({_size(p.interface_bytes)}) cross the cut after {p.layers[1]}, "
+        "because of skips: all of them are guessed, sent and corrected. Single tensors cross at "
+        f"{plan.interfaces} positions, enough for n={plan.interfaces + 1}."
+        for p in wide[:1]
+    ]
+
+
+def _whole(plan: Plan) -> list[str]:
+    """Modules that could not be looked into, those of one reason together."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in plan.tracing.found.items():
+        paths.setdefault(reason, []).append(path)
+    return [f"Called whole: {_some(names)}. {reason}." for reason, names in paths.items()]
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _cycles(plan: Plan) -> list[str]:
+    """What MGRIT does in a step."""
+    method = plan.method
+    if method["method"] != "mgrit" or plan.n == 1:
+        return []
+    return [
+        f"MGRIT with {method['levels']} levels: {method['forward_cycles']} cycles for the states, "
+        f"{method['backward_cycles']} for their adjoints; a step whose residuals grow or stay "
+        f"above {method['guard']:.0%} gets more cycles, at most {method['max_cycles']}, and is "
+        "then run serially."
+    ]
+
+
+def _sweeps(plan: Plan) -> list[str]:
+    """What parareal does where a tolerance decides."""
+    tolerance = plan.method.get("tolerance")
+    if plan.method["method"] != "parareal" or tolerance is None or plan.n == 1:
+        return []
+    return [
+        f"At most {plan.n} sweeps, until jumps are below {tolerance:g}; costs and the prediction "
+        "are of those that every call takes."
+    ]
+
+
+def _fastest(plan: Plan) -> list[str]:
+    """What a whole step on one device was measured to bring."""
+    speedup = plan.measured_speedup
+    if not speedup:
+        return []
+    slower = "" if speedup >= 1 else ", so that the serial network is run"
+    return [f"On one device a step was measured at {speedup:.2f}× the speed of serial{slower}."]
+
+
+def _stack(stack: Stack) -> str:
+    first, last = stack.slices[0], stack.slices[-1]
+    return (
+        f"On one device {len(stack.slices)} slices ({first} … {last}) advance as one batch over "
+        f"depth, measured {stack.speedup:.2f}× as fast as one after another."
+    )
+
+
+def _flow(plan: Plan) -> str:
+    return f"Corrections flow through the ranks in {plan.chunks} slices of the batch."
+
+
+def explain(plan: Plan) -> str:
+    """The tables and the sentences as text."""
+    buffer = io.StringIO()
+    show(plan, Console(file=buffer, width=WIDTH, color_system=None))
+    return buffer.getvalue()
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the tables and the sentences."""
+    parts: Iterable[RenderableType] = (*explain_tables(plan), *summary(plan))
+    for part in parts:
+        console.print(part, highlight=False, markup=False)

@@ -1,1 +1,0 @@
-"""Compiler passes: pure functions from frozen data to frozen data."""

@@ -1,0 +1,250 @@
+"""Compiled: the operations of a segment as a function of a module and a state."""
+
+from __future__ import annotations
+
+import linecache
+import re
+import zlib
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+from torch import fx, nn
+
+from pararealize.ir.program import Operation, Ref, Segment
+from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.runtime.effects.statistics import is_torchs
+
+#: Slots of 8 bytes: as many as a chunk of the interpreter's stack of frames has, 16 KiB.
+SLOTS = 2048
+
+
+def with_own_stack_chunk(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with a frame that no chunk of the usual size holds.
+
+    CPython keeps frames in chunks: a call for which the last one has no room maps a new one, and
+    its return unmaps it. Layers called from a frame that ends near the end of a chunk do so one by
+    one, each with page faults: 480 convolutions took 30 instead of 18 ms, or did not, as the
+    caller's depth would have it. A frame that needs a chunk of its own gets one with room for a
+    thousand slots more (``push_chunk`` in CPython's ``pystate.c``), where its calls fit.
+    """
+    assert isinstance(function, FunctionType)
+    code = function.__code__
+    function.__code__ = code.replace(co_stacksize=code.co_stacksize + SLOTS)
+    return function
+
+
+#: Operations whose result never shares memory with what they read.
+ALLOCATING = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Embedding,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+)
+#: As above, functions and methods.
+ALLOCATING_FUNCTIONS = frozenset(
+    {
+        *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
+        *("conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm"),
+        *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
+    }
+)
+
+#: Operations of a segment that is worth a chunk of the interpreter's stack of its own.
+MANY = 64
+
+#: Stands in generated code for a module, until its number is replaced by a look-up.
+MARK = "pararealize_module_"
+#: Stands before the name of a function of the whole network.
+NETWORK = "network_function_"
+
+
+class _Source:
+    """Lets tracebacks show the lines of generated code."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_source(self, _name: str) -> str:
+        return self.text
+
+
+def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
+    """The segment as a ``torch.fx.Graph``: arguments are its state, then the inputs it reads.
+
+    A state or input that the segment would change in place is copied first: the same tensor is
+    also a term of the jump at its interface.
+    """
+    graph = fx.Graph()
+    arguments = (*segment.state, *segment.features, *segment.inputs)
+    nodes = {name: graph.placeholder(name) for name in arguments}
+    for name in arguments:
+        if _is_overwritten(segment, name, root):
+            nodes[name] = graph.call_method("clone", (nodes[name],))
+    for operation in segment.operations:
+        _copy(graph, operation, nodes)
+    if segment.results is not None:
+        results = tuple(nodes[name] for name in segment.results)
+        graph.output(results[0] if len(results) == 1 else results)
+    return graph
+
+
+def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> None:
+    args, kwargs = operation.map_refs(lambda ref: nodes[ref.name])
+    match operation.kind:
+        case "output":
+            graph.output(args[0])
+        case "attribute":
+            nodes[operation.name] = graph.create_node("get_attr", operation.target)
+        case "network" | "context":
+            name = f"{NETWORK}{operation.name}"
+            nodes[operation.name] = graph.create_node(
+                "call_module", name, args, kwargs, name=operation.name
+            )
+        case "training":
+            path = f"{operation.target}.training" if operation.target else "training"
+            nodes[operation.name] = graph.create_node("get_attr", path)
+        case kind:
+            nodes[operation.name] = graph.create_node(
+                f"call_{kind}", operation.target, args, kwargs, name=operation.name
+            )
+
+
+def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
+    """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
+    source, scope = _source(segment_graph(segment, root))
+    for operation in segment.operations:
+        if operation.kind in {"network", "context"}:
+            scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
+    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"  # "<…>" alone has no lines
+    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
+    exec(compile(source, file, "exec"), scope)
+    function: Callable[..., Any] = scope["forward"]
+    return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
+
+
+def _source(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
+    """The graph as Python code, and the names that it uses.
+
+    Modules are looked up in the dictionaries of their parents: as attributes, which
+    ``nn.Module.__getattr__`` finds in Python, they would take as long as a small layer.
+    """
+    paths = []
+    for node in graph.find_nodes(op="call_module"):
+        paths.append(node.target)
+        node.target = f"{MARK}{len(paths) - 1}"
+    code = graph.python_code("self")
+    found = re.sub(rf"self\.{MARK}(\d+)", lambda m: _lookup(paths[int(m[1])]), code.src)
+    return found, dict(code.globals)
+
+
+def _lookup(path: str) -> str:
+    if path.startswith(NETWORK):
+        return f"{path}(self)"
+    return "self" + "".join(f"._modules[{name!r}]" for name in path.split("."))
+
+
+def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
+    """Whether an operation may write on ``name`` or on a view of it."""
+    aliases = {name}
+    for operation in segment.operations:
+        if not aliases.isdisjoint(written_by(operation, root)):
+            return True
+        if not aliases.isdisjoint(memory_of(operation, root)):
+            aliases.add(operation.name)
+    return False
+
+
+def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
+    """Names of the values that the operation writes on."""
+    if operation.kind != "module":
+        return written_by_call(operation)
+    parts = root.get_submodule(operation.target).modules()
+    # A container that is called whole may begin with a layer that writes on its input.
+    return _first(operation) if any(getattr(part, "inplace", False) for part in parts) else ()
+
+
+def written_by_call(operation: Operation) -> tuple[str, ...]:
+    """Names of the values that a function or a method writes on; none for modules."""
+    if operation.kind not in {"function", "method"}:
+        return ()
+    name = str(getattr(operation.target, "__name__", operation.target))
+    operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
+    trailing = name.endswith("_") and not name.endswith("__")
+    flagged = operation.kwargs.get("inplace") not in (None, False)
+    out = operation.kwargs.get("out")
+    first = _first(operation) if operator or trailing or flagged else ()
+    return (*first, out.name) if isinstance(out, Ref) else first
+
+
+def _first(operation: Operation) -> tuple[str, ...]:
+    first = operation.args[0] if operation.args else operation.kwargs.get("input")
+    return (first.name,) if isinstance(first, Ref) else ()
+
+
+def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
+    """Names of the values that the operation's result may share memory with."""
+    written = written_by(operation, root)
+    if written and operation.kind != "module":
+        return written
+    return () if not written and _allocates(operation, root) else operation.uses
+
+
+def _allocates(operation: Operation, root: nn.Module) -> bool:
+    if operation.kind == "module":
+        return isinstance(root.get_submodule(operation.target), ALLOCATING)
+    name = str(getattr(operation.target, "__name__", operation.target))
+    return name in ALLOCATING_FUNCTIONS
+
+
+def modules_of(segment: Segment) -> tuple[str, ...]:
+    """Paths of the modules that the segment calls."""
+    return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
+
+
+def around_of(segment: Segment, root: nn.Module) -> tuple[str, ...]:
+    """Paths of modules and tensors that the segment's functions of the whole network read."""
+    functions = (o.target for o in segment.operations if isinstance(o.target, OutsideBlocks))
+    return tuple(dict.fromkeys(path for f in functions for path in f.outside(root)))
+
+
+RANDOM_FUNCTIONS = frozenset(
+    {
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "rrelu"),
+        *("feature_alpha_dropout", "dropout_", "rand", "randn", "rand_like", "randn_like"),
+        *("bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "multinomial", "randint"),
+        *("randperm", "gumbel_softmax", "stochastic_depth", "scaled_dot_product_attention"),
+        *("multi_head_attention_forward", "drop_path", "randint_like", "exponential_"),
+    }
+)
+
+
+def is_random(segment: Segment, root: nn.Module) -> bool:
+    """Whether the segment may draw random numbers; unknown modules may."""
+    return any(_draws(operation, root) for operation in segment.operations)
+
+
+def _draws(operation: Operation, root: nn.Module) -> bool:
+    if operation.kind == "module":
+        return module_draws(root.get_submodule(operation.target))
+    if operation.kind == "network":
+        return True
+    name = str(getattr(operation.target, "__name__", operation.target))
+    return name in RANDOM_FUNCTIONS
+
+
+def module_draws(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers: dropout-like ones, and any not from torch."""
+    for part in module.modules():
+        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU)):
+            return True
+        if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout:
+            return True
+        if not is_torchs(part):
+            return True
+    return False

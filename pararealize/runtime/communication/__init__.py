@@ -1,0 +1,1 @@
+"""Communication: how ranks reach each other, and states and adjoints as messages."""

@@ -1,0 +1,139 @@
+"""Adjoint: messages as nodes of the autograd graph.
+
+Autograd runs the nodes that are ready in the reverse order of their making. A state is received
+after the subnetwork behind it has run, so that in the backward pass its adjoint is sent before the
+backward pass of that subnetwork begins::
+
+    forward   guess  fine  receive  jump  coarse  send
+    backward  receive λ  coarse'  jump'  send λ  fine'  guess'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pararealize.runtime.communication.endpoint import Call, Message
+from pararealize.runtime.values.form import Form
+
+
+def depart(step: Call, line: Message, form: Form, tensors: Sequence[Tensor]) -> Tensor:
+    """A token for a state that was sent, through which its adjoint comes back."""
+    token: Tensor = Depart.apply(step, line, form, *tensors, step.anchor)  # type: ignore[no-untyped-call]
+    return token
+
+
+def arrive(step: Call, line: Message, form: Form) -> tuple[Tensor, ...]:
+    """The tensors of a state that was received, whose adjoint is sent back."""
+    tensors: tuple[Tensor, ...] = Arrive.apply(step, line, form, step.anchor)  # type: ignore[no-untyped-call]
+    return tensors
+
+
+def enter(step: Call, tensor: Tensor) -> Tensor:
+    """An input of the network, whose gradient is summed over the ranks."""
+    entered: Tensor = Enter.apply(step, tensor)  # type: ignore[no-untyped-call]
+    return entered
+
+
+def leave(
+    step: Call,
+    tensors: Sequence[Tensor],
+    ties: Sequence[Tensor],
+    *,
+    made: bool,
+    shares: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """The network's output; ``ties`` are what has to run backward with it, ``made`` where it is.
+
+    After it, the sums over all ranks of ``shares``, of which each rank has its own.
+    """
+    counts = len(tensors), len(shares)
+    output: tuple[Tensor, ...] = Exit.apply(step, made, counts, *tensors, *shares, *ties)  # type: ignore[no-untyped-call]
+    return output
+
+
+class Depart(torch.autograd.Function):
+    """A state leaves; its adjoint comes back. Returns a token that ties it to the output."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Call, line: Message, form: Form, *tensors: Tensor) -> Tensor:
+        """Note the state that was sent; the anchor is the last of the tensors."""
+        ctx.step, ctx.line, ctx.form = step, line, form
+        return tensors[-1].new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _token: Tensor) -> tuple[Any, ...]:
+        """Wait for the adjoint."""
+        adjoints = ctx.step.take_adjoint(ctx.line, ctx.form)
+        return (None, None, None, *adjoints, None)
+
+
+class Arrive(torch.autograd.Function):
+    """A state arrives; its adjoint is sent back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, step: Call, line: Message, form: Form, _anchor: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Wait for the state."""
+        ctx.step, ctx.line, ctx.form = step, line, form
+        tensors = step.take(line)
+        leaves = zip(tensors, form.tensors, strict=True)
+        ctx.mark_non_differentiable(*(t for t, leaf in leaves if not leaf.differentiable))
+        return tensors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *adjoints: Tensor) -> tuple[None, ...]:
+        """Send the adjoint."""
+        ctx.step.send_adjoint(ctx.line, ctx.form, adjoints)
+        return (None, None, None, None)
+
+
+class Enter(torch.autograd.Function):
+    """An input that wants a gradient: every rank gets the sum of what all ranks found."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Call, tensor: Tensor) -> Tensor:
+        """The input."""
+        ctx.step = step
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """The summed gradient."""
+        return None, ctx.step.transport.sum(gradient)
+
+
+class Exit(torch.autograd.Function):
+    """The output on every rank: its gradient counts where it was made, and wakes all ranks.
+
+    So does that of a sum over the ranks, which counts everywhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, step: Call, made: bool, counts: tuple[int, int], *tensors: Tensor) -> Any:
+        """The output's tensors, then the sums of those that are shares; others are tied to them."""
+        count, shares = counts
+        ctx.step, ctx.made, ctx.count = step, made, count
+        ctx.ties = len(tensors) - count - shares
+        sums = (step.transport.sum(share) for share in tensors[count : count + shares])
+        results = (*(tensor.clone() for tensor in tensors[:count]), *sums)
+        exact = [r for r in results if not (r.is_floating_point() or r.is_complex())]
+        ctx.mark_non_differentiable(*exact)
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """The gradient, where the output was made."""
+        ctx.step.begin_backward()
+        output, shares = gradients[: ctx.count], gradients[ctx.count :]
+        mine = output if ctx.made else (None,) * ctx.count
+        return (None, None, None, *mine, *shares, *(None,) * ctx.ties)

@@ -1,0 +1,255 @@
+"""Endpoint: the states that one rank sends and receives, and their adjoints on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pararealize.errors import DisagreementError, PeerError, ShapeError
+from pararealize.runtime.communication.agreement import digest, signature
+from pararealize.runtime.communication.tied_parameters import Ties
+from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.monitoring.timeline import Recorder
+from pararealize.runtime.values.form import Form, Leaf, empty, flat, form_of
+from pararealize.runtime.values.pytree import leaves_of
+
+#: Tags: steps before they come round, messages between two ranks in a step, two directions.
+STEPS, MESSAGES = 2**14, 2**11
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a schedule.
+
+    ``index`` counts the messages between the two ranks; ``carries`` says whether its adjoint
+    travels back (the network's output goes to every rank, and its gradient is known there).
+    """
+
+    value: str
+    source: int
+    target: int
+    index: int
+    carries: bool = True
+
+
+@dataclass
+class _Incoming:
+    """Tensors on their way here."""
+
+    tensors: tuple[Tensor, ...]
+    waits: list[Callable[[], None]]
+
+    def wait(self) -> tuple[Tensor, ...]:
+        for wait in self.waits:
+            wait()
+        return self.tensors
+
+
+@final
+class Endpoint:
+    """Agreement at the start of a call, then messages of known shape.
+
+    Args:
+        transport: to the other ranks.
+        lines: the messages of which this rank is an end.
+    """
+
+    def __init__(self, transport: Transport, lines: Sequence[Message]) -> None:
+        self.transport = transport
+        self.incoming = [line for line in lines if line.target == transport.rank]
+        self.forms: dict[tuple[int, Message], Form] = {}
+        self.device = torch.device("cpu")
+        self.recorder: Recorder | None = None
+        self.ties: Ties | None = None
+        self._open: Call | None = None
+
+    def begin(
+        self, inputs: Mapping[str, Any], *, training: bool, trainable: bool, jumps: bool = False
+    ) -> Call:
+        """A call begins: post the receives that are known, ask the others what they do."""
+        if self._open is not None:
+            where = f"rank {self.transport.rank} in {self.transport.place}"
+            text = f"the backward pass before this call stopped on {where}."
+            self.transport.fail(text)
+            raise PeerError(text)
+        text = signature(inputs, training=training, jumps=jumps)
+        tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
+        self.device = next((tensor.device for tensor in tensors), self.device)
+        self.transport.steps += 1
+        if self.ties is not None and torch.is_grad_enabled():
+            self.ties.watch()
+        return Call(self, self.transport.steps % STEPS, text, trainable)
+
+    def opened(self, step: Call) -> None:
+        """A backward pass of this step is under way."""
+        self._open = step
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a backward pass is under way."""
+        return self._open is not None
+
+    def closed(self) -> None:
+        """It has come to its end."""
+        self._open = None
+        self.at("", "")
+
+    def at(self, place: str, kind: str) -> None:
+        """The backward pass has come to ``place``."""
+        self.transport.place = place
+        if self.recorder is not None:
+            self.recorder.mark(place, kind)
+
+
+@final
+class Call:
+    """One call of the network on one rank, and its backward pass."""
+
+    def __init__(self, link: Endpoint, number: int, text: str, trainable: bool) -> None:
+        self.link, self.number, self.text = link, number, text
+        self.transport = link.transport
+        self.key = digest(text)
+        self.recording = torch.is_grad_enabled()
+        self.anchor = torch.zeros((), requires_grad=self.recording)
+        self.tokens: list[Tensor] = []
+        self._sent: dict[Message, tuple[Form, Tensor]] = {}
+        self._adjoints: dict[Message, _Incoming] = {}
+        self._trainable: list[bool] = [trainable]
+        self._answer: Callable[[], list[list[int]]] | None = None
+        if self.transport.size > 1:
+            self._answer = self.transport.begin_gather([self.key, int(trainable)])
+        self._posted: dict[Message, _Incoming] = {}
+        self.post(link.incoming)
+
+    def post(self, lines: Iterable[Message]) -> None:
+        """Post the receives of messages that are sure to come, where their form is known."""
+        self._posted |= {
+            line: self._post(self.link.forms[self.key, line], line)
+            for line in lines
+            if (self.key, line) in self.link.forms and self.transport.early
+            if self.link.forms[self.key, line].plain
+        }
+
+    def _tag(self, line: Message, *, back: bool = False) -> int:
+        return 2 * (self.number * MESSAGES + line.index % MESSAGES) + back
+
+    def _tie_tag(self, i: int) -> int:
+        return 2 * (self.number * MESSAGES + MESSAGES - 1 - i)
+
+    def _post(self, form: Form, line: Message, *, back: bool = False) -> _Incoming:
+        peer, tag = (line.target if back else line.source), self._tag(line, back=back)
+        leaves = [leaf for leaf in form.tensors if leaf.differentiable or not back]
+        tensors = tuple(empty(leaf, self.link.device) for leaf in leaves)
+        pairs = zip(tensors, leaves, strict=True)
+        waits = [self.transport.receive(flat(t, leaf), peer, tag) for t, leaf in pairs]
+        return _Incoming(tensors, waits)
+
+    def settle(self) -> None:
+        """Wait until all ranks are seen to do the same.
+
+        Raises:
+            DisagreementError: they do not; names what each of them was called with.
+
+        """
+        if self._answer is None:
+            return
+        rows, self._answer = self._answer(), None
+        self._trainable = [bool(trainable) for _, trainable in rows]
+        if len({key for key, _ in rows}) > 1:
+            texts = self.transport.gather(self.text)
+            lines = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
+            raise DisagreementError(
+                f"ranks were called with different inputs or in different modes ({lines}): call "
+                "the network on every rank with the same batch."
+            )
+
+    def learns(self, upto: int | None = None) -> bool:
+        """Whether anything on the ranks up to ``upto`` (by default, on any) wants a gradient."""
+        last = self.transport.size if upto is None else upto + 1
+        return self.recording and (
+            "requiring a gradient" in self.text or any(self._trainable[:last])
+        )
+
+    def send(self, line: Message, value: Any) -> tuple[Form, tuple[Tensor, ...]]:
+        """Send a state; its form goes with it where the other end cannot know it."""
+        self.settle()
+        form, tensors = form_of(value)
+        known = self.link.forms.get((self.key, line))
+        if known is None or not known.plain:
+            self.transport.send_object(form, line.target, self._tag(line))
+            self.link.forms[self.key, line] = known = form
+        self._check(line, form, known)
+        for tensor, leaf in zip(tensors, known.tensors, strict=True):
+            self.transport.send(flat(tensor, leaf), line.target, self._tag(line))
+        return known, tensors
+
+    def _check(self, line: Message, form: Form, known: Form) -> None:
+        def looks(form: Form) -> list[tuple[tuple[int, ...], torch.dtype]]:
+            return [(leaf.shape, leaf.dtype) for leaf in form.tensors]
+
+        if looks(form) != looks(known):
+            raise ShapeError(
+                f"the state {line.value} was {', '.join(map(str, known.tensors))} in an earlier "
+                f"call with inputs of the same shape and is {', '.join(map(str, form.tensors))} "
+                "now: shapes that depend on data cannot cross ranks; cut elsewhere (interfaces=)."
+            )
+
+    def expect(self, line: Message) -> Form:
+        """The form of the state that is to come, once it is known."""
+        self.settle()
+        form = self.link.forms.get((self.key, line))
+        if form is None or not form.plain:
+            form = self.transport.receive_object(line.source, self._tag(line))
+            self.link.forms[self.key, line] = form
+        return form
+
+    def take(self, line: Message) -> tuple[Tensor, ...]:
+        """Wait for the tensors of a state."""
+        posted = self._posted.pop(line, None)
+        return (posted or self._post(self.expect(line), line)).wait()
+
+    def left(self, line: Message, form: Form, token: Tensor) -> None:
+        """Remember that the adjoint of a state that was sent will come back, through its token."""
+        self._sent[line] = form, token
+
+    def only_answers(self, lines: Collection[Message]) -> None:
+        """The adjoints of these messages alone come back: the output depends on no other."""
+        self._sent = {line: sent for line, sent in self._sent.items() if line in lines}
+
+    @property
+    def ties(self) -> list[Tensor]:
+        """What has to run backward with the output."""
+        return [*self.tokens, *(token for _, token in self._sent.values())]
+
+    def begin_backward(self) -> None:
+        """Post the receives of all adjoints; from here on a failure leaves others waiting."""
+        self.link.opened(self)
+        engine = torch.autograd.Variable._execution_engine
+        if self.link.ties is not None:
+            engine.queue_callback(partial(self.link.ties.sum, self._tie_tag))
+        engine.queue_callback(self.link.closed)
+        if self.transport.early:
+            sent = self._sent.items()
+            self._adjoints = {line: self._post(form, line, back=True) for line, (form, _) in sent}
+
+    def take_adjoint(self, line: Message, form: Form) -> list[Tensor | None]:
+        """Wait for the adjoint of a state that was sent, one tensor for each of its leaves."""
+        self.link.at(f"adjoint of {line.value} ← {line.target}", "recv")
+        posted = self._adjoints.pop(line, None) or self._post(form, line, back=True)
+        found = iter(posted.wait())
+        return [next(found) if leaf.differentiable else None for leaf in form.tensors]
+
+    def send_adjoint(self, line: Message, form: Form, adjoints: Sequence[Tensor]) -> None:
+        """Send the adjoint of a state back to where it came from."""
+        self.link.at(f"adjoint of {line.value} → {line.source}", "send")
+        for adjoint, leaf in zip(adjoints, form.tensors, strict=True):
+            if leaf.differentiable:
+                self._send_back(line, adjoint, leaf)
+
+    def _send_back(self, line: Message, adjoint: Tensor, leaf: Leaf) -> None:
+        self.transport.send(flat(adjoint, leaf), line.source, self._tag(line, back=True))

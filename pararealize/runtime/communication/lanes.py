@@ -1,0 +1,141 @@
+"""Lanes: subnetworks of one device side by side, each on a stream of its own.
+
+A lane begins where the streams are forked, waits for what it reads of the others, and ends where
+they are joined::
+
+    now      ──┬─────────────────────────────┬── head
+    lane 1     ├─ fine.1 ─●                  ┤
+    lane 2     ├─ fine.2 ──── wait ─ coarse.2 ●
+    lane 3     └─ fine.3 ───────────────── wait ─ coarse.3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from pararealize.runtime.values.pytree import leaves_of
+
+#: The rank of a value and its name.
+Key = tuple[int, str]
+
+
+class DeviceStreams(Protocol):
+    """Queues of work of one device, which run side by side unless one waits for another."""
+
+    def on(self, lane: int) -> AbstractContextManager[Any]:
+        """A block whose work is queued on a lane."""
+
+    def mark(self) -> Any:
+        """An event: what the queue in force holds so far has ended."""
+
+    def wait(self, event: Any) -> None:
+        """What is queued from now on begins after the event."""
+
+    def keep(self, tensor: Tensor) -> None:
+        """The queue in force reads a tensor of another one."""
+
+
+class Lanes(Protocol):
+    """Where tasks run."""
+
+    def forked(self) -> AbstractContextManager[Any]:
+        """A block on several lanes, which begin after what is before it, and end with it."""
+
+    def on(
+        self, lane: int, reads: Sequence[Key], makes: Sequence[Key], values: Mapping[Key, Any]
+    ) -> AbstractContextManager[Any]:
+        """A block on one lane, which reads and makes such values."""
+
+
+@final
+class OneLane:
+    """Everything where it is called from."""
+
+    def forked(self) -> AbstractContextManager[Any]:
+        """The same."""
+        return nullcontext()
+
+    def on(
+        self, _lane: int, _reads: Sequence[Key], _makes: Sequence[Key], _values: Mapping[Key, Any]
+    ) -> AbstractContextManager[Any]:
+        """The same."""
+        return nullcontext()
+
+
+@final
+@dataclass
+class ManyLanes:
+    """Each on a stream of its own."""
+
+    streams: DeviceStreams
+    _start: Any = field(default=None, init=False)
+    _made: dict[Key, tuple[int, Any]] = field(default_factory=dict, init=False)
+    _last: dict[int, Any] = field(default_factory=dict, init=False)
+
+    @contextmanager
+    def forked(self) -> Iterator[None]:
+        """Events of an earlier block have passed."""
+        self._start = self.streams.mark()
+        self._made.clear()
+        self._last.clear()
+        try:
+            yield
+        finally:
+            for event in self._last.values():
+                self.streams.wait(event)
+
+    @contextmanager
+    def on(
+        self, lane: int, reads: Sequence[Key], makes: Sequence[Key], values: Mapping[Key, Any]
+    ) -> Iterator[None]:
+        """It waits for what other lanes make of what it reads, once each."""
+        with self.streams.on(lane):
+            if lane not in self._last:
+                self.streams.wait(self._start)
+            for key in reads:
+                self._take(lane, key, values)
+            yield
+            self._last[lane] = event = self.streams.mark()
+            self._made |= dict.fromkeys(makes, (lane, event))
+
+    def _take(self, lane: int, key: Key, values: Mapping[Key, Any]) -> None:
+        by, event = self._made.get(key, (lane, None))
+        if by == lane:
+            return
+        self.streams.wait(event)
+        for leaf in leaves_of(values[key]):
+            if isinstance(leaf, Tensor):
+                self.streams.keep(leaf)
+
+
+@final
+class CudaStreams:
+    """Of the current CUDA device."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, torch.cuda.Stream] = {}
+
+    def on(self, lane: int) -> AbstractContextManager[Any]:
+        """A stream is made for every lane when it is first asked for."""
+        if lane not in self._found:
+            self._found[lane] = torch.cuda.Stream()
+        return torch.cuda.stream(self._found[lane])
+
+    def mark(self) -> torch.cuda.Event:
+        """On the current stream."""
+        event: torch.cuda.Event = torch.cuda.current_stream().record_event()
+        return event
+
+    def wait(self, event: torch.cuda.Event) -> None:
+        """The current stream waits, not the host."""
+        torch.cuda.current_stream().wait_event(event)
+
+    def keep(self, tensor: Tensor) -> None:
+        """Its memory is not given to others before the current stream has read it."""
+        tensor.record_stream(torch.cuda.current_stream())

@@ -1,0 +1,92 @@
+"""Tied parameters: one parameter that layers on several ranks use, and the sum of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.runtime.communication.transport import Transport
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A parameter that ``ranks`` hold, by its name here; the first of them counts it in norms."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+
+@final
+class Ties:
+    """Keeps a rank's tied parameters at the gradient of the one parameter that they stand for.
+
+    Each rank finds the gradient of its own uses. They are added in the order of the ranks, so that
+    all get the same numbers and, with the same optimizer, stay equal.
+
+    Args:
+        ties: of this rank.
+        network: the module that holds its parameters.
+        transport: to the other ranks.
+
+    """
+
+    def __init__(self, ties: Sequence[Tie], network: nn.Module, transport: Transport) -> None:
+        self.ties, self._network, self._transport = tuple(ties), network, transport
+        self._found: dict[str, Tensor] = {}
+        self._watched: dict[str, tuple[Tensor, Any]] = {}
+
+    def watch(self) -> None:
+        """Take the gradients of the backward pass to come instead of letting them accumulate."""
+        self._found.clear()
+        for tie in self.ties:
+            parameter = self._network.get_parameter(tie.name)
+            known, handle = self._watched.get(tie.name, (None, None))
+            if known is parameter and parameter.requires_grad:
+                continue
+            if handle is not None:
+                handle.remove()
+            self._watched.pop(tie.name, None)
+            if parameter.requires_grad:
+                self._watched[tie.name] = parameter, parameter.register_hook(self._taker(tie.name))
+
+    def _taker(self, name: str) -> Callable[[Tensor], Tensor]:
+        def take(gradient: Tensor) -> Tensor:
+            self._found[name] = gradient
+            return torch.zeros_like(gradient)
+
+        return take
+
+    def sum(self, tag: Callable[[int], int]) -> None:
+        """Exchange what every rank found, and add it up; all ranks of a tie call it."""
+        own = [self._own(tie) for tie in self.ties]
+        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+            for peer in self._others(tie):
+                self._transport.send(mine.reshape(-1), peer, tag(i))
+        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+            parts = {self._transport.rank: mine}
+            for peer in self._others(tie):
+                parts[peer] = torch.empty_like(mine)
+                self._transport.receive(parts[peer].view(-1), peer, tag(i))()
+            self._add(tie, [parts[rank] for rank in tie.ranks])
+        self._found.clear()
+
+    def _others(self, tie: Tie) -> list[int]:
+        return [rank for rank in tie.ranks if rank != self._transport.rank]
+
+    def _own(self, tie: Tie) -> Tensor:
+        parameter = self._network.get_parameter(tie.name)
+        found = self._found.get(tie.name)
+        return torch.zeros_like(parameter.detach()) if found is None else found.contiguous()
+
+    def _add(self, tie: Tie, parts: list[Tensor]) -> None:
+        parameter = self._network.get_parameter(tie.name)
+        if not parameter.requires_grad:
+            return
+        total = parts[0].clone()
+        for part in parts[1:]:
+            total += part
+        parameter.grad = total if parameter.grad is None else parameter.grad + total

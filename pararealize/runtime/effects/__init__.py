@@ -1,0 +1,1 @@
+"""Effects: what an evaluation moves besides its result: statistics, random numbers, gradients."""

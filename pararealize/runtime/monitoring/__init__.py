@@ -1,0 +1,1 @@
+"""Monitoring: jumps, residuals, estimates of errors, and when what ran."""

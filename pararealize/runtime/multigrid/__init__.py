@@ -1,0 +1,1 @@
+"""Multigrid: cycles for the states of a network, and for their adjoints."""

@@ -1,0 +1,84 @@
+"""Local tasks: what some ranks run of a schedule, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
+from pararealize.runtime.multigrid.protocols import AppliedStack, Messages
+from pararealize.runtime.values.combine import combine
+
+
+@dataclass(frozen=True)
+class LocalTasks:
+    """What some ranks run of a schedule: its tasks without the head and what delivers the output.
+
+    ``watches`` come with the rank that reports them.
+    """
+
+    tasks: tuple[Task, ...]
+    watches: tuple[tuple[Watch, int], ...]
+
+
+def local_tasks(schedule: Schedule, ranks: frozenset[int]) -> LocalTasks:
+    """What some ranks run of a schedule."""
+    mine = (task for task in schedule if task.rank in ranks)
+    tasks = tuple(task for task in mine if not is_end(schedule, task))
+    return LocalTasks(
+        tasks, tuple((watch, reporter(schedule, watch)) for watch in schedule.watches)
+    )
+
+
+def is_end(schedule: Schedule, task: Task) -> bool:
+    """Whether a task is the head, or delivers the output."""
+    delivers = task.op == "send" and task.reads[0] == schedule.output
+    arrives = task.op == "recv" and task.value == schedule.output
+    return task.propagator == "head" or delivers or arrives
+
+
+def reporter(schedule: Schedule, watch: Watch) -> int:
+    """The last rank that knows both values."""
+    known = {(task.value, task.rank) for task in schedule if task.op != "send"}
+    ranks = range(schedule.ranks)
+    known |= {(name, rank) for name in schedule.inputs for rank in ranks}
+    return max((r for r in ranks if {(watch.new, r), (watch.old, r)} <= known), default=-1)
+
+
+def carry_out(
+    task: Task,
+    values: dict[tuple[int, str], Any],
+    post: Messages,
+    apply: Callable[[Task], Any],
+) -> None:
+    """Run one task; its value is known from then on."""
+    key = (task.rank, task.value)
+    match task.op:
+        case "apply":
+            values[key] = apply(task)
+        case "combine":
+            values[key] = combine(task.signs, *(values[task.rank, name] for name in task.reads))
+        case "send":
+            post.send(task, values[task.rank, task.reads[0]])
+            values[key] = None
+        case "recv":
+            values[key] = post.receive(task)
+
+
+def batched_tasks(
+    tasks: Sequence[Task],
+    first: int,
+    values: Mapping[tuple[int, str], Any],
+    stacks: Mapping[str, AppliedStack],
+) -> list[Task]:
+    """The applications of a stack's propagators that can begin with the first one."""
+    stack, rank = stacks[tasks[first].propagator], tasks[first].rank
+    found: dict[str, Task] = {}
+    for task in tasks[first:]:
+        known = all(name == INPUT or (rank, name) in values for name in task.reads)
+        ready = task.op == "apply" and known and task.rank == rank
+        fresh = (rank, task.value) not in values and task.propagator not in found
+        if ready and fresh and stacks.get(task.propagator) is stack:
+            found[task.propagator] = task
+    return sorted(found.values(), key=lambda task: stack.places[task.propagator])

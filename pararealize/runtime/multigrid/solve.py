@@ -1,0 +1,121 @@
+"""Solve: one call of a multigrid solver, and what all its calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pararealize.ir.hierarchy import Cycles, Iteration
+from pararealize.ir.methods import MGRIT
+from pararealize.ir.schedule import Task
+from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.effects.masks import Masks
+from pararealize.runtime.monitoring.report import Jump
+from pararealize.runtime.multigrid.local_tasks import LocalTasks
+from pararealize.runtime.multigrid.protocols import Applied, AppliedStack, Messages
+from pararealize.runtime.multigrid.tape import Tape
+from pararealize.runtime.values.pytree import Structure, leaves_of
+
+
+@dataclass(frozen=True)
+class SolverSetup:
+    """What all calls of a solver share.
+
+    Attributes:
+        iteration: schedules, placed.
+        propagators: those that these ranks' tasks apply.
+        ranks: whose tasks are run: one rank's, or all in one process.
+        move: brings a value to the device of a rank, in one process.
+        stacks: propagators that are applied at once, by their names.
+        bodies: what is run of every schedule, by its identity.
+
+    """
+
+    iteration: Iteration
+    propagators: Mapping[str, Applied]
+    ranks: frozenset[int]
+    move: Callable[[int, Any], Any]
+    stacks: Mapping[str, AppliedStack]
+    bodies: Mapping[int, LocalTasks]
+
+    @property
+    def method(self) -> MGRIT:
+        """Its options."""
+        return self.iteration.method
+
+    def body(self, cycles: Cycles) -> LocalTasks:
+        """What is run of a schedule."""
+        return self.bodies[id(cycles)]
+
+    def lane_of(self, stack: AppliedStack) -> int:
+        """Where a stack runs: -1, -2, …; subnetworks have the lanes 1, 2, …."""
+        return -1 - list(dict.fromkeys(map(id, self.stacks.values()))).index(id(stack))
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether subnetworks on one device can run at once: no weights or statistics of two.
+
+        Nor are states recomputed for the adjoints, which would be read while they are made.
+        """
+        own = [p for name, p in self.propagators.items() if name.startswith(("fine.", "inputs."))]
+        held = [{id(each) for each in (*part.weights(), *part.stateful())} for part in own]
+        alone = sum(map(len, held)) == len(set().union(*held))
+        return alone and self.keeps and len(self.ranks) == 1
+
+    @property
+    def keeps(self) -> bool:
+        """Whether applications are kept for the adjoints, not evaluated again."""
+        return self.method.storage != "points"
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Whether a call runs in mixed precision, for what its backward pass evaluates again."""
+
+    device: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def now(cls, inputs: Mapping[str, Any]) -> Autocast:
+        """The mode at this point of the program, on the device of the inputs."""
+        found = (v.device.type for v in leaves_of(dict(inputs)) if isinstance(v, Tensor))
+        device = next(found, "cpu")
+        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+
+    def again(self) -> torch.autocast:
+        """A block in that mode."""
+        return torch.autocast(self.device, self.dtype, self.enabled)
+
+
+@dataclass
+class Solve:
+    """One call: its values on this rank, and what its adjoints need."""
+
+    cycles: Cycles
+    post: Messages
+    inputs: Mapping[str, Any]
+    values: dict[tuple[int, str], Any]
+    tape: Tape
+    autocast: Autocast
+    masks: list[tuple[Masks, Any]] = field(default_factory=list)
+    residuals: tuple[Jump, ...] = ()
+    structure: Structure | None = None
+    lanes: Lanes = field(default_factory=OneLane)
+
+    def lane(
+        self, setting: SolverSetup, tasks: Sequence[Task], number: int
+    ) -> AbstractContextManager[Any]:
+        """A block in which tasks run on one lane, after what they read."""
+        seen = setting.iteration.features
+        reads = [
+            (task.rank, name)
+            for task in tasks
+            for name in (*task.reads, *seen.get(task.propagator, ()))
+        ]
+        return self.lanes.on(number, reads, [(t.rank, t.value) for t in tasks], self.values)

@@ -1,0 +1,261 @@
+"""Solver: the states of a network, and their adjoints, by cycles of multigrid."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pararealize.errors import DivergenceWarning
+from pararealize.ir.hierarchy import Cycles, Iteration
+from pararealize.ir.schedule import Schedule
+from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.effects.masks import random_states
+from pararealize.runtime.monitoring.report import Jump
+from pararealize.runtime.multigrid.adjoints import Adjoints
+from pararealize.runtime.multigrid.convergence import by_cycle, judge, residuals
+from pararealize.runtime.multigrid.local_tasks import local_tasks
+from pararealize.runtime.multigrid.protocols import Applied, AppliedStack, Messages
+from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
+from pararealize.runtime.multigrid.states import States
+from pararealize.runtime.multigrid.tape import Tape
+from pararealize.runtime.values.pytree import leaves_of, unflatten
+
+
+@dataclass
+class Tally:
+    """How the calls so far went; counts are of training and inference together."""
+
+    calls: int = 0
+    extra_cycles: int = 0
+    serial: int = 0
+    backward_cycles: int = 0
+    adjoints: tuple[Jump, ...] = ()
+    unwatched: bool = False
+
+
+@final
+class MultigridSolver:
+    """One rank's solver.
+
+    Args:
+        iteration: schedules, placed.
+        propagators: those that this rank's tasks apply.
+        ranks: whose tasks it runs: this rank's, or all in one process.
+        move: brings a value to the device of a rank, in one process.
+        stacks: propagators that are applied at once.
+
+    """
+
+    def __init__(
+        self,
+        iteration: Iteration,
+        propagators: Mapping[str, Applied],
+        ranks: Sequence[int],
+        move: Callable[[int, Any], Any],
+        stacks: Sequence[AppliedStack] = (),
+    ) -> None:
+        here = frozenset(ranks)
+        every = (*iteration.forward, *iteration.warm, *iteration.adjoint)
+        self.setting = SolverSetup(
+            iteration,
+            propagators,
+            here,
+            move,
+            stacks={name: stack for stack in stacks for name in stack.places},
+            bodies={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
+        )
+        self._previous: dict[Any, Any] = {}
+        self.residuals: tuple[Jump, ...] = ()
+        self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
+        self._is_fixed = False
+        self._lanes: Lanes = OneLane()
+
+    @contextmanager
+    def fixed(self, lanes: Lanes | None = None) -> Iterator[None]:
+        """Take the cycles asked for in the block, and look at no residual.
+
+        Subnetworks that share nothing run on several ``lanes``, where there are some.
+        """
+        before = self._lanes
+        self._is_fixed = True
+        if lanes is not None and self.setting.shares_nothing:
+            self._lanes = lanes
+        try:
+            yield
+        finally:
+            self._is_fixed, self._lanes = False, before
+
+    def solve(self, inputs: Mapping[str, Any], post: Messages, *, learns: bool) -> Solve:
+        """The states of the network, in as many cycles as it takes.
+
+        With ``learns``, what adjoints need is kept.
+        """
+        options, values = self._start(inputs)
+        solved = Solve(
+            options[0], post, inputs, values, Tape(), Autocast.now(inputs), lanes=self._lanes
+        )
+        run = States(self.setting, solved, learns)
+        self._begin_masks(inputs)
+        with torch.no_grad():
+            for chosen in options:
+                solved.cycles = chosen
+                with solved.lanes.forked():
+                    run.forward(chosen)
+                if self._is_enough(solved, chosen, options, "states"):
+                    break
+            if learns:
+                run.linearise()
+        self._previous, self.residuals = self._guesses(solved), solved.residuals
+        self.tally.calls += 1
+        return solved
+
+    def depends_on(self, solved: Solve) -> list[Tensor]:
+        """Weights that the states depend on, and inputs, where they want a gradient."""
+        stacked = {place[0] for place in solved.tape.batches}
+        batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
+        found = [own for batch in batches for _, own in batch.weights]
+        leads = (self.setting.stacks[name].leads.get(name) for name in stacked)
+        found += (weight for lead in leads if lead is not None for weight in lead.weights())
+        for name, part in self.setting.propagators.items():
+            if name.startswith(("fine.", "inputs.")) and name not in stacked:
+                found += part.weights()
+        found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
+        return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
+
+    def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
+        """Coarse masks are those of the step's start, whenever the first cycle needs them."""
+        every = (part.masks for part in self.setting.propagators.values())
+        own = [mask for mask in every if mask is not None and mask.own_stream]
+        start = dict(random_states(dict(inputs))) if own else {}
+        for mask in own:
+            mask.start = start
+
+    def reported(self) -> tuple[Any, ...]:
+        """Residuals of the last call and backward pass, and how all calls went.
+
+        In the order of :class:`Report`.
+        """
+        tally = self.tally
+        counts = (tally.calls, tally.extra_cycles, tally.serial, tally.backward_cycles)
+        return (self.residuals, tally.adjoints, *counts, tally.unwatched)
+
+    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
+        """The schedules to go through, and the values that they start from."""
+        like = _shapes(inputs)
+        if not self.setting.iteration.warm or self._previous.get("like") != like:
+            return self.setting.iteration.forward, {}
+        known = {key: value for key, value in self._previous.items() if key != "like"}
+        return self.setting.iteration.warm, dict(known)
+
+    def _guesses(self, solved: Solve) -> dict[Any, Any]:
+        """The newest states that coarse propagators step from, as guesses for the next call."""
+        if self.setting.method.guess != "previous":
+            return {}
+        found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
+        level = self.setting.iteration.levels[1]
+        for step, bound in enumerate(level.bounds[1:-1], start=2):
+            name = solved.cycles.linearised[f"coarse.{step}"]
+            for rank in self.setting.ranks:
+                if (rank, name) in solved.values:
+                    found[rank, f"p{bound}"] = solved.values[rank, name]
+        return found
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether there is nothing to solve for: one schedule each, with no residual to watch."""
+        solved = self.setting.iteration
+        single = len(solved.forward) == len(solved.adjoint) == 1 and not solved.warm
+        plain = not solved.features and not solved.forward[0].schedule.watches
+        return single and plain and self.setting.keeps
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """All that may run in a call and its backward pass."""
+        solved = self.setting.iteration
+        return tuple(c.schedule for c in (*solved.forward, *solved.warm, *solved.adjoint))
+
+    def _is_enough(
+        self, solved: Solve, chosen: Cycles, options: Sequence[Cycles], what: str
+    ) -> bool:
+        """Whether to stop after these cycles; all ranks decide alike."""
+        if self._is_fixed:
+            self.tally.adjoints, self.tally.unwatched = (), True
+            return True
+        alike, self.tally.unwatched = what == "adjoints", False
+        body = self.setting.body(chosen)
+        jumps = residuals(body, solved.values, solved.post, self.setting.ranks, alike=alike)
+        tolerance = self.setting.method.tolerance
+        if what == "states":
+            solved.residuals = jumps
+        else:
+            self.tally.adjoints = jumps
+        if chosen is options[-1]:
+            return True
+        verdict = judge(self.setting.method, by_cycle(jumps), tolerance)
+        if verdict.enough:
+            return True
+        following = options[options.index(chosen) + 1]
+        self.tally.extra_cycles += 1
+        if following is not options[-1]:
+            return False
+        self.tally.serial += 1
+        if self.tally.serial == 1:
+            warnings.warn(
+                DivergenceWarning(
+                    f"MGRIT did not converge for the {what} in {chosen.count} cycles "
+                    f"({verdict.reason}): this step is run serially. print(net.report) shows the "
+                    "residuals and how often this happened; try another coarse=, or more cycles."
+                ),
+                stacklevel=2,
+            )
+        return False
+
+    def transpose(
+        self, solved: Solve, adjoint: list[Any], others: Sequence[Tensor], *, retain: bool
+    ) -> list[Tensor | None]:
+        """Gradients of weights and inputs, ``others``, from the adjoint of the last state.
+
+        It comes as leaves; on ranks that have not that state there are none.
+        """
+        start = (self._last_rank(), f"λ{self.setting.iteration.levels[0].bounds[-1]}")
+        options = [
+            c for c in self.setting.iteration.adjoint if c.count >= self.tally.backward_cycles
+        ]
+        options = options or list(self.setting.iteration.adjoint[-1:])
+        values = dict(solved.values)
+        if solved.structure is not None and adjoint:
+            values[start] = unflatten(adjoint, solved.structure)
+        run = Adjoints(self.setting, solved, values, others, retain=retain)
+        with torch.no_grad(), solved.autocast.again():
+            for chosen in options:
+                with solved.lanes.forked():
+                    run.backward(chosen)
+                if self._is_enough(run.view(), chosen, options, "adjoints"):
+                    break
+        self._watch_bias()
+        return run.gradients
+
+    def _watch_bias(self) -> None:
+        """One more cycle from the next step on where the last adjoint residual is too large."""
+        bound, most = self.setting.method.bias_bound, self.setting.iteration.adjoint[-1].count
+        largest = by_cycle(self.tally.adjoints)[-1:]
+        if bound is not None and largest and largest[0] > bound:
+            self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)
+
+    def _last_rank(self) -> int:
+        last = self.setting.iteration.forward[0].schedule
+        return next(t.rank for t in reversed(last.tasks) if t.op in {"apply", "combine"})
+
+
+def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+        (name, tuple(value.shape), value.dtype)
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    )

@@ -1,0 +1,1 @@
+"""Runners: what runs a network, in one process, on a rank, by sweeps or by cycles."""

@@ -1,0 +1,156 @@
+"""Multigrid: a solve as one node of autograd's graph, in one process or on a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from typing import Any, final
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
+
+from pararealize.ir.schedule import Schedule, Task
+from pararealize.runtime.multigrid.solve import Solve
+from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.multigrid.tape import is_real
+from pararealize.runtime.values.pytree import flatten, leaves_of, parameters_of, unflatten
+
+
+def attach(
+    solver: MultigridSolver, solved: Solve, state: Any, others: Sequence[Tensor]
+) -> tuple[Any, Tensor]:
+    """The last state, where this rank has it, as a function of weights and inputs; and a token.
+
+    In the backward pass the adjoints are solved for; the token brings that about on ranks which do
+    not have the state.
+    """
+    leaves, structure = flatten(state)
+    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    solved.structure = structure
+    token, *results = _Solve.apply(  # type: ignore[no-untyped-call]
+        solver, solved, len(at), *(leaves[i] for i in at), *others
+    )
+    for i, result in zip(at, results, strict=True):
+        leaves[i] = result
+    return unflatten(leaves, structure), token
+
+
+class _Solve(torch.autograd.Function):
+    """States were solved for; the backward pass solves for their adjoints."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, solver: MultigridSolver, solved: Solve, count: int, *tensors: Tensor
+    ) -> Any:
+        """The ``count`` leaves of the last state; the other tensors are what it depends on."""
+        ctx.solver, ctx.solved = solver, solved
+        ctx.state, ctx.others = tensors[:count], tensors[count:]
+        results = tuple(leaf.view_as(leaf) for leaf in tensors[:count])
+        ctx.mark_non_differentiable(*(leaf for leaf in results if not is_real(leaf)))
+        token = tensors[-1].new_zeros(()) if is_real(tensors[-1]) else torch.zeros(())
+        return token, *results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _token: Tensor, *adjoints: Tensor) -> tuple[Any, ...]:
+        """Gradients of what the state depends on."""
+        wanted = ctx.needs_input_grad[3 + len(adjoints) :]
+        others = [tensor for tensor, needs in zip(ctx.others, wanted, strict=True) if needs]
+        leaves = [
+            adjoint if is_real(leaf) else leaf
+            for adjoint, leaf in zip(adjoints, ctx.state, strict=True)
+        ]
+        retain = torch._C._autograd._get_current_graph_task_keep_graph()
+        found = iter(ctx.solver.transpose(ctx.solved, leaves, others, retain=retain))
+        gradients = [next(found) if needs else None for needs in wanted]
+        return (None, None, None, *(None,) * len(adjoints), *gradients)
+
+
+def wants_gradient(network: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether any weight or input does."""
+    tensors = chain(parameters_of(network), leaves_of(dict(inputs)))
+    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+
+
+@final
+class LocalMessages:
+    """All ranks of a schedule in one process: messages are moves between devices."""
+
+    def __init__(self, move: Callable[[int, Any], Any]) -> None:
+        self._move = move
+        self._values: dict[str, Any] = {}
+
+    def send(self, task: Task, value: Any) -> None:
+        """Keep the state."""
+        self._values[task.reads[0]] = value
+
+    def receive(self, task: Task) -> Any:
+        """The state, on the device of the rank."""
+        return self._move(task.rank, self._values[task.value])
+
+    def agree(self, numbers: Sequence[float]) -> list[float]:
+        """All of them are known."""
+        return list(numbers)
+
+    def enter(self, value: str) -> None:
+        """Random numbers are drawn in the network's order anyway."""
+
+    def leave(self, value: str) -> None:
+        """As above."""
+
+    def noted(self, _task: Task) -> AbstractContextManager[None]:
+        """torch.profiler sees what one process does."""
+        return nullcontext()
+
+
+@final
+class MultigridRunner:
+    """A network in one process: (network inputs) → (output, watched values).
+
+    Args:
+        solver: of all ranks of its schedules.
+        bind: turns the arguments of a call into the network's inputs.
+        network: the module that holds the parameters.
+        plain: the cycles asked for as a graph, which decides nothing by what it sees.
+
+    """
+
+    def __init__(
+        self,
+        solver: MultigridSolver,
+        bind: Callable[..., dict[str, Any]],
+        network: nn.Module,
+        plain: fx.GraphModule,
+    ) -> None:
+        self.solver, self._bind, self._network, self.plain = solver, bind, network, plain
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The network's output; where it is only ever run serially, autograd is left to do that."""
+        if self.solver.is_serial:
+            self.solver.tally.calls += 1
+            output, _ = self.plain(*args, **kwargs)
+            return output, ()
+        inputs, post = self._bind(*args, **kwargs), LocalMessages(self.solver.setting.move)
+        learns = torch.is_grad_enabled() and wants_gradient(self._network, inputs)
+        solved = self.solver.solve(inputs, post, learns=learns)
+        others = self.solver.depends_on(solved) if learns else []
+        schedule = solved.cycles.schedule
+        rank, name = last_state(schedule)
+        state = solved.values[rank, name]
+        if others:
+            state, _ = attach(self.solver, solved, state, others)
+        return self._head(rank, state, inputs), ()
+
+    def _head(self, rank: int, state: Any, inputs: Mapping[str, Any]) -> Any:
+        head = self.solver.setting.propagators.get("head")
+        if head is None:
+            return state
+        return head(state, *(self.solver.setting.move(rank, inputs[name]) for name in head.inputs))
+
+
+def last_state(schedule: Schedule) -> tuple[int, str]:
+    """Where the state after the last subnetwork is made, and its name."""
+    made = next(t for t in schedule if t.value == schedule.output and t.op != "recv")
+    return made.rank, made.reads[0] if made.propagator == "head" else made.value

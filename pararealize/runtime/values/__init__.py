@@ -1,0 +1,1 @@
+"""Values: states as nests of tensors, their sums, and what they look like."""

@@ -1,0 +1,71 @@
+"""Combine: sums and differences of states, leaf by leaf, and parts of their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pararealize.errors import ShapeError
+from pararealize.runtime.values.pytree import flatten, unflatten
+
+
+def combine(signs: str, *values: Any) -> Any:
+    """± a ± b …, leaf by leaf: ``combine("+-", new, old)`` is the jump new - old.
+
+    The first is added to the sum of the others: in a + (v - g) with v = g nothing is rounded.
+
+    A state is a tensor or a nest of them. Leaves that are no floating-point tensors (indices,
+    masks) cannot be corrected and are taken from the first value.
+
+    Raises:
+        ShapeError: the values differ in shape, so that adding them would broadcast.
+
+    """
+    flat = [flatten(value) for value in values]
+    first, structure = flat[0]
+    for leaves, other in flat[1:]:
+        if other != structure:
+            raise ShapeError(f"states of different structure meet: {structure} and {other}.")
+        _check_shapes(first, leaves)
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return unflatten([_combine_leaf(signs, column) for column in columns], structure)
+
+
+def _check_shapes(first: list[Any], other: list[Any]) -> None:
+    for a, b in zip(first, other, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
+            raise ShapeError(
+                f"a state of shape {list(a.shape)} meets a guess or correction of shape "
+                f"{list(b.shape)}: compile for inputs of this size, "
+                "pararealize(model, n, example_inputs=(x,))."
+            )
+
+
+def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
+    first = leaves[0]
+    if not isinstance(first, Tensor) or not (first.is_floating_point() or first.is_complex()):
+        return first
+    first = -first if signs[0] == "-" else first
+    if len(leaves) == 1:
+        return first
+    rest = leaves[1]
+    for sign, leaf in zip(signs[2:], leaves[2:], strict=True):
+        rest = rest + leaf if sign == signs[1] else rest - leaf
+    return torch.add(first, rest) if signs[1] == "+" else torch.sub(first, rest)
+
+
+def cut(value: Any, parts: int) -> list[Any]:
+    """A state's batch in so many parts, as equal as can be; the last ones may be empty."""
+    leaves, structure = flatten(value)
+    columns = [torch.tensor_split(leaf, parts) for leaf in leaves]
+    return [unflatten(list(row), structure) for row in zip(*columns, strict=True)]
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """The state whose batch these parts are."""
+    flat = [flatten(part) for part in parts]
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return unflatten([torch.cat(column) for column in columns], flat[0][1])

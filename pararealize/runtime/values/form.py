@@ -1,0 +1,89 @@
+"""Forms: what a state looks like, so that only its numbers need to travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pararealize.runtime.values.pytree import flatten, unflatten
+
+#: Memory formats by the number of axes that they belong to, fastest to test first.
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor of a state: shape, dtype and the order of its numbers in memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    format: torch.memory_format = torch.contiguous_format
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient can belong to it."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
+
+
+def leaf_of(tensor: Tensor) -> Leaf:
+    """What a tensor looks like."""
+    order = torch.contiguous_format
+    last = FORMATS.get(tensor.ndim)
+    if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
+        order = last
+    return Leaf(tuple(tensor.shape), tensor.dtype, order)
+
+
+def flat(tensor: Tensor, leaf: Leaf) -> Tensor:
+    """The tensor's numbers as one axis, in the order that the leaf says; a view where it can be."""
+    resolved = tensor.detach().resolve_conj().resolve_neg()
+    dense = resolved.contiguous(memory_format=leaf.format)
+    return dense.as_strided((dense.numel(),), (1,))
+
+
+def empty(leaf: Leaf, device: torch.device) -> Tensor:
+    """A tensor to receive into."""
+    return torch.empty(leaf.shape, dtype=leaf.dtype, device=device, memory_format=leaf.format)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A state without its numbers: the nest, its tensors, and whatever else lies in it.
+
+    ``nest`` is the state with a number in place of every leaf.
+    """
+
+    nest: Any
+    leaves: tuple[Leaf | None, ...]
+    constants: tuple[Any, ...]
+
+    @property
+    def tensors(self) -> tuple[Leaf, ...]:
+        """The tensors, in order."""
+        return tuple(leaf for leaf in self.leaves if leaf is not None)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of it is tensors, so that nothing else has to travel."""
+        return not self.constants
+
+    def fill(self, tensors: tuple[Tensor, ...]) -> Any:
+        """The state with these tensors."""
+        some, others = iter(tensors), iter(self.constants)
+        values = [next(others) if leaf is None else next(some) for leaf in self.leaves]
+        return unflatten(values, flatten(self.nest)[1])
+
+
+def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
+    """The form of a state, and its tensors."""
+    values, structure = flatten(value)
+    leaves = tuple(leaf_of(v) if isinstance(v, Tensor) else None for v in values)
+    constants = tuple(v for v in values if not isinstance(v, Tensor))
+    nest = unflatten(list(range(len(values))), structure)
+    return Form(nest, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))

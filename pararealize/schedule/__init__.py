@@ -1,0 +1,1 @@
+"""Schedules: sweeps and cycles as tasks, and where the tasks run."""

@@ -1,1 +1,0 @@
-"""Training on real digits: what the demo and the studies in ``examples/`` share."""

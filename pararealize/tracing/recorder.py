@@ -1,0 +1,193 @@
+"""Recorder: the operations of one mode of a module, with ``torch.fx``."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import random
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from pararealize.errors import TraceError
+from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
+from pararealize.propagators.step import Step
+from pararealize.tracing.aliasing import written_where_it_shows
+from pararealize.tracing.composites import unrolled
+
+KINDS: Mapping[str, Kind] = {
+    "placeholder": "input",
+    "get_attr": "attribute",
+    "call_module": "module",
+    "call_function": "function",
+    "call_method": "method",
+    "output": "output",
+}
+
+
+class UntraceableError(Exception):
+    """The innermost module whose ``forward`` cannot be recorded, and why; the root's path is ""."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, Any]) -> Program:
+    """The operations of ``model`` in its present mode.
+
+    Args:
+        model: the network.
+        whole: paths of the modules to call as they are instead of looking into them.
+        constants: arguments that always have one value.
+
+    Raises:
+        UntraceableError: says which module stands in the way.
+
+    """
+    tracer = _Tracer(whole)
+    try:
+        graph = tracer.watched(lambda: tracer.trace(model, concrete_args=dict(constants) or None))
+    except Exception as error:
+        raise UntraceableError(tracer.failed, explain(error)) from error
+    graph.eliminate_dead_code(_is_impure)
+    names = inspect.signature(model.forward).parameters
+    for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
+        if name in constants:  # torch.fx renames it; it stays an input, which must be this
+            value = constants[name]
+            node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
+    return written_where_it_shows(Program(tuple(map(_operation, graph.nodes))), model)
+
+
+class _Value(fx.Proxy):
+    """A traced value that can be written on: ``y += 1`` changes what else is called ``y``."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._written(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._written(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._written(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._written(operator.itruediv, other)
+
+    def _written(self, call: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", call, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """Remembers which module's ``forward`` wrote each node, and where recording failed.
+
+    What is computed of buffers stays an operation: as a constant it would be that of one moment.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, whole: Mapping[str, str]) -> None:
+        super().__init__()
+        self.whole, self.failed, self.modes = whole, "", _modes()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """BatchNorm stays whole in other libraries' versions too: it counts as it runs.
+
+        A Step does, to be asked for longer steps.
+        """
+        kinds = (nn.modules.batchnorm._NormBase, Step)
+        if module_qualified_name in self.whole or isinstance(m, kinds):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """Look into a module, and remember it if that fails."""
+        path = self.path_of_module(m)
+        inside = unrolled(m, args, kwargs) if path not in self.whole else None
+        if inside is None and self.is_leaf_module(m, path):
+            return super().call_module(m, forward, args, kwargs)
+        try:
+            if inside is not None:
+                with self._inside(path, m):
+                    return inside(*args, **kwargs)
+            return self.watched(partial(super().call_module, m, forward, args, kwargs))
+        except Exception:
+            self.failed = self.failed or path
+            raise
+
+    def _inside(self, path: str, module: nn.Module) -> fx.proxy.ScopeContextManager:
+        return fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(module)))
+
+    def watched(self, call: Callable[[], Any]) -> Any:
+        """The result of the call, which may draw no random numbers of its own.
+
+        Every call of the trace would repeat them.
+        """
+        numbers, python = torch.get_rng_state(), random.getstate()
+        result = call()
+        if not torch.equal(numbers, torch.get_rng_state()) or python != random.getstate():
+            torch.set_rng_state(numbers)
+            random.setstate(python)
+            raise TraceError(
+                "it draws random numbers that depend on no input, and a trace would keep those of "
+                "one call (draw them like the input, torch.rand_like(x))"
+            )
+        return result
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value that can be written on."""
+        return _Value(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node marked with the path of the module being run."""
+        if _modes() != self.modes:
+            raise TraceError(
+                "it switches gradients or autocast on or off for some of its operations, which a "
+                "graph does not record"
+            )
+        node = super().create_node(*args, **kwargs)
+        node.meta["scope"] = self.scope.module_path
+        return node
+
+
+def _modes() -> tuple[bool, ...]:
+    """Modes of torch that decide what an operation does."""
+    kinds = ("cpu", "cuda")
+    return torch.is_grad_enabled(), *(torch.is_autocast_enabled(kind) for kind in kinds)
+
+
+def _is_impure(node: fx.Node) -> bool:
+    """Keep everything that may act by more than its value: modules, in-place and random calls."""
+    if node.op in {"placeholder", "output", "call_module"}:
+        return True
+    name = getattr(node.target, "__name__", str(node.target))
+    writes = (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "__setitem__"}
+    flagged = node.kwargs.get("inplace") not in {None, False} or "out" in node.kwargs
+    return writes or flagged
+
+
+def _operation(node: fx.Node) -> Operation:
+    def reference(leaf: Any) -> Any:
+        return Ref(leaf.name) if isinstance(leaf, fx.Node) else leaf
+
+    args: Any = map_aggregate((node.args, dict(node.kwargs)), reference)
+    scope = node.meta.get("scope", "")
+    return Operation(node.name, KINDS[node.op], node.target, tuple(args[0]), dict(args[1]), scope)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, with the user's file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = tuple(str(Path(file).parent) for file in (torch.__file__, __file__))
+    outside = [f for f in frames if not f.filename.startswith(inside)]
+    where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+    line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
+    return f"{where}{line}: {error}"

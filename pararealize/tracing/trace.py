@@ -1,0 +1,230 @@
+"""Trace: a module to the programs of its train and eval modes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pararealize.errors import NotAModuleError, TraceError
+from pararealize.ir.program import Operation, Program, Ref
+from pararealize.tracing.copying import collection_paused, copy_tree
+from pararealize.tracing.recorder import UntraceableError, record
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The two modes of a network; the same object twice where one program serves both.
+
+    ``whole`` says of each module that is called without looking into it why that is so.
+    """
+
+    train: Program
+    eval: Program
+    whole: Mapping[str, str] = field(default_factory=dict)
+
+
+def copy_module(model: nn.Module) -> nn.Module:
+    """A deep copy to compile, so that the caller's model is never touched.
+
+    Raises:
+        NotAModuleError: ``model`` is no module.
+        TraceError: it cannot be copied.
+
+    """
+    check_module(model)
+    try:
+        return copy_tree(model)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be copied ({error}); compile a freshly built model, "
+            "before it holds activations or open handles."
+        ) from error
+
+
+def check_module(model: object) -> None:
+    """Whether there is a network to compile.
+
+    Raises:
+        NotAModuleError: ``model`` is no module; says what it is.
+        TraceError: it has weights without numbers.
+
+    """
+    if not isinstance(model, nn.Module):
+        hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
+        raise NotAModuleError(
+            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
+        )
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None:
+        raise TraceError(
+            f"{empty!r} is on the meta device and has no numbers: give it some before compiling, "
+            "model.to_empty(device='cpu') and then your initialisation or load_state_dict."
+        )
+
+
+def _described(model: object) -> str:
+    return f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
+
+
+def trace(
+    model: nn.Module,
+    given: Iterable[str] = (),
+    leaves: Iterable[str | type] = (),
+    constants: Mapping[str, Any] | None = None,
+) -> Trace:
+    """Programs of ``model`` in train and eval mode; its modes are left as they were.
+
+    A module that cannot be recorded is called whole, the innermost one that stands in the way.
+
+    Args:
+        model: the network.
+        given: arguments that calls give; others that default to ``None`` are taken as ``None``.
+        leaves: names or classes of modules to call whole.
+        constants: values of arguments that calls never change.
+
+    Raises:
+        TraceError: the network's own forward code branches on data or uses what ``torch.fx``
+            cannot record, or a name of ``leaves`` or ``constants`` is unknown.
+
+    """
+    modes = {name: module.training for name, module in model.named_modules()}
+    fixed = {**_defaults(model, set(given)), **_known(model, constants or {})}
+    asked = find_leaves(model, leaves)
+    try:
+        with collection_paused():
+            return _record_all(model, asked, fixed)
+    finally:
+        for name, module in model.named_modules():
+            module.training = modes[name]
+
+
+def _record_all(model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any]) -> Trace:
+    """Record both modes, again after each kind of module that turned out to be untraceable."""
+    whole = _hooked(model)
+    while True:
+        known = {**dict.fromkeys(asked, "asked for"), **whole}
+        try:
+            train = record(model.train(), known, fixed)
+            evaluate = record(model.eval(), known, fixed)
+        except UntraceableError as error:
+            if not error.path:
+                raise TraceError(_advice(model, error.reason)) from error
+            kind = type(model.get_submodule(error.path))
+            same = (name for name, module in model.named_modules() if type(module) is kind)
+            whole |= dict.fromkeys(same, f"{kind.__name__} cannot be traced{error.reason}")
+            continue
+        called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
+        reasons = {path: reason for path, reason in whole.items() if path in called}
+        merged = merge(train, evaluate)
+        return Trace(merged, merged, reasons) if merged else Trace(train, evaluate, reasons)
+
+
+def _hooked(model: nn.Module) -> dict[str, str]:
+    """Containers with hooks, which only run where the container is called."""
+    registries = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        name: f"{type(module).__name__} has hooks, which run where it is called"
+        for name, module in model.named_modules()
+        if name and module._modules and any(getattr(module, r) for r in registries)
+    }
+
+
+def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str]:
+    """Paths of the modules that names or classes stand for.
+
+    Raises:
+        TraceError: the model has no such module.
+
+    """
+    modules = dict(model.named_modules())
+    found: set[str] = set()
+    for leaf in leaves:
+        paths = [name for name, module in modules.items() if _is_meant(leaf, name, module)]
+        if not paths or "" in paths:
+            near = difflib.get_close_matches(str(leaf), filter(None, modules), 3, 0.4)
+            hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
+            raise TraceError(
+                f"leaf_modules: {type(model).__name__} has no module {leaf!r} to call whole: write "
+                f"names as in model.named_modules(), or classes.{hint}"
+            )
+        found.update(paths)
+    return frozenset(found)
+
+
+def _is_meant(leaf: str | type, name: str, module: nn.Module) -> bool:
+    return isinstance(module, leaf) if isinstance(leaf, type) else name == leaf
+
+
+def _defaults(model: nn.Module, given: set[str]) -> dict[str, Any]:
+    """Arguments that are not given and decide what runs: absent ones, flags and strings."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    absent = (p for p in parameters if p.name not in given)
+    return {p.name: p.default for p in absent if isinstance(p.default, (bool, str, type(None)))}
+
+
+def _known(model: nn.Module, constants: Mapping[str, Any]) -> Mapping[str, Any]:
+    signature = inspect.signature(model.forward)
+    unknown = [name for name in constants if name not in signature.parameters]
+    if unknown:
+        raise TraceError(
+            f"concrete_args: {type(model).__name__}.forward{signature} has no argument "
+            f"{unknown[0]!r}."
+        )
+    return constants
+
+
+def _advice(model: nn.Module, reason: str) -> str:
+    lists = [(len(m), n) for n, m in model.named_modules() if n and isinstance(m, nn.ModuleList)]
+    blocks = f" Or name its list of blocks: blocks={max(lists)[1]!r}." if lists else ""
+    return (
+        f"{type(model).__name__} cannot be traced{reason}. A network is compiled from one graph, "
+        "so its own forward may not branch or loop on tensor values: move that code into a "
+        "sub-module, which is then called whole; replace a branch by torch.where(condition, a, "
+        "b); put it in a function f kept whole with torch.fx.wrap('f'); or fix the argument that "
+        "decides, concrete_args={'name': value}." + blocks
+    )
+
+
+def merge(train: Program, evaluate: Program) -> Program | None:
+    """One program for both modes, or ``None`` where they differ in more than a flag.
+
+    A constant that is ``True`` in train mode and ``False`` in eval mode, as in
+    ``F.dropout(x, training=self.training)``, becomes a reading of its module's own flag.
+    """
+    if len(train) != len(evaluate):
+        return None
+    operations: list[Operation] = []
+    flags: dict[str, Operation] = {}
+    for a, b in zip(train, evaluate, strict=True):
+        if (a.name, a.kind, a.target) != (b.name, b.kind, b.target):
+            return None
+        flag = Ref(f"training_of_{a.scope.replace('.', '_') or 'root'}")
+        args = _unify((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), flag)
+        if args is None:
+            return None
+        merged = Operation(a.name, a.kind, a.target, args[0], args[1], a.scope)
+        if flag.name in merged.uses:
+            flags[flag.name] = Operation(flag.name, "training", a.scope, scope=a.scope)
+        operations.append(merged)
+    return Program(tuple(flags.values()) + tuple(operations))
+
+
+def _unify(a: Any, b: Any, flag: Ref) -> Any:
+    if a is True and b is False:
+        return flag
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        values = {key: _unify(a[key], b[key], flag) for key in a}
+        return None if any(values[k] is None and a[k] is not None for k in a) else values
+    if isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
+        items = [_unify(x, y, flag) for x, y in zip(a, b, strict=True)]
+        if any(item is None and x is not None for item, x in zip(items, a, strict=True)):
+            return None
+        return type(a)(items)
+    same = a is b or (type(a) is type(b) and bool(a == b))
+    return a if same else None
