@@ -10,12 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pararealize.compiler import Request, at_rest, compile_as
+from pararealize.compiler import at_rest, compile_as
 from pararealize.cost.inputs import bind
+from pararealize.decide.request import Request
+from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, ShapeError
-from pararealize.ir.methods import MGRIT, read_method
+from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import CoarseFactory
-from pararealize.network import ParallelNetwork, is_added
+from pararealize.ir.serialise import with_factory
+from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
 from pararealize.storage import Saved, foreign, match, read
@@ -54,12 +57,13 @@ def load(
         saved = read(Path(path))
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
-        method = read_method(plan.method, coarse)
+        method = with_factory(plan.method, coarse)
+        plan = replace(plan, method=method)
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
-    request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
     with at_rest(), together(transport), _foreign(saved):
+        request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved if same else _without_added(saved), whole=same)
         if isinstance(method, MGRIT) and method.coarse == "fitted":

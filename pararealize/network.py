@@ -13,48 +13,33 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, fx, nn
 
+from pararealize.calibration.calibrate import calibrate
+from pararealize.decide.recoarsen import recoarsened
+from pararealize.emit.adoption import RESERVED, adopt, is_added
+from pararealize.emit.call_checks import check_call
 from pararealize.emit.collect import collect_serial, total_norm
 from pararealize.emit.emission import Emission
-from pararealize.emit.graph import lower, lower_stages
-from pararealize.emit.ranks import binder, execution
-from pararealize.emit.recoarsen import recoarsened
-from pararealize.emit.solver import solution
-from pararealize.errors import CertificateWarning, MethodError, RankError, ShapeError, TraceError
+from pararealize.emit.runner import runner_of
+from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
 from pararealize.ir.calibration import Calibration, Fitting
-from pararealize.ir.chain import Expectation
 from pararealize.ir.plan import Plan
-from pararealize.ir.program import FIXED, Operation
-from pararealize.ir.schedule import Schedule, Watch
-from pararealize.ir.stages import watched_on
+from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.effects.masks import Masks
-from pararealize.runtime.monitoring.jumps import Jumps, by_jump, number_of, summed
-from pararealize.runtime.monitoring.measures import batch_of
+from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.progress import Progress
-from pararealize.runtime.monitoring.report import Jump, Report, norm
-from pararealize.runtime.monitoring.rules import Certified, Rule
+from pararealize.runtime.monitoring.report import Report
+from pararealize.runtime.monitoring.rules import Rule, warning_of
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.adaptive import AdaptiveRunner, SweepRecord, detached
-from pararealize.runtime.runners.multigrid import MultigridRunner
-from pararealize.runtime.runners.rank import RankRunner
-from pararealize.runtime.values.combine import combine
+from pararealize.runtime.runners.runner import RunModule, Runner
 from pararealize.storage import write
 from pararealize.tracing.copying import detached_results
 
-RESERVED = ("coarse", "guess")
-#: What the network and the original share, so that the hooks of one run in the other.
-STATE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-HOOKS = (
-    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks"),
-    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"),
-)
-
 
 @final
-class ParallelNetwork(nn.Module):
+class ParallelNetwork(RunModule):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names; coarse and guess networks are
@@ -63,86 +48,51 @@ class ParallelNetwork(nn.Module):
     """
 
     _emission: Emission
-    _lowered: fx.GraphModule | RankRunner | MultigridRunner | AdaptiveRunner
+    _runner: Runner
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
-        serial = emission.serial
-        _adopt(self, serial)
-        for prefix, registry in emission.registries.items():
-            if registry:
-                self._modules[prefix] = registry.train(serial.training)
-        object.__setattr__(self, "_emission", emission)
-        object.__setattr__(self, "_lowered", self._lower())
-        self._watched: tuple[tuple[Any, Any], ...] = ()
+        adopt(self, emission.serial)
+        self._become(emission)
         self._jumps: Jumps | None = None
-        self.training = serial.training
+        self.training = emission.serial.training
 
-    def _lower(self) -> fx.GraphModule | RankRunner | MultigridRunner | AdaptiveRunner:
-        e = self._emission
-        if e.share is not None:
-            return execution(e, e.share, self)
-        if e.iteration is not None:
-            return solution(e, e.iteration, self)
-        plain = lower(e.schedule, e.arguments, e.propagators)
-        if e.dial is None:
-            return plain
-        stages = lower_stages(self.stages, e.arguments, e.propagators)
-        return AdaptiveRunner(stages, e.dial, binder(e.arguments), plain)
+    def _become(self, emission: Emission) -> None:
+        """Be this emission, with its coarse and guess networks as sub-modules."""
+        for prefix, registry in emission.registries.items():
+            self._modules.pop(prefix, None)
+            if registry:
+                self._modules[prefix] = registry.train(emission.serial.training)
+        object.__setattr__(self, "_emission", emission)
+        object.__setattr__(self, "_runner", runner_of(emission, self))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's answer, through the schedule.
+        """The network's answer, through the schedule; ``torch.compile`` takes the fixed part of it.
 
         Raises:
             ShapeError: an input does not fit the first layer.
 
         """
-        emission = self._emission
-        if not torch.compiler.is_compiling():
-            _check(emission.arguments, emission.expectations, args, kwargs)
-        masks = self._masks()
-        for mask in masks:
+        emission, compiling = self._emission, torch.compiler.is_compiling()
+        if not compiling:
+            check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
+        for mask in self._masks():
             mask.begin_step()
-        output, watched = self._run(*args, **kwargs)
+        graph = self._runner.graph if compiling else None
+        output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]
         if emission.own_streams:
             torch.rand(())  # moves on, so that the next step's coarse masks are new ones
-        if not torch.compiler.is_compiling():
-            self._warn()
-            self._watched = tuple((detached(a), detached(b)) for a, b in watched)
         return output
 
-    def _warn(self) -> None:
-        """Say so where answers are doubtful, if that was asked for."""
-        rule = self._emission.rule
-        if not isinstance(rule, Certified) or rule.certificate.above != "warn":
-            return
-        doubts = rule.verdict.doubtful
-        if any(doubts):
-            warnings.warn(
-                f"{sum(doubts)} of {len(doubts)} answers may differ from the serial network's: "
-                f"estimated errors up to {max(rule.verdict.estimates):.1e}, limit "
-                f"{rule.certificate.limit:.1e}. net.report says which; above='exact' makes the "
-                "network sweep on instead.",
-                CertificateWarning,
-                stacklevel=4,
-            )
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        """What decides by what it sees; ``torch.compile`` takes the cycles or sweeps asked for."""
-        lowered = self._lowered
-        if isinstance(lowered, (MultigridRunner, AdaptiveRunner)) and torch.compiler.is_compiling():
-            return lowered.plain(*args, **kwargs)
-        jumps = None if torch.compiler.is_compiling() else self._jumps
-        if jumps is None:
-            return lowered(*args, **kwargs)
-        jumps.forget()
-        if isinstance(lowered, (AdaptiveRunner, RankRunner)):
-            return lowered.watching(jumps, *args, **kwargs)
-        output, watched = lowered(*args, **kwargs)
-        batch = batch_of(binder(self._emission.arguments)(*args, **kwargs))
-        seen = [(w, *pair) for w, pair in zip(self._watches, watched, strict=True)]
-        jumps.keep(summed(seen, batch) / number_of(self._watches), output)
-        return output, watched
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer, with its jumps kept where asked for, and a warning where it is doubtful."""
+        if self._jumps is not None:
+            self._jumps.forget()
+        output = self._runner.run(args, kwargs, self._jumps)
+        doubts = "" if self.rule is None else warning_of(self.rule)
+        if doubts:
+            warnings.warn(doubts, CertificateWarning, stacklevel=4)
+        return output
 
     @contextmanager
     def jumps(self) -> Iterator[Jumps]:
@@ -156,7 +106,7 @@ class ParallelNetwork(nn.Module):
             MethodError: an MGRIT network has residuals, and no jumps that training could lessen.
 
         """
-        if self._emission.iteration is not None:
+        if self._emission.decisions.iteration is not None:
             raise MethodError(
                 "jumps are those of parareal: train MGRIT networks with more cycles, or with a "
                 "tolerance, MGRIT(forward_cycles=2, tolerance=1e-3)."
@@ -183,7 +133,7 @@ class ParallelNetwork(nn.Module):
     @property
     def stages(self) -> tuple[Schedule, ...]:
         """The schedule, and what may follow it, one sweep each."""
-        return (self._emission.schedule, *self._emission.later)
+        return self._emission.decisions.stages
 
     @property
     def rule(self) -> Rule | None:
@@ -195,13 +145,12 @@ class ParallelNetwork(nn.Module):
 
     @rule.setter
     def rule(self, rule: Rule | None) -> None:
-        object.__setattr__(self, "_emission", replace(self._emission, rule=rule))
-        object.__setattr__(self, "_lowered", self._lower())
+        self._become(replace(self._emission, rule=rule))
 
     @property
     def adjoint(self) -> Schedule | None:
         """For MGRIT, the tasks of one backward pass; else autograd runs the schedule backward."""
-        iteration = self._emission.iteration
+        iteration = self._emission.decisions.iteration
         return iteration.adjoint[0].schedule if iteration is not None else None
 
     @property
@@ -212,22 +161,12 @@ class ParallelNetwork(nn.Module):
             RankError: the network lies on several ranks, whose tasks are in ``schedule``.
 
         """
-        if isinstance(self._lowered, RankRunner):
-            raise RankError(
-                "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
-                "print(net.schedule) those of all."
-            )
-        lowered = self._lowered
-        return lowered if isinstance(lowered, fx.GraphModule) else lowered.plain
+        return self._runner.graph
 
     @property
     def code(self) -> str:
         """The schedule as Python code, or this rank's tasks."""
-        if isinstance(self._lowered, RankRunner):
-            return "\n".join(map(str, self._lowered.tasks))
-        if isinstance(self._lowered, AdaptiveRunner):
-            return "\n".join(str(stage.graph.code) for stage in self._lowered.stages)
-        return str(self.graph_module.code)
+        return self._runner.code
 
     @property
     def propagators(self) -> Mapping[str, Propagator]:
@@ -241,51 +180,22 @@ class ParallelNetwork(nn.Module):
             RankError: the network does not lie on ranks.
 
         """
-        if not isinstance(self._lowered, RankRunner):
-            raise RankError(
-                "only networks on ranks record timelines; torch.profiler shows what one process "
-                "does: pararealize(model, n, comm=MPI.COMM_WORLD)."
-            )
-        return self._lowered.recording()
+        return self._runner.record()
+
+    @property
+    def runner(self) -> Runner:
+        """What runs the network: as a graph, by decided sweeps, by cycles, or on a rank."""
+        return self._runner
 
     @property
     def solver(self) -> MultigridSolver | None:
         """What goes through MGRIT's cycles."""
-        found: MultigridSolver | None = getattr(self._lowered, "solver", None)
-        return found
+        return self._runner.solver
 
     @property
     def report(self) -> Report:
         """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
-        if self.solver is not None:
-            return Report(*self.solver.reported())
-        swept: SweepRecord | None = getattr(self._lowered, "swept", None)
-        if swept is not None:
-            return self._certified(swept.report())
-        seen = zip(self._watches, self._watched, strict=False)
-        slices = by_jump((watch, *pair) for watch, pair in seen)
-        jumps = tuple(_jump(sweep, j, pairs) for (sweep, j), pairs in slices.items())
-        return Report(jumps, sweeps=self.schedule.sweeps)
-
-    @property
-    def _watches(self) -> list[Watch]:
-        """Of the schedule, in the order of the pairs that a call sees here."""
-        share, schedule = self._emission.share, self.schedule
-        ranks = range(schedule.ranks) if share is None else (share.transport.rank,)
-        return [watch for rank in ranks for watch in watched_on((schedule,), rank)]
-
-    def _certified(self, report: Report) -> Report:
-        """With estimated errors, and the answers that are doubtful, where there is a certificate.
-
-        Answers that were made exact are not.
-        """
-        rule = self._emission.rule
-        if not isinstance(rule, Certified):
-            return report
-        found, exact = rule.verdict, report.sweeps >= self.plan.n
-        errors = (0.0,) * len(found.estimates) if exact else found.estimates
-        doubts = (False,) * len(found.doubtful) if exact else found.doubtful
-        return replace(report, errors=errors, doubtful=doubts)
+        return self._runner.report
 
     def explain(self) -> str:
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
@@ -316,24 +226,12 @@ class ParallelNetwork(nn.Module):
 
         """
         emission = self._emission
-        if emission.calibrate is None:
-            raise MethodError("this network was made without a compiler, and cannot be calibrated.")
-        alone = emission.share is None or emission.share.transport.rank == 0
+        alone = emission.transport is None or emission.transport.rank == 0
         bars = Progress(shown=progress and alone)
-        self._become(emission.calibrate(self, emission, data, Fitting(**options), bars))
+        self._become(calibrate(self, emission, data, Fitting(**options), bars))
         calibration = self.plan.calibration
         assert calibration is not None
         return calibration
-
-    def _become(self, emission: Emission) -> None:
-        """Be another emission of the same network."""
-        for prefix, registry in emission.registries.items():
-            self._modules.pop(prefix, None)
-            if registry:
-                self._modules[prefix] = registry.train(self.training)
-        object.__setattr__(self, "_emission", emission)
-        object.__setattr__(self, "_lowered", self._lower())
-        self._watched = ()
 
     def recoarsen(self, *args: Any, **kwargs: Any) -> None:
         """Choose MGRIT's coarse propagators for today's weights, and fit them, in place.
@@ -350,9 +248,7 @@ class ParallelNetwork(nn.Module):
 
         """
         before = self.solver
-        emission = recoarsened(self._emission, self.to_serial(), args, kwargs)
-        object.__setattr__(self, "_emission", emission)
-        object.__setattr__(self, "_lowered", self._lower())
+        self._become(recoarsened(self._emission, self.to_serial(), args, kwargs))
         if before is not None and self.solver is not None:
             self.solver.tally = before.tally
 
@@ -382,8 +278,7 @@ class ParallelNetwork(nn.Module):
             StorageError: the folder cannot be written; what was there is left whole.
 
         """
-        share = self._emission.share
-        transport = None if share is None else share.transport
+        transport = self._emission.transport
         write(Path(path), self.state_dict(), self.plan, transport, consolidated=consolidated)
 
     @property
@@ -414,8 +309,8 @@ class ParallelNetwork(nn.Module):
         counted = set(map(id, self._counted()))
         grads = [p.grad for p in parameters if p.grad is not None and id(p) in counted]
         norm = nn.utils.get_total_norm(grads, norm_type)
-        if self._emission.share is not None:
-            norm = total_norm(norm, norm_type, self._emission.share.transport)
+        if self._emission.transport is not None:
+            norm = total_norm(norm, norm_type, self._emission.transport)
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
 
@@ -438,79 +333,11 @@ class ParallelNetwork(nn.Module):
         return f"n={self.plan.n}, schedule={len(self.schedule.tasks)} tasks"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but generated code and the last call's states."""
-        hidden = {"_lowered": None, "_watched": (), "_jumps": None}
+        """Everything but what runs it, with generated code and the last call's states."""
+        hidden = {"_runner": None, "_jumps": None}
         return {**self.__dict__, **hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Generate the code again."""
+        """Make what runs it again."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        object.__setattr__(self, "_lowered", self._lower())
-
-
-def is_added(name: str) -> bool:
-    """Whether a parameter belongs to a coarse or guess network."""
-    return name.split(".", 1)[0] in RESERVED
-
-
-def _adopt(network: nn.Module, serial: nn.Module) -> None:
-    """Make both modules hold the same dictionaries of parameters, buffers, sub-modules and hooks.
-
-    What is moved, loaded or replaced in one is so in the other, and names are the original's.
-
-    Raises:
-        TraceError: the model uses a reserved name.
-
-    """
-    own = {**serial._modules, **serial._parameters, **serial._buffers}
-    taken = [name for name in RESERVED if name in own]
-    if taken:
-        raise TraceError(
-            f"{type(serial).__name__} has something called {taken[0]!r}, which is where coarse "
-            f"and guess networks are kept: rename self.{taken[0]}."
-        )
-    for registry in (*STATE, *HOOKS):
-        network.__dict__[registry] = serial.__dict__[registry]
-
-
-def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:
-    """The jump over all slices of the batch."""
-    size = norm([combine("+-", new, old) for new, old in slices])
-    scale = norm([new for new, _ in slices])
-    return Jump(sweep, interface, size, size / scale if scale else 0.0)
-
-
-def _check(
-    arguments: tuple[Operation, ...],
-    expectations: Mapping[str, Expectation],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
-    given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
-    for argument in arguments:
-        if FIXED in argument.kwargs and argument.target in given:
-            _check_fixed(argument.target, given[argument.target], argument.kwargs[FIXED])
-    for name, expected in expectations.items():
-        value = given.get(name)
-        problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
-        if problem and isinstance(value, Tensor):
-            raise ShapeError(
-                f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
-                f"{expected.size} on axis {expected.axis}."
-            )
-
-
-def _check_fixed(name: str, found: Any, fixed: Any) -> None:
-    same = found is fixed or (type(found) is type(fixed) and not isinstance(found, Tensor))
-    if same and found == fixed:
-        return
-    if fixed is None:
-        raise ShapeError(
-            f"the input {name!r} was not given when the network was compiled, so what it does is "
-            "not part of it: write pararealize(model, n, example_inputs=..., "
-            f"example_kwargs={{{name!r}: {name}}})."
-        )
-    raise ShapeError(
-        f"the input {name!r} is {fixed!r} in this network, which was compiled with "
-        f"concrete_args={{{name!r}: {fixed!r}}}: compile another one for {found!r:.60}."
-    )
+        object.__setattr__(self, "_runner", runner_of(self._emission, self))

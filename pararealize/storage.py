@@ -13,11 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from pararealize.errors import StorageError
-from pararealize.ir.methods import read_method
-from pararealize.ir.plan import FORMAT, Plan
+from pararealize.ir.plan import FORMAT, READABLE, Plan
 from pararealize.runtime.communication.transport import Transport, together
 
 PLAN = "plan.json"
@@ -162,16 +161,16 @@ def read(path: Path) -> Saved:
 
     """
     document = _document(path)
-    if document.get("format") != FORMAT:
+    if document.get("format") not in READABLE:
         raise StorageError(
-            f"{path} holds format {document.get('format')!r:.40}, and this version reads {FORMAT}: "
-            "save it again with this version."
+            f"{path} holds format {document.get('format')!r:.40}, and this version reads "
+            f"{' and '.join(map(str, READABLE))}: save it again with this version."
         )
     try:
         plan = Plan.from_json(json.dumps(document["plan"]))
         files = {str(k): str(v) for k, v in document["weights"].items()}
         aliases = {str(k): str(v) for k, v in document["aliases"].items()}
-        _ = read_method(plan.method, nn.Identity), plan.specs  # they can be read
+        _ = plan.specs  # they can be read
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{PLAN} lacks or misstates {error}") from error
     weights: dict[str, Tensor] = {}

@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from networks import cotangent, relative, seeded
 from pararealize import Parareal, pararealize
+from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, PararealizeError
-from pararealize.network import ParallelNetwork, is_added
+from pararealize.network import ParallelNetwork
 from pararealize.runtime.values.combine import combine
 from random_networks import RandomNetwork, Sample, build, inputs, perturb
 

@@ -490,7 +490,7 @@ def test_coverage_is_that_of_held_out_answers() -> None:
     times = (estimates / certificate.usual).clamp(min=1)
     close = best[:, 0] - best[:, 1] <= certificate.margin * times
     regions = {region.interface: region for region in certificate.regions}
-    away = {m.interface: m.distances for m in net._lowered.swept.measures}
+    away = {m.interface: m.distances for m in net.runner.measures}
     strange = torch.stack([away[j] > r.limit * (1 + 1e-9) for j, r in regions.items()]).any(0)
     doubts = close | strange | (estimates > certificate.limit * (1 + 1e-9))
     assert list(net.report.doubtful) == doubts.tolist()

@@ -89,7 +89,7 @@ def test_what_the_network_carries() -> None:
     assert isinstance(net, nn.Module)
     assert isinstance(net.plan, Plan)
     assert isinstance(net.schedule, Schedule)
-    assert net.plan.method == Parareal().to_json()
+    assert net.plan.method == Parareal()
     assert "u1_0" in net.code
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from networks import Case, Recipe, assert_equal_steps, compiled, seeded, step
 from pararealize import Parareal, pararealize
 from pararealize.errors import MethodError, PeerError
 from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.measures import Measure
+from pararealize.runtime.runners.graph import GraphRunner
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -213,7 +214,7 @@ def test_without_a_rule_there_is_only_the_graph() -> None:
     here = case(tolerance=0.0)
     net = here.compile()
     net.rule = None
-    assert isinstance(net._lowered, fx.GraphModule)
+    assert isinstance(net.runner, GraphRunner)
     assert len(net.stages) == N
     static = replace(here, method=Parareal()).compile()
     assert static.code == net.code

@@ -25,7 +25,8 @@ ORDER = (
     # passes of the compiler
     *("tracing", "chain", "schedule", "cost", "coarse", "cut"),
     # what comes out
-    *("explain", "storage", "emit", "network", "calibration", "compiler", "loading", "layers"),
+    *("explain", "storage", "emit", "decide", "calibration", "network", "compiler", "loading"),
+    "layers",
     *("models", "", "cli", "__main__"),
 )
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pararealize.cli.check import ROUNDING, StepOutcome, differences, outcome
-from pararealize.network import is_added
+from pararealize.emit.adoption import is_added
 from studies.processes import brief
 
 QUESTIONS = ("follows eval()", "keeps names", "equals serial", "keeps ties")

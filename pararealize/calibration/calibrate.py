@@ -65,21 +65,19 @@ def calibrate(
         MethodError: the network is no parareal network, or has one subnetwork.
 
     """
-    decisions = emission.decisions
-    method = None if decisions is None else decisions.method
-    if decisions is None or not isinstance(method, Parareal) or decisions.partition.n == 1:
+    method = emission.plan.method
+    if not isinstance(method, Parareal) or emission.plan.n == 1:
         raise MethodError(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
-    method = replace(method, iterations=int(emission.plan.method["iterations"]))
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
-        subject = completed(Subject(decisions, emission, network, method))
+        subject = completed(Subject(emission, network, method))
         return _Calibration(subject, observed, options, progress).run(data)
 
 
@@ -97,7 +95,7 @@ class _Calibration:
     def run(self, data: Any) -> Emission:
         """All of it."""
         emission, options = self.subject.emission, self.options
-        every = batches(data, emission.plan.specs, emission.expectations, options.batch)
+        every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
         device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
         with self.progress.task("states of the serial network") as advance:
             parts = divided(every, options.held_out)
@@ -205,7 +203,7 @@ class _Calibration:
         )
         plan = replace(
             timed(chosen.plan, subject.schedule(row.count)),
-            method={**emission.plan.method, "iterations": row.count},
+            method=method,
             chunks=1,
             calibration=calibration,
         )

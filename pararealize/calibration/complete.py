@@ -23,7 +23,7 @@ def completed(subject: Subject) -> Subject:
     emission, partition = subject.emission, subject.decisions.partition
     parts: dict[str, Propagator] = dict(emission.propagators)
     every = propagators(subject.schedule(1))
-    if emission.share is None:
+    if emission.transport is None:
         fine = fine_propagators(partition, emission.serial)
         parts = {**{name: fine[name] for name in every if name in fine}, **parts}
     here = {f"guess.{j - 1}" for j in subject.pieces}

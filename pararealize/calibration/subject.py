@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
-from pararealize.emit.ranks import binder
 from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, propagators
-from pararealize.ir.stages import watched_on
-from pararealize.network import ParallelNetwork
+from pararealize.ir.stages import watches_in_order
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.runners.rank import RankRunner
+from pararealize.runtime.runners.rank_programs import StaticProgram
+from pararealize.runtime.values.arguments import Arguments
 from pararealize.schedule.parareal import certified_stages, parareal_schedule, with_corrections
 from pararealize.schedule.place import owner, place, place_stages
 
@@ -32,27 +32,30 @@ Pairs = dict[int, tuple[Any, Any]]
 class Subject:
     """A compiled network, and the options of parareal that it has now."""
 
-    decisions: Decisions
     emission: Emission
     network: nn.Module
     method: Parareal
 
     @classmethod
-    def of(cls, network: ParallelNetwork) -> Subject:
+    def of(cls, emission: Emission, network: nn.Module) -> Subject:
         """A parareal network as it is.
 
         Raises:
             MethodError: it has no sweeps.
 
         """
-        emission = network._emission
-        decisions = emission.decisions
-        if decisions is None or not isinstance(decisions.method, Parareal) or network.plan.n == 1:
+        method = emission.plan.method
+        if not isinstance(method, Parareal) or emission.plan.n == 1:
             raise MethodError(
                 "sweeps are those of parareal with n=2 or more subnetworks: pararealize(model, n, "
                 "method=Parareal(...))."
             )
-        return cls(decisions, emission, network, decisions.method)
+        return cls(emission, network, method)
+
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided for the network."""
+        return self.emission.decisions
 
     @property
     def n(self) -> int:
@@ -62,7 +65,7 @@ class Subject:
     @property
     def transport(self) -> Transport | None:
         """To the other ranks, where there are any."""
-        return None if self.emission.share is None else self.emission.share.transport
+        return self.emission.transport
 
     @property
     def ranks(self) -> int:
@@ -128,20 +131,12 @@ class Subject:
         emission, placed = self.emission, self.placed(schedule)
         every = {**emission.propagators, **parts}
         self._check(placed, every)
-        if emission.share is None:
-            lowered: Any = lower(placed, emission.arguments, every)
-            watches = [w for r in range(placed.ranks) for w in watched_on((placed,), r)]
-        else:
-            bind, transport = binder(emission.arguments), emission.share.transport
-            lowered = RankRunner(placed, every, bind, (), transport, self.network)
-            watches = list(watched_on((placed,), transport.rank))
-
-        def function(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
-            with torch.no_grad():
-                output, pairs = lowered(**inputs)
-            return output, {w.interface: p for w, p in zip(watches, pairs, strict=True)}
-
-        return function
+        if emission.transport is None:
+            return _on_graph(lower(placed, emission.arguments, every), placed)
+        program = StaticProgram(placed, emission.transport.rank)
+        arguments = Arguments(emission.arguments)
+        runner = RankRunner(placed, program, every, arguments, (), emission.transport, self.network)
+        return _on_rank(runner, program)
 
     def _check(self, placed: Schedule, parts: Mapping[str, Propagator]) -> None:
         rank = None if self.transport is None else self.transport.rank
@@ -152,6 +147,29 @@ class Subject:
                 f"the network was compiled without {missing[0]}, which a calibration evaluates: "
                 "compile it with iterations=1 or more (fewer than n), which calibrate may change."
             )
+
+
+Evaluation = Callable[[Mapping[str, Any]], tuple[Any, Pairs]]
+
+
+def _on_graph(graph: fx.GraphModule, placed: Schedule) -> Evaluation:
+    watches = watches_in_order((placed,))
+
+    def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
+        with torch.no_grad():
+            output, pairs = graph(**inputs)
+        return output, {w.interface: p for w, p in zip(watches, pairs, strict=True)}
+
+    return evaluate
+
+
+def _on_rank(runner: RankRunner, program: StaticProgram) -> Evaluation:
+    def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
+        with torch.no_grad():
+            output = runner.run((), inputs, None)
+        return output, {w.interface: p for w, p in program.watched}
+
+    return evaluate
 
 
 @contextmanager

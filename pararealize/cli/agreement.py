@@ -18,6 +18,7 @@ from pararealize.cli.data import Reading, open_data
 from pararealize.cli.specs import load_model
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.explain.calibrated import ABOVE
+from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
 from pararealize.storage import read
@@ -65,7 +66,7 @@ def check(question: Question, reading: Reading, console: Console, comm: Any = No
         ranks = 1 if comm is None else comm.size
         # The saved plan has the seconds that were measured, and is asked about these ranks.
         here = saved if comm is None else replace(saved, ranks=ranks)
-        seconds = predicted(comparison.subject, here, saved.method["iterations"])
+        seconds = predicted(comparison.subject, here, _sweeps(saved))
         _print(found, saved, wanted, _latency(found, saved, seconds, ranks), console)
     return good if comm is None else bool(comm.bcast(good))
 
@@ -106,7 +107,7 @@ def table(found: Agreement, plan: Plan) -> Table:
     for column in ("sweeps", "agreement", "mean relative error", "agreement when calibrated"):
         result.add_column(column, justify="right")
     then = {} if plan.calibration is None else {r.count: r for r in plan.calibration.chosen.sweeps}
-    own = plan.method["iterations"]
+    own = _sweeps(plan)
     for k, row in found.sweeps.items():
         before = f"{then[k].agreement:.2%}" if k in then else "–"
         mark = "→ " if k == own else ""
@@ -114,6 +115,11 @@ def table(found: Agreement, plan: Plan) -> Table:
     row = found.called
     result.add_row("as it answers", f"{row.agreement:.2%}", f"{row.error:.1e}", "")
     return result
+
+
+def _sweeps(plan: Plan) -> int:
+    """Sweeps that every call takes; MGRIT has none."""
+    return plan.method.iterations if isinstance(plan.method, Parareal) else 0
 
 
 def _certificate(found: Agreement, plan: Plan) -> list[str]:

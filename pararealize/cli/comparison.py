@@ -94,7 +94,7 @@ class Comparison:
 
     def __init__(self, net: ParallelNetwork, comm: Any = None) -> None:
         self.net, self.comm = net.eval(), comm
-        self.subject = Subject.of(net)
+        self.subject = Subject.of(net._emission, net)
         serial = net.to_serial().eval()
         self.serial: nn.Module | None = serial if comm is None or comm.rank == 0 else None
         self.counts = [k for k in range(net.plan.n + 1) if self._can(k)]
@@ -123,7 +123,7 @@ class Comparison:
         specs, first = self.net.plan.specs, None
         run = {k: self.subject.run(self.subject.schedule(k), {}) for k in self.counts}
         with torch.no_grad():
-            for inputs, labels in labelled(data, specs, self.net._emission.expectations):
+            for inputs, labels in labelled(data, specs, self.net._emission.decisions.expectations):
                 first = first or cut_to(inputs, specs)
                 found = {k: answer(run[k](inputs)[0]) for k in self.counts}
                 called = answer(self.net(**inputs))

@@ -20,7 +20,7 @@ from pararealize.cli.digits import Digits, load_digits
 from pararealize.cli.plot import draw_curves, draw_schedule, write_figure
 from pararealize.cli.training import Outcome, Recipe, predict, running_mean, train
 from pararealize.compiler import pararealize
-from pararealize.cost.simulate import predict as predict_time
+from pararealize.cost.predict import predict as predict_time
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
 from pararealize.models import resnet

@@ -297,7 +297,7 @@ def _placed(net: ParallelNetwork) -> Any:
 
 def _draw(net: ParallelNetwork, path: Path, console: Console) -> None:
     from pararealize.cli.plot import draw_schedule, write_figure  # noqa: PLC0415
-    from pararealize.cost.simulate import predict  # noqa: PLC0415
+    from pararealize.cost.predict import predict  # noqa: PLC0415
 
     files = write_figure(draw_schedule(predict(net.plan, _placed(net))), path)
     console.print("Written: " + ", ".join(map(str, files)), highlight=False)

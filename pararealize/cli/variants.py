@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
+from pararealize.emit.adoption import is_added
 from pararealize.ir.chain import TensorSpec
-from pararealize.network import ParallelNetwork, is_added
+from pararealize.network import ParallelNetwork
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.values.pytree import leaves_of
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.cost.simulate import critical_coarse_seconds, predict
+from pararealize.cost.simulate import Timeline, critical_coarse_seconds, simulate
 from pararealize.ir.chain import Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
-from pararealize.ir.schedule import Schedule
+from pararealize.ir.schedule import Schedule, Task
 from pararealize.schedule.place import place
 
 
@@ -41,7 +41,7 @@ def make_plan(
         pieces=tuple(_piece(partition, method, j, coarse, guesses) for j in range(1, n + 1)),
         head=" … ".join(dict.fromkeys((head[0].name, head[-1].name))) if head else "",
         inputs={chain.train[n].target: str(spec) for n, spec in chain.profile.inputs.items()},
-        method=method.to_json(),
+        method=method,
         machine=machine,
         serial_seconds=chain.cost(0, end).seconds,
         parallel_seconds=0.0,
@@ -58,6 +58,37 @@ def make_plan(
     if levels:
         plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     return timed(plan, schedule)
+
+
+def predict(plan: Plan, placed: Schedule) -> Timeline:
+    """The timeline of a placed schedule with the plan's costs and machine."""
+    seconds = {f"fine.{p.index}": p.seconds for p in plan.pieces}
+    seconds |= {f"coarse.{p.index}": p.coarse_seconds for p in plan.pieces}
+    seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
+    seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
+    seconds["head"] = plan.head_seconds
+    seconds |= plan.levels
+    sizes = {p.index: p.interface_bytes for p in plan.pieces}
+
+    launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
+
+    def clock(task: Task) -> float:
+        if task.op == "apply":
+            start = launches.get(task.propagator, 0) * plan.machine.launch_seconds
+            return start + (seconds[task.propagator] - start) / task.parts
+        if task.op == "slice":
+            return 0.0
+        if task.op == "join":
+            return plan.machine.cost(0.0, 2 * sizes[task.piece - 1], launches=1).seconds
+        moved = (
+            (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1) / task.parts
+        )
+        return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
+
+    def message(task: Task) -> float:
+        return plan.machine.message(sizes[task.piece - 1] / task.parts)
+
+    return simulate(placed, clock, message)
 
 
 def timed(plan: Plan, schedule: Schedule) -> Plan:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule, Task
 
 #: Seconds that a task takes.
@@ -65,37 +64,6 @@ def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
         path.append(at)
         at = cause[at]
     return tuple(reversed(path))
-
-
-def predict(plan: Plan, placed: Schedule) -> Timeline:
-    """The timeline of a placed schedule with the plan's costs and machine."""
-    seconds = {f"fine.{p.index}": p.seconds for p in plan.pieces}
-    seconds |= {f"coarse.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
-    seconds["head"] = plan.head_seconds
-    seconds |= plan.levels
-    sizes = {p.index: p.interface_bytes for p in plan.pieces}
-
-    launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
-
-    def clock(task: Task) -> float:
-        if task.op == "apply":
-            start = launches.get(task.propagator, 0) * plan.machine.launch_seconds
-            return start + (seconds[task.propagator] - start) / task.parts
-        if task.op == "slice":
-            return 0.0
-        if task.op == "join":
-            return plan.machine.cost(0.0, 2 * sizes[task.piece - 1], launches=1).seconds
-        moved = (
-            (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1) / task.parts
-        )
-        return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
-
-    def message(task: Task) -> float:
-        return plan.machine.message(sizes[task.piece - 1] / task.parts)
-
-    return simulate(placed, clock, message)
 
 
 def is_fine(task: Task) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -38,77 +37,61 @@ def assemble(
     serial: nn.Module,
     transport: Transport | None = None,
     devices: Sequence[torch.device] = (),
-    calibrate: Callable[..., Emission] | None = None,
 ) -> Emission:
     """What runs what was decided, with the weights of ``serial``.
 
     With a ``transport`` it holds and runs this rank's part only; with ``devices``, those of each
-    rank of the schedule lie on one of them. ``calibrate`` makes a calibrated network of
-    (network, emission, data, options, progress).
+    rank of the schedule lie on one of them.
 
     Raises:
         RankError: the ranks are more than the subnetworks, or two would hold the same weights.
 
     """
-    partition, coarse, guesses = decisions.partition, decisions.coarse, decisions.guesses
-    modules = {j: c.module for j, c in coarse.items()}
-    own = {name.partition(".")[2]: c.module for name, c in decisions.levels.items()}
-    registries = {
-        "coarse": _registry({**{str(j): m for j, m in modules.items()}, **own}),
-        "guess": _registry({str(j): g.module for j, g in guesses.items()}),
-    }
+    registries = _registries(decisions)
+    parts = _propagators(decisions, serial, registries)
+    used = applications(decisions.every)
+    parts = {name: part for name, part in parts.items() if name in used}
+    share_masks(parts, used)
+    emission = Emission(
+        decisions.without_modules(),
+        serial,
+        registries,
+        parts,
+        own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
+        rule=rule_of(decisions.plan.method, decisions.plan.calibration),
+    )
+    if decisions.stages[1:]:
+        share_rollback(parts, emission.rollback)
+    if transport is not None:
+        return on_rank(emission, transport)
+    return on_devices(emission, devices) if devices else emission
+
+
+def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
+    """Coarse and guess networks by the names that they have in the state dictionary."""
+    coarse = {str(j): c.module for j, c in decisions.coarse.items()}
+    levels = {name.partition(".")[2]: c.module for name, c in decisions.levels.items()}
+    guesses = {str(j): g.module for j, g in decisions.guesses.items()}
+    return {"coarse": _registry({**coarse, **levels}), "guess": _registry(guesses)}
+
+
+def _propagators(
+    decisions: Decisions, serial: nn.Module, registries: Mapping[str, nn.ModuleDict]
+) -> dict[str, Propagator]:
+    """Everything that a schedule may apply, by name."""
+    partition, method = decisions.partition, decisions.plan.method
     fine = fine_propagators(partition, serial)
     fine |= sighted(decisions, serial, fine)
     parts: dict[str, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
-    if isinstance(decisions.method, MGRIT):
-        parts |= level_propagators(decisions, serial, registries["coarse"])
-    else:
-        parts |= coarse_propagators(
-            partition, serial, decisions.method, coarse, registries["coarse"], fine
-        )
-    parts |= guess_propagators(guesses, serial, registries["guess"])
-    used = applications(_schedules(decisions))
-    parts = {name: part for name, part in parts.items() if name in used}
-    share_masks(parts, used)
-    ledger = Rollback()
-    if decisions.later:
-        share_ledger(parts, ledger)
-    emission = Emission(
-        serial=serial,
-        registries=registries,
-        propagators=parts,
-        arguments=partition.chain.train.inputs,
-        expectations=decisions.expectations,
-        plan=decisions.plan,
-        schedule=decisions.schedule,
-        own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
-        iteration=decisions.iteration,
-        later=decisions.later,
-        rule=rule_of(decisions.method, decisions.plan.calibration),
-        ledger=ledger,
-        decide_again=decisions.decide_again,
-    )
-    if calibrate is not None:
-        bare = replace(decisions, coarse={}, guesses={}, levels={})
-        emission = replace(emission, calibrate=calibrate, decisions=bare)
-    if transport is not None:
-        emission = on_rank(emission, transport)
-    elif devices:
-        emission = on_devices(emission, devices)
-    return emission
+    if isinstance(method, MGRIT):
+        return parts | level_propagators(decisions, serial, registries["coarse"])
+    coarse = registries["coarse"]
+    parts |= coarse_propagators(partition, serial, method, decisions.coarse, coarse, fine)
+    return parts | guess_propagators(decisions.guesses, serial, registries["guess"])
 
 
 def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
     return nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
-
-
-def _schedules(decisions: Decisions) -> list[Schedule]:
-    """All that a step may run; a solver may repeat each."""
-    schedules = [decisions.schedule, *decisions.later]
-    if decisions.iteration is not None:
-        every = (*decisions.iteration.forward, *decisions.iteration.adjoint)
-        schedules += [cycles.schedule for cycles in every]
-    return schedules
 
 
 def applications(schedules: Iterable[Schedule]) -> Counter[str]:
@@ -193,7 +176,7 @@ def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
     return Certified(calibration.certificate, rule)
 
 
-def share_ledger(parts: Mapping[str, Propagator], ledger: Rollback) -> None:
+def share_rollback(parts: Mapping[str, Propagator], rollback: Rollback) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
-        (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger
+        (part.inner if isinstance(part, ZeroPreserving) else part).rollback = rollback

@@ -26,7 +26,7 @@ def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
         RankError: two devices would hold the same weights.
 
     """
-    everything = [task for stage in (emission.schedule, *emission.later) for task in stage]
+    everything = [task for stage in emission.decisions.stages for task in stage]
     found = homes(everything, emission.propagators)
     for _, names in spread(found, emission.serial):
         raise RankError(

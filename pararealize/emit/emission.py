@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from pararealize.ir.chain import Expectation
-from pararealize.ir.decisions import DecideAgain, Decisions
-from pararealize.ir.hierarchy import Iteration
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -48,44 +45,54 @@ class Emission:
     """Everything a network is made of.
 
     Attributes:
+        decisions: what was decided; its coarse and guess networks lie in the registries.
         serial: a copy of the caller's model; it holds the fine weights (a rank's own ones).
         registries: coarse and guess networks by reserved prefix.
-        propagators: what the schedule's ``apply`` tasks name.
-        arguments: the network's inputs.
-        expectations: what the first layers take of each input.
+        propagators: what the schedules' ``apply`` tasks name.
         own_streams: whether a coarse or guess network, on any rank, may draw random numbers.
         share: where the network lies on several ranks, this one's.
-        iteration: for multigrid, the schedules that a solver goes through; ``schedule`` is the
-            first of them.
-        later: for parareal, what may follow ``schedule``, one more sweep each.
-        rule: what decides how much of it does; without one, nothing follows.
-        ledger: of the statistics that propagators move, where something may follow.
-        calibrate: what :meth:`ParallelNetwork.calibrate` does, where the compiler gave it.
-        decisions: what the compiler decided, without networks, where it gave that.
-        decide_again: chooses multigrid's coarse propagators for other weights.
+        rule: what decides how many stages run; without one, the first alone does.
+        rollback: of the statistics that propagators move, where a stage may follow.
 
     """
 
+    decisions: Decisions
     serial: nn.Module
     registries: Mapping[str, nn.ModuleDict]
     propagators: Mapping[str, Propagator]
-    arguments: tuple[Operation, ...]
-    expectations: Mapping[str, Expectation]
-    plan: Plan
-    schedule: Schedule
     own_streams: bool = False
     share: Share | None = None
-    iteration: Iteration | None = None
-    later: tuple[Schedule, ...] = ()
     rule: Rule | None = None
-    ledger: Rollback = field(default_factory=Rollback)
-    calibrate: Callable[..., Any] | None = None
-    decisions: Decisions | None = None
-    decide_again: DecideAgain | None = None
+    rollback: Rollback = field(default_factory=Rollback)
 
     @property
-    def dial(self) -> SweepControl | None:
+    def plan(self) -> Plan:
+        """The decisions in numbers."""
+        return self.decisions.plan
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that every call runs, or begins with."""
+        return self.decisions.schedule
+
+    @property
+    def arguments(self) -> tuple[Operation, ...]:
+        """The network's inputs."""
+        return self.decisions.partition.chain.train.inputs
+
+    @property
+    def transport(self) -> Transport | None:
+        """To the other ranks, where there are any."""
+        return None if self.share is None else self.share.transport
+
+    @property
+    def control(self) -> SweepControl | None:
         """What decides sweeps while the network runs, if anything does."""
-        if self.rule is None or not self.later:
+        _, *later = self.decisions.stages
+        if self.rule is None or not later:
             return None
-        return SweepControl(self.later, self.rule, self.ledger)
+        return SweepControl(tuple(later), self.rule, self.rollback, self.plan.n)
+
+    def with_plan(self, plan: Plan) -> Emission:
+        """The same with other numbers."""
+        return replace(self, decisions=replace(self.decisions, plan=plan))

@@ -12,30 +12,46 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.cost.measure import medians
-from pararealize.ir.hierarchy import Iteration
+from pararealize.emit.assemble import assemble
+from pararealize.emit.emission import Emission
+from pararealize.emit.runner import runner_of
+from pararealize.ir.decisions import Decisions
 from pararealize.runtime.values.pytree import leaves_of
 
 #: Steps of each, of which the median is taken.
 STEPS = 5
 
 
-def serially(solved: Iteration) -> Iteration:
-    """The iteration with nothing but the serial network's schedules."""
-    return replace(solved, forward=solved.forward[-1:], adjoint=solved.adjoint[-1:], warm=())
+def faster_of_both(decisions: Decisions, serial: nn.Module, inputs: tuple[Any, ...]) -> Decisions:
+    """The decisions, or those for the serial network where its steps are measured to be faster."""
+    speedup = measured_speedup(assemble(decisions, copy.deepcopy(serial)), serial, inputs)
+    decisions = replace(decisions, plan=replace(decisions.plan, measured_speedup=speedup))
+    solved = decisions.iteration
+    if speedup >= 1 or solved is None:
+        return decisions
+    exact = replace(solved, forward=solved.forward[-1:], adjoint=solved.adjoint[-1:], warm=())
+    return replace(decisions, iteration=exact, plan=replace(decisions.plan, stacks=()))
 
 
-def measured_speedup(network: nn.Module, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
+def measured_speedup(emission: Emission, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
     """Seconds of a serial step over those of a multigrid step, measured on copies."""
-    ours, theirs = copy.deepcopy(network), copy.deepcopy(serial)
+    runner, twin = runner_of(emission, emission.serial), copy.deepcopy(serial)
+
+    def answer(*args: Any) -> Any:
+        for part in emission.propagators.values():
+            for mask in part.step_masks():
+                mask.begin_step()
+        return runner.run(args, {}, None)
+
     with torch.random.fork_rng(devices=[]):
         mine, wanted = medians(
-            partial(_step, ours, inputs), partial(_step, theirs, inputs), runs=STEPS
+            partial(_step, answer, inputs), partial(_step, twin, inputs), runs=STEPS
         )
     return wanted / mine
 
 
-def _step(module: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
-    outputs = leaves_of(module(*inputs))
+def _step(answer: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    outputs = leaves_of(answer(*inputs))
     wanted = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
     if wanted:
         torch.autograd.backward([o.float().pow(2).mean() for o in wanted])

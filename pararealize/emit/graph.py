@@ -11,7 +11,7 @@ from torch import fx, nn
 from pararealize.emit.devices import movers
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task
-from pararealize.ir.stages import Key, kept, made_in, taken, watched_on
+from pararealize.ir.stages import Key, kept, made_in, taken, watched_on, watches_in_order
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.runners.adaptive import GraphStage
 from pararealize.runtime.values.combine import combine
@@ -45,8 +45,7 @@ def lower_stages(
         ran, keeps, made = stages[:i], kept(stages, i), made_in(stages[i - 1 : i])
         takes, leaves = taken(ran), tuple(key for key in keeps if key in made)
         graph = _lowered(ran, arguments, propagators, takes, leaves)
-        ranks = range(ran[-1].ranks)
-        watches = tuple(watch for rank in ranks for watch in watched_on(ran, rank))
+        watches = watches_in_order(ran)
         found.append(GraphStage(graph, ran[-1].sweeps, watches, takes, leaves, frozenset(keeps)))
     return tuple(found)
 

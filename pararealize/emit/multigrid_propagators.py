@@ -63,7 +63,7 @@ def checkpointed(
     decisions: Decisions, serial: nn.Module, fine: Mapping[str, Fine]
 ) -> dict[str, Propagator]:
     """Slices that keep only the states between intervals, where the method asks for it."""
-    method, partition = decisions.method, decisions.partition
+    method, partition = decisions.plan.method, decisions.partition
     if not isinstance(method, MGRIT) or method.storage != "intervals":
         return {}
     found: dict[str, Propagator] = {}

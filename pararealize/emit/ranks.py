@@ -5,17 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pararealize.emit.collect import skeleton_of
 from pararealize.emit.emission import Emission, Share
 from pararealize.errors import RankError
-from pararealize.ir.hierarchy import Iteration
-from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule, Task, propagators
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
@@ -25,6 +22,13 @@ from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.runners.rank import RankRunner
+from pararealize.runtime.runners.rank_programs import (
+    AdaptiveProgram,
+    RankProgram,
+    SolveProgram,
+    StaticProgram,
+)
+from pararealize.runtime.values.arguments import Arguments
 
 
 def on_rank(emission: Emission, transport: Transport) -> Emission:
@@ -34,19 +38,16 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
         RankError: two ranks would hold the same buffer.
 
     """
-    schedule, parts, serial = emission.schedule, emission.propagators, emission.serial
-    everything = [task for stage in (schedule, *emission.later) for task in stage]
-    if emission.iteration is not None:
-        solved = (*emission.iteration.forward, *emission.iteration.adjoint)
-        everything += [task for cycles in solved for task in cycles.schedule]
+    parts, serial = emission.propagators, emission.serial
+    everything = [task for schedule in emission.decisions.every for task in schedule]
     found = homes(everything, parts)
     names = set(serial.state_dict())
     for prefix, registry in emission.registries.items():
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
     network = (name for name in parts if name.startswith(("fine.", "head")))
-    draws = drawing(schedule, parts, network)
-    if emission.iteration is not None:
-        draws = by_propagator(draws, schedule)
+    draws = drawing(emission.schedule, parts, network)
+    if emission.decisions.iteration is not None:
+        draws = by_propagator(draws, emission.schedule)
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), skeleton_of(serial), ties)
     strip(serial, found, transport.rank)
@@ -59,34 +60,30 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     return replace(emission, propagators=local, share=share)
 
 
-def execution(emission: Emission, share: Share, network: nn.Module) -> RankRunner:
+def rank_runner(emission: Emission, share: Share, network: nn.Module) -> RankRunner:
     """What runs a rank's tasks, for the network that holds their weights."""
     return RankRunner(
         emission.schedule,
+        _program(emission, share),
         emission.propagators,
-        binder(emission.arguments),
+        Arguments(emission.arguments),
         share.draws,
         share.transport,
         network,
         share.ties,
-        None if emission.iteration is None else rank_solver(emission, emission.iteration, share),
-        emission.dial,
     )
 
 
-def rank_solver(emission: Emission, iteration: Iteration, share: Share) -> MultigridSolver:
-    """What goes through the cycles of a multigrid network on a rank."""
-    rank = share.transport.rank
-    return MultigridSolver(iteration, emission.propagators, (rank,), lambda _rank, value: value)
-
-
-def binder(arguments: tuple[Operation, ...]) -> Callable[..., dict[str, Any]]:
-    """A function that takes what the network takes and gives its inputs by name."""
-    graph = fx.Graph()
-    nodes = [graph.create_node("placeholder", a.target, a.args, {}) for a in arguments]
-    graph.output({a.name: node for a, node in zip(arguments, nodes, strict=True)})
-    function: Callable[..., dict[str, Any]] = fx.GraphModule(nn.Module(), graph)
-    return function
+def _program(emission: Emission, share: Share) -> RankProgram:
+    schedule, rank = emission.schedule, share.transport.rank
+    iteration, control = emission.decisions.iteration, emission.control
+    if iteration is not None:
+        parts = emission.propagators
+        solver = MultigridSolver(iteration, parts, (rank,), lambda _rank, value: value)
+        return SolveProgram(schedule, solver, rank)
+    if control is not None:
+        return AdaptiveProgram(schedule, control, rank)
+    return StaticProgram(schedule, rank)
 
 
 def drawing(

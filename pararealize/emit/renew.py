@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.emit.assemble import applications, share_ledger
+from pararealize.emit.assemble import applications, share_rollback
 from pararealize.emit.emission import Emission, Share
 from pararealize.emit.multigrid_propagators import share_masks
 from pararealize.emit.ranks import drawing, registered
@@ -39,15 +39,13 @@ def renewed(
         for key in [key for key, module in registry.items() if id(module) not in keep]:
             del registry[key]
     share_masks(every, used)
-    share_ledger(every, emission.ledger)
+    share_rollback(every, emission.rollback)
     draws = any(mask.own_stream for part in every.values() for mask in part.step_masks())
     found = replace(
         emission,
+        decisions=replace(emission.decisions, plan=plan, sweeps=tuple(stages)),
         registries=registries,
         propagators=every,
-        plan=plan,
-        schedule=stages[0],
-        later=tuple(stages[1:]),
         rule=rule,
         own_streams=draws,
     )
@@ -55,8 +53,8 @@ def renewed(
 
 
 def _shared(emission: Emission, share: Share) -> Emission:
-    """With what ranks have to know of each other."""
-    whole = in_a_row((emission.schedule, *emission.later))
+    """The emission with the draws and names of all ranks, which each has to know."""
+    whole = in_a_row(emission.decisions.stages)
     here = [task for task in whole if task.propagator in emission.propagators]
     local = replace(whole, tasks=tuple(here))
     network = (name for name in emission.propagators if name.startswith(("fine.", "head")))

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from pararealize.explain.calibrated import sentences, sweeps_table
+from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Piece, Plan, Stack
 
 #: Wide enough for both tables; narrower terminals fold them.
@@ -25,7 +26,7 @@ def explain_tables(plan: Plan) -> list[Table]:
     if plan.head:
         network.add_row("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
     added = _table(
-        "coarse levels of MGRIT" if plan.method["method"] == "mgrit" else "added by parareal",
+        "coarse levels of MGRIT" if isinstance(plan.method, MGRIT) else "added by parareal",
         *("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
     )
     for piece in plan.pieces:
@@ -128,24 +129,24 @@ def _some(names: list[str], most: int = 3) -> str:
 def _cycles(plan: Plan) -> list[str]:
     """What MGRIT does in a step."""
     method = plan.method
-    if method["method"] != "mgrit" or plan.n == 1:
+    if not isinstance(method, MGRIT) or plan.n == 1:
         return []
     return [
-        f"MGRIT with {method['levels']} levels: {method['forward_cycles']} cycles for the states, "
-        f"{method['backward_cycles']} for their adjoints; a step whose residuals grow or stay "
-        f"above {method['guard']:.0%} gets more cycles, at most {method['max_cycles']}, and is "
+        f"MGRIT with {method.levels} levels: {method.forward_cycles} cycles for the states, "
+        f"{method.backward_cycles} for their adjoints; a step whose residuals grow or stay "
+        f"above {method.guard:.0%} gets more cycles, at most {method.max_cycles}, and is "
         "then run serially."
     ]
 
 
 def _sweeps(plan: Plan) -> list[str]:
     """What parareal does where a tolerance decides."""
-    tolerance = plan.method.get("tolerance")
-    if plan.method["method"] != "parareal" or tolerance is None or plan.n == 1:
+    method = plan.method
+    if not isinstance(method, Parareal) or method.tolerance is None or plan.n == 1:
         return []
     return [
-        f"At most {plan.n} sweeps, until jumps are below {tolerance:g}; costs and the prediction "
-        "are of those that every call takes."
+        f"At most {plan.n} sweeps, until jumps are below {method.tolerance:g}; costs and the "
+        "prediction are of those that every call takes."
     ]
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pararealize.errors import MethodError
 from pararealize.ir.options import check_count, is_number
-from pararealize.ir.typed import check_fields
 
 #: What happens to an answer that its certificate doubts.
 ABOVE = ("report", "warn", "exact")
@@ -137,6 +135,11 @@ class Region:
     whitening: tuple[float, ...]
     limit: float
 
+    def __post_init__(self) -> None:
+        k = len(self.centre)
+        if len(self.whitening) != k * (k + 1) // 2:
+            raise ValueError(f"a region with {k} features and {len(self.whitening)} weights")
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -194,38 +197,3 @@ class Calibration:
     def reached(self) -> Sweeps:
         """What it reaches with the sweeps chosen."""
         return next(s for s in self.chosen.sweeps if s.count == self.iterations)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read back from JSON values.
-
-        Raises:
-            TypeError, KeyError, ValueError: they are no calibration.
-
-        """
-        values = dict(values)
-        values["candidates"] = tuple(map(_candidate, values["candidates"]))
-        if values["certificate"] is not None:
-            given = dict(values["certificate"])
-            given["weights"] = {int(k): float(v) for k, v in given["weights"].items()}
-            given["regions"] = tuple(map(_region, given["regions"]))
-            check_fields(Certificate, given)
-            values["certificate"] = Certificate(**given)
-        check_fields(cls, {k: v for k, v in values.items() if k != "candidates"})
-        return cls(**values)
-
-
-def _region(values: Mapping[str, Any]) -> Region:
-    numbers = {name: tuple(map(float, values[name])) for name in ("centre", "whitening")}
-    given = {**values, **numbers}
-    check_fields(Region, given)
-    k = len(numbers["centre"])
-    if len(numbers["whitening"]) != k * (k + 1) // 2:
-        raise ValueError(f"a region with {k} features and {len(numbers['whitening'])} weights")
-    return Region(**given)
-
-
-def _candidate(values: Mapping[str, Any]) -> Candidate:
-    fits = tuple(Fit(**fit) for fit in values["fits"])
-    sweeps = tuple(Sweeps(**row) for row in values["sweeps"])
-    return Candidate(str(values["kind"]), fits, sweeps)

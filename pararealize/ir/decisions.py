@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from pararealize.ir.chain import Cost, Expectation, Partition
-from pararealize.ir.hierarchy import Iteration
-from pararealize.ir.methods import Method
+from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Segment
 from pararealize.ir.schedule import Schedule
@@ -37,12 +36,6 @@ class Coarse:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-#: Of a whole network and the arguments of a call: a plan and coarse propagators, from old ones.
-DecideAgain = Callable[
-    [nn.Module, Sequence[Any], Mapping[str, Any], Plan], tuple[Plan, dict[str, Coarse]]
-]
-
-
 @dataclass(frozen=True)
 class Guess:
     """The network C_j that guesses an interface's state from the network's inputs.
@@ -61,22 +54,50 @@ class Guess:
 class Decisions:
     """Everything that was decided for a network, ready to be assembled.
 
-    ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
-    are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
-    compute of the inputs alone, ``iteration`` its schedules, ``decide_again`` what chooses its
-    coarse propagators for other weights; ``later`` are what may follow ``schedule`` where a
-    tolerance decides, one more sweep each.
+    Attributes:
+        plan: the decisions in numbers, with the method and the machine that they are for.
+        sweeps: for parareal, the schedule of every call, and what may follow it, one sweep each.
+        iteration: for multigrid, the cycles for states and adjoints.
+        coarse: coarse propagators by subnetwork.
+        guesses: guess networks by interface.
+        levels: coarse propagators of a multigrid hierarchy by name.
+        features: what multigrid's slices compute of the inputs alone, by slice.
+        expectations: what the first layers take of each input.
+        given: inputs other than tensors, that the network was compiled with.
+
     """
 
     partition: Partition
-    method: Method
-    schedule: Schedule
     plan: Plan
-    coarse: Mapping[int, Coarse]
-    guesses: Mapping[int, Guess]
-    expectations: Mapping[str, Expectation]
+    sweeps: tuple[Schedule, ...] = ()
+    iteration: Iteration | None = None
+    coarse: Mapping[int, Coarse] = field(default_factory=dict)
+    guesses: Mapping[int, Guess] = field(default_factory=dict)
     levels: Mapping[str, Coarse] = field(default_factory=dict)
     features: Mapping[int, Segment] = field(default_factory=dict)
-    iteration: Iteration | None = None
-    later: tuple[Schedule, ...] = ()
-    decide_again: DecideAgain | None = None
+    expectations: Mapping[str, Expectation] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[Schedule, ...]:
+        """The schedule of every call, and what may follow it."""
+        return self.sweeps or tuple(cycles.schedule for cycles in self._cycles[:1])
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that every call runs, or begins with."""
+        return self.stages[0]
+
+    @property
+    def every(self) -> tuple[Schedule, ...]:
+        """All schedules that a call and its backward pass may run."""
+        return (*self.sweeps, *(cycles.schedule for cycles in self._cycles))
+
+    @property
+    def _cycles(self) -> tuple[Cycles, ...]:
+        found = self.iteration
+        return () if found is None else (*found.forward, *found.adjoint)
+
+    def without_modules(self) -> Decisions:
+        """The same without coarse and guess networks, which have been put into use."""
+        return replace(self, coarse={}, guesses={}, levels={})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pararealize.errors import MethodError
@@ -14,9 +14,7 @@ from pararealize.ir.options import (
     check_count,
     is_count,
     is_number,
-    options_of,
 )
-from pararealize.ir.typed import check_fields
 
 
 @dataclass(frozen=True)
@@ -122,10 +120,6 @@ class Parareal:
         """Sweeps of every call: before the first there is no jump that a tolerance could judge."""
         judged = self.tolerance is not None and math.isfinite(self.tolerance)
         return max(self.iterations, 1) if judged else self.iterations
-
-    def to_json(self) -> dict[str, Any]:
-        """Options as JSON values; a callable is named, and must be given again on loading."""
-        return {"method": "parareal", **options_of(self)}
 
 
 @dataclass(frozen=True)
@@ -243,37 +237,5 @@ class MGRIT:
         """Relaxations of C-points in a cycle: its Cs."""
         return self.relaxation.count("C")
 
-    def to_json(self) -> dict[str, Any]:
-        """Options as JSON values; a callable is named, and must be given again on loading."""
-        return {"method": "mgrit", **options_of(self)}
-
 
 Method = Parareal | MGRIT
-
-
-def read_method(values: dict[str, Any], coarse: CoarseFactory | None = None) -> Method:
-    """Options read back from their JSON values.
-
-    Raises:
-        MethodError: unknown options, or a callable was saved and none is given.
-
-    """
-    kinds: dict[str, type[Parareal] | type[MGRIT]] = {"parareal": Parareal, "mgrit": MGRIT}
-    kind = kinds.get(str(values.get("method")))
-    if kind is None:
-        raise MethodError(f"unknown method {values.get('method')!r}: expected parareal or mgrit.")
-    known = {field.name for field in fields(kind)}
-    options = {key: value for key, value in values.items() if key != "method"}
-    if isinstance(options.get("coarse_depth"), list):
-        options["coarse_depth"] = tuple(options["coarse_depth"])
-    if set(options) - known:
-        raise MethodError(f"unknown options {sorted(set(options) - known)} of {kind.__name__}.")
-    check_fields(kind, {k: v for k, v in options.items() if k not in {"coarse", "coarsening"}})
-    if str(options.get("coarse", "")).startswith("callable:"):
-        if coarse is None:
-            raise MethodError(
-                f"this network was built with {options['coarse']!r}: pass the same function "
-                "as load(path, model, coarse=function)."
-            )
-        options["coarse"] = coarse
-    return kind(**options)

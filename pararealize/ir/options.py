@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -14,20 +13,11 @@ from pararealize.errors import MethodError
 CoarseFactory = Callable[..., nn.Module]
 
 
-def options_of(method: Any) -> dict[str, Any]:
-    """Options of a method as JSON values; a callable is named."""
-    given = asdict(method)
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
-    if callable(method.coarse):
-        values["coarse"] = f"callable:{getattr(method.coarse, '__qualname__', method.coarse)}"
-    return values
-
-
 def check_choices(method: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Whether options have one of the values that they may have.
+    """Raise where an option has none of the values that it may have.
 
     Raises:
-        MethodError: one has not; says which there are.
+        MethodError: says which there are.
 
     """
     kind = type(method).__name__
@@ -42,10 +32,10 @@ def check_choices(method: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def check_count(method: Any, name: str, least: int) -> None:
-    """Whether an option is a whole number and large enough.
+    """Raise where an option is no whole number, or too small.
 
     Raises:
-        MethodError: it is not.
+        MethodError: says what was found.
 
     """
     value = getattr(method, name)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from pararealize.errors import MethodError, TraceError
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Cost, TensorSpec
-from pararealize.ir.typed import check_fields
+from pararealize.ir.methods import Method
+from pararealize.ir.serialise import read, values_of
 
-#: Of saved folders: 2 since weights may lie in several files.
-FORMAT = 3
-T = TypeVar("T")
+#: Of saved folders: 2 since weights may lie in several files, 4 since kinds of coarse propagators
+#: have their parameters as fields.
+FORMAT = 4
 
-
-def _read(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of JSON values, whose lists are tuples."""
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(values).items()}
-    check_fields(kind, plain)
-    return kind(**plain)
+#: Formats of folders that can be read.
+READABLE = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ class Plan:
     pieces: tuple[Piece, ...]
     head: str
     inputs: dict[str, str]
-    method: dict[str, Any]
+    method: Method
     machine: Machine
     serial_seconds: float
     parallel_seconds: float
@@ -221,7 +218,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(values_of(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -231,15 +228,7 @@ class Plan:
             ValueError, TypeError, KeyError: the text is no plan.
 
         """
-        values = json.loads(text)
-        values["pieces"] = tuple(_read(Piece, piece) for piece in values["pieces"])
-        values["machine"] = _read(Machine, values["machine"])
-        stacks = values.get("stacks", ())
-        values["stacks"] = tuple(_read(Stack, stack) for stack in stacks)
-        values["tracing"] = _read(Tracing, values["tracing"])
-        if values.get("calibration") is not None:
-            values["calibration"] = Calibration.from_json(values["calibration"])
-        return _read(cls, values)
+        return replace(read(cls, json.loads(text)), format=FORMAT)
 
     def __str__(self) -> str:
         lines = [f"{self.model} in {self.n} subnetworks, predicted speedup {self.speedup:.2f}×"]

@@ -46,6 +46,12 @@ def watched_on(stages: Sequence[Schedule], rank: int) -> tuple[Watch, ...]:
     return tuple(watch for watch, reporter in reported(stages) if reporter == rank)
 
 
+def watches_in_order(stages: Sequence[Schedule]) -> tuple[Watch, ...]:
+    """The last stage's watches in one process, those of each rank together."""
+    ranks = range(stages[-1].ranks)
+    return tuple(watch for rank in ranks for watch in watched_on(stages, rank))
+
+
 def taken(stages: Sequence[Schedule]) -> tuple[Key, ...]:
     """What the last of the stages reads, or watches, that earlier ones made."""
     tasks = (task for task in stages[-1] if task.op != "recv")

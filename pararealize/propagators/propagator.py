@@ -18,7 +18,7 @@ from pararealize.runtime.values.checks import check_finite, line_of, shapes
 class Propagator(nn.Module, ABC):
     """State in, state out; statistics move only when told to, masks are drawn once a step.
 
-    Where a later evaluation of a step may be told to as well, a ledger takes back what this moved.
+    Where a later evaluation of a step may move them anew, a rollback takes back what this moved.
 
     Args:
         label: how errors name it, e.g. ``"subnetwork 2 (layer2.0 … layer2.7)"``.
@@ -31,7 +31,7 @@ class Propagator(nn.Module, ABC):
         self.label = label
         self.leaves = leaves
         self.masks: Masks | None = None
-        self.ledger: Rollback | None = None
+        self.rollback: Rollback | None = None
 
     @abstractmethod
     def propagate(self, *values: Any) -> Any:
@@ -89,8 +89,8 @@ class Propagator(nn.Module, ABC):
             raise
 
     def _evaluate(self, values: tuple[Any, ...], commits: bool) -> Any:
-        if commits and self.ledger is not None and self.ledger.is_open:
-            self.ledger.note(self, self.stateful())
+        if commits and self.rollback is not None and self.rollback.is_open:
+            self.rollback.note(self, self.stateful())
         if commits and self.masks is None:
             return self.propagate(*values)
         moving = () if commits else tuple(self.stateful())

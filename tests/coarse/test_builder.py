@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import TensorSpec
-from pararealize.ir.methods import read_method
+from pararealize.ir.serialise import read_method
 from pararealize.models import odenet, resnet, vgg11, vgg16
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")

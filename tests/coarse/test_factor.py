@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pararealize import Parareal, pararealize
 from pararealize.errors import CoarseError
-from pararealize.ir.methods import read_method
+from pararealize.ir.serialise import read_method
 from pararealize.propagators.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from pararealize import Machine, ParallelNetwork, Parareal, pararealize
-from pararealize.cost.simulate import critical_coarse_seconds, predict
+from pararealize.cost.predict import predict
+from pararealize.cost.simulate import critical_coarse_seconds
 from pararealize.models import odenet, resnet
 from pararealize.schedule.place import place
 

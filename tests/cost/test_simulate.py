@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from pararealize.cost.simulate import Timeline, critical_coarse_seconds, is_fine, predict, simulate
+from pararealize.cost.predict import predict
+from pararealize.cost.simulate import Timeline, critical_coarse_seconds, is_fine, simulate
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule, Task

@@ -70,7 +70,7 @@ def test_colours_are_left_out(plan: Plan) -> None:
 
 
 def test_a_tolerance_says_how_far_sweeps_go(plan: Plan) -> None:
-    method = Parareal(tolerance=0.25).to_json()
+    method = Parareal(tolerance=0.25)
     assert any(
         line.startswith("At most 3 sweeps, until jumps are below 0.25;")
         for line in summary(replace(plan, method=method))

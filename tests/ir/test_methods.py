@@ -7,7 +7,8 @@ import pytest
 from torch import nn
 
 from pararealize.errors import MethodError, PararealizeError
-from pararealize.ir.methods import Parareal, read_method
+from pararealize.ir.methods import Parareal
+from pararealize.ir.serialise import read_method, values_of
 
 BAD: list[tuple[str, Any]] = [
     ("coarse", "fancy"),
@@ -75,14 +76,14 @@ def test_every_choice_is_accepted_and_listed(name: str) -> None:
 
 def test_json_round_trip() -> None:
     method = Parareal("rediscretized", "difference", 3, "coarse", 2, 0.5, 7)
-    values = json.loads(json.dumps(method.to_json()))
+    values = json.loads(json.dumps(values_of(method)))
     assert values["method"] == "parareal"
     assert read_method(values) == method
 
 
 def test_a_callable_is_named_and_given_again() -> None:
     method = Parareal(coarse=make)
-    values = json.loads(json.dumps(method.to_json()))
+    values = json.loads(json.dumps(values_of(method)))
     assert values["coarse"] == "callable:make"
     assert read_method(values, make) == method
     with pytest.raises(MethodError, match=r"callable:make.*load\(path, model, coarse=function\)"):
@@ -94,7 +95,7 @@ def test_a_callable_without_a_name_is_saved_too() -> None:
         def __call__(self, *_: object) -> nn.Module:
             return nn.Identity()
 
-    assert str(Parareal(coarse=Maker()).to_json()["coarse"]).startswith("callable:")
+    assert str(values_of(Parareal(coarse=Maker()))["coarse"]).startswith("callable:")
 
 
 def test_unknown_options_are_named() -> None:

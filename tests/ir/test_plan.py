@@ -34,7 +34,7 @@ def plan(parallel: float = 3.0, coarse: float = 0.5, n: int = 2) -> Plan:
         pieces=(*pieces, piece(n, 2.5, after="", module="", layers=("c", "c"), error=0.25)),
         head="fc",
         inputs={"x": "[2, 4] float32"},
-        method=Parareal(iterations=2, coarse_budget=0.5).to_json(),
+        method=Parareal(iterations=2, coarse_budget=0.5),
         machine=Machine(link_latency=1e-3),
         serial_seconds=6.0,
         parallel_seconds=parallel,

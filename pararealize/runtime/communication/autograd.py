@@ -21,68 +21,68 @@ from pararealize.runtime.communication.endpoint import Call, Message
 from pararealize.runtime.values.form import Form
 
 
-def depart(step: Call, line: Message, form: Form, tensors: Sequence[Tensor]) -> Tensor:
+def sent_state(call: Call, message: Message, form: Form, tensors: Sequence[Tensor]) -> Tensor:
     """A token for a state that was sent, through which its adjoint comes back."""
-    token: Tensor = Depart.apply(step, line, form, *tensors, step.anchor)  # type: ignore[no-untyped-call]
+    token: Tensor = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
     return token
 
 
-def arrive(step: Call, line: Message, form: Form) -> tuple[Tensor, ...]:
+def received_state(call: Call, message: Message, form: Form) -> tuple[Tensor, ...]:
     """The tensors of a state that was received, whose adjoint is sent back."""
-    tensors: tuple[Tensor, ...] = Arrive.apply(step, line, form, step.anchor)  # type: ignore[no-untyped-call]
+    tensors: tuple[Tensor, ...] = ReceivedState.apply(call, message, form, call.anchor)  # type: ignore[no-untyped-call]
     return tensors
 
 
-def enter(step: Call, tensor: Tensor) -> Tensor:
+def shared_input(call: Call, tensor: Tensor) -> Tensor:
     """An input of the network, whose gradient is summed over the ranks."""
-    entered: Tensor = Enter.apply(step, tensor)  # type: ignore[no-untyped-call]
-    return entered
+    shared: Tensor = SharedInput.apply(call, tensor)  # type: ignore[no-untyped-call]
+    return shared
 
 
-def leave(
-    step: Call,
+def shared_output(
+    call: Call,
     tensors: Sequence[Tensor],
-    ties: Sequence[Tensor],
+    tokens: Sequence[Tensor],
     *,
     made: bool,
     shares: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
-    """The network's output; ``ties`` are what has to run backward with it, ``made`` where it is.
+    """The network's output; ``tokens`` are what has to run backward with it, ``made`` where it is.
 
     After it, the sums over all ranks of ``shares``, of which each rank has its own.
     """
     counts = len(tensors), len(shares)
-    output: tuple[Tensor, ...] = Exit.apply(step, made, counts, *tensors, *shares, *ties)  # type: ignore[no-untyped-call]
+    output: tuple[Tensor, ...] = SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
     return output
 
 
-class Depart(torch.autograd.Function):
+class SentState(torch.autograd.Function):
     """A state leaves; its adjoint comes back. Returns a token that ties it to the output."""
 
     @staticmethod
-    def forward(ctx: Any, step: Call, line: Message, form: Form, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, call: Call, message: Message, form: Form, *tensors: Tensor) -> Tensor:
         """Note the state that was sent; the anchor is the last of the tensors."""
-        ctx.step, ctx.line, ctx.form = step, line, form
+        ctx.call, ctx.message, ctx.form = call, message, form
         return tensors[-1].new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _token: Tensor) -> tuple[Any, ...]:
         """Wait for the adjoint."""
-        adjoints = ctx.step.take_adjoint(ctx.line, ctx.form)
+        adjoints = ctx.call.take_adjoint(ctx.message, ctx.form)
         return (None, None, None, *adjoints, None)
 
 
-class Arrive(torch.autograd.Function):
+class ReceivedState(torch.autograd.Function):
     """A state arrives; its adjoint is sent back."""
 
     @staticmethod
     def forward(
-        ctx: Any, step: Call, line: Message, form: Form, _anchor: Tensor
+        ctx: Any, call: Call, message: Message, form: Form, _anchor: Tensor
     ) -> tuple[Tensor, ...]:
         """Wait for the state."""
-        ctx.step, ctx.line, ctx.form = step, line, form
-        tensors = step.take(line)
+        ctx.call, ctx.message, ctx.form = call, message, form
+        tensors = call.take(message)
         leaves = zip(tensors, form.tensors, strict=True)
         ctx.mark_non_differentiable(*(t for t, leaf in leaves if not leaf.differentiable))
         return tensors
@@ -91,39 +91,39 @@ class Arrive(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[None, ...]:
         """Send the adjoint."""
-        ctx.step.send_adjoint(ctx.line, ctx.form, adjoints)
+        ctx.call.send_adjoint(ctx.message, ctx.form, adjoints)
         return (None, None, None, None)
 
 
-class Enter(torch.autograd.Function):
+class SharedInput(torch.autograd.Function):
     """An input that wants a gradient: every rank gets the sum of what all ranks found."""
 
     @staticmethod
-    def forward(ctx: Any, step: Call, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, call: Call, tensor: Tensor) -> Tensor:
         """The input."""
-        ctx.step = step
+        ctx.call = call
         return tensor.view_as(tensor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         """The summed gradient."""
-        return None, ctx.step.transport.sum(gradient)
+        return None, ctx.call.transport.sum(gradient)
 
 
-class Exit(torch.autograd.Function):
+class SharedOutput(torch.autograd.Function):
     """The output on every rank: its gradient counts where it was made, and wakes all ranks.
 
     So does that of a sum over the ranks, which counts everywhere.
     """
 
     @staticmethod
-    def forward(ctx: Any, step: Call, made: bool, counts: tuple[int, int], *tensors: Tensor) -> Any:
+    def forward(ctx: Any, call: Call, made: bool, counts: tuple[int, int], *tensors: Tensor) -> Any:
         """The output's tensors, then the sums of those that are shares; others are tied to them."""
         count, shares = counts
-        ctx.step, ctx.made, ctx.count = step, made, count
-        ctx.ties = len(tensors) - count - shares
-        sums = (step.transport.sum(share) for share in tensors[count : count + shares])
+        ctx.call, ctx.made, ctx.count = call, made, count
+        ctx.tokens = len(tensors) - count - shares
+        sums = (call.transport.sum(share) for share in tensors[count : count + shares])
         results = (*(tensor.clone() for tensor in tensors[:count]), *sums)
         exact = [r for r in results if not (r.is_floating_point() or r.is_complex())]
         ctx.mark_non_differentiable(*exact)
@@ -133,7 +133,7 @@ class Exit(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         """The gradient, where the output was made."""
-        ctx.step.begin_backward()
+        ctx.call.begin_backward()
         output, shares = gradients[: ctx.count], gradients[ctx.count :]
         mine = output if ctx.made else (None,) * ctx.count
-        return (None, None, None, *mine, *shares, *(None,) * ctx.ties)
+        return (None, None, None, *mine, *shares, *(None,) * ctx.tokens)

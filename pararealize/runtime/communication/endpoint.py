@@ -56,16 +56,19 @@ class Endpoint:
 
     Args:
         transport: to the other ranks.
-        lines: the messages of which this rank is an end.
+        messages: those of which this rank is an end.
+        ties: its parameters that other ranks hold as well.
     """
 
-    def __init__(self, transport: Transport, lines: Sequence[Message]) -> None:
+    def __init__(
+        self, transport: Transport, messages: Sequence[Message], ties: Ties | None = None
+    ) -> None:
         self.transport = transport
-        self.incoming = [line for line in lines if line.target == transport.rank]
+        self.incoming = [message for message in messages if message.target == transport.rank]
         self.forms: dict[tuple[int, Message], Form] = {}
         self.device = torch.device("cpu")
         self.recorder: Recorder | None = None
-        self.ties: Ties | None = None
+        self._ties = ties
         self._open: Call | None = None
 
     def begin(
@@ -73,7 +76,7 @@ class Endpoint:
     ) -> Call:
         """A call begins: post the receives that are known, ask the others what they do."""
         if self._open is not None:
-            where = f"rank {self.transport.rank} in {self.transport.place}"
+            where = f"rank {self.transport.rank} in {self.transport.position}"
             text = f"the backward pass before this call stopped on {where}."
             self.transport.fail(text)
             raise PeerError(text)
@@ -81,8 +84,8 @@ class Endpoint:
         tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
         self.device = next((tensor.device for tensor in tensors), self.device)
         self.transport.steps += 1
-        if self.ties is not None and torch.is_grad_enabled():
-            self.ties.watch()
+        if self._ties is not None and torch.is_grad_enabled():
+            self._ties.watch()
         return Call(self, self.transport.steps % STEPS, text, trainable)
 
     def opened(self, step: Call) -> None:
@@ -97,11 +100,16 @@ class Endpoint:
     def closed(self) -> None:
         """It has come to its end."""
         self._open = None
-        self.at("", "")
+        self.reach("", "")
 
-    def at(self, place: str, kind: str) -> None:
+    def queue_sums(self, engine: Any, tag: Callable[[int], int]) -> None:
+        """Sum the gradients of tied parameters at the end of the backward pass."""
+        if self._ties is not None:
+            engine.queue_callback(partial(self._ties.sum, tag))
+
+    def reach(self, place: str, kind: str) -> None:
         """The backward pass has come to ``place``."""
-        self.transport.place = place
+        self.transport.position = place
         if self.recorder is not None:
             self.recorder.mark(place, kind)
 
@@ -110,13 +118,13 @@ class Endpoint:
 class Call:
     """One call of the network on one rank, and its backward pass."""
 
-    def __init__(self, link: Endpoint, number: int, text: str, trainable: bool) -> None:
-        self.link, self.number, self.text = link, number, text
-        self.transport = link.transport
+    def __init__(self, endpoint: Endpoint, number: int, text: str, trainable: bool) -> None:
+        self.endpoint, self.number, self.text = endpoint, number, text
+        self.transport = endpoint.transport
         self.key = digest(text)
         self.recording = torch.is_grad_enabled()
         self.anchor = torch.zeros((), requires_grad=self.recording)
-        self.tokens: list[Tensor] = []
+        self._tokens: list[Tensor] = []
         self._sent: dict[Message, tuple[Form, Tensor]] = {}
         self._adjoints: dict[Message, _Incoming] = {}
         self._trainable: list[bool] = [trainable]
@@ -124,27 +132,27 @@ class Call:
         if self.transport.size > 1:
             self._answer = self.transport.begin_gather([self.key, int(trainable)])
         self._posted: dict[Message, _Incoming] = {}
-        self.post(link.incoming)
+        self.post(endpoint.incoming)
 
-    def post(self, lines: Iterable[Message]) -> None:
+    def post(self, messages: Iterable[Message]) -> None:
         """Post the receives of messages that are sure to come, where their form is known."""
         self._posted |= {
-            line: self._post(self.link.forms[self.key, line], line)
-            for line in lines
-            if (self.key, line) in self.link.forms and self.transport.early
-            if self.link.forms[self.key, line].plain
+            message: self._post(self.endpoint.forms[self.key, message], message)
+            for message in messages
+            if (self.key, message) in self.endpoint.forms and self.transport.early
+            if self.endpoint.forms[self.key, message].plain
         }
 
-    def _tag(self, line: Message, *, back: bool = False) -> int:
-        return 2 * (self.number * MESSAGES + line.index % MESSAGES) + back
+    def _tag(self, message: Message, *, back: bool = False) -> int:
+        return 2 * (self.number * MESSAGES + message.index % MESSAGES) + back
 
     def _tie_tag(self, i: int) -> int:
         return 2 * (self.number * MESSAGES + MESSAGES - 1 - i)
 
-    def _post(self, form: Form, line: Message, *, back: bool = False) -> _Incoming:
-        peer, tag = (line.target if back else line.source), self._tag(line, back=back)
+    def _post(self, form: Form, message: Message, *, back: bool = False) -> _Incoming:
+        peer, tag = (message.target if back else message.source), self._tag(message, back=back)
         leaves = [leaf for leaf in form.tensors if leaf.differentiable or not back]
-        tensors = tuple(empty(leaf, self.link.device) for leaf in leaves)
+        tensors = tuple(empty(leaf, self.endpoint.device) for leaf in leaves)
         pairs = zip(tensors, leaves, strict=True)
         waits = [self.transport.receive(flat(t, leaf), peer, tag) for t, leaf in pairs]
         return _Incoming(tensors, waits)
@@ -162,9 +170,9 @@ class Call:
         self._trainable = [bool(trainable) for _, trainable in rows]
         if len({key for key, _ in rows}) > 1:
             texts = self.transport.gather(self.text)
-            lines = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
+            messages = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
             raise DisagreementError(
-                f"ranks were called with different inputs or in different modes ({lines}): call "
+                f"ranks were called with different inputs or in different modes ({messages}): call "
                 "the network on every rank with the same batch."
             )
 
@@ -175,81 +183,86 @@ class Call:
             "requiring a gradient" in self.text or any(self._trainable[:last])
         )
 
-    def send(self, line: Message, value: Any) -> tuple[Form, tuple[Tensor, ...]]:
+    def send(self, message: Message, value: Any) -> tuple[Form, tuple[Tensor, ...]]:
         """Send a state; its form goes with it where the other end cannot know it."""
         self.settle()
         form, tensors = form_of(value)
-        known = self.link.forms.get((self.key, line))
+        known = self.endpoint.forms.get((self.key, message))
         if known is None or not known.plain:
-            self.transport.send_object(form, line.target, self._tag(line))
-            self.link.forms[self.key, line] = known = form
-        self._check(line, form, known)
+            self.transport.send_object(form, message.target, self._tag(message))
+            self.endpoint.forms[self.key, message] = known = form
+        self._check(message, form, known)
         for tensor, leaf in zip(tensors, known.tensors, strict=True):
-            self.transport.send(flat(tensor, leaf), line.target, self._tag(line))
+            self.transport.send(flat(tensor, leaf), message.target, self._tag(message))
         return known, tensors
 
-    def _check(self, line: Message, form: Form, known: Form) -> None:
+    def _check(self, message: Message, form: Form, known: Form) -> None:
         def looks(form: Form) -> list[tuple[tuple[int, ...], torch.dtype]]:
             return [(leaf.shape, leaf.dtype) for leaf in form.tensors]
 
         if looks(form) != looks(known):
             raise ShapeError(
-                f"the state {line.value} was {', '.join(map(str, known.tensors))} in an earlier "
+                f"the state {message.value} was {', '.join(map(str, known.tensors))} in an earlier "
                 f"call with inputs of the same shape and is {', '.join(map(str, form.tensors))} "
                 "now: shapes that depend on data cannot cross ranks; cut elsewhere (interfaces=)."
             )
 
-    def expect(self, line: Message) -> Form:
+    def expect(self, message: Message) -> Form:
         """The form of the state that is to come, once it is known."""
         self.settle()
-        form = self.link.forms.get((self.key, line))
+        form = self.endpoint.forms.get((self.key, message))
         if form is None or not form.plain:
-            form = self.transport.receive_object(line.source, self._tag(line))
-            self.link.forms[self.key, line] = form
+            form = self.transport.receive_object(message.source, self._tag(message))
+            self.endpoint.forms[self.key, message] = form
         return form
 
-    def take(self, line: Message) -> tuple[Tensor, ...]:
+    def take(self, message: Message) -> tuple[Tensor, ...]:
         """Wait for the tensors of a state."""
-        posted = self._posted.pop(line, None)
-        return (posted or self._post(self.expect(line), line)).wait()
+        posted = self._posted.pop(message, None)
+        return (posted or self._post(self.expect(message), message)).wait()
 
-    def left(self, line: Message, form: Form, token: Tensor) -> None:
+    def left(self, message: Message, form: Form, token: Tensor) -> None:
         """Remember that the adjoint of a state that was sent will come back, through its token."""
-        self._sent[line] = form, token
+        self._sent[message] = form, token
 
-    def only_answers(self, lines: Collection[Message]) -> None:
+    def only_answers(self, messages: Collection[Message]) -> None:
         """The adjoints of these messages alone come back: the output depends on no other."""
-        self._sent = {line: sent for line, sent in self._sent.items() if line in lines}
+        self._sent = {message: sent for message, sent in self._sent.items() if message in messages}
+
+    def keep_token(self, token: Tensor) -> None:
+        """Let what made a token run backward with the output."""
+        self._tokens.append(token)
 
     @property
-    def ties(self) -> list[Tensor]:
+    def tokens(self) -> list[Tensor]:
         """What has to run backward with the output."""
-        return [*self.tokens, *(token for _, token in self._sent.values())]
+        return [*self._tokens, *(token for _, token in self._sent.values())]
 
     def begin_backward(self) -> None:
         """Post the receives of all adjoints; from here on a failure leaves others waiting."""
-        self.link.opened(self)
+        self.endpoint.opened(self)
         engine = torch.autograd.Variable._execution_engine
-        if self.link.ties is not None:
-            engine.queue_callback(partial(self.link.ties.sum, self._tie_tag))
-        engine.queue_callback(self.link.closed)
+        self.endpoint.queue_sums(engine, self._tie_tag)
+        engine.queue_callback(self.endpoint.closed)
         if self.transport.early:
             sent = self._sent.items()
-            self._adjoints = {line: self._post(form, line, back=True) for line, (form, _) in sent}
+            self._adjoints = {
+                message: self._post(form, message, back=True) for message, (form, _) in sent
+            }
 
-    def take_adjoint(self, line: Message, form: Form) -> list[Tensor | None]:
+    def take_adjoint(self, message: Message, form: Form) -> list[Tensor | None]:
         """Wait for the adjoint of a state that was sent, one tensor for each of its leaves."""
-        self.link.at(f"adjoint of {line.value} ← {line.target}", "recv")
-        posted = self._adjoints.pop(line, None) or self._post(form, line, back=True)
+        self.endpoint.reach(f"adjoint of {message.value} ← {message.target}", "recv")
+        posted = self._adjoints.pop(message, None) or self._post(form, message, back=True)
         found = iter(posted.wait())
         return [next(found) if leaf.differentiable else None for leaf in form.tensors]
 
-    def send_adjoint(self, line: Message, form: Form, adjoints: Sequence[Tensor]) -> None:
+    def send_adjoint(self, message: Message, form: Form, adjoints: Sequence[Tensor]) -> None:
         """Send the adjoint of a state back to where it came from."""
-        self.link.at(f"adjoint of {line.value} → {line.source}", "send")
+        self.endpoint.reach(f"adjoint of {message.value} → {message.source}", "send")
         for adjoint, leaf in zip(adjoints, form.tensors, strict=True):
             if leaf.differentiable:
-                self._send_back(line, adjoint, leaf)
+                self._send_back(message, adjoint, leaf)
 
-    def _send_back(self, line: Message, adjoint: Tensor, leaf: Leaf) -> None:
-        self.transport.send(flat(adjoint, leaf), line.source, self._tag(line, back=True))
+    def _send_back(self, message: Message, adjoint: Tensor, leaf: Leaf) -> None:
+        self.transport.send(flat(adjoint, leaf), message.source, self._tag(message, back=True))

@@ -128,7 +128,7 @@ class MPITransport(Transport):
         """Tell the other ranks that this one cannot go on."""
         self._alarm("failed", reason)
 
-    def leave(self, failed: bool) -> None:
+    def farewell(self, failed: bool) -> None:
         """At the end of the process, let those know who still wait for this rank."""
         who = f"rank {self.rank} of {self.size}"
         if failed:

@@ -103,7 +103,7 @@ class RandomStreams:
         self._key, self._at, self._found = key, 0, {}
         self._generator.set_state(torch.get_rng_state())
 
-    def enter(self, value: str) -> None:
+    def begin_draw(self, value: str) -> None:
         """Set the random state for the task that makes ``value``."""
         i = self._index.get(value)
         if i is None:
@@ -112,7 +112,7 @@ class RandomStreams:
         self._before = self._generator.get_state()
         torch.set_rng_state(self._before)
 
-    def leave(self, value: str) -> None:
+    def end_draw(self, value: str) -> None:
         """Learn how much the task that made ``value`` drew."""
         i = self._index.get(value)
         if i is None or self._key in self._known:

@@ -34,7 +34,7 @@ class Transport(ABC):
         size: number of ranks.
         patience: seconds to wait for a message.
 
-    ``place`` is the subnetwork whose backward pass runs; messages and bytes sent are counted.
+    ``position`` is the subnetwork whose backward pass runs; messages and bytes sent are counted.
     """
 
     #: Whether receives may be posted long before they are waited for.
@@ -43,7 +43,7 @@ class Transport(ABC):
     def __init__(self, rank: int, size: int, patience: float = PATIENCE) -> None:
         self.rank, self.size, self.patience = rank, size, patience
         self.steps = 0
-        self.place = ""
+        self.position = ""
         self.sent_bytes = 0
         self.sent_messages = 0
         atexit.register(_farewell, weakref.ref(self))
@@ -75,7 +75,7 @@ class Transport(ABC):
         """A block that ranks of one process run one after another."""
         return nullcontext()
 
-    def leave(self, failed: bool) -> None:  # noqa: B027  most engines notice by themselves
+    def farewell(self, failed: bool) -> None:  # noqa: B027  most engines notice by themselves
         """At the end of the process, let those know who still wait for this rank."""
 
     def send(self, numbers: Tensor, peer: int, tag: int) -> None:
@@ -142,10 +142,10 @@ def _farewell(transport: weakref.ref[Transport]) -> None:
     if this is None:
         return
     failed = getattr(sys, "last_value", None) is not None
-    if failed and this.place:
+    if failed and this.position:
         who = f"rank {this.rank} of {this.size}"
-        print(f"{who} failed in the backward pass of {this.place}.", file=sys.stderr)
-    this.leave(failed)
+        print(f"{who} failed in the backward pass of {this.position}.", file=sys.stderr)
+    this.farewell(failed)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from pararealize.errors import MethodError
 from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.measures import rows_of
+from pararealize.runtime.monitoring.report import Jump, Report, norm
 from pararealize.runtime.values.combine import combine, join
 from pararealize.runtime.values.pytree import leaves_of
 
@@ -57,6 +58,25 @@ class Jumps:
                 "jumps.penalty()."
             )
         return self._penalty
+
+
+def watched_report(
+    watches: Iterable[Watch], pairs: Iterable[tuple[Any, Any]], sweeps: int
+) -> Report:
+    """The jumps between watched pairs of new and old states, slices of a batch put together."""
+    slices = by_jump((w, *pair) for w, pair in zip(watches, pairs, strict=False))
+    return Report(tuple(_jump(*key, found) for key, found in slices.items()), sweeps=sweeps)
+
+
+def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:
+    size = norm([combine("+-", new, old) for new, old in slices])
+    scale = norm([new for new, _ in slices])
+    return Jump(sweep, interface, size, size / scale if scale else 0.0)
+
+
+def summed_jumps(watched: Iterable[Watched], watches: Iterable[Watch], batch: int) -> Tensor:
+    """What those seen here contribute to the mean over all watches of a call's relative squares."""
+    return summed(watched, batch) / number_of(watches)
 
 
 def summed(watched: Iterable[Watched], batch: int) -> Tensor:

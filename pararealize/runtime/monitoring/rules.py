@@ -124,3 +124,18 @@ class Certified:
         distances = {m.interface: m.distances for m in last}
         doubts = doubtful(self.certificate, found, distances, answer(output))
         return Judgement(tuple(found.tolist()), tuple(doubts.tolist()))
+
+
+def warning_of(rule: Rule) -> str:
+    """What to warn of after a call; empty where nothing is doubtful or no warning is wanted."""
+    if not isinstance(rule, Certified) or rule.certificate.above != "warn":
+        return ""
+    doubts = rule.verdict.doubtful
+    if not any(doubts):
+        return ""
+    return (
+        f"{sum(doubts)} of {len(doubts)} answers may differ from the serial network's: "
+        f"estimated errors up to {max(rule.verdict.estimates):.1e}, limit "
+        f"{rule.certificate.limit:.1e}. net.report says which; above='exact' makes the "
+        "network sweep on instead."
+    )

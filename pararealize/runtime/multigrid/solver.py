@@ -16,7 +16,7 @@ from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.schedule import Schedule
 from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import random_states
-from pararealize.runtime.monitoring.report import Jump
+from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
 from pararealize.runtime.multigrid.convergence import by_cycle, judge, residuals
 from pararealize.runtime.multigrid.local_tasks import local_tasks
@@ -136,14 +136,18 @@ class MultigridSolver:
         for mask in own:
             mask.start = start
 
-    def reported(self) -> tuple[Any, ...]:
-        """Residuals of the last call and backward pass, and how all calls went.
-
-        In the order of :class:`Report`.
-        """
+    def report(self) -> Report:
+        """Residuals of the last call and backward pass, and how all calls went."""
         tally = self.tally
-        counts = (tally.calls, tally.extra_cycles, tally.serial, tally.backward_cycles)
-        return (self.residuals, tally.adjoints, *counts, tally.unwatched)
+        return Report(
+            self.residuals,
+            adjoints=tally.adjoints,
+            calls=tally.calls,
+            extra_cycles=tally.extra_cycles,
+            serial_steps=tally.serial,
+            backward_cycles=tally.backward_cycles,
+            unwatched=tally.unwatched,
+        )
 
     def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
         """The schedules to go through, and the values that they start from."""

@@ -16,7 +16,7 @@ from pararealize.runtime.effects.statistics import Statistics
 from pararealize.runtime.multigrid.local_tasks import batched_tasks, carry_out
 from pararealize.runtime.multigrid.protocols import Applied
 from pararealize.runtime.multigrid.solve import Solve, SolverSetup
-from pararealize.runtime.multigrid.tape import detached
+from pararealize.runtime.values.pytree import detached
 
 
 class States:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pararealize.ir.schedule import Task
 from pararealize.runtime.values.combine import combine
-from pararealize.runtime.values.pytree import flatten, leaves_of, map_tensors, unflatten
+from pararealize.runtime.values.pytree import detached, flatten, leaves_of, map_tensors, unflatten
 
 #: A propagator and the value that it was applied to.
 Application = tuple[str, str]
@@ -55,11 +55,6 @@ def hooks_held(tensors: Iterable[Tensor]) -> Iterator[None]:
 def is_real(leaf: Any) -> bool:
     """Whether a leaf of a state can have an adjoint."""
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
-def detached(value: Any) -> Any:
-    """The state without autograd's graph."""
-    return map_tensors(lambda leaf: leaf.detach(), value)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
-"""Adaptive: sweeps that are decided while the network runs, in one process."""
+"""Adaptive: sweeps that are decided while the network runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
-from torch import Tensor, fx
+from torch import fx
 
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import Key
 from pararealize.runtime.effects.statistics import Rollback
-from pararealize.runtime.monitoring.jumps import Jumps, Watched, number_of, summed
+from pararealize.runtime.monitoring.jumps import Jumps, Watched, summed_jumps
 from pararealize.runtime.monitoring.measures import Known, Measure, batch_of, measures, tables
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.rules import Certified, Rule
-from pararealize.runtime.values.pytree import map_tensors
+from pararealize.runtime.runners.runner import Runner
+from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.pytree import detached
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,33 @@ class SweepControl:
     Attributes:
         later: one more sweep each.
         rule: asked after every stage but the last.
-        ledger: of the statistics that propagators move.
+        rollback: of the statistics that propagators move.
+        exact: sweeps after which the network is the serial one.
 
     """
 
     later: tuple[Schedule, ...]
     rule: Rule
-    ledger: Rollback
+    rollback: Rollback
+    exact: int
 
     @property
     def known(self) -> Known:
         """What tells the rule how far a state is from those it knows."""
         return self.rule.known if isinstance(self.rule, Certified) else {}
 
+    def report(self, sweeps: int, found: Sequence[Measure]) -> Report:
+        """The jumps of all sweeps that ran; of a certified network estimated errors and doubts.
 
-@dataclass(frozen=True)
-class SweepRecord:
-    """How the last call went."""
-
-    sweeps: int = 0
-    measures: tuple[Measure, ...] = ()
-
-    def report(self) -> Report:
-        """The jumps of all sweeps that ran."""
-        return Report(tuple(m.jump() for m in self.measures), sweeps=self.sweeps)
+        Answers that were made exact are not doubted.
+        """
+        report = Report(tuple(measure.jump() for measure in found), sweeps=sweeps)
+        if not isinstance(self.rule, Certified):
+            return report
+        judged, exact = self.rule.verdict, sweeps >= self.exact
+        errors = (0.0,) * len(judged.estimates) if exact else judged.estimates
+        doubts = (False,) * len(judged.doubtful) if exact else judged.doubtful
+        return replace(report, errors=errors, doubtful=doubts)
 
 
 @dataclass(frozen=True)
@@ -67,58 +72,64 @@ class GraphStage:
 
 
 @final
-class AdaptiveRunner:
-    """A network in one process: (network inputs) → (output, no watched values).
+class AdaptiveRunner(Runner):
+    """Runs stages one after another, in one process, until a rule is content.
 
     Args:
         stages: what runs one after another.
-        dial: what decides how many.
-        bind: turns the arguments of a call into the network's inputs.
-        plain: the first stage alone, as a graph that decides nothing by what it sees.
+        control: what decides how many.
+        arguments: binds the arguments of a call.
+        graph: the first stage alone.
 
     """
 
     def __init__(
         self,
         stages: Sequence[GraphStage],
-        dial: SweepControl,
-        bind: Callable[..., dict[str, Any]],
-        plain: fx.GraphModule,
+        control: SweepControl,
+        arguments: Arguments,
+        graph: fx.GraphModule,
     ) -> None:
-        self.stages, self.plain = tuple(stages), plain
-        self.swept = SweepRecord()
-        self._dial, self._bind = dial, bind
+        self._stages, self._control = tuple(stages), control
+        self._arguments, self._graph = arguments, graph
+        self._sweeps = 0
+        self.measures: tuple[Measure, ...] = ()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
-        """The network's output."""
-        return self.watching(None, *args, **kwargs)
-
-    def watching(self, jumps: Jumps | None, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """The same, with the penalty of the jumps kept where that is asked for."""
-        batch = batch_of(self._bind(*args, **kwargs))
-        known: dict[Key, Any] = {}
+    def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
+        """The output of the last stage that was needed."""
+        batch = batch_of(self._arguments(*args, **kwargs))
+        control, known = self._control, dict[Key, Any]()
         found: tuple[Measure, ...] = ()
         seen: list[Watched] = []
-        with self._dial.ledger.step():
-            for stage in self.stages:
+        with control.rollback.step():
+            for stage in self._stages:
                 taken = [known[key] for key in stage.takes]
                 output, pairs, left = stage.graph(*taken, *args, **kwargs)
                 if jumps is not None:
                     seen += [(w, *pair) for w, pair in zip(stage.watches, pairs, strict=True)]
-                if stage is self.stages[-1]:
+                if stage is self._stages[-1]:
                     break
-                rows = tables(stage.watches, pairs, batch, self._dial.known)
-                found += measures(stage.watches, rows)
-                if self._dial.rule.is_enough(found, detached(output)):
+                found += measures(stage.watches, tables(stage.watches, pairs, batch, control.known))
+                if control.rule.is_enough(found, detached(output)):
                     break
                 known |= zip(stage.leaves, left, strict=True)
                 known = {key: known[key] for key in stage.keeps}
-        self.swept = SweepRecord(stage.sweeps, found)
+        self._sweeps, self.measures = stage.sweeps, found
         if jumps is not None:
-            jumps.keep(summed(seen, batch) / number_of(watch for watch, *_ in seen), output)
-        return output, ()
+            jumps.keep(summed_jumps(seen, [watch for watch, *_ in seen], batch), output)
+        return output
 
+    @property
+    def report(self) -> Report:
+        """The jumps of all sweeps of the last call."""
+        return self._control.report(self._sweeps, self.measures)
 
-def detached(value: Any) -> Any:
-    """A nest with all tensors detached."""
-    return map_tensors(Tensor.detach, value)
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The sweeps that every call takes."""
+        return self._graph
+
+    @property
+    def code(self) -> str:
+        """All stages, one after another."""
+        return "\n".join(str(stage.graph.code) for stage in self._stages)

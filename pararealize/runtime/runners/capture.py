@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError, ShapeError
 from pararealize.runtime.communication.lanes import CudaStreams, Lanes, ManyLanes
+from pararealize.runtime.runners.runner import RunModule
 
 #: Steps before the capture, in which libraries choose their kernels and allocate.
 WARM_UP = 3
@@ -106,10 +107,19 @@ class Captured:
             raise MethodError("Captured: all inputs and targets must be on the CUDA device.")
         self._network, self._loss, self._count = network, loss, len(inputs)
         self._held = [t.detach().clone() for t in (*inputs, *targets)]
-        with _fixed_cycles(network, self._graph.lanes):
+        with self._decided():
             for _ in range(WARM_UP):
                 self._graph.warm(self._step)
             self._result = self._graph.capture(self._step)
+
+    @contextmanager
+    def _decided(self) -> Iterator[None]:
+        """A block in which compiled networks decide nothing by what they see."""
+        with ExitStack() as stack:
+            for module in self._network.modules():
+                if isinstance(module, RunModule):
+                    stack.enter_context(module.runner.decided(self._graph.lanes))
+            yield
 
     def _step(self) -> Tensor:
         """Gradients are new tensors, so that replays write them instead of adding to them."""
@@ -137,9 +147,3 @@ class Captured:
             held.copy_(tensor)
         self._graph.replay()
         return self._result
-
-
-def _fixed_cycles(network: nn.Module, lanes: Lanes) -> AbstractContextManager[Any]:
-    """A block in which a multigrid network's solver decides nothing by what it sees."""
-    solver = getattr(network, "solver", None)
-    return nullcontext() if solver is None else solver.fixed(lanes)

@@ -12,9 +12,13 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from pararealize.ir.schedule import Schedule, Task
+from pararealize.runtime.monitoring.jumps import Jumps
+from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.multigrid.solve import Solve
 from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.multigrid.tape import is_real
+from pararealize.runtime.runners.runner import Runner
+from pararealize.runtime.values.arguments import Arguments
 from pararealize.runtime.values.pytree import flatten, leaves_of, parameters_of, unflatten
 
 
@@ -106,48 +110,63 @@ class LocalMessages:
 
 
 @final
-class MultigridRunner:
-    """A network in one process: (network inputs) → (output, watched values).
+class MultigridRunner(Runner):
+    """Solves for the states of a network, in one process, on one device or several.
 
     Args:
         solver: of all ranks of its schedules.
-        bind: turns the arguments of a call into the network's inputs.
+        arguments: binds the arguments of a call.
         network: the module that holds the parameters.
-        plain: the cycles asked for as a graph, which decides nothing by what it sees.
+        graph: the cycles asked for.
 
     """
 
     def __init__(
         self,
         solver: MultigridSolver,
-        bind: Callable[..., dict[str, Any]],
+        arguments: Arguments,
         network: nn.Module,
-        plain: fx.GraphModule,
+        graph: fx.GraphModule,
     ) -> None:
-        self.solver, self._bind, self._network, self.plain = solver, bind, network, plain
+        self._solver, self._arguments = solver, arguments
+        self._network, self._graph = network, graph
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
+    def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], _jumps: Jumps | None) -> Any:
         """The network's output; where it is only ever run serially, autograd is left to do that."""
-        if self.solver.is_serial:
-            self.solver.tally.calls += 1
-            output, _ = self.plain(*args, **kwargs)
-            return output, ()
-        inputs, post = self._bind(*args, **kwargs), LocalMessages(self.solver.setting.move)
+        if self._solver.is_serial:
+            self._solver.tally.calls += 1
+            return self._graph(*args, **kwargs)[0]
+        inputs = self._arguments(*args, **kwargs)
+        messages = LocalMessages(self._solver.setting.move)
         learns = torch.is_grad_enabled() and wants_gradient(self._network, inputs)
-        solved = self.solver.solve(inputs, post, learns=learns)
-        others = self.solver.depends_on(solved) if learns else []
-        schedule = solved.cycles.schedule
-        rank, name = last_state(schedule)
+        solved = self._solver.solve(inputs, messages, learns=learns)
+        others = self._solver.depends_on(solved) if learns else []
+        rank, name = last_state(solved.cycles.schedule)
         state = solved.values[rank, name]
         if others:
-            state, _ = attach(self.solver, solved, state, others)
-        return self._head(rank, state, inputs), ()
+            state, _ = attach(self._solver, solved, state, others)
+        return self._head(rank, state, inputs)
 
     def _head(self, rank: int, state: Any, inputs: Mapping[str, Any]) -> Any:
-        head = self.solver.setting.propagators.get("head")
+        head = self._solver.setting.propagators.get("head")
         if head is None:
             return state
-        return head(state, *(self.solver.setting.move(rank, inputs[name]) for name in head.inputs))
+        return head(state, *(self._solver.setting.move(rank, inputs[n]) for n in head.inputs))
+
+    @property
+    def report(self) -> Report:
+        """Residuals of the last call and backward pass."""
+        return self._solver.report()
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The cycles asked for."""
+        return self._graph
+
+    @property
+    def solver(self) -> MultigridSolver:
+        """What goes through the cycles."""
+        return self._solver
 
 
 def last_state(schedule: Schedule) -> tuple[int, str]:

@@ -66,7 +66,11 @@ def _rank_stage(
         tasks,
         _last_reads(tasks, {schedule.output, *watched, *later}),
         watches,
-        tuple(line for line in routes.values() if line.target == rank and line.value in arriving),
+        tuple(
+            message
+            for message in routes.values()
+            if message.target == rank and message.value in arriving
+        ),
         *ours,
     )
 

@@ -100,6 +100,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return unflatten(changed, structure)
 
 
+def detached(value: Any) -> Any:
+    """The nest with all tensors detached from autograd's graph."""
+    return map_tensors(Tensor.detach, value)
+
+
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
     """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
     yield from (p for p in module._parameters.values() if p is not None)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pararealize.errors import RankError
+from pararealize.runtime.communication import random_streams as streams
 from pararealize.runtime.communication.random_streams import (
     BLOCK,
     Draw,
@@ -20,7 +21,6 @@ from pararealize.runtime.communication.random_streams import (
     words_between,
 )
 from pararealize.runtime.communication.threads import LocalGroup
-from pararealize.runtime.communication import random_streams as streams
 
 KINDS: dict[str, Callable[[int], Tensor]] = {
     "dropout": lambda size: functional.dropout(torch.ones(size), 0.3),
@@ -102,9 +102,9 @@ def one_call(given: RandomStreams, key: int, order: tuple[str, ...] = ("a", "g",
     given.begin(key)
     found = {}
     for value in order:
-        given.enter(value)
+        given.begin_draw(value)
         found[value] = torch.rand(SIZES.get(value, 5))
-        given.leave(value)
+        given.end_draw(value)
     given.end()
     return found
 
@@ -163,8 +163,8 @@ def test_other_tasks_and_networks_that_never_draw_are_left_alone() -> None:
     begin = torch.get_rng_state()
     torch.rand(9)
     moved = torch.get_rng_state()
-    given.enter("u1.0")
-    given.leave("u1.0")
+    given.begin_draw("u1.0")
+    given.end_draw("u1.0")
     assert torch.equal(torch.get_rng_state(), moved)
     assert not torch.equal(begin, moved)
 
@@ -189,9 +189,9 @@ def test_ranks_learn_from_each_other_where_they_start() -> None:
             for draw in draws:
                 # the first call of a kind learns: ranks go one after another by themselves
                 if draw.rank == rank:
-                    given.enter(draw.value)
+                    given.begin_draw(draw.value)
                     found[draw.value, i] = torch.rand({"a": 3, "b": 1000, "c": 40}[draw.value])
-                    given.leave(draw.value)
+                    given.end_draw(draw.value)
                 if i:
                     gate.wait()
             gate.wait()

@@ -1,0 +1,1 @@
+"""Deciding: what a method makes of a chain: coarse propagators, schedules and where they run."""

@@ -1,0 +1,112 @@
+"""Recoarsen: other coarse propagators in a multigrid network, as its weights move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pararealize.coarse.levels import LevelBuilder
+from pararealize.cost.inputs import bind
+from pararealize.cost.probe import Probe
+from pararealize.decide.mgrit_passes import cycles_of, decide_levels
+from pararealize.emit.emission import Emission
+from pararealize.emit.multigrid_propagators import propagators_of, share_masks
+from pararealize.errors import MethodError, RankError
+from pararealize.ir.decisions import Coarse, Decisions
+from pararealize.ir.hierarchy import Iteration
+from pararealize.ir.methods import MGRIT
+from pararealize.ir.plan import Plan
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.communication.transport import together
+
+
+def recoarsened(
+    emission: Emission, whole: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Emission:
+    """The emission with coarse propagators that fit today's weights, those of ``whole``.
+
+    Errors are measured on the inputs of one call, ``args`` and ``kwargs``, or on random ones.
+
+    Raises:
+        MethodError: the network is not multigrid's, or its coarse networks are the user's own.
+        RankError: on ranks, coarse steps join slices, whose layers other ranks hold.
+        ShapeError: the inputs are not the arguments of the network.
+
+    """
+    iteration, transport = _checked(emission), emission.transport
+    if transport is not None and _joins(iteration):
+        raise RankError(
+            "net.recoarsen(): on ranks, coarse steps that join slices may need layers that their "
+            "rank does not hold: compile net.to_serial() again, or take fewer levels."
+        )
+    with together(transport), nullcontext() if transport is None else transport.alone():
+        plan, levels = _decided(emission.decisions, _on_one_device(whole), args, kwargs)
+    if transport is not None:
+        plan, levels = transport.exchange((plan, levels))[0]
+    return replace(
+        emission.with_plan(plan),
+        propagators={**emission.propagators, **_coarse(emission, levels)},
+        own_streams=any(p.draws for p in propagators_of(levels, whole).values()),
+    )
+
+
+def _checked(emission: Emission) -> Iteration:
+    iteration, method = emission.decisions.iteration, emission.plan.method
+    if iteration is None:
+        raise MethodError(
+            "net.recoarsen() chooses MGRIT's coarse propagators again, and this network was "
+            "compiled with another method: write pararealize(model, n, method=MGRIT(...))."
+        )
+    if callable(method.coarse):
+        raise MethodError(
+            "net.recoarsen(): MGRIT(coarse=a function) made networks with weights of their "
+            "own, which train with the others: there is nothing to choose again."
+        )
+    return iteration
+
+
+def _decided(
+    decisions: Decisions, whole: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Plan, Mapping[str, Coarse]]:
+    """The plan and the coarse propagators for the weights of a whole network."""
+    plan, method = decisions.plan, decisions.plan.method
+    assert isinstance(method, MGRIT)
+    given = bind(whole, args, kwargs) if args or kwargs else decisions.given
+    probe = Probe(decisions.partition, whole, dict(given or {}), method.seed)
+    with torch.inference_mode(False), torch.enable_grad():
+        builder = LevelBuilder(decisions.partition, whole, method, plan.machine, probe, chosen={})
+        levels, new = decide_levels(builder, cycles_of(builder), plan.ranks)
+    return _updated(plan, new), levels
+
+
+def _updated(old: Plan, new: Plan) -> Plan:
+    """The plan with new coarse propagators and their costs."""
+    return replace(
+        old,
+        pieces=new.pieces,
+        levels=new.levels,
+        parallel_seconds=new.parallel_seconds,
+        critical_coarse_seconds=new.critical_coarse_seconds,
+    )
+
+
+def _coarse(emission: Emission, levels: Mapping[str, Coarse]) -> dict[str, Propagator]:
+    """Those that this process applies, with the masks that they need."""
+    own = {name: coarse for name, coarse in levels.items() if name in emission.propagators}
+    found = propagators_of(own, emission.serial)
+    share_masks(found, dict.fromkeys(found, 2))
+    return found
+
+
+def _joins(iteration: Iteration) -> bool:
+    return any(level.steps < iteration.levels[0].steps for level in iteration.levels)
+
+
+def _on_one_device(whole: nn.Module) -> nn.Module:
+    first = next(whole.parameters(), torch.empty(0))
+    return whole.to(first.device)

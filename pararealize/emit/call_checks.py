@@ -1,0 +1,54 @@
+"""Call checks: whether the arguments of a call are such as the network was compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pararealize.errors import ShapeError
+from pararealize.ir.chain import Expectation
+from pararealize.ir.program import FIXED, Operation
+
+
+def check_call(
+    arguments: tuple[Operation, ...],
+    expectations: Mapping[str, Expectation],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Raise where an argument does not fit the first layers, or what the network was traced with.
+
+    Raises:
+        ShapeError: names the argument, what was found and what was expected.
+
+    """
+    given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
+    for argument in arguments:
+        if FIXED in argument.kwargs and argument.target in given:
+            _check_fixed(argument.target, given[argument.target], argument.kwargs[FIXED])
+    for name, expected in expectations.items():
+        value = given.get(name)
+        problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
+        if problem and isinstance(value, Tensor):
+            raise ShapeError(
+                f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
+                f"{expected.size} on axis {expected.axis}."
+            )
+
+
+def _check_fixed(name: str, found: Any, fixed: Any) -> None:
+    same = found is fixed or (type(found) is type(fixed) and not isinstance(found, Tensor))
+    if same and found == fixed:
+        return
+    if fixed is None:
+        raise ShapeError(
+            f"the input {name!r} was not given when the network was compiled, so what it does is "
+            "not part of it: write pararealize(model, n, example_inputs=..., "
+            f"example_kwargs={{{name!r}: {name}}})."
+        )
+    raise ShapeError(
+        f"the input {name!r} is {fixed!r} in this network, which was compiled with "
+        f"concrete_args={{{name!r}: {fixed!r}}}: compile another one for {found!r:.60}."
+    )

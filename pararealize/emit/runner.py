@@ -1,0 +1,62 @@
+"""Runner: of an emission, what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pararealize.emit.devices import movers
+from pararealize.emit.emission import Emission
+from pararealize.emit.graph import lower, lower_stages
+from pararealize.emit.ranks import rank_runner
+from pararealize.ir.hierarchy import Iteration
+from pararealize.ir.plan import Stack
+from pararealize.propagators.fine import Fine
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.stacked import Stacked, divided
+from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.runners.adaptive import AdaptiveRunner
+from pararealize.runtime.runners.graph import GraphRunner
+from pararealize.runtime.runners.multigrid import MultigridRunner
+from pararealize.runtime.runners.runner import Runner
+from pararealize.runtime.values.arguments import Arguments
+
+
+def runner_of(emission: Emission, network: nn.Module) -> Runner:
+    """What runs an emission, for the network that holds its parameters."""
+    if emission.share is not None:
+        return rank_runner(emission, emission.share, network)
+    arguments, schedule = Arguments(emission.arguments), emission.schedule
+    graph = lower(schedule, emission.arguments, emission.propagators)
+    iteration, control = emission.decisions.iteration, emission.control
+    if iteration is not None:
+        return MultigridRunner(_solver(emission, iteration), arguments, network, graph)
+    if control is None:
+        return GraphRunner(graph, schedule, arguments)
+    stages = lower_stages(emission.decisions.stages, emission.arguments, emission.propagators)
+    return AdaptiveRunner(stages, control, arguments, graph)
+
+
+def _solver(emission: Emission, iteration: Iteration) -> MultigridSolver:
+    """What goes through the cycles, in one process on one device or several."""
+    schedule, parts = emission.schedule, emission.propagators
+    moves = movers(schedule, parts) if schedule.ranks > 1 else {}
+
+    def move(rank: int, value: Any) -> Any:
+        return moves[rank](value) if rank in moves else value
+
+    stacks = [_stacked(stack, parts) for stack in emission.plan.stacks]
+    return MultigridSolver(iteration, parts, range(schedule.ranks), move, stacks)
+
+
+def _stacked(stack: Stack, parts: Mapping[str, Propagator]) -> Stacked:
+    """The slices of a stack side by side; the first one's beginning by itself."""
+    members = {
+        f"fine.{j}": fine for j in stack.slices if isinstance(fine := parts[f"fine.{j}"], Fine)
+    }
+    if not stack.entry:
+        return Stacked(members)
+    lead, members["fine.1"] = divided(members["fine.1"], stack.entry)
+    return Stacked(members, {"fine.1": lead})

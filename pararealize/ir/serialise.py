@@ -1,0 +1,205 @@
+"""Serialise: frozen data as JSON values and back, every value held against its field's type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
+
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError
+from torch import nn
+
+from pararealize.errors import MethodError
+from pararealize.ir.methods import MGRIT, Method, Parareal
+from pararealize.ir.options import CoarseFactory
+
+T = TypeVar("T")
+
+#: Larger integers are no count of anything.
+LARGEST = 2**63
+
+#: What stands before the name of a user's own function in place of a kind.
+CALLABLE = "callable:"
+
+#: What methods are called in saved plans.
+METHODS: Mapping[str, type[Parareal] | type[MGRIT]] = {"parareal": Parareal, "mgrit": MGRIT}
+
+
+@dataclass(frozen=True)
+class SavedFactory:
+    """Stands for a user's coarse function, of which a saved plan knows the name alone."""
+
+    name: str
+
+    def __call__(self, *_: Any) -> nn.Module:
+        """Raise, as there is no function to call."""
+        self.missing()
+
+    def missing(self) -> NoReturn:
+        """Raise the error that asks for the function.
+
+        Raises:
+            MethodError: always; names the function that was used.
+
+        """
+        raise MethodError(
+            f"this network was built with '{CALLABLE}{self.name}': pass the same function "
+            "as load(path, model, coarse=function)."
+        )
+
+
+def values_of(data: Any) -> Any:
+    """A frozen dataclass as JSON values."""
+    return _converter().unstructure(data)
+
+
+def read(kind: type[T], values: Any) -> T:
+    """A frozen dataclass of the values that :func:`values_of` gave.
+
+    Raises:
+        TypeError, ValueError, KeyError: they are none; says what is wrong.
+
+    """
+    try:
+        found: T = _converter().structure(values, kind)
+        return found
+    except ForbiddenExtraKeysError as error:
+        raise ValueError(f"unknown fields {sorted(error.extra_fields)}") from error
+    except AttributeError as error:
+        raise TypeError("a list or a number stands where an object was expected") from error
+
+
+def read_method(values: Mapping[str, Any], coarse: CoarseFactory | None = None) -> Method:
+    """Options read back from their JSON values.
+
+    Raises:
+        MethodError: unknown options, or a callable was saved and none is given.
+
+    """
+    return with_factory(read(Method, values), coarse)  # type: ignore[arg-type]
+
+
+def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
+    """The options with the user's coarse function, where one was saved.
+
+    Raises:
+        MethodError: one was, and none is given.
+
+    """
+    if not isinstance(method.coarse, SavedFactory):
+        return method
+    if coarse is None:
+        method.coarse.missing()
+    return type(method)(**{**vars(method), "coarse": coarse})
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    """What knows the types of this package's fields; strings are no numbers, flags are none."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    for plain in (int, float, str, bool):
+        converter.register_structure_hook(plain, _plain)
+    converter.register_structure_hook_func(
+        lambda kind: _origin(kind) is tuple, lambda v, kind: _tuple(converter, v, kind)
+    )
+    converter.register_structure_hook_func(
+        lambda kind: _origin(kind) in {dict, Mapping},
+        lambda v, kind: _mapping(converter, v, kind),
+    )
+    converter.register_structure_hook_func(
+        lambda kind: _origin(kind) in {Union, UnionType},
+        lambda v, kind: _either(converter, v, kind),
+    )
+    converter.register_structure_hook_func(
+        lambda kind: kind == Method, lambda v, _: _method(converter, v)
+    )
+    converter.register_structure_hook_func(
+        lambda kind: kind == CoarseFactory, lambda v, _: _factory(v)
+    )
+    for name, kind in METHODS.items():
+        converter.register_unstructure_hook(kind, _named(name))
+    return converter
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    fits = {int: whole, float: whole or isinstance(value, float)}
+    if not fits.get(kind, isinstance(value, kind)):
+        raise TypeError(f"expected a {kind.__name__}, found {value!r:.40}")
+    return value
+
+
+def _tuple(converter: cattrs.Converter, values: Any, kind: Any) -> tuple[Any, ...]:
+    parts = get_args(kind)
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"expected a list, found {values!r:.40}")
+    parts = parts[:1] * len(values) if ... in parts else parts
+    return tuple(converter.structure(v, part) for v, part in zip(values, parts, strict=True))
+
+
+def _mapping(converter: cattrs.Converter, values: Any, kind: Any) -> dict[Any, Any]:
+    """JSON's keys are text, also where they were numbers."""
+    key, part = get_args(kind)
+    if not isinstance(values, Mapping):
+        raise TypeError(f"expected an object, found {values!r:.40}")
+    return {
+        int(k) if key is int else _plain(k, str): converter.structure(v, part)
+        for k, v in values.items()
+    }
+
+
+def _either(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+    """The value as the last of the types that it fits: names of functions look like text."""
+    problem: Exception | None = None
+    for part in reversed(get_args(kind)):
+        if part is type(None) and value is None:
+            return None
+        try:
+            if part is not type(None):
+                return converter.structure(value, part)
+        except (TypeError, ValueError, KeyError) as error:
+            problem = error
+    raise problem or TypeError(f"found {value!r:.40}")
+
+
+def _factory(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(CALLABLE):
+        return SavedFactory(value.removeprefix(CALLABLE))
+    raise TypeError(f"expected a function's name, found {value!r:.40}")
+
+
+def _method(converter: cattrs.Converter, values: Any) -> Method:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"expected an object, found {values!r:.40}")
+    options = dict(values)
+    kind = METHODS.get(str(options.pop("method", None)))
+    if kind is None:
+        raise MethodError(f"unknown method {values.get('method')!r}: expected parareal or mgrit.")
+    unknown = sorted(set(options) - {field.name for field in fields(kind)})
+    if unknown:
+        raise MethodError(f"unknown options {unknown} of {kind.__name__}.")
+    return converter.structure(options, kind)
+
+
+def _named(name: str) -> Any:
+    """What makes values of a method: its name, and its options with functions named."""
+
+    def values(method: Method) -> dict[str, Any]:
+        options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
+        if callable(method.coarse):
+            options["coarse"] = f"{CALLABLE}{_name_of(method.coarse)}"
+        return {"method": name, **options}
+
+    return values
+
+
+def _name_of(factory: Any) -> str:
+    named = factory.name if isinstance(factory, SavedFactory) else None
+    return named or str(getattr(factory, "__qualname__", factory))

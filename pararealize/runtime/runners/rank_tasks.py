@@ -1,0 +1,223 @@
+"""Rank tasks: one rank's tasks carried out, with what they send and receive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pararealize.ir.schedule import Task
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.communication.autograd import (
+    received_state,
+    sent_state,
+    shared_input,
+    shared_output,
+)
+from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.random_streams import RandomStreams
+from pararealize.runtime.runners.rank_stages import RankStage, Route
+from pararealize.runtime.values.checks import shapes
+from pararealize.runtime.values.combine import combine, cut, join
+from pararealize.runtime.values.pytree import flatten, leaves_of, map_tensors, unflatten
+
+
+@dataclass
+class RankCall:
+    """One call of the network on a rank: its messages, its inputs, and the values known so far.
+
+    ``entered`` are inputs whose gradients are summed over the ranks.
+    """
+
+    call: Call
+    inputs: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    entered: list[Tensor] = field(default_factory=list)
+
+
+@final
+class RankTasks:
+    """Carries out the tasks of one rank.
+
+    Args:
+        rank: whose tasks.
+        propagators: those that they apply.
+        messages: those of all schedules, by value, source and target.
+        endpoint: this rank's end of them.
+        streams: where random numbers begin for each task.
+
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        propagators: Mapping[str, Propagator],
+        messages: Mapping[Route, Message],
+        endpoint: Endpoint,
+        streams: RandomStreams,
+    ) -> None:
+        self.rank, self.endpoint, self.streams = rank, endpoint, streams
+        self._propagators, self._messages = propagators, messages
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self.endpoint.transport.size
+
+    def run_stage(self, stage: RankStage, here: RankCall) -> None:
+        """Run the tasks of a stage, and forget what nothing after them reads."""
+        for task, done_with in zip(stage.tasks, stage.done_with, strict=True):
+            self.run(task, here)
+            for name in done_with:
+                here.values.pop(name, None)
+
+    def run(self, task: Task, here: RankCall) -> None:
+        """Run one task, recorded where that is asked for."""
+        with self.noted(task):
+            self._carry_out(task, here)
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which a task is recorded."""
+        recorder = self.endpoint.recorder
+        return nullcontext() if recorder is None else recorder.span(str(task), task.op)
+
+    def message(self, value: str, source: int, target: int) -> Message:
+        """The message that brings a value from rank to rank."""
+        return self._messages[value, source, target]
+
+    def _carry_out(self, task: Task, here: RankCall) -> None:
+        values = here.values
+        match task.op:
+            case "apply":
+                values[task.value] = self._apply(task, here)
+            case "combine":
+                values[task.value] = combine(task.signs, *(values[name] for name in task.reads))
+            case "slice":
+                values[task.value] = self._slice(task, values)
+            case "join":
+                values[task.value] = join([values[name] for name in task.reads])
+            case "send":
+                message = self.message(task.reads[0], self.rank, task.peer)
+                self._send(here.call, message, values[message.value])
+            case "recv":
+                message = self.message(task.value, task.peer, self.rank)
+                values[task.value] = self._receive(here.call, message)
+
+    def _slice(self, task: Task, values: dict[str, Any]) -> Any:
+        """One part; all are cut at once, so that their adjoints are put together at once."""
+        parts = f"{task.reads[0]} in {task.parts}"
+        if task.part == 0:
+            values[parts] = cut(values[task.reads[0]], task.parts)
+        found = values[parts][task.part]
+        if task.part == task.parts - 1:
+            del values[parts]
+        return found
+
+    def _apply(self, task: Task, here: RankCall) -> Any:
+        propagator = self._propagators[task.propagator]
+        state = tuple(here.values[name] for name in task.reads if name in here.values)
+        extra = tuple(here.inputs[name] for name in propagator.inputs)
+        self.streams.begin_draw(task.value)
+        result = propagator(*state, *extra, commits=task.commits)
+        self.streams.end_draw(task.value)
+        self._mark(result, propagator.label)
+        return result
+
+    def _mark(self, result: Any, label: str) -> None:
+        """Know which subnetwork's backward pass runs, for the message should it fail."""
+        place = f"{label}, which made {shapes(result)}"
+
+        def reach(_gradient: Tensor) -> None:
+            self.endpoint.reach(place, "backward")
+
+        for leaf in leaves_of(result):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(reach)
+
+    def _send(self, call: Call, message: Message, value: Any) -> None:
+        form, tensors = call.send(message, value)
+        if message.carries and call.learns(self.rank):
+            call.left(message, form, sent_state(call, message, form, tensors))
+
+    def _receive(self, call: Call, message: Message) -> Any:
+        form = call.expect(message)
+        if message.carries and call.learns(message.source):
+            return form.fill(received_state(call, message, form))
+        return form.fill(call.take(message))
+
+    def begin(self, call: Call, inputs: Mapping[str, Any]) -> RankCall:
+        """A call begins: inputs that want a gradient get the sum of what all ranks find."""
+        here = RankCall(call, {})
+        here.inputs = map_tensors(lambda tensor: self._shared(tensor, here), dict(inputs))
+        self.streams.begin(call.key)
+        return here
+
+    def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:
+        if self.size == 1 or not here.call.recording or not tensor.requires_grad:
+            return tensor
+        here.entered.append(shared_input(here.call, tensor))
+        return here.entered[-1]
+
+    def end(
+        self, here: RankCall, output: Any, *, made: bool, shares: Sequence[Tensor] = ()
+    ) -> tuple[Any, Sequence[Tensor]]:
+        """The output as the network gives it, and the sums over all ranks of their ``shares``.
+
+        ``made`` says whether this rank made the output.
+        """
+        call = here.call
+        if self.size == 1:
+            return output, shares
+        if not call.learns():
+            return output, [self.endpoint.transport.sum(share) for share in shares]
+        leaves, structure = flatten(output)
+        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        tokens = (*call.tokens, *here.entered, call.anchor)
+        results = shared_output(call, [leaves[i] for i in at], tokens, made=made, shares=shares)
+        for i, result in zip(at, results, strict=False):
+            leaves[i] = result
+        return unflatten(leaves, structure), results[len(at) :]
+
+
+@final
+class RankMessages:
+    """Messages of a multigrid solve: plain states, whose adjoints are solved for."""
+
+    def __init__(self, tasks: RankTasks, call: Call) -> None:
+        self._tasks, self._call = tasks, call
+
+    def send(self, task: Task, value: Any) -> None:
+        """Send a state to the rank ``task.peer``."""
+        self._call.send(self._tasks.message(task.reads[0], task.rank, task.peer), value)
+
+    def receive(self, task: Task) -> Any:
+        """Wait for the state that the rank ``task.peer`` sends."""
+        message = self._tasks.message(task.value, task.peer, task.rank)
+        return self._call.expect(message).fill(self._call.take(message))
+
+    def agree(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers of all ranks."""
+        if not numbers:
+            return []
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        return [float(number) for number in self._call.transport.sum(mine)]
+
+    def enter(self, value: str) -> None:
+        """A task begins that may draw random numbers: from its place in the stream."""
+        self._tasks.streams.begin_draw(value)
+
+    def leave(self, value: str) -> None:
+        """The task has drawn what it draws."""
+        self._tasks.streams.end_draw(value)
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which the task is recorded; in a backward pass, the next place in it."""
+        endpoint = self._call.endpoint
+        if not endpoint.is_open:
+            return self._tasks.noted(task)
+        endpoint.reach(str(task), task.op)
+        return nullcontext()
