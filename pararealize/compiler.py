@@ -24,17 +24,17 @@ from pararealize.decide.request import Request, check_chunks
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.ranks import release
-from pararealize.errors import RankError, SlowerThanSerialWarning
+from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Profile
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
-from pararealize.tracing.blocks import trace_blocks
+from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import collection_paused
-from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
 
 #: Most tensors in a state, where the network cannot be cut through single ones.
@@ -109,7 +109,7 @@ def pararealize(
         network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
     if transport is not None:
         release()
-        _check_alike(transport, network.plan)
+        check_same_plan(transport, network.plan.to_json())
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
     return network
@@ -135,7 +135,7 @@ def compile_as(
     if transport is not None:
         share_weights(serial, transport)
     with _in_turn(transport):
-        traced = _trace(serial, request)
+        traced = trace_network(serial, request.tracing, request.given)
         costs = _profile(traced, serial, request)
         chain = _chain(traced, costs, serial, request)
     chain = _with_one_cost(chain, request, transport)
@@ -160,14 +160,6 @@ def passes_of(request: Request, serial: nn.Module, places: int, saved: Plan | No
 def _in_turn(transport: Transport | None) -> AbstractContextManager[Any]:
     """A block that ranks which are threads of one process run one after another."""
     return nullcontext() if transport is None else transport.alone()
-
-
-def _trace(serial: nn.Module, request: Request) -> Trace:
-    """The programs of both modes, or of what lies around a list of blocks."""
-    tracing, given = request.tracing, request.given
-    if tracing.blocks:
-        return trace_blocks(serial, tracing.blocks, given, tracing.concrete_args)
-    return trace_keeping_state(serial, given or {}, tracing.leaf_modules, tracing.concrete_args)
 
 
 def _profile(traced: Trace, serial: nn.Module, request: Request) -> Profile:
@@ -203,14 +195,3 @@ def _place(decisions: Decisions, passes: MethodPasses, transport: Transport | No
     if passes.ranks > 1:
         return passes.on_devices(decisions)
     return passes.on_one_device(decisions)
-
-
-def _check_alike(transport: Transport, plan: Plan) -> None:
-    plans = transport.exchange(plan.to_json())
-    if len(set(plans)) > 1:
-        other = next(rank for rank, text in enumerate(plans) if text != plans[0])
-        raise RankError(
-            f"rank {other} compiled another network than rank 0 ({plans[other].count('index')} "
-            f"subnetworks and {plans[0].count('index')}, or other layers or options): call "
-            "pararealize with the same model, n, method and inputs on every rank."
-        )

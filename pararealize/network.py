@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,9 +14,9 @@ from torch import Tensor, fx, nn
 
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
-from pararealize.emit.adoption import RESERVED, adopt, is_added
+from pararealize.emit.adoption import adopt, is_added
 from pararealize.emit.call_checks import check_call
-from pararealize.emit.collect import collect_serial, total_norm
+from pararealize.emit.collect import clip_over_ranks, serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.runner import runner_of
 from pararealize.errors import CertificateWarning, MethodError
@@ -26,7 +25,6 @@ from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.report import Report
@@ -35,16 +33,14 @@ from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.runners.runner import RunModule, Runner
 from pararealize.storage import write
-from pararealize.tracing.copying import detached_results
 
 
 @final
 class ParallelNetwork(RunModule):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
-    Parameters, buffers and sub-modules have the original's names; coarse and guess networks are
-    registered as ``coarse`` and ``guess``. Hooks on layers fire whenever a sweep evaluates them;
-    hooks on containers whose ``forward`` was traced through do not.
+    Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
+    Hooks on layers fire whenever a sweep evaluates them, those on containers do not.
     """
 
     _emission: Emission
@@ -76,8 +72,7 @@ class ParallelNetwork(RunModule):
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
             check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
-        for mask in self._masks():
-            mask.begin_step()
+        emission.begin_step()
         graph = self._runner.graph if compiling else None
         output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]
         if emission.own_streams:
@@ -98,9 +93,8 @@ class ParallelNetwork(RunModule):
     def jumps(self) -> Iterator[Jumps]:
         """A block in which the jumps of a call can be differentiated, to keep them small.
 
-        ``with net.jumps() as jumps: loss = criterion(net(x), y) + 0.1 * jumps.penalty()``: fine and
-        coarse networks are then trained together so that few sweeps stay enough. On ranks, all call
-        the network in such a block, and run one backward pass through loss and penalty.
+        ``with net.jumps() as jumps: loss = criterion(net(x), y) + 0.1 * jumps.penalty()`` trains so
+        that few sweeps stay enough. On ranks, all call the network in such a block.
 
         Raises:
             MethodError: an MGRIT network has residuals, and no jumps that training could lessen.
@@ -116,9 +110,6 @@ class ParallelNetwork(RunModule):
             yield self._jumps
         finally:
             self._jumps = before
-
-    def _masks(self) -> list[Masks]:
-        return [mask for p in self._emission.propagators.values() for mask in p.step_masks()]
 
     @property
     def plan(self) -> Plan:
@@ -137,10 +128,7 @@ class ParallelNetwork(RunModule):
 
     @property
     def rule(self) -> Rule | None:
-        """What decides how many of the stages run; without one, the first alone does.
-
-        Another one can be set, on ranks on all of them.
-        """
+        """What decides how many of the stages run; another can be set, on ranks on all of them."""
         return self._emission.rule
 
     @rule.setter
@@ -204,20 +192,14 @@ class ParallelNetwork(RunModule):
     def calibrate(self, data: Any, *, progress: bool = True, **options: Any) -> Calibration:
         """Fit coarse networks to the trained weights, which stay as they are, and choose sweeps.
 
-        The serial network runs once over the data; each coarse network is fitted to its subnetwork
-        on the states kept and on guesses near them, each guess network to its state; with
-        ``Parareal(coarse="auto")`` kinds of coarse propagators are compared. Optimisers made before
-        do not know the new coarse weights. On ranks, all call it with the same data, and each fits
-        its own.
+        With ``Parareal(coarse="auto")`` kinds of coarse propagators are compared. Optimisers made
+        before do not know the new coarse weights. On ranks, all call it with the same data.
 
         Args:
             data: inputs without labels: one tensor ``[samples, …]``, a ``Dataset``, or an iterable
-                of batches (a tensor, a tuple of which the first elements are the inputs, or a
-                dictionary).
+                of batches (tensors, tuples that begin with the inputs, or dictionaries).
             progress: whether bars are shown.
-            options: those of :class:`~pararealize.Fitting`: ``agreement=0.995`` chooses the
-                fastest kind and number of sweeps that agree as often with the serial network on
-                held-out data; ``epochs=``, ``steps=``, ``tolerance=``, ``batch=``, …
+            options: those of :class:`~pararealize.Fitting`, as ``agreement=0.995``.
 
         Raises:
             CalibrationError: the data do not fit, or the agreement is not reached; the network is
@@ -238,8 +220,7 @@ class ParallelNetwork(RunModule):
 
         ``coarse="auto"`` measures one-interval errors and costs again, ``"fitted"`` fits again; the
         other kinds follow the weights by themselves. The arguments are the inputs of one call to
-        measure on; without them, random ones of the shapes compiled for. ``plan`` and
-        ``explain()`` tell what was chosen. On ranks, all call it, and decide alike.
+        measure on, by default random ones. On ranks, all call it, and decide alike.
 
         Raises:
             MethodError: the network is not multigrid's, or its coarse networks are the user's own.
@@ -257,14 +238,7 @@ class ParallelNetwork(RunModule):
 
         On ranks, all call it, and each gets the whole network.
         """
-        emission = self._emission
-        if emission.share is not None:
-            serial = collect_serial(emission.share, emission.serial, RESERVED)
-        else:
-            serial = copy.deepcopy(emission.serial, {**detached_results(emission.serial)})
-            for prefix in RESERVED:
-                if prefix in emission.registries:
-                    serial._modules.pop(prefix, None)
+        serial = serial_copy(self._emission)
         serial.training = self.training  # its parts have the modes that they have here
         return serial
 
@@ -291,36 +265,19 @@ class ParallelNetwork(RunModule):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
-        share = self._emission.share
-        if share is not None:
-            elsewhere = self.names - set(self.state_dict())
-            state_dict = {name: v for name, v in state_dict.items() if name not in elsewhere}
-        if not any(is_added(name) for name in state_dict):
-            own = {name: v for name, v in self.state_dict().items() if is_added(name)}
-            state_dict = {**own, **state_dict}
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        own = self.state_dict()
+        elsewhere = self.names - set(own)
+        given = {name: v for name, v in state_dict.items() if name not in elsewhere}
+        if not any(map(is_added, given)):
+            given |= {name: v for name, v in own.items() if is_added(name)}
+        return super().load_state_dict(given, strict=strict, assign=assign)
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clip gradients by their norm over the whole network, and return that norm.
 
-        As ``torch.nn.utils.clip_grad_norm_``, which on ranks would see one rank's parameters only.
+        Torch's function of this name would see one rank's parameters only.
         """
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        counted = set(map(id, self._counted()))
-        grads = [p.grad for p in parameters if p.grad is not None and id(p) in counted]
-        norm = nn.utils.get_total_norm(grads, norm_type)
-        if self._emission.transport is not None:
-            norm = total_norm(norm, norm_type, self._emission.transport)
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm
-
-    def _counted(self) -> list[nn.Parameter]:
-        """Parameters, but not those that an earlier rank holds as well."""
-        share = self._emission.share
-        others = share.ties if share is not None else ()
-        rank = share.transport.rank if share is not None else 0
-        skip = {id(self.get_parameter(tie.name)) for tie in others if tie.ranks[0] != rank}
-        return [p for p in self.parameters() if id(p) not in skip]
+        return clip_over_ranks(self, self._emission.share, max_norm, norm_type)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""
@@ -334,8 +291,7 @@ class ParallelNetwork(RunModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what runs it, with generated code and the last call's states."""
-        hidden = {"_runner": None, "_jumps": None}
-        return {**self.__dict__, **hidden}
+        return {**self.__dict__, "_runner": None, "_jumps": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make what runs it again."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.emit.emission import Share
+from pararealize.emit.adoption import RESERVED
+from pararealize.emit.emission import Emission, Share
 from pararealize.runtime.communication.transport import Transport
 from pararealize.tracing.copying import detached_results
 
@@ -31,6 +32,16 @@ def skeleton_of(module: nn.Module) -> nn.Module:
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
     return copy.deepcopy(module, memo)
+
+
+def serial_copy(emission: Emission) -> nn.Module:
+    """A copy of the serial network with today's weights; on ranks, all call it."""
+    if emission.share is not None:
+        return collect_serial(emission.share, emission.serial, RESERVED)
+    serial = copy.deepcopy(emission.serial, {**detached_results(emission.serial)})
+    for prefix in emission.registries:
+        serial._modules.pop(prefix, None)
+    return serial
 
 
 def collect_serial(share: Share, serial: nn.Module, added: Iterable[str]) -> nn.Module:
@@ -73,11 +84,22 @@ def _fill(
         setattr(owner, key, twins[id(old)][1])
 
 
-def total_norm(norm: Tensor, kind: float, transport: Transport) -> Tensor:
-    """The norm over all ranks, of each rank's own."""
-    norms = torch.tensor([float(n) for n in transport.exchange(float(norm))], dtype=torch.float64)
-    total: Tensor = torch.linalg.vector_norm(norms, kind)
-    return total.to(norm)
+def clip_over_ranks(network: nn.Module, share: Share | None, most: float, kind: float) -> Tensor:
+    """Clip gradients by their ``kind``-norm over the parameters of all ranks, and return it.
+
+    A parameter that several ranks hold counts on the first of them.
+    """
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    ties = () if share is None else share.ties
+    rank = 0 if share is None else share.transport.rank
+    skip = {id(network.get_parameter(tie.name)) for tie in ties if tie.ranks[0] != rank}
+    counted = [p.grad for p in parameters if p.grad is not None and id(p) not in skip]
+    norm = nn.utils.get_total_norm(counted, kind)
+    if share is not None:
+        every = [float(n) for n in share.transport.exchange(float(norm))]
+        norm = torch.linalg.vector_norm(torch.tensor(every, dtype=torch.float64), kind).to(norm)
+    nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -93,6 +93,12 @@ class Emission:
             return None
         return SweepControl(tuple(later), self.rule, self.rollback, self.plan.n)
 
+    def begin_step(self) -> None:
+        """Forget the random numbers that the last step drew."""
+        for part in self.propagators.values():
+            for mask in part.step_masks():
+                mask.begin_step()
+
     def with_plan(self, plan: Plan) -> Emission:
         """The same with other numbers."""
         return replace(self, decisions=replace(self.decisions, plan=plan))

@@ -38,9 +38,7 @@ def measured_speedup(emission: Emission, serial: nn.Module, inputs: tuple[Any, .
     runner, twin = runner_of(emission, emission.serial), copy.deepcopy(serial)
 
     def answer(*args: Any) -> Any:
-        for part in emission.propagators.values():
-            for mask in part.step_masks():
-                mask.begin_step()
+        emission.begin_step()
         return runner.run(args, {}, None)
 
     with torch.random.fork_rng(devices=[]):

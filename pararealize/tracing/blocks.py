@@ -18,12 +18,26 @@ from torch import Tensor, nn
 
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
+from pararealize.ir.plan import Tracing
 from pararealize.ir.program import FIXED, Operation, Program, Ref
 from pararealize.propagators.block_list import Context, Head, Item, Stem, leaves_of_call, replaced
+from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.trace import Trace
 
 #: Arguments that a program can hold.
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
+def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] | None) -> Trace:
+    """The programs of both modes, looked into or around a list of blocks.
+
+    Raises:
+        TraceError: the network cannot be traced as asked; says what to write.
+
+    """
+    if tracing.blocks:
+        return trace_blocks(model, tracing.blocks, given, tracing.concrete_args)
+    return trace_keeping_state(model, given or {}, tracing.leaf_modules, tracing.concrete_args)
 
 
 def trace_blocks(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pararealize.errors import RankError
+from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.values.form import leaf_of
 from pararealize.runtime.values.pytree import flatten
 
@@ -49,3 +51,20 @@ def _leaf(value: Any) -> str:
 def digest(text: str) -> int:
     """A number of 63 bits that other texts have not."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def check_same_plan(transport: Transport, plan: str) -> None:
+    """Raise where ranks have compiled different networks; all call it.
+
+    Raises:
+        RankError: names the first rank whose plan is not that of rank 0.
+
+    """
+    plans = transport.exchange(plan)
+    if len(set(plans)) > 1:
+        other = next(rank for rank, text in enumerate(plans) if text != plans[0])
+        raise RankError(
+            f"rank {other} compiled another network than rank 0 ({plans[other].count('index')} "
+            f"subnetworks and {plans[0].count('index')}, or other layers or options): call "
+            "pararealize with the same model, n, method and inputs on every rank."
+        )
