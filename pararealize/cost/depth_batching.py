@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pararealize.cost.measure import medians
 from pararealize.cost.probe import Probe
@@ -18,6 +17,7 @@ from pararealize.ir.program import Segment
 from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.stacked import Stacked, alike, divided, is_stackable, stack_weights
+from pararealize.runtime.values.pytree import leaves_of
 
 #: Runs of which the median is taken.
 RUNS = 3
@@ -133,7 +133,7 @@ def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
 
 
 def _leaf(state: Tensor) -> Tensor:
-    (leaf,) = tree_leaves(state)
+    (leaf,) = leaves_of(state)
     # A copy: the inputs may have been made in inference mode.
     found: Tensor = leaf.detach().clone().requires_grad_()
     return found

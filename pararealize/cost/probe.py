@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from pararealize.ir.chain import Partition, State, TensorSpec
 from pararealize.ir.program import Segment
@@ -16,6 +15,7 @@ from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.report import norm
 from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.copying import copy_tree
 
 #: Size of a probing jump relative to the state.
@@ -96,7 +96,7 @@ class Probe:
         fine = self.fine(j)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            moved = tree_map_only(Tensor, perturbed, state)
+            moved = map_tensors(perturbed, state)
             exact = combine("+-", self.run(fine, moved), self.run(fine, state))
             guess = combine("+-", coarse(moved), coarse(state))
         return norm(combine("+-", exact, guess)) / max(norm(exact), 1e-30)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 import torch._dynamo  # evaluating on meta tensors imports it in the middle of the first compile
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
+from pararealize.runtime.values.pytree import leaves_of, map_tensors
+from pararealize.tracing.copying import meta_copy
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
@@ -75,14 +76,8 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 
 def without_data(module: nn.Module) -> nn.Module:
-    """A copy of the module on the meta device; no weight is read."""
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    copied = copy.deepcopy(module, memo)
+    """A copy of the module on the meta device, to be evaluated there; no weight is read."""
+    copied = meta_copy(module)
     for part in copied.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
             part.momentum = 0.0  # a cumulative average reads its count, which has no data
@@ -95,7 +90,7 @@ def _measure(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
-    tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+    tensors = [t for t in leaves_of((args, kwargs, result)) if isinstance(t, Tensor)]
     if isinstance(function, nn.Module):
         tensors.extend(function.parameters())
     moved = sum(t.numel() * t.element_size() for t in tensors)
@@ -155,7 +150,7 @@ class _Evaluator:
         random = partial(_random, device=device)
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
-                given = tree_map_only(Tensor, random, (args, kwargs))
+                given = map_tensors(random, (args, kwargs))
                 twin = copy.deepcopy(module).train(self.training)
                 whole = operation.kind != "module"
                 result, cost = _measure(partial(operation.target, twin) if whole else twin, *given)
@@ -188,7 +183,7 @@ def _is_torch(module: nn.Module) -> bool:
 def _meta(value: Any) -> Any:
     if isinstance(value, TensorSpec):
         return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    return tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), value)
+    return map_tensors(lambda t: torch.empty_like(t, device="meta"), value)
 
 
 def _attribute(model: nn.Module, path: str) -> Any:
@@ -220,7 +215,7 @@ def _key(argument: Any) -> Any:
 
 
 def _explain(operation: Operation, module: nn.Module | None, args: Any, error: Exception) -> str:
-    shapes = [str(list(a.shape)) for a in tree_leaves(args) if isinstance(a, Tensor)]
+    shapes = [str(list(a.shape)) for a in leaves_of(args) if isinstance(a, Tensor)]
     what = f"layer {operation.describe}" + (f" = {module}" if module is not None else "")
     reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
     return (

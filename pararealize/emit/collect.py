@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,6 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer by every name that it has."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
-
-
-def skeleton_of(module: nn.Module) -> nn.Module:
-    """A copy whose tensors have shapes and no storage."""
-    memo: dict[int, Any] = {
-        key: weight.to("meta") for key, weight in detached_results(module).items()
-    }
-    for _, tensor in tensors_of(module):
-        twin = torch.empty_like(tensor, device="meta")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
-    return copy.deepcopy(module, memo)
 
 
 def serial_copy(emission: Emission) -> nn.Module:

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from pararealize.emit.collect import skeleton_of
 from pararealize.emit.emission import Emission, Share
 from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule, Task, propagators
@@ -29,6 +28,7 @@ from pararealize.runtime.runners.rank_programs import (
     StaticProgram,
 )
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.tracing.copying import meta_copy
 
 
 def on_rank(emission: Emission, transport: Transport) -> Emission:
@@ -49,7 +49,7 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     if emission.decisions.iteration is not None:
         draws = by_propagator(draws, emission.schedule)
     ties = tied(found, serial, transport.rank)
-    share = Share(transport, draws, frozenset(names), skeleton_of(serial), ties)
+    share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
     strip(serial, found, transport.rank)
     here = propagators(task for task in everything if task.rank == transport.rank)
     local = {name: part for name, part in parts.items() if name in here}

@@ -11,6 +11,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.values.pytree import leaves_of
+
 
 @final
 class Stub(nn.Module):
@@ -181,19 +183,7 @@ def replaced(
 
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors among arguments, in order; the first is the state."""
-    found: list[Tensor] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                visit(item)
-        elif isinstance(value, dict):
-            visit(list(value.values()))
-
-    visit((args, kwargs))
-    return found
+    return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
 
 
 def _devices(values: tuple[Any, ...]) -> list[torch.device]:

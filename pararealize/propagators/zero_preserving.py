@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch import nn
 
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.pytree import map_tensors
 
 
 @final
@@ -44,7 +44,7 @@ class ZeroPreserving(Propagator):
     def propagate(self, *values: Any) -> Any:
         """G(r) - G(0), with the same masks in both."""
         jump, *inputs = values
-        zero = tree_map_only(Tensor, torch.zeros_like, jump)
+        zero = map_tensors(torch.zeros_like, jump)
         here = self.inner(jump, *inputs, commits=not self.shared)
         return combine("+-", here, self.inner(zero, *inputs, commits=False))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 #: Values that a copy may share.
@@ -20,6 +21,19 @@ def copy_tree(module: nn.Module) -> nn.Module:
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
     return copied
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy whose tensors have shapes and no storage, on the meta device."""
+    memo: dict[int, Any] = {
+        key: weight.to("meta") for key, weight in detached_results(module).items()
+    }
+    parameters = module.named_parameters(remove_duplicate=False)
+    for tensor in (*(p for _, p in parameters), *module.buffers()):
+        twin = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
+    return copy.deepcopy(module, memo)
 
 
 @contextmanager
