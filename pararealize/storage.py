@@ -231,7 +231,7 @@ def _clipped(reason: str) -> str:
 
 
 def match(saved: Saved, names: Collection[str], wanted: Mapping[str, Tensor]) -> None:
-    """Whether the saved weights are those of a network whose state has these names.
+    """Raise where the saved weights are not those of a network whose state has these names.
 
     ``wanted`` are those that this process holds, on ranks not all of them.
 

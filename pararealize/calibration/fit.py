@@ -133,7 +133,7 @@ class Fitter:
         return found
 
     def _divergence(self, reached: Any, wanted: Any) -> Any:
-        """Of what the head answers, where that is scores of classes."""
+        """How far the head's answers are apart, where they are scores of classes."""
         here = None if self.head is None else divergence(answer(reached), answer(wanted))
         return 0.0 if here is None else here
 

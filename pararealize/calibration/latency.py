@@ -23,7 +23,7 @@ RUNS = 7
 
 
 def cut_to(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
-    """As many samples as the network was compiled for, the first ones again where they are few."""
+    """Inputs of so many samples as the network was compiled for, repeated where they are few."""
     return {
         name: value[torch.arange(specs[name].shape[0]) % len(value)]
         for name, value in inputs.items()

@@ -36,7 +36,7 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """Of every channel."""
+        """The mean of every channel."""
         return torch.as_tensor(self.total / self.count)
 
     @property

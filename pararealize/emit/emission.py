@@ -100,5 +100,5 @@ class Emission:
                 mask.begin_step()
 
     def with_plan(self, plan: Plan) -> Emission:
-        """The same with other numbers."""
+        """This emission with another plan."""
         return replace(self, decisions=replace(self.decisions, plan=plan))

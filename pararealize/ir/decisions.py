@@ -99,5 +99,5 @@ class Decisions:
         return () if found is None else (*found.forward, *found.adjoint)
 
     def without_modules(self) -> Decisions:
-        """The same without coarse and guess networks, which have been put into use."""
+        """These decisions without coarse and guess networks, which have been put into use."""
         return replace(self, coarse={}, guesses={}, levels={})

@@ -53,7 +53,7 @@ class Checkpointed(Propagator):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Those of the slice."""
+        """Names of the network's inputs that the slice reads."""
         return self.whole.inputs
 
     @property
@@ -81,6 +81,6 @@ def _contexts(part: Fine) -> tuple[AbstractContextManager[None], AbstractContext
 
 @contextmanager
 def _quietly(part: Fine) -> Iterator[None]:
-    """As quiet, of what holds state when the block begins."""
+    """A block that keeps still what holds state when it begins."""
     with frozen_statistics(part.stateful()):
         yield

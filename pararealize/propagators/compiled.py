@@ -21,7 +21,7 @@ SLOTS = 2048
 
 
 def with_own_stack_chunk(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a frame that no chunk of the usual size holds.
+    """A function whose frame no chunk of the interpreter's stack of the usual size holds.
 
     CPython keeps frames in chunks: a call for which the last one has no room maps a new one, and
     its return unmaps it. Layers called from a frame that ends near the end of a chunk do so one by

@@ -52,7 +52,7 @@ class Factored(nn.Module):
         self.expand.bias.copy_(mean + vectors @ (vectors.T @ (_bias(layer) - mean)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the layer's inputs, an answer of the layer's shape."""
+        """An answer of the layer's shape to the layer's inputs."""
         answer: Tensor = self.expand(self.reduce(x))
         return answer
 

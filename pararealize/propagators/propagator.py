@@ -105,6 +105,6 @@ class Propagator(nn.Module, ABC):
 
 
 def with_state(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Those of the modules, and of their parts, in which an evaluation may move something."""
+    """Modules, and parts of them, in which an evaluation may move something."""
     parts = (part for module in modules for part in module.modules())
     return [part for part in parts if part._buffers or not is_torchs(part)]

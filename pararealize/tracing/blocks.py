@@ -190,7 +190,7 @@ def _written(
 
 
 def _places(calls: _Calls) -> dict[int, tuple[int, int]]:
-    """Of every tensor that blocks are given besides the state, one place where it is."""
+    """For every tensor that blocks are given besides the state, one call and leaf where it is."""
     found: dict[int, tuple[int, int]] = {}
     for block, (args, kwargs) in enumerate(calls.arguments):
         for leaf, value in enumerate(leaves_of_call(args, kwargs)[1:], start=1):

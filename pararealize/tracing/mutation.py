@@ -32,7 +32,7 @@ def trace_keeping_state(
     leaves: Iterable[str | type] = (),
     constants: Mapping[str, Any] | None = None,
 ) -> Trace:
-    """As :func:`trace`, with modules that write on themselves called whole; nothing moves.
+    """Trace a network with modules that write on themselves called whole; nothing moves.
 
     Raises:
         TraceError: the network cannot be traced, or its own ``forward`` writes on it.

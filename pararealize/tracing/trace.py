@@ -47,7 +47,7 @@ def copy_module(model: nn.Module) -> nn.Module:
 
 
 def check_module(model: object) -> None:
-    """Whether there is a network to compile.
+    """Raise where there is no network to compile.
 
     Raises:
         NotAModuleError: ``model`` is no module; says what it is.

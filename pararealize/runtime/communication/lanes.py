@@ -116,7 +116,7 @@ class ManyLanes:
 
 @final
 class CudaStreams:
-    """Of the current CUDA device."""
+    """Streams of the current CUDA device."""
 
     def __init__(self) -> None:
         self._found: dict[int, torch.cuda.Stream] = {}

@@ -38,7 +38,7 @@ class Measure:
         return torch.where(self.norms.isnan() | found.isnan(), torch.inf, found)
 
     def jump(self) -> Jump:
-        """The same of the whole batch, with every sample's relative jump."""
+        """The jump of the whole batch, with every sample's relative one."""
         size, scale = (float(torch.linalg.vector_norm(v)) for v in (self.norms, self.scales))
         relative = size / scale if scale else 0.0
         return Jump(

@@ -87,7 +87,7 @@ def answer(output: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of a call: the estimated relative error of every answer, and whether it is doubtful."""
+    """The estimated relative error of every answer of a call, and whether it is doubtful."""
 
     estimates: tuple[float, ...] = ()
     doubtful: tuple[bool, ...] = ()

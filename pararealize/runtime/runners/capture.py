@@ -36,7 +36,7 @@ class Graph(Protocol):
 
 @final
 class CudaGraph:
-    """Of a CUDA device.
+    """A CUDA graph of the current device.
 
     Raises:
         MethodError: there is none.

@@ -81,7 +81,7 @@ class StaticProgram(RankProgram):
 
     @property
     def messages(self) -> Mapping[Route, Message]:
-        """Those of the schedule."""
+        """The messages of the one schedule."""
         return messages_of(self._schedule)
 
     def advance(self, tasks: RankTasks, here: RankCall, *, jumps: bool) -> Outcome:  # noqa: ARG002
@@ -124,7 +124,7 @@ class AdaptiveProgram(RankProgram):
 
     @property
     def messages(self) -> Mapping[Route, Message]:
-        """Those of all stages."""
+        """The messages of all stages."""
         return messages_of(*self._schedules)
 
     def advance(self, tasks: RankTasks, here: RankCall, *, jumps: bool) -> Outcome:
@@ -179,12 +179,12 @@ class SolveProgram(RankProgram):
 
     @property
     def stages(self) -> tuple[RankStage, ...]:
-        """Of the first schedule that the solver runs."""
+        """The rank's part of the first schedule that the solver runs."""
         return self._stages
 
     @property
     def messages(self) -> Mapping[Route, Message]:
-        """Those of all schedules that the solver may run."""
+        """The messages of all schedules that the solver may run."""
         return messages_of(*self._solver.schedules)
 
     @property
