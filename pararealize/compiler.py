@@ -38,7 +38,7 @@ from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.ir.program import Program
-from pararealize.ir.schedule import Schedule, propagators
+from pararealize.ir.schedule import Schedule, targets
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
@@ -368,7 +368,7 @@ def _build(
     certified = saved is not None and saved.calibration is not None
     stages = certified_stages if certified else parareal_stages
     schedule, *later = stages(partition.n, method, shared=shared, head=partition.has_head)
-    used = frozenset(name for stage in (schedule, *later) for name in propagators(stage))
+    used = frozenset(t for stage in (schedule, *later) for t in targets(stage))
     coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
     guesses = build_guesses(partition, serial, method, machine, used)
     plan = make_plan(

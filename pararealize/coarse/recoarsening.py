@@ -19,7 +19,8 @@ from pararealize.ir.decisions import Coarse
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Machine, Plan
-from pararealize.ir.schedule import propagators
+from pararealize.ir.schedule import targets
+from pararealize.ir.target import Target
 
 
 @final
@@ -47,7 +48,7 @@ class Recoarsening:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         plan: Plan,
-    ) -> tuple[Plan, dict[str, Coarse]]:
+    ) -> tuple[Plan, dict[Target, Coarse]]:
         """The plan and the coarse propagators for the weights of a whole network.
 
         Errors are measured on the given inputs of one call, or on random ones.
@@ -76,15 +77,17 @@ class Recoarsening:
         return self
 
 
-def decide(builder: LevelBuilder, solved: Iteration, ranks: int) -> tuple[dict[str, Coarse], Plan]:
-    """The coarse propagators that the schedules apply, by name, and the plan with them.
+def decide(
+    builder: LevelBuilder, solved: Iteration, ranks: int
+) -> tuple[dict[Target, Coarse], Plan]:
+    """The coarse propagators that the schedules apply, and the plan with them.
 
     Raises:
         CoarseError: none of the asked kind exists.
 
     """
     every = (*solved.forward, *solved.adjoint)
-    used = {name for cycles in every for name in propagators(cycles.schedule)}
+    used = {target for cycles in every for target in targets(cycles.schedule)}
     levels = builder.build(solved.levels, used)
     plan = make_plan(
         builder.partition,

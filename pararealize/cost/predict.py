@@ -14,6 +14,7 @@ from pararealize.ir.features import Features
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 from pararealize.schedule.place import place
 
 
@@ -26,7 +27,7 @@ def make_plan(
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
     ranks: int = 0,
-    levels: Mapping[str, Coarse] | None = None,
+    levels: Mapping[Target, Coarse] | None = None,
     features: Mapping[int, Features] | None = None,
 ) -> Plan:
     """What was decided, and what it should be worth on ``ranks`` ranks.
@@ -50,11 +51,12 @@ def make_plan(
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
-        levels={name: coarse.cost.seconds for name, coarse in (levels or {}).items()},
+        levels={str(target): coarse.cost.seconds for target, coarse in (levels or {}).items()},
     )
     for j, seen in (features or {}).items():
         rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
-        plan.levels.update({f"inputs.{j}": seen.cost.seconds, f"fine.{j}": rest})
+        parts = {Target.inputs(j): seen.cost.seconds, Target.fine(j): rest}
+        plan.levels.update({str(target): seconds for target, seconds in parts.items()})
     if levels:
         plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     return timed(plan, schedule)
@@ -70,9 +72,9 @@ def timed(plan: Plan, schedule: Schedule) -> Plan:
     )
 
 
-def _with_level(piece: Piece, levels: Mapping[str, Coarse]) -> Piece:
+def _with_level(piece: Piece, levels: Mapping[Target, Coarse]) -> Piece:
     """With the coarse propagator of level 2, where the slice has one of its own."""
-    coarse = levels.get(f"coarse.{piece.index}")
+    coarse = levels.get(Target.coarse(piece.index))
     if coarse is None:
         return piece
     return replace(

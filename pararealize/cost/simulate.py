@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pararealize.ir.plan import Plan
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import HEAD, Target
+from pararealize.ir.task import Task
 
 #: Seconds that a task takes.
 Clock = Callable[[Task], float]
@@ -69,20 +71,21 @@ def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
 
 def predict(plan: Plan, placed: Schedule) -> Timeline:
     """The timeline of a placed schedule with the plan's costs and machine."""
-    seconds = {f"fine.{p.index}": p.seconds for p in plan.pieces}
-    seconds |= {f"coarse.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
-    seconds["head"] = plan.head_seconds
-    seconds |= plan.levels
-    sizes = {p.index: p.interface_bytes for p in plan.pieces}
-
-    launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
+    pieces = plan.pieces
+    seconds = {Target.fine(p.index): p.seconds for p in pieces}
+    seconds |= {Target.coarse(p.index): p.coarse_seconds for p in pieces}
+    seconds |= {Target.guess(p.index): p.coarse_seconds for p in pieces}
+    seconds |= {Target.guess(p.index - 1): p.guess_seconds for p in pieces if p.guess != "none"}
+    seconds[HEAD] = plan.head_seconds
+    launches = {Target.coarse(p.index): p.coarse_launches for p in pieces}
+    sizes = {p.index: p.interface_bytes for p in pieces}
 
     def clock(task: Task) -> float:
-        if task.op == "apply":
-            start = launches.get(task.propagator, 0) * plan.machine.launch_seconds
-            return start + (seconds[task.propagator] - start) / task.parts
+        if task.target is not None:
+            start = launches.get(task.target, 0) * plan.machine.launch_seconds
+            known = plan.levels.get(str(task.target))
+            whole = seconds[task.target] if known is None else known
+            return start + (whole - start) / task.parts
         if task.op == "slice":
             return 0.0
         if task.op == "join":
@@ -98,11 +101,6 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
     return simulate(placed, clock, message)
 
 
-def is_fine(task: Task) -> bool:
-    """Whether a task is part of the network itself: a fine propagator, or the head."""
-    return task.op == "apply" and task.value[0] in "voμ"
-
-
 def critical_coarse_seconds(timeline: Timeline) -> float:
     """Seconds of guesses, coarse propagators and combinations on the critical path."""
-    return timeline.critical_seconds(lambda task: not is_fine(task))
+    return timeline.critical_seconds(lambda task: not task.role.is_network)

@@ -23,6 +23,7 @@ from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse, Decisions, Guess
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import HEAD, Target
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -52,14 +53,14 @@ def assemble(
     """
     partition, coarse, guesses = decisions.partition, decisions.coarse, decisions.guesses
     modules = {j: c.module for j, c in coarse.items()}
-    own = {name.partition(".")[2]: c.module for name, c in decisions.levels.items()}
+    own = {str(target.number): c.module for target, c in decisions.levels.items()}
     registries = {
         "coarse": _registry({**{str(j): m for j, m in modules.items()}, **own}),
         "guess": _registry({str(j): g.module for j, g in guesses.items()}),
     }
     fine = fine_propagators(partition, serial)
     fine |= sighted(decisions, serial, fine)
-    parts: dict[str, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
+    parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(decisions.method, MGRIT):
         parts |= level_propagators(decisions, serial, registries["coarse"])
     else:
@@ -68,7 +69,7 @@ def assemble(
         )
     parts |= guess_propagators(guesses, serial, registries["guess"])
     used = applications(_schedules(decisions))
-    parts = {name: part for name, part in parts.items() if name in used}
+    parts = {target: part for target, part in parts.items() if target in used}
     share_masks(parts, used)
     ledger = Rollback()
     if decisions.later:
@@ -111,25 +112,25 @@ def _schedules(decisions: Decisions) -> list[Schedule]:
     return schedules
 
 
-def applications(schedules: Iterable[Schedule]) -> Counter[str]:
+def applications(schedules: Iterable[Schedule]) -> Counter[Target]:
     """How often schedules apply every propagator."""
-    return Counter(task.propagator for s in schedules for task in s if task.op == "apply")
+    return Counter(task.target for s in schedules for task in s if task.target is not None)
 
 
-def fine_propagators(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
-    """The subnetworks ``fine.j``, and the ``head`` where there is one."""
+def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
+    """The subnetworks, and the head where there is one."""
     chain = partition.chain
-    spans = {f"fine.{j}": partition.piece(j) for j in range(1, partition.n + 1)}
+    spans = {Target.fine(j): partition.piece(j) for j in range(1, partition.n + 1)}
     if partition.has_head:
-        spans["head"] = (partition.bounds[-1], len(chain.layers))
+        spans[HEAD] = (partition.bounds[-1], len(chain.layers))
     found = {}
-    for name, (first, last) in spans.items():
+    for target, (first, last) in spans.items():
         train = chain.segment(first, last, training=True)
         same = chain.train is chain.eval
         evaluate = train if same else chain.segment(first, last, training=False)
-        title = "the head" if name == "head" else f"subnetwork {name.removeprefix('fine.')}"
+        title = "the head" if target is HEAD else f"subnetwork {target.number}"
         layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
-        found[name] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
+        found[target] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
     return found
 
 
@@ -139,18 +140,19 @@ def coarse_propagators(
     method: Parareal,
     coarse: Mapping[int, Coarse],
     registry: nn.ModuleDict,
-    fine: Mapping[str, Propagator],
-) -> dict[str, Propagator]:
-    """What corrects subnetwork j, ``coarse.j``, and guesses in a coarse sweep, ``guess.j``."""
-    found: dict[str, Propagator] = {}
+    fine: Mapping[Target, Propagator],
+) -> dict[Target, Propagator]:
+    """What corrects every subnetwork, and what guesses in a coarse sweep."""
+    found: dict[Target, Propagator] = {}
     for j, choice in coarse.items():
         label = f"the {choice.kind} coarse propagator of subnetwork {j}"
         leaves = len(partition.chain.state(partition.piece(j)[0]))
-        part = _propagator(choice, serial, registry, str(j), label, leaves) or fine[f"fine.{j}"]
-        found[f"guess.{j}"] = part  # a coarse sweep makes the guesses; else replaced below
+        own = _propagator(choice, serial, registry, str(j), label, leaves)
+        part = own or fine[Target.fine(j)]
+        found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
         if method.correction == "residual" and not choice.zero_preserving and j > 1:
             part = ZeroPreserving(part, shared=choice.module is None)
-        found[f"coarse.{j}"] = part
+        found[Target.coarse(j)] = part
     return found
 
 
@@ -171,15 +173,16 @@ def _propagator(
 
 def guess_propagators(
     guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
-) -> dict[str, Propagator]:
-    """What guesses the state at interface j from the network's inputs, ``guess.j``."""
-    found: dict[str, Propagator] = {}
+) -> dict[Target, Propagator]:
+    """What guesses the state at every interface from the network's inputs."""
+    found: dict[Target, Propagator] = {}
     for j, guess in guesses.items():
         label = f"the guess network of interface {j}"
         if guess.segment is not None:
-            found[f"guess.{j}"] = Fine(serial, guess.segment, guess.segment, label, borrows=True)
+            own: Propagator = Fine(serial, guess.segment, guess.segment, label, borrows=True)
         else:
-            found[f"guess.{j}"] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+            own = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+        found[Target.guess(j)] = own
     return found
 
 
@@ -193,7 +196,7 @@ def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
     return Certified(calibration.certificate, rule)
 
 
-def share_ledger(parts: Mapping[str, Propagator], ledger: Rollback) -> None:
+def share_ledger(parts: Mapping[Target, Propagator], ledger: Rollback) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         (part.inner if isinstance(part, ZeroPreserving) else part).ledger = ledger

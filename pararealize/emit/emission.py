@@ -14,6 +14,7 @@ from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
@@ -50,7 +51,7 @@ class Emission:
     Attributes:
         serial: a copy of the caller's model; it holds the fine weights (a rank's own ones).
         registries: coarse and guess networks by reserved prefix.
-        propagators: what the schedule's ``apply`` tasks name.
+        propagators: what the schedule's ``apply`` tasks apply.
         arguments: the network's inputs.
         expectations: what the first layers take of each input.
         own_streams: whether a coarse or guess network, on any rank, may draw random numbers.
@@ -68,7 +69,7 @@ class Emission:
 
     serial: nn.Module
     registries: Mapping[str, nn.ModuleDict]
-    propagators: Mapping[str, Propagator]
+    propagators: Mapping[Target, Propagator]
     arguments: tuple[Operation, ...]
     expectations: Mapping[str, Expectation]
     plan: Plan

@@ -15,6 +15,7 @@ from pararealize.emit.multigrid_propagators import propagators_of, share_masks
 from pararealize.errors import MethodError, RankError
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.hierarchy import Iteration
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import together
 
@@ -53,9 +54,9 @@ def recoarsened(
     )
 
 
-def _coarse(emission: Emission, levels: Mapping[str, Coarse]) -> dict[str, Propagator]:
+def _coarse(emission: Emission, levels: Mapping[Target, Coarse]) -> dict[Target, Propagator]:
     """Those that this process applies, with the masks that they need."""
-    own = {name: coarse for name, coarse in levels.items() if name in emission.propagators}
+    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
     found = propagators_of(own, emission.serial)
     share_masks(found, dict.fromkeys(found, 2))
     return found

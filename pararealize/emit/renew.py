@@ -14,13 +14,14 @@ from pararealize.emit.ranks import drawing, registered
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import in_a_row
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.rules import Rule
 
 
 def renewed(
     emission: Emission,
-    parts: Mapping[str, Propagator],
+    parts: Mapping[Target, Propagator],
     registries: Mapping[str, nn.ModuleDict],
     stages: Sequence[Schedule],
     rule: Rule | None,
@@ -33,7 +34,7 @@ def renewed(
     """
     every = {**emission.propagators, **parts}
     used = applications(stages)
-    every = {name: part for name, part in every.items() if name in used}
+    every = {target: part for target, part in every.items() if target in used}
     keep = registered(every.values())
     for registry in registries.values():
         for key in [key for key, module in registry.items() if id(module) not in keep]:
@@ -57,14 +58,13 @@ def renewed(
 def _shared(emission: Emission, share: Share) -> Emission:
     """With what ranks have to know of each other."""
     whole = in_a_row((emission.schedule, *emission.later))
-    here = [task for task in whole if task.propagator in emission.propagators]
+    here = [task for task in whole if task.target in emission.propagators]
     local = replace(whole, tasks=tuple(here))
-    network = (name for name in emission.propagators if name.startswith(("fine.", "head")))
     registries = emission.registries.items()
     own = {f"{prefix}.{key}" for prefix, found in registries for key in found.state_dict()}
-    mine = (drawing(local, emission.propagators, network), own, emission.own_streams)
+    mine = (drawing(local, emission.propagators), own, emission.own_streams)
     rows = share.transport.exchange(mine)
-    order = {task.value: i for i, task in enumerate(whole)}
+    order: dict[object, int] = {task.value: i for i, task in enumerate(whole)}
     draws = sorted((draw for found, *_ in rows for draw in found), key=lambda d: order[d.value])
     names = {name for name in share.names if not name.startswith(("coarse.", "guess."))}
     names |= {name for _, found, _ in rows for name in found}

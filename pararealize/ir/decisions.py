@@ -14,6 +14,7 @@ from pararealize.ir.methods import Method
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Segment
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Coarse:
 
 #: Of a whole network and the arguments of a call: a plan and coarse propagators, from old ones.
 DecideAgain = Callable[
-    [nn.Module, Sequence[Any], Mapping[str, Any], Plan], tuple[Plan, dict[str, Coarse]]
+    [nn.Module, Sequence[Any], Mapping[str, Any], Plan], tuple[Plan, dict[Target, Coarse]]
 ]
 
 
@@ -62,7 +63,7 @@ class Decisions:
     """Everything that was decided for a network, ready to be assembled.
 
     ``coarse`` is by subnetwork, ``guesses`` by interface, ``expectations`` by input; ``levels``
-    are the coarse propagators of a multigrid hierarchy by name, ``features`` what its slices
+    are the coarse propagators of a multigrid hierarchy, ``features`` what its slices
     compute of the inputs alone, ``iteration`` its schedules, ``decide_again`` what chooses its
     coarse propagators for other weights; ``later`` are what may follow ``schedule`` where a
     tolerance decides, one more sweep each.
@@ -75,7 +76,7 @@ class Decisions:
     coarse: Mapping[int, Coarse]
     guesses: Mapping[int, Guess]
     expectations: Mapping[str, Expectation]
-    levels: Mapping[str, Coarse] = field(default_factory=dict)
+    levels: Mapping[Target, Coarse] = field(default_factory=dict)
     features: Mapping[int, Segment] = field(default_factory=dict)
     iteration: Iteration | None = None
     later: tuple[Schedule, ...] = ()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import DisagreementError, PeerError
-from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.runtime.communication.autograd import arrive, depart, enter, leave
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
@@ -68,13 +70,13 @@ class RankMessages:
         mine = torch.tensor(numbers, dtype=torch.float64)
         return [float(number) for number in self._execution.transport.sum(mine)]
 
-    def enter(self, value: str) -> None:
-        """A task begins that may draw random numbers: from its place in the stream."""
-        self._execution.streams.enter(value)
+    def enter(self, target: Target) -> None:
+        """A propagator begins that may draw random numbers: from its place in the stream."""
+        self._execution.streams.enter(target)
 
-    def leave(self, value: str) -> None:
+    def leave(self, target: Target) -> None:
         """It has ended."""
-        self._execution.streams.leave(value)
+        self._execution.streams.leave(target)
 
     def noted(self, task: Task) -> AbstractContextManager[None]:
         """A block in which the task is recorded; in a backward pass, the next place in it."""
@@ -105,7 +107,7 @@ class RankRunner:
     def __init__(
         self,
         schedule: Schedule,
-        propagators: Mapping[str, RankApplied],
+        propagators: Mapping[Target, RankApplied],
         bind: Callable[..., dict[str, Any]],
         draws: tuple[Draw, ...],
         transport: Transport,
@@ -305,7 +307,7 @@ class RankRunner:
         return found
 
     def _apply(self, task: Task, values: dict[str, Any], inputs: dict[str, Any]) -> Any:
-        propagator = self._propagators[task.propagator]
+        propagator = self._propagators[task.applied]
         state = tuple(values[name] for name in task.reads if name in values)
         extra = tuple(inputs[name] for name in propagator.inputs)
         self._streams.enter(task.value)
