@@ -17,7 +17,7 @@ from pararealize.errors import DivergenceWarning, MethodError, SlowerThanSerialW
 from pararealize.ir.task import Task
 from pararealize.models import implicit_gru, odenet, resnet
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.multigrid.solver.adjoints import Adjoints
+from pararealize.runtime.multigrid.adjoints import Adjoints
 
 #: Rounding of sums in another order.
 TOLERANCE = 1e-12

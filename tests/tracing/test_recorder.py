@@ -77,7 +77,7 @@ def test_a_block_that_cannot_be_traced_is_called_whole(block: type[nn.Module], n
 def test_the_reason_names_file_and_line_and_is_explained() -> None:
     found = trace(chain(Gate)).whole
     assert set(found) == {"2", "4"}
-    assert "test_record.py:" in found["2"]
+    assert "test_recorder.py:" in found["2"]
     assert "if x.sum() > 0" in found["2"]
     net = pararealize(chain(Gate), 2)
     assert "Called whole: 2, 4. Gate cannot be traced at" in " ".join(net.explain().split())
@@ -111,7 +111,7 @@ def test_the_parent_is_called_whole_where_the_branch_is_its_own() -> None:
 
 def test_a_forward_that_branches_itself_is_an_error_with_advice() -> None:
     model = Gate()
-    with pytest.raises(TraceError, match=r"Gate cannot be traced at .*test_record\.py:\d+ \(if x"):
+    with pytest.raises(TraceError, match=r"Gate cannot be traced at .*test_recorder\.py:\d+ \(if x"):
         pararealize(model, 2, example_inputs=(torch.randn(2, 6),))
 
 

@@ -20,7 +20,7 @@ from pararealize.runtime.communication.random_streams import (
     words_between,
 )
 from pararealize.runtime.communication.threads import LocalGroup
-from pararealize.runtime.effects import random_streams as streams
+from pararealize.runtime.communication import random_streams as streams
 
 KINDS: dict[str, Callable[[int], Tensor]] = {
     "dropout": lambda size: functional.dropout(torch.ones(size), 0.3),

@@ -2,7 +2,7 @@
 
 import torch
 
-from pararealize.runtime.multigrid.solver.tape import Tape
+from pararealize.runtime.multigrid.tape import Tape
 
 
 def test_what_nothing_depends_on_has_a_zero_adjoint_and_whole_numbers_pass() -> None:

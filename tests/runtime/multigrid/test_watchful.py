@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pararealize.ir.methods import MGRIT
-from pararealize.runtime.multigrid.solver.convergence import judge
+from pararealize.runtime.multigrid.convergence import judge
 
 
 @pytest.mark.parametrize(
