@@ -159,7 +159,7 @@ class ParallelNetwork(RunModule):
     @property
     def propagators(self) -> Mapping[str, Propagator]:
         """What the tasks apply, by name: ``fine.2`` is the second subnetwork as a module."""
-        return self._emission.propagators
+        return {str(target): part for target, part in self._emission.propagators.items()}
 
     def recording(self) -> AbstractContextManager[Recorder]:
         """Record, in the block, when this rank does what: forward tasks and their adjoints.

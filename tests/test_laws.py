@@ -48,7 +48,9 @@ from networks import (
 from pararealize import Parareal
 from pararealize.errors import CoarseError, ScheduleError
 from pararealize.ir.chain import Partition
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
+from pararealize.ir.task import Role, Task
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.values.combine import combine
 from pararealize.schedule.parareal import parareal_schedule
@@ -861,7 +863,7 @@ def test_law_11_a_lost_message_is_found(op: str, lacks: str) -> None:
 def test_law_11_an_unread_message_is_found() -> None:
     """Each send has its receive."""
     schedule = place(parareal_schedule(2, Parareal()), 2, 2)
-    extra = Task("v1.0→1 again", "send", ("u1.0",), rank=1, peer=0)
+    extra = Task("v1.0→1 again", "send", Role.MESSAGE, ("u1.0",), rank=1, peer=0)
     with pytest.raises(ScheduleError, match=r"message u1\.0 from rank 1 to 0 has no receive"):
         tampered(schedule, *schedule.tasks, extra).verify()
 
@@ -869,13 +871,13 @@ def test_law_11_an_unread_message_is_found() -> None:
 def test_law_11_a_deadlock_is_found() -> None:
     """Per-rank order free of deadlock: rank 0 waits for what rank 1 makes of rank 0's value."""
     tasks = (
-        Task("b", "recv", rank=0, peer=1),
-        Task("a", "apply", ("x",), "fine.1", rank=0),
-        Task("a→1", "send", ("a",), rank=0, peer=1),
-        Task("a", "recv", rank=1, peer=0),
-        Task("b", "apply", ("a",), "fine.2", rank=1),
-        Task("b→0", "send", ("b",), rank=1, peer=0),
-        Task("out", "combine", ("a", "b"), signs="++", rank=0),
+        Task("b", "recv", Role.MESSAGE, rank=0, peer=1),
+        Task("a", "apply", Role.FINE, ("x",), Target.fine(1), rank=0),
+        Task("a→1", "send", Role.MESSAGE, ("a",), rank=0, peer=1),
+        Task("a", "recv", Role.MESSAGE, rank=1, peer=0),
+        Task("b", "apply", Role.FINE, ("a",), Target.fine(2), rank=1),
+        Task("b→0", "send", Role.MESSAGE, ("b",), rank=1, peer=0),
+        Task("out", "combine", Role.CORRECTION, ("a", "b"), signs="++", rank=0),
     )
     schedule = Schedule(tasks, "out", inputs=("x",), ranks=2)
     with pytest.raises(ScheduleError, match=r"wait for each other.*\[rank 1\] b = fine\.2\(a\)"):
@@ -890,4 +892,6 @@ def test_law_11_a_wrong_rank_is_found() -> None:
     with pytest.raises(ScheduleError, match="out = head"):
         tampered(schedule, *moved).verify()
     with pytest.raises(ScheduleError, match="rank 3 of 3"):
-        tampered(schedule, *schedule.tasks, Task("y", "apply", ("x",), "fine.1", rank=3)).verify()
+        tampered(
+            schedule, *schedule.tasks, Task("y", "apply", Role.FINE, ("x",), Target.fine(1), rank=3)
+        ).verify()

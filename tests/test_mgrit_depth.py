@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pararealize import MGRIT, ParallelNetwork, pararealize
 from pararealize.cli.digits import load_digits
 from pararealize.errors import DivergenceWarning, MethodError, SlowerThanSerialWarning
-from pararealize.ir.schedule import Task
+from pararealize.ir.task import Task
 from pararealize.models import implicit_gru, odenet, resnet
 from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.multigrid.adjoints import Adjoints

@@ -31,6 +31,7 @@ from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.monitoring.progress import Progress
@@ -160,13 +161,13 @@ class _Calibration:
         self.tried[kind] = Tried(built, plan, candidate)
         return self.tried[kind]
 
-    def _guessing(self) -> dict[str, Propagator]:
+    def _guessing(self) -> dict[Target, Propagator]:
         """Guess networks as they were fitted."""
         parts = self.subject.emission.propagators
         registry = self.subject.emission.registries["guess"]
         return {
-            name: part.within(self.guesses)
-            for name, part in parts.items()
+            target: part.within(self.guesses)
+            for target, part in parts.items()
             if isinstance(part, Registered) and part.registry is registry
         }
 

@@ -17,6 +17,7 @@ from pararealize.emit.assemble import coarse_propagators
 from pararealize.errors import CoarseError
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
+from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.schedule.parareal import guesser
@@ -33,25 +34,25 @@ SUBSTITUTES = ("thinned 1", "generic", "own layers")
 class Built:
     """The coarse propagators of one kind, by subnetwork of this rank.
 
-    ``parts`` are propagators by name, ``registry`` holds the networks with weights.
+    ``parts`` are propagators, ``registry`` holds the networks with weights.
     """
 
     kind: str
     coarse: Mapping[int, Coarse]
-    parts: Mapping[str, Propagator]
+    parts: Mapping[Target, Propagator]
     registry: nn.ModuleDict
 
     def fitter(self, subject: Subject, j: int) -> Fitter:
         """What is fitted of subnetwork j."""
         key, residual = str(j), subject.method.correction == "residual"
         sweeps = subject.method.guess == "coarse" and j < subject.n
-        guessing = f"guess.{j}" if residual else f"coarse.{j}"
+        guessing = Target.guess(j) if residual else Target.coarse(j)
         return Fitter(
             dict(self.registry.items()).get(key),
             self.parts[guessing] if sweeps else None,
-            self.parts[f"coarse.{j}"] if j > 1 else None,
+            self.parts[Target.coarse(j)] if j > 1 else None,
             residual=residual,
-            head=subject.emission.propagators.get("head") if j == subject.n else None,
+            head=subject.emission.propagators.get(HEAD) if j == subject.n else None,
         )
 
 
@@ -88,7 +89,7 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     partition = subject.decisions.partition
     made = coarse_propagators(partition, serial, subject.method, coarse, registry, parts)
     if subject.method.guess == "network":
-        made = {name: part for name, part in made.items() if not name.startswith("guess")}
+        made = {t: part for t, part in made.items() if t.kind is not Kind.GUESS}
     return Built(kind, coarse, made, registry)
 
 
@@ -115,9 +116,9 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
     piece, parts = emission.plan.pieces[j - 1], emission.propagators
     registry = emission.registries["coarse"]
     if key in registry:
-        corrector = parts.get(f"coarse.{j}")
+        corrector = parts.get(Target.coarse(j))
         zero = corrector is not None and not isinstance(corrector, ZeroPreserving)
-        inputs = (corrector or parts[f"guess.{j}"]).inputs
+        inputs = (corrector or parts[Target.guess(j)]).inputs
         module = copy.deepcopy(registry[key])
         return Coarse(piece.coarse, Cost(), module, inputs=inputs, zero_preserving=zero)
     chosen = {} if piece.coarse == "none" or callable(subject.method.coarse) else {j: piece.coarse}

@@ -15,6 +15,7 @@ from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Pairs, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.answers import entropies, errors, swaps
 from pararealize.runtime.monitoring.measures import Measure, batch_of, tables
@@ -60,7 +61,7 @@ class Seen:
 
 def certify(
     subject: Subject,
-    parts: Mapping[str, Propagator],
+    parts: Mapping[Target, Propagator],
     iterations: int,
     observed: Observed,
     options: Fitting,

@@ -9,7 +9,8 @@ from torch import nn
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.guesses import build_guesses
 from pararealize.emit.assemble import fine_propagators, guess_propagators
-from pararealize.ir.schedule import propagators
+from pararealize.ir.schedule import targets
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 
@@ -21,22 +22,22 @@ def completed(subject: Subject) -> Subject:
     is compiled. Guess networks that are made here are new ones.
     """
     emission, partition = subject.emission, subject.decisions.partition
-    parts: dict[str, Propagator] = dict(emission.propagators)
-    every = propagators(subject.schedule(1))
+    parts: dict[Target, Propagator] = dict(emission.propagators)
+    every = targets(subject.schedule(1))
     if emission.transport is None:
         fine = fine_propagators(partition, emission.serial)
-        parts = {**{name: fine[name] for name in every if name in fine}, **parts}
-    here = {f"guess.{j - 1}" for j in subject.pieces}
-    missing = frozenset(name for name in every if name in here and name not in parts)
+        parts = {**{target: fine[target] for target in every if target in fine}, **parts}
+    here = {Target.guess(j - 1) for j in subject.pieces}
+    missing = frozenset(t for t in every if t in here and t not in parts)
     made = build_guesses(partition, emission.serial, subject.method, emission.plan.machine, missing)
     if not made:
         return replace(subject, emission=replace(emission, propagators=parts))
     modules = {str(j): guess.module for j, guess in made.items() if guess.module is not None}
     old = emission.registries["guess"]
     registry = nn.ModuleDict({**dict(old.items()), **modules})
-    for name, part in parts.items():
+    for target, part in parts.items():
         if isinstance(part, Registered) and part.registry is old:
-            parts[name] = part.within(registry)
+            parts[target] = part.within(registry)
     parts |= guess_propagators(made, emission.serial, registry)
     registries = {**emission.registries, "guess": registry.eval()}
     return replace(subject, emission=replace(emission, propagators=parts, registries=registries))

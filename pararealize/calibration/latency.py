@@ -16,6 +16,7 @@ from pararealize.cost.measure import medians, wait
 from pararealize.cost.predict import count, timed
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
+from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.values.pytree import map_tensors
 
@@ -51,7 +52,9 @@ class Stand:
         """The state before subnetwork j; there is none before the first."""
         return None if j == 1 else self.pairs[j][1]
 
-    def time(self, parts: Mapping[str, Propagator], states: Mapping[str, Any]) -> dict[str, float]:
+    def time(
+        self, parts: Mapping[Target, Propagator], states: Mapping[Target, Any]
+    ) -> dict[Target, float]:
         """Median seconds of propagators on these states (``None``: the inputs alone), of all ranks.
 
         They are evaluated without gradients, in turns.
@@ -62,34 +65,34 @@ class Stand:
             extra = [inputs[name] for name in part.inputs]
             return partial(part, *extra) if state is None else partial(part, state, *extra)
 
-        names = [name for name in states if name in parts]
+        targets = [target for target in states if target in parts]
         with torch.no_grad():
-            calls = [_waited(call(parts[name], states[name])) for name in names]
+            calls = [_waited(call(parts[target], states[target])) for target in targets]
             seconds = medians(*calls, runs=RUNS) if calls else []
-        return self.subject.together(dict(zip(names, seconds, strict=True)))
+        return self.subject.together(dict(zip(targets, seconds, strict=True)))
 
 
 def measured_plan(stand: Stand) -> Plan:
     """The plan with seconds of the network itself, and of its guesses, as measured here."""
     subject, pairs = stand.subject, stand.pairs
     plan, parts = subject.emission.plan, subject.emission.propagators
-    states = {f"fine.{j}": stand.before(j) for j in pairs}
+    states = {Target.fine(j): stand.before(j) for j in pairs}
     if subject.n in pairs and subject.head:
-        states["head"] = pairs[subject.n][0]
+        states[HEAD] = pairs[subject.n][0]
     if subject.method.guess == "network":
-        states |= {name: None for name in parts if name.startswith("guess.")}
+        states |= {target: None for target in parts if target.kind is Kind.GUESS}
     seconds = stand.time(parts, states)
     pieces = tuple(_with(piece, seconds) for piece in plan.pieces)
-    head = seconds.get("head", 0.0)
+    head = seconds.get(HEAD, 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
     return replace(plan, pieces=pieces, head_seconds=head, serial_seconds=serial)
 
 
-def _with(piece: Piece, seconds: Mapping[str, float]) -> Piece:
-    guess = seconds.get(f"guess.{piece.index - 1}", piece.guess_seconds)
+def _with(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
+    guess = seconds.get(Target.guess(piece.index - 1), piece.guess_seconds)
     return replace(
         piece,
-        seconds=seconds[f"fine.{piece.index}"],
+        seconds=seconds[Target.fine(piece.index)],
         guess_seconds=guess if piece.guess != "none" else 0.0,
     )
 
@@ -101,8 +104,8 @@ def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
     stay in the caches.
     """
     subject = stand.subject
-    states = {f"fine.{j}": stand.before(j) for j in stand.pairs}
-    states |= {f"coarse.{j}": stand.before(j) for j in wanted(subject)}
+    states = {Target.fine(j): stand.before(j) for j in stand.pairs}
+    states |= {Target.coarse(j): stand.before(j) for j in wanted(subject)}
     seconds = stand.time({**subject.emission.propagators, **built.parts}, states)
     kinds = subject.together({j: (c.kind, count(c.module)) for j, c in built.coarse.items()})
     pieces = tuple(
@@ -110,7 +113,7 @@ def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
             piece,
             coarse=kinds[piece.index][0],
             coarse_parameters=kinds[piece.index][1],
-            coarse_seconds=seconds[f"coarse.{piece.index}"],
+            coarse_seconds=seconds[Target.coarse(piece.index)],
             coarse_launches=0,
         )
         if piece.index in kinds

@@ -13,7 +13,9 @@ from torch import Tensor
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Pairs, Subject
-from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
+from pararealize.ir.schedule import Schedule, Watch, needed
+from pararealize.ir.target import HEAD, Target
+from pararealize.ir.task import INPUT, Role, Task
 from pararealize.propagators.propagator import Propagator
 
 
@@ -59,13 +61,14 @@ def serial_schedule(n: int, *, head: bool) -> Schedule:
     """The serial network, one subnetwork after another, each with its states watched."""
     states = [INPUT, *(f"u{j}" for j in range(1, n + 1))]
     tasks = [
-        Task(states[j], "apply", (states[j - 1],), f"fine.{j}", piece=j) for j in range(1, n + 1)
+        Task(states[j], "apply", Role.FINE, (states[j - 1],), Target.fine(j), piece=j)
+        for j in range(1, n + 1)
     ]
     if head:
-        tasks.append(Task("out", "apply", (states[n],), "head", piece=n))
+        tasks.append(Task("out", "apply", Role.HEAD, (states[n],), HEAD, piece=n))
     # A watch lies where both its values are known: the first state has no other one beside it, and
     # under a name of its own it stays with the rank that makes it.
-    tasks.insert(1, Task("own", "combine", (states[1],), signs="+", piece=1))
+    tasks.insert(1, Task("own", "combine", Role.COPY, (states[1],), signs="+", piece=1))
     before = ["own", *states[1:]]
     watches = tuple(Watch(0, j, states[j], before[j - 1]) for j in range(1, n + 1))
     return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
@@ -78,7 +81,7 @@ def serial_run(subject: Subject) -> Callable[[Mapping[str, Any]], tuple[Any, Pai
 
 def guessed_schedule(once: Schedule) -> Schedule:
     """What a schedule of one sweep makes of its guesses, which are watched, and nothing else."""
-    fine = {t.propagator: t for t in once if t.op == "apply" and t.value.startswith("v")}
+    fine = {task.target: task for task in once if task.role is Role.FINE}
     guessed = [task for task in fine.values() if task.reads[0] != INPUT]
     watches = tuple(Watch(0, task.piece, task.value, task.reads[0]) for task in guessed)
     tasks = tuple(needed(once, [task.value for task in guessed]))
@@ -108,7 +111,9 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value
 
 
-def respond(subject: Subject, parts: Mapping[str, Propagator], records: Store, into: Store) -> None:
+def respond(
+    subject: Subject, parts: Mapping[Target, Propagator], records: Store, into: Store
+) -> None:
     """Keep, for every record, guesses before each subnetwork and what it makes of them."""
     run = subject.run(guessed_schedule(subject.schedule(1)), parts)
     for record in records:

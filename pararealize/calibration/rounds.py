@@ -15,6 +15,7 @@ from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
 from pararealize.cost.predict import count
 from pararealize.ir.calibration import Fit, Fitting
+from pararealize.ir.target import Target
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.monitoring.progress import Progress
 
@@ -34,7 +35,7 @@ class Rounds:
     def guesses(self, registry: nn.ModuleDict) -> None:
         """Fit every guess network of this rank to the state before its subnetwork."""
         for j in self.subject.pieces:
-            part = self.subject.emission.propagators.get(f"guess.{j - 1}")
+            part = self.subject.emission.propagators.get(Target.guess(j - 1))
             if str(j - 1) not in registry or not isinstance(part, Registered):
                 continue
             fitter = Fitter(registry[part.key], part.within(registry))

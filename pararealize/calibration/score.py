@@ -8,13 +8,14 @@ import torch
 
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.rules import answer
 
 
 def score(
-    subject: Subject, parts: Mapping[str, Propagator], iterations: int, records: Store
+    subject: Subject, parts: Mapping[Target, Propagator], iterations: int, records: Store
 ) -> tuple[float, float]:
     """Share of held-out answers that are the serial network's, and their mean relative error."""
     run = subject.run(subject.schedule(iterations), parts)

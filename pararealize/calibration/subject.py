@@ -15,14 +15,15 @@ from pararealize.emit.graph import lower
 from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, propagators
+from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.stages import watches_in_order
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.rank_programs import StaticProgram
 from pararealize.runtime.values.arguments import Arguments
-from pararealize.schedule.parareal import certified_stages, parareal_schedule, with_corrections
+from pararealize.schedule.parareal import certified_stages, parareal_schedule
 from pararealize.schedule.place import owner, place, place_stages
 
 Pairs = dict[int, tuple[Any, Any]]
@@ -87,8 +88,8 @@ class Subject:
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        once = parareal_schedule(self.n, method, shared=self._shared, head=self.head)
-        return with_corrections(once, self.n)
+        shared, head = self._shared, self.head
+        return parareal_schedule(self.n, method, shared=shared, head=head, corrections=True)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
         """The same where the network lies, and what may follow it until it is exact."""
@@ -122,11 +123,11 @@ class Subject:
         return place(schedule, self.n, self.ranks, deliver=self.transport is not None)
 
     def run(
-        self, schedule: Schedule, parts: Mapping[str, Propagator]
+        self, schedule: Schedule, parts: Mapping[Target, Propagator]
     ) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
         """A function of the inputs by argument: the output, and the pairs watched, by interface.
 
-        It applies ``parts`` instead of the network's own propagators of the same names.
+        It applies ``parts`` instead of the network's own propagators of the same targets.
         """
         emission, placed = self.emission, self.placed(schedule)
         every = {**emission.propagators, **parts}
@@ -138,10 +139,10 @@ class Subject:
         runner = RankRunner(placed, program, every, arguments, (), emission.transport, self.network)
         return _on_rank(runner, program)
 
-    def _check(self, placed: Schedule, parts: Mapping[str, Propagator]) -> None:
+    def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
         rank = None if self.transport is None else self.transport.rank
-        here = propagators(task for task in placed if rank is None or task.rank == rank)
-        missing = [name for name in here if name not in parts]
+        here = targets(task for task in placed if rank is None or task.rank == rank)
+        missing = [target for target in here if target not in parts]
         if missing:
             raise CalibrationError(
                 f"the network was compiled without {missing[0]}, which a calibration evaluates: "

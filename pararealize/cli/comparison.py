@@ -17,7 +17,7 @@ from pararealize.calibration.subject import Subject
 from pararealize.cli.data import Data, labelled
 from pararealize.cli.launch import meet
 from pararealize.errors import CalibrationError
-from pararealize.ir.schedule import propagators
+from pararealize.ir.schedule import targets
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.monitoring.answers import agreements, classes, errors
 from pararealize.runtime.monitoring.rules import Certified, answer
@@ -106,7 +106,7 @@ class Comparison:
 
     def _can(self, sweeps: int) -> bool:
         """Whether the network has all that so many sweeps apply."""
-        needed = set(propagators(self.subject.schedule(sweeps)))
+        needed = set(map(str, targets(self.subject.schedule(sweeps))))
         has = set(self.net.propagators)
         if self.comm is not None:
             has = {name for part in self.comm.allgather(has) for name in part}

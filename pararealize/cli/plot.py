@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pararealize.cost.simulate import Timeline, is_fine
-from pararealize.ir.schedule import Task
+from pararealize.cost.simulate import Timeline
+from pararealize.ir.task import Role, Task
 
 COLOURS = {
     "fine": "#3b6ea5",
@@ -21,13 +21,19 @@ COLOURS = {
 }
 
 
-def role(task: Task) -> str:
+#: What tasks are drawn as, where they are no combinations.
+DRAWN = {
+    Role.FINE: "fine",
+    Role.FEATURES: "fine",
+    Role.HEAD: "head",
+    Role.GUESS: "guess",
+    Role.COARSE: "coarse",
+}
+
+
+def drawn_as(task: Task) -> str:
     """What a task is drawn as."""
-    if task.op == "combine":
-        return "combine"
-    if is_fine(task):
-        return "head" if task.propagator == "head" else "fine"
-    return "guess" if task.value.startswith("u") else "coarse"
+    return DRAWN.get(task.role, "combine")
 
 
 def draw_schedule(timeline: Timeline, title: str = "") -> Figure:
@@ -44,7 +50,7 @@ def draw_schedule(timeline: Timeline, title: str = "") -> Figure:
                 width,
                 left=timeline.start[i] * 1e3,
                 height=0.72,
-                color=COLOURS[role(task)],
+                color=COLOURS[drawn_as(task)],
                 edgecolor=edge,
                 linewidth=0.8,
             )
@@ -56,7 +62,7 @@ def draw_schedule(timeline: Timeline, title: str = "") -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("predicted milliseconds")
     axes.set_title(title or schedule.title, loc="left")
-    used = {role(t) for t in schedule.tasks if t.op in {"apply", "combine"}}
+    used = {drawn_as(t) for t in schedule.tasks if t.op in {"apply", "combine"}}
     handles = [Patch(color=c, label=name) for name, c in COLOURS.items() if name in used]
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure

@@ -24,6 +24,7 @@ from pararealize.ir.chain import Cost, Partition, State
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Machine
+from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse, identity
 
@@ -34,12 +35,12 @@ def build_coarse(
     method: Parareal,
     machine: Machine,
     probe: Probe,
-    used: frozenset[str],
+    used: frozenset[Target],
     chosen: Mapping[int, str],
 ) -> dict[int, Coarse]:
     """Coarse propagators of the subnetworks whose schedule applies one, by index.
 
-    ``used`` names the propagators that the schedule applies, ``chosen`` the kinds that a saved
+    ``used`` are the propagators that the schedule applies, ``chosen`` the kinds that a saved
     plan chose. Fresh weights come from ``method.seed``; the caller's random state is restored.
 
     Raises:
@@ -47,7 +48,7 @@ def build_coarse(
     """
     sweeps = method.guess == "coarse"
     pieces = range(1, partition.n + 1)
-    wanted = [j for j in pieces if f"coarse.{j}" in used or (sweeps and f"guess.{j}" in used)]
+    wanted = [j for j in pieces if Target.coarse(j) in used or (sweeps and Target.guess(j) in used)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
         builder = CoarseBuilder(partition, model, method, machine, probe, chosen)

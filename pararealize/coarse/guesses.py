@@ -13,6 +13,7 @@ from pararealize.ir.chain import Partition, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Machine
+from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_guess, token_guess
 
@@ -22,7 +23,7 @@ def build_guesses(
     model: nn.Module,
     method: Parareal,
     machine: Machine,
-    used: frozenset[str],
+    used: frozenset[Target],
 ) -> dict[int, Guess]:
     """Guess networks C_j of the interfaces where the schedule applies one, by interface.
 
@@ -35,7 +36,7 @@ def build_guesses(
     """
     if method.guess != "network":
         return {}
-    wanted = [j for j in range(1, partition.n) if f"guess.{j}" in used]
+    wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
         return {j: _guess(partition, model, machine, j) for j in wanted}

@@ -23,6 +23,7 @@ from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.options import CoarseFactory
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
+from pararealize.ir.target import Target
 from pararealize.propagators.compiled import is_random, modules_of
 
 #: What ``"auto"`` chooses from; identity last among equals in cost.
@@ -86,8 +87,8 @@ class LevelBuilder:
         draws = any(is_random(features.segment, self.model) for features in seen.values())
         return {} if moves or draws else seen
 
-    def build(self, levels: tuple[Level, ...], used: Iterable[str]) -> dict[str, Coarse]:
-        """The propagators that a schedule uses, by name.
+    def build(self, levels: tuple[Level, ...], used: Iterable[Target]) -> dict[Target, Coarse]:
+        """The propagators that a schedule uses.
 
         Raises:
             CoarseError: none of the asked kind exists; names the layers and what to write.
@@ -95,7 +96,7 @@ class LevelBuilder:
         """
         wanted = set(used)
         kind, error = self._kind(levels)
-        found: dict[str, Coarse] = {}
+        found: dict[Target, Coarse] = {}
         for number, level in enumerate(levels[1:], start=2):
             for step in range(1, level.steps + 1):
                 if propagator(number, step) in wanted:

@@ -14,6 +14,7 @@ from pararealize.ir.features import split, without
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Stack
 from pararealize.ir.program import Segment
+from pararealize.ir.target import Target
 from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.stacked import Stacked, alike, divided, is_stackable, stack_weights
@@ -98,7 +99,7 @@ def _measured(
     probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment], entry: str
 ) -> Stack:
     """How many times faster a group is at once."""
-    parts = {f"fine.{j}": part for j, part in group.items()}
+    parts = {Target.fine(j): part for j, part in group.items()}
     stacked = Stacked(parts)
     lead = divided(probe.fine(1), entry)[0] if entry and 1 in group else None
     first = probe.trajectory[0] if lead is None else probe.run(lead, None)

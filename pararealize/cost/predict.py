@@ -13,7 +13,9 @@ from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import HEAD, Target
+from pararealize.ir.task import Task
 from pararealize.schedule.place import place
 
 
@@ -26,7 +28,7 @@ def make_plan(
     coarse: Mapping[int, Coarse],
     guesses: Mapping[int, Guess],
     ranks: int = 0,
-    levels: Mapping[str, Coarse] | None = None,
+    levels: Mapping[Target, Coarse] | None = None,
     features: Mapping[int, Features] | None = None,
 ) -> Plan:
     """What was decided, and what it should be worth on ``ranks`` ranks.
@@ -50,11 +52,12 @@ def make_plan(
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
-        levels={name: coarse.cost.seconds for name, coarse in (levels or {}).items()},
+        levels={str(target): coarse.cost.seconds for target, coarse in (levels or {}).items()},
     )
     for j, seen in (features or {}).items():
         rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
-        plan.levels.update({f"inputs.{j}": seen.cost.seconds, f"fine.{j}": rest})
+        parts = {Target.inputs(j): seen.cost.seconds, Target.fine(j): rest}
+        plan.levels.update({str(target): seconds for target, seconds in parts.items()})
     if levels:
         plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     return timed(plan, schedule)
@@ -62,20 +65,21 @@ def make_plan(
 
 def predict(plan: Plan, placed: Schedule) -> Timeline:
     """The timeline of a placed schedule with the plan's costs and machine."""
-    seconds = {f"fine.{p.index}": p.seconds for p in plan.pieces}
-    seconds |= {f"coarse.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index}": p.coarse_seconds for p in plan.pieces}
-    seconds |= {f"guess.{p.index - 1}": p.guess_seconds for p in plan.pieces if p.guess != "none"}
-    seconds["head"] = plan.head_seconds
-    seconds |= plan.levels
-    sizes = {p.index: p.interface_bytes for p in plan.pieces}
-
-    launches = {f"coarse.{p.index}": p.coarse_launches for p in plan.pieces}
+    pieces = plan.pieces
+    seconds = {Target.fine(p.index): p.seconds for p in pieces}
+    seconds |= {Target.coarse(p.index): p.coarse_seconds for p in pieces}
+    seconds |= {Target.guess(p.index): p.coarse_seconds for p in pieces}
+    seconds |= {Target.guess(p.index - 1): p.guess_seconds for p in pieces if p.guess != "none"}
+    seconds[HEAD] = plan.head_seconds
+    launches = {Target.coarse(p.index): p.coarse_launches for p in pieces}
+    sizes = {p.index: p.interface_bytes for p in pieces}
 
     def clock(task: Task) -> float:
-        if task.op == "apply":
-            start = launches.get(task.propagator, 0) * plan.machine.launch_seconds
-            return start + (seconds[task.propagator] - start) / task.parts
+        if task.target is not None:
+            start = launches.get(task.target, 0) * plan.machine.launch_seconds
+            known = plan.levels.get(str(task.target))
+            whole = seconds[task.target] if known is None else known
+            return start + (whole - start) / task.parts
         if task.op == "slice":
             return 0.0
         if task.op == "join":
@@ -101,9 +105,9 @@ def timed(plan: Plan, schedule: Schedule) -> Plan:
     )
 
 
-def _with_level(piece: Piece, levels: Mapping[str, Coarse]) -> Piece:
+def _with_level(piece: Piece, levels: Mapping[Target, Coarse]) -> Piece:
     """With the coarse propagator of level 2, where the slice has one of its own."""
-    coarse = levels.get(f"coarse.{piece.index}")
+    coarse = levels.get(Target.coarse(piece.index))
     if coarse is None:
         return piece
     return replace(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.task import Task
 
 #: Seconds that a task takes.
 Clock = Callable[[Task], float]
@@ -66,11 +67,6 @@ def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
     return tuple(reversed(path))
 
 
-def is_fine(task: Task) -> bool:
-    """Whether a task is part of the network itself: a fine propagator, or the head."""
-    return task.op == "apply" and task.value[0] in "voμ"
-
-
 def critical_coarse_seconds(timeline: Timeline) -> float:
     """Seconds of guesses, coarse propagators and combinations on the critical path."""
-    return timeline.critical_seconds(lambda task: not is_fine(task))
+    return timeline.critical_seconds(lambda task: not task.role.is_network)

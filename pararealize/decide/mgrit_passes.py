@@ -20,7 +20,8 @@ from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
-from pararealize.ir.schedule import propagators
+from pararealize.ir.schedule import targets
+from pararealize.ir.target import Target
 from pararealize.schedule.mgrit import iteration
 from pararealize.schedule.place import place_iteration
 
@@ -88,15 +89,15 @@ def cycles_of(builder: LevelBuilder) -> Iteration:
 
 def decide_levels(
     builder: LevelBuilder, cycles: Iteration, ranks: int
-) -> tuple[Mapping[str, Coarse], Plan]:
-    """The coarse propagators that cycles apply, by name, and the plan with them.
+) -> tuple[Mapping[Target, Coarse], Plan]:
+    """The coarse propagators that cycles apply, and the plan with them.
 
     Raises:
         CoarseError: none of the asked kind exists.
 
     """
     every = (*cycles.forward, *cycles.adjoint)
-    used = {name for each in every for name in propagators(each.schedule)}
+    used = {target for each in every for target in targets(each.schedule)}
     levels = builder.build(cycles.levels, used)
     plan = make_plan(
         *(builder.partition, cycles.forward[0].schedule, builder.model, builder.method),

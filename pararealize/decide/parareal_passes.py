@@ -16,7 +16,7 @@ from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, propagators
+from pararealize.ir.schedule import Schedule, targets
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import certified_stages, parareal_stages
 from pararealize.schedule.place import owner, place, place_stages
@@ -47,7 +47,7 @@ class PararealPasses(MethodPasses):
         """Coarse and guess networks that the sweeps apply, of the kinds that were saved."""
         method, request, serial = self.method, self.request, self.serial
         sweeps = self._sweeps(partition)
-        used = frozenset(name for stage in sweeps for name in propagators(stage))
+        used = frozenset(target for stage in sweeps for target in targets(stage))
         chosen = {p.index: p.coarse for p in self.saved.pieces} if self.saved else {}
         machine = request.machine
         coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)

@@ -21,6 +21,7 @@ from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import together
 
@@ -72,7 +73,7 @@ def _checked(emission: Emission) -> Iteration:
 
 def _decided(
     decisions: Decisions, whole: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Plan, Mapping[str, Coarse]]:
+) -> tuple[Plan, Mapping[Target, Coarse]]:
     """The plan and the coarse propagators for the weights of a whole network."""
     plan, method = decisions.plan, decisions.plan.method
     assert isinstance(method, MGRIT)
@@ -95,9 +96,9 @@ def _updated(old: Plan, new: Plan) -> Plan:
     )
 
 
-def _coarse(emission: Emission, levels: Mapping[str, Coarse]) -> dict[str, Propagator]:
+def _coarse(emission: Emission, levels: Mapping[Target, Coarse]) -> dict[Target, Propagator]:
     """Those that this process applies, with the masks that they need."""
-    own = {name: coarse for name, coarse in levels.items() if name in emission.propagators}
+    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
     found = propagators_of(own, emission.serial)
     share_masks(found, dict.fromkeys(found, 2))
     return found

@@ -22,6 +22,7 @@ from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse, Decisions, Guess
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import HEAD, Target
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -50,7 +51,7 @@ def assemble(
     registries = _registries(decisions)
     parts = _propagators(decisions, serial, registries)
     used = applications(decisions.every)
-    parts = {name: part for name, part in parts.items() if name in used}
+    parts = {target: part for target, part in parts.items() if target in used}
     share_masks(parts, used)
     emission = Emission(
         decisions.without_modules(),
@@ -70,19 +71,19 @@ def assemble(
 def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
     """Coarse and guess networks by the names that they have in the state dictionary."""
     coarse = {str(j): c.module for j, c in decisions.coarse.items()}
-    levels = {name.partition(".")[2]: c.module for name, c in decisions.levels.items()}
+    levels = {str(target.number): c.module for target, c in decisions.levels.items()}
     guesses = {str(j): g.module for j, g in decisions.guesses.items()}
     return {"coarse": _registry({**coarse, **levels}), "guess": _registry(guesses)}
 
 
 def _propagators(
     decisions: Decisions, serial: nn.Module, registries: Mapping[str, nn.ModuleDict]
-) -> dict[str, Propagator]:
-    """Everything that a schedule may apply, by name."""
+) -> dict[Target, Propagator]:
+    """Everything that a schedule may apply."""
     partition, method = decisions.partition, decisions.plan.method
     fine = fine_propagators(partition, serial)
     fine |= sighted(decisions, serial, fine)
-    parts: dict[str, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
+    parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(method, MGRIT):
         return parts | level_propagators(decisions, serial, registries["coarse"])
     coarse = registries["coarse"]
@@ -94,25 +95,25 @@ def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
     return nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
 
 
-def applications(schedules: Iterable[Schedule]) -> Counter[str]:
+def applications(schedules: Iterable[Schedule]) -> Counter[Target]:
     """How often schedules apply every propagator."""
-    return Counter(task.propagator for s in schedules for task in s if task.op == "apply")
+    return Counter(task.target for s in schedules for task in s if task.target is not None)
 
 
-def fine_propagators(partition: Partition, serial: nn.Module) -> dict[str, Fine]:
-    """The subnetworks ``fine.j``, and the ``head`` where there is one."""
+def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
+    """The subnetworks, and the head where there is one."""
     chain = partition.chain
-    spans = {f"fine.{j}": partition.piece(j) for j in range(1, partition.n + 1)}
+    spans = {Target.fine(j): partition.piece(j) for j in range(1, partition.n + 1)}
     if partition.has_head:
-        spans["head"] = (partition.bounds[-1], len(chain.layers))
+        spans[HEAD] = (partition.bounds[-1], len(chain.layers))
     found = {}
-    for name, (first, last) in spans.items():
+    for target, (first, last) in spans.items():
         train = chain.segment(first, last, training=True)
         same = chain.train is chain.eval
         evaluate = train if same else chain.segment(first, last, training=False)
-        title = "the head" if name == "head" else f"subnetwork {name.removeprefix('fine.')}"
+        title = "the head" if target is HEAD else f"subnetwork {target.number}"
         layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
-        found[name] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
+        found[target] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
     return found
 
 
@@ -122,18 +123,19 @@ def coarse_propagators(
     method: Parareal,
     coarse: Mapping[int, Coarse],
     registry: nn.ModuleDict,
-    fine: Mapping[str, Propagator],
-) -> dict[str, Propagator]:
-    """What corrects subnetwork j, ``coarse.j``, and guesses in a coarse sweep, ``guess.j``."""
-    found: dict[str, Propagator] = {}
+    fine: Mapping[Target, Propagator],
+) -> dict[Target, Propagator]:
+    """What corrects every subnetwork, and what guesses in a coarse sweep."""
+    found: dict[Target, Propagator] = {}
     for j, choice in coarse.items():
         label = f"the {choice.kind} coarse propagator of subnetwork {j}"
         leaves = len(partition.chain.state(partition.piece(j)[0]))
-        part = _propagator(choice, serial, registry, str(j), label, leaves) or fine[f"fine.{j}"]
-        found[f"guess.{j}"] = part  # a coarse sweep makes the guesses; else replaced below
+        own = _propagator(choice, serial, registry, str(j), label, leaves)
+        part = own or fine[Target.fine(j)]
+        found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
         if method.correction == "residual" and not choice.zero_preserving and j > 1:
             part = ZeroPreserving(part, shared=choice.module is None)
-        found[f"coarse.{j}"] = part
+        found[Target.coarse(j)] = part
     return found
 
 
@@ -154,15 +156,16 @@ def _propagator(
 
 def guess_propagators(
     guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
-) -> dict[str, Propagator]:
-    """What guesses the state at interface j from the network's inputs, ``guess.j``."""
-    found: dict[str, Propagator] = {}
+) -> dict[Target, Propagator]:
+    """What guesses the state at every interface from the network's inputs."""
+    found: dict[Target, Propagator] = {}
     for j, guess in guesses.items():
         label = f"the guess network of interface {j}"
         if guess.segment is not None:
-            found[f"guess.{j}"] = Fine(serial, guess.segment, guess.segment, label, borrows=True)
+            own: Propagator = Fine(serial, guess.segment, guess.segment, label, borrows=True)
         else:
-            found[f"guess.{j}"] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+            own = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+        found[Target.guess(j)] = own
     return found
 
 
@@ -176,7 +179,7 @@ def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
     return Certified(calibration.certificate, rule)
 
 
-def share_rollback(parts: Mapping[str, Propagator], rollback: Rollback) -> None:
+def share_rollback(parts: Mapping[Target, Propagator], rollback: Rollback) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         (part.inner if isinstance(part, ZeroPreserving) else part).rollback = rollback

@@ -12,6 +12,7 @@ from pararealize.emit.emission import Emission
 from pararealize.emit.ranks import both, homes, inner_of, spread
 from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
@@ -38,7 +39,7 @@ def on_devices(emission: Emission, devices: Sequence[torch.device]) -> Emission:
         for rank in ranks:
             _move(emission.serial, path, devices[rank])
     for task in everything:
-        part = inner_of(emission.propagators[task.propagator]) if task.op == "apply" else None
+        part = None if task.target is None else inner_of(emission.propagators[task.target])
         if isinstance(part, Registered):
             part.module.to(devices[task.rank])
     return emission
@@ -85,13 +86,13 @@ def device_of(part: Propagator) -> torch.device | None:
     return next((weight.device for weight in weights), None)
 
 
-def movers(schedule: Schedule, parts: Mapping[str, Propagator]) -> dict[int, Move]:
+def movers(schedule: Schedule, parts: Mapping[Target, Propagator]) -> dict[int, Move]:
     """What brings values to each rank's device: to a subnetwork of it that has weights."""
     found: dict[int, Move] = {}
     for task in schedule:
-        if task.op != "apply" or task.rank in found:
+        if task.target is None or task.rank in found:
             continue
-        part = parts[task.propagator]
+        part = parts[task.target]
         if isinstance(part, Fine) and device_of(part) is not None:
             found[task.rank] = Move(part)
     return found

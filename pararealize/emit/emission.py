@@ -11,6 +11,7 @@ from pararealize.ir.decisions import Decisions
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
@@ -48,7 +49,7 @@ class Emission:
         decisions: what was decided; its coarse and guess networks lie in the registries.
         serial: a copy of the caller's model; it holds the fine weights (a rank's own ones).
         registries: coarse and guess networks by reserved prefix.
-        propagators: what the schedules' ``apply`` tasks name.
+        propagators: what the schedules apply, by target.
         own_streams: whether a coarse or guess network, on any rank, may draw random numbers.
         share: where the network lies on several ranks, this one's.
         rule: what decides how many stages run; without one, the first alone does.
@@ -59,7 +60,7 @@ class Emission:
     decisions: Decisions
     serial: nn.Module
     registries: Mapping[str, nn.ModuleDict]
-    propagators: Mapping[str, Propagator]
+    propagators: Mapping[Target, Propagator]
     own_streams: bool = False
     share: Share | None = None
     rule: Rule | None = None
@@ -100,5 +101,5 @@ class Emission:
                 mask.begin_step()
 
     def with_plan(self, plan: Plan) -> Emission:
-        """This emission with another plan."""
+        """The emission with another plan."""
         return replace(self, decisions=replace(self.decisions, plan=plan))

@@ -10,15 +10,17 @@ from torch import fx, nn
 
 from pararealize.emit.devices import movers
 from pararealize.ir.program import Operation
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import Key, kept, made_in, taken, watched_on, watches_in_order
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.runners.adaptive import GraphStage
 from pararealize.runtime.values.combine import combine
 
 
 def lower(
-    schedule: Schedule, arguments: tuple[Operation, ...], propagators: Mapping[str, Propagator]
+    schedule: Schedule, arguments: tuple[Operation, ...], propagators: Mapping[Target, Propagator]
 ) -> fx.GraphModule:
     """The schedule as a graph module: (network inputs) → (output, watched values).
 
@@ -33,7 +35,7 @@ def lower(
 def lower_stages(
     stages: Sequence[Schedule],
     arguments: tuple[Operation, ...],
-    propagators: Mapping[str, Propagator],
+    propagators: Mapping[Target, Propagator],
 ) -> tuple[GraphStage, ...]:
     """Schedules that run one after another as graph modules.
 
@@ -53,7 +55,7 @@ def lower_stages(
 def _lowered(
     stages: Sequence[Schedule],
     arguments: tuple[Operation, ...],
-    propagators: Mapping[str, Propagator],
+    propagators: Mapping[Target, Propagator],
     takes: Sequence[Key],
     leaves: Sequence[Key] | None,
 ) -> fx.GraphModule:
@@ -62,7 +64,7 @@ def _lowered(
     known = {key: graph.placeholder(f"known_{key[1]}".replace(".", "_")) for key in takes}
     inputs = {a.name: graph.create_node("placeholder", a.target, a.args, {}) for a in arguments}
     moves = movers(schedule, propagators) if schedule.ranks > 1 else {}
-    modules: dict[str, nn.Module] = dict(propagators)
+    modules: dict[str, nn.Module] = {str(target): p for target, p in propagators.items()}
     modules |= {f"device.{rank}": move for rank, move in moves.items()}
     writer = _GraphWriter(graph, propagators, inputs, frozenset(moves), known)
     for task in schedule:
@@ -82,7 +84,7 @@ class _GraphWriter:
     """Nodes of the values that each rank knows."""
 
     graph: fx.Graph
-    propagators: Mapping[str, Propagator]
+    propagators: Mapping[Target, Propagator]
     inputs: Mapping[str, fx.Node]
     moves: frozenset[int]
     values: dict[tuple[int, str], fx.Node] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class _GraphWriter:
         state = tuple(self.values[key] for key in keys if key in self.values)
         if task.op == "combine":
             return self.graph.create_node("call_function", combine, (task.signs, *state), name=name)
-        extra = tuple(self._input(task.rank, i) for i in self.propagators[task.propagator].inputs)
+        extra = tuple(self._input(task.rank, i) for i in self.propagators[task.applied].inputs)
         quiet: dict[str, Any] = {} if task.commits else {"commits": False}
         arguments = (*state, *extra)
         return self.graph.create_node("call_module", task.propagator, arguments, quiet, name=name)

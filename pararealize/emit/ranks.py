@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from pararealize.emit.emission import Emission, Share
 from pararealize.errors import RankError
-from pararealize.ir.schedule import Schedule, Task, propagators
+from pararealize.ir.schedule import Schedule, targets
+from pararealize.ir.target import Target
+from pararealize.ir.task import Role, Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero_preserving import ZeroPreserving
@@ -44,15 +46,14 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     names = set(serial.state_dict())
     for prefix, registry in emission.registries.items():
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
-    network = (name for name in parts if name.startswith(("fine.", "head")))
-    draws = drawing(emission.schedule, parts, network)
+    draws = drawing(emission.schedule, parts)
     if emission.decisions.iteration is not None:
         draws = by_propagator(draws, emission.schedule)
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
     strip(serial, found, transport.rank)
-    here = propagators(task for task in everything if task.rank == transport.rank)
-    local = {name: part for name, part in parts.items() if name in here}
+    here = targets(task for task in everything if task.rank == transport.rank)
+    local = {target: part for target, part in parts.items() if target in here}
     keep = registered(local.values())
     for registry in emission.registries.values():
         for key in [key for key, module in registry.items() if id(module) not in keep]:
@@ -86,20 +87,18 @@ def _program(emission: Emission, share: Share) -> RankProgram:
     return StaticProgram(schedule, rank)
 
 
-def drawing(
-    schedule: Schedule, parts: Mapping[str, Propagator], network: Iterable[str]
-) -> tuple[Draw, ...]:
+def drawing(schedule: Schedule, parts: Mapping[Target, Propagator]) -> tuple[Draw, ...]:
     """First applications of the propagators that may draw random numbers, in order.
 
-    ``network`` names those that are the network itself, whose draws move its stream.
+    Draws of those that are the network itself move its stream.
     """
-    mains, seen, found = set(network), set(), []
+    seen, found = set(), []
     for task in schedule:
-        if task.op != "apply":
+        if task.target is None:
             continue
-        part = inner_of(parts[task.propagator])
+        part = inner_of(parts[task.target])
         if part.draws and id(part) not in seen:
-            found.append(Draw(task.value, task.rank, task.propagator not in mains))
+            found.append(Draw(task.value, task.rank, not task.target.is_network))
         seen.add(id(part))
     return tuple(found)
 
@@ -109,9 +108,8 @@ def by_propagator(draws: Iterable[Draw], schedule: Schedule) -> tuple[Draw, ...]
 
     Coarse propagators draw from the step's start.
     """
-    applied = (t for t in schedule if t.op == "apply" and t.propagator != "head")
-    names = {task.value: task.propagator for task in applied}
-    return tuple(replace(d, value=names.get(d.value, d.value)) for d in draws if not d.own)
+    drawn: dict[object, Target] = {t.value: t.applied for t in schedule if t.role is Role.FINE}
+    return tuple(replace(d, value=drawn.get(d.value, d.value)) for d in draws if not d.own)
 
 
 def inner_of(part: Propagator) -> Propagator:
@@ -119,11 +117,11 @@ def inner_of(part: Propagator) -> Propagator:
     return part.inner if isinstance(part, ZeroPreserving) else part
 
 
-def homes(schedule: Iterable[Task], parts: Mapping[str, Propagator]) -> dict[str, set[int]]:
+def homes(schedule: Iterable[Task], parts: Mapping[Target, Propagator]) -> dict[str, set[int]]:
     """The ranks that run every module, and read every tensor and flag, by path."""
     found: dict[str, set[int]] = {}
     for task in schedule:
-        part = parts.get(task.propagator)
+        part = None if task.target is None else parts.get(task.target)
         for path in inner_of(part).paths() if part is not None else ():
             found.setdefault(path, set()).add(task.rank)
     return found

@@ -13,6 +13,7 @@ from pararealize.emit.graph import lower, lower_stages
 from pararealize.emit.ranks import rank_runner
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Stack
+from pararealize.ir.target import Target
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked, divided
@@ -51,12 +52,12 @@ def _solver(emission: Emission, iteration: Iteration) -> MultigridSolver:
     return MultigridSolver(iteration, parts, range(schedule.ranks), move, stacks)
 
 
-def _stacked(stack: Stack, parts: Mapping[str, Propagator]) -> Stacked:
+def _stacked(stack: Stack, parts: Mapping[Target, Propagator]) -> Stacked:
     """The slices of a stack side by side; the first one's beginning by itself."""
-    members = {
-        f"fine.{j}": fine for j in stack.slices if isinstance(fine := parts[f"fine.{j}"], Fine)
-    }
+    parted = {Target.fine(j): parts[Target.fine(j)] for j in stack.slices}
+    members = {target: fine for target, fine in parted.items() if isinstance(fine, Fine)}
     if not stack.entry:
         return Stacked(members)
-    lead, members["fine.1"] = divided(members["fine.1"], stack.entry)
-    return Stacked(members, {"fine.1": lead})
+    first = Target.fine(1)
+    lead, members[first] = divided(members[first], stack.entry)
+    return Stacked(members, {first: lead})

@@ -13,6 +13,7 @@ from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Segment
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Decisions:
         iteration: for multigrid, the cycles for states and adjoints.
         coarse: coarse propagators by subnetwork.
         guesses: guess networks by interface.
-        levels: coarse propagators of a multigrid hierarchy by name.
+        levels: coarse propagators of a multigrid hierarchy.
         features: what multigrid's slices compute of the inputs alone, by slice.
         expectations: what the first layers take of each input.
         given: inputs other than tensors, that the network was compiled with.
@@ -73,7 +74,7 @@ class Decisions:
     iteration: Iteration | None = None
     coarse: Mapping[int, Coarse] = field(default_factory=dict)
     guesses: Mapping[int, Guess] = field(default_factory=dict)
-    levels: Mapping[str, Coarse] = field(default_factory=dict)
+    levels: Mapping[Target, Coarse] = field(default_factory=dict)
     features: Mapping[int, Segment] = field(default_factory=dict)
     expectations: Mapping[str, Expectation] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)

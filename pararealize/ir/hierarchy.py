@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,16 @@ def _coarser(level: Level, longest: int, c: int, number: int) -> Level:
     return Level((*level.bounds[:-1:c], level.bounds[-1]), level.stride * c)
 
 
-def propagator(level: int, step: int) -> str:
-    """What the tasks of a level apply: ``fine.2``, ``coarse.2``, on level 3 ``coarse3.2``."""
-    return f"fine.{step}" if level == 1 else f"coarse{level if level > 2 else ''}.{step}"
+def propagator(level: int, step: int) -> Target:
+    """What the tasks of a level apply: Φ of a slice on level 1, else G of the level's step."""
+    return Target.fine(step) if level == 1 else Target.coarse(step, level)
+
+
+class Feature(NamedTuple):
+    """What a slice's layers compute of the network's inputs alone: by what, and the value."""
+
+    target: Target
+    value: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Cycles:
 
     count: int
     schedule: Schedule
-    linearised: Mapping[str, str] = field(default_factory=dict)
+    linearised: Mapping[Target, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,9 @@ class Iteration:
     """What a multigrid solver runs: states forward, adjoints back.
 
     Of each, schedules of more and more cycles, the last one the serial network. ``warm`` takes
-    the states of the call before as guesses, where there are any. ``features`` are values that
-    propagators read besides the state, by propagator.
+    ``guesses``, where the call before made any: by the coarse propagator that stepped from a state
+    there, the value that stands for that state. ``features`` are what propagators read besides the
+    state.
     """
 
     levels: tuple[Level, ...]
@@ -105,4 +115,10 @@ class Iteration:
     forward: tuple[Cycles, ...]
     adjoint: tuple[Cycles, ...]
     warm: tuple[Cycles, ...] = ()
-    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    guesses: Mapping[Target, str] = field(default_factory=dict)
+    features: Mapping[Target, tuple[Feature, ...]] = field(default_factory=dict)
+
+    @property
+    def last_adjoint(self) -> str:
+        """The value that adjoints start from: λ_n, the adjoint of the last state."""
+        return self.adjoint[0].schedule.inputs[0]

@@ -72,7 +72,7 @@ class Operation:
         return tuple(arguments[0]), dict(arguments[1])
 
     def renamed(self, names: Mapping[str, str]) -> Operation:
-        """This operation reading other values where ``names`` says so."""
+        """The operation reading other values where ``names`` says so."""
         args, kwargs = self.map_refs(lambda ref: Ref(names.get(ref.name, ref.name)))
         return replace(self, args=args, kwargs=kwargs)
 

@@ -11,72 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import networkx as nx
 
 from pararealize.errors import ScheduleError
-
-#: The network's inputs, among the values of a schedule.
-INPUT = "x"
-Op = Literal["apply", "combine", "send", "recv", "slice", "join"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One assignment ``value = op(...)``.
-
-    Attributes:
-        value: the name it assigns. ``send`` assigns a token that nothing reads.
-        propagator: what ``apply`` applies, e.g. ``"fine.2"``.
-        reads: values it reads; for ``recv`` none, for ``send`` the one it sends.
-        signs: one of ``+-`` per value that ``combine`` reads.
-        commits: whether this application moves statistics (BatchNorm): one per propagator.
-        piece: the subnetwork it belongs to, counted from 1.
-        rank: where it runs, once placed.
-        peer: the other end of ``send`` and ``recv``.
-        part: which part of the batch ``slice`` takes, counted from 0.
-        parts: into how many parts the batch is cut where the task works on one of them.
-        transposed: whether the adjoint of the propagator is applied; ``commits`` then says
-            whether gradients of its weights are taken.
-
-    """
-
-    value: str
-    op: Op
-    reads: tuple[str, ...] = ()
-    propagator: str = ""
-    signs: str = ""
-    commits: bool = True
-    piece: int = 1
-    rank: int = 0
-    peer: int = -1
-    part: int = 0
-    parts: int = 1
-    transposed: bool = False
-
-    def __str__(self) -> str:
-        match self.op:
-            case "apply":
-                return f"{self.value} = {self._application()}"
-            case "combine":
-                terms = zip(self.signs, self.reads, strict=True)
-                text = " ".join(f"{sign} {name}" for sign, name in terms)
-                return f"{self.value} = {text.removeprefix('+ ')}"
-            case "send":
-                return f"send {self.reads[0]} → {self.peer}"
-            case "recv":
-                return f"{self.value} ← {self.peer}"
-            case "slice":
-                return f"{self.value} = slice {self.part + 1}/{self.parts} of {self.reads[0]}"
-            case "join":
-                return f"{self.value} = join({', '.join(self.reads)})"
-
-    def _application(self) -> str:
-        reads = ", ".join(self.reads)
-        if self.transposed:
-            return f"{self.propagator}ᵀ({reads}{', weights' if self.commits else ''})"
-        return f"{self.propagator}({reads}{'' if self.commits else ', quiet'})"
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 
 
 @dataclass(frozen=True)
@@ -220,9 +161,9 @@ class Schedule:
     __str__ = text
 
 
-def propagators(tasks: Iterable[Task]) -> tuple[str, ...]:
-    """Names of the propagators that tasks apply, in order of first use."""
-    return tuple(dict.fromkeys(task.propagator for task in tasks if task.op == "apply"))
+def targets(tasks: Iterable[Task]) -> tuple[Target, ...]:
+    """The propagators that tasks apply, in order of first use."""
+    return tuple(dict.fromkeys(task.target for task in tasks if task.target is not None))
 
 
 def needed(tasks: Iterable[Task], roots: Iterable[str]) -> list[Task]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pararealize.ir.schedule import INPUT, Schedule, Watch
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.task import INPUT
 
 Key = tuple[int, str]
 

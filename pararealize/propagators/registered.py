@@ -32,7 +32,7 @@ class Registered(Propagator):
         object.__setattr__(self, "registry", registry)
 
     def within(self, registry: nn.ModuleDict) -> Registered:
-        """This propagator with the module of another registry."""
+        """The propagator with the module of another registry."""
         return Registered(registry, self.key, self.label, leaves=self.leaves, inputs=self._inputs)
 
     @property

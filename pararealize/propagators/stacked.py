@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.features import split
 from pararealize.ir.program import Segment
+from pararealize.ir.target import Target
 from pararealize.propagators.compiled import compile_segment, modules_of
 from pararealize.propagators.fine import Fine
 
@@ -33,14 +34,16 @@ class Stacked:
         Φ_1(u_0), Φ_2(u_1), …   →   vmap(Φ)(stack(weights), stack(u_0, u_1, …))
 
     Args:
-        members: propagators by name, in the network's order; all of one structure.
+        members: propagators in the network's order; all of one structure.
         leads: what comes before a member that is the rest of a slice.
 
     """
 
-    def __init__(self, members: dict[str, Fine], leads: Mapping[str, Fine] | None = None) -> None:
+    def __init__(
+        self, members: dict[Target, Fine], leads: Mapping[Target, Fine] | None = None
+    ) -> None:
         self.members, self.leads = members, leads or {}
-        self.places = {name: i for i, name in enumerate(members)}
+        self.places = {target: i for i, target in enumerate(members)}
         first = next(iter(members.values()))
         self._segment, self._root = first.segments[0], first.root
         every = [slots(part) for part in members.values()]
@@ -66,9 +69,9 @@ class Stacked:
 
         return run
 
-    def weights(self, names: Iterable[str]) -> list[tuple[Tensor, ...]]:
+    def weights(self, targets: Iterable[Target]) -> list[tuple[Tensor, ...]]:
         """For every slot, the parameters of some members."""
-        chosen = [self.places[name] for name in names]
+        chosen = [self.places[target] for target in targets]
         if len(chosen) == len(self.places):
             return self._columns
         return [tuple(column[i] for i in chosen) for column in self._columns]

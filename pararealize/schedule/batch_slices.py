@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.target import Kind
+from pararealize.ir.task import Role, Task
 
 
 def chunk(schedule: Schedule, parts: int, owner: Callable[[int], int]) -> Schedule:
@@ -61,15 +63,14 @@ class _Cutter:
             self.run.append(task)
             return
         pending = {t.value for t in self.run}
-        beside = task.op == "apply" and task.propagator.startswith("coarse.")
-        if not beside or pending & set(task.reads):
+        if not _is_coarse(task) or pending & set(task.reads):
             self.flush()
         reads = tuple(self.whole(name, task.piece) for name in task.reads)
         self.tasks.append(replace(task, reads=reads))
 
     def _is_correction(self, task: Task) -> bool:
-        corrects = task.op == "apply" and task.propagator.startswith("coarse.")
-        return task.op == "combine" or (corrects and any(n in self.sliced for n in task.reads))
+        reads_slices = any(name in self.sliced for name in task.reads)
+        return task.op == "combine" or (_is_coarse(task) and reads_slices)
 
     def flush(self) -> None:
         """Write what was collected, slice after slice."""
@@ -87,7 +88,9 @@ class _Cutter:
             return part if name in self.made else name
         piece = self.made[name].piece
         self.known.add(part)
-        self.tasks.append(Task(part, "slice", (name,), piece=piece, part=i, parts=self.parts))
+        self.tasks.append(
+            Task(part, "slice", Role.BATCH, (name,), piece=piece, part=i, parts=self.parts)
+        )
         return part
 
     def whole(self, name: str, piece: int) -> str:
@@ -101,10 +104,17 @@ class _Cutter:
         if joined not in self.known:
             self.known.add(joined)
             reads = tuple(self.slice(name, i) for i in range(self.parts))
-            self.tasks.append(Task(joined, "join", reads, piece=piece, parts=self.parts))
+            self.tasks.append(
+                Task(joined, "join", Role.BATCH, reads, piece=piece, parts=self.parts)
+            )
         return joined
 
     def watch(self, watch: Watch) -> list[Watch]:
         """The same jump, slice by slice."""
         pairs = [(self.slice(watch.new, i), self.slice(watch.old, i)) for i in range(self.parts)]
         return [replace(watch, new=new, old=old) for new, old in pairs]
+
+
+def _is_coarse(task: Task) -> bool:
+    """Whether it applies a coarse propagator, and not the network's own layers in its place."""
+    return task.target is not None and task.target.kind is Kind.COARSE

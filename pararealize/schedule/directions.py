@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from pararealize.ir.hierarchy import Level, propagator
-from pararealize.ir.schedule import INPUT, Task
+from pararealize.ir.hierarchy import Feature, Level, propagator
+from pararealize.ir.target import Target
+from pararealize.ir.task import INPUT, Role, Task
 
 #: Values of a level's chain: what relaxation made of a point, and G of the point before it.
 Source = tuple[str, str]
@@ -17,29 +18,38 @@ Source = tuple[str, str]
 
 @dataclass
 class Direction(ABC):
-    """Writes tasks along a chain; the same operation on the same values is written once."""
+    """Writes tasks along a chain; the same operation on the same values is written once.
+
+    ``coarse`` is what steps of coarse levels are for now: the first guess, or corrections.
+    """
 
     levels: tuple[Level, ...]
     tasks: list[Task] = field(default_factory=list)
-    known: dict[tuple[str, ...], str] = field(default_factory=dict)
+    known: dict[tuple[Target | str, ...], str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    features: Mapping[Target, tuple[Feature, ...]] = field(default_factory=dict)
+    coarse: Role = Role.COARSE
 
     @abstractmethod
     def task(self, level: int, step: int, read: str) -> Task:
         """The application of a level's step, its value not numbered yet."""
 
     @abstractmethod
-    def corrected(self, level: int, step: int) -> Task:
-        """The combination that makes the point after a level's step, as above."""
+    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
+        """The combination that makes the point after a level's step, its value not numbered yet."""
 
     def apply(self, level: int, step: int, read: str) -> str:
         """The step of a level from a point."""
         task = self.task(level, step, read)
-        seen = () if task.transposed else self.features.get(task.propagator, ())
-        for value in seen:
-            self._see(value)
-        return self._once((task.propagator, read), replace(task, reads=(read, *seen)))
+        seen = () if task.transposed else self.features.get(task.applied, ())
+        for feature in seen:
+            self._see(feature)
+        reads = (read, *(feature.value for feature in seen))
+        return self._once((task.applied, read), replace(task, reads=reads))
+
+    def role(self, level: int) -> Role:
+        """What the steps of a level are for."""
+        return Role.FINE if level == 1 else self.coarse
 
     def step(self, level: int, step: int, read: str, source: Source | None) -> str:
         """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
@@ -49,20 +59,18 @@ class Direction(ABC):
         relaxed, before = source
         if made == before:
             return relaxed
-        task = self.corrected(level, step)
         reads = (made, relaxed, before)
-        return self._once(reads, replace(task, op="combine", reads=reads, signs="++-"))
+        return self._once(reads, self.corrected(level, step, reads))
 
-    def _see(self, value: str) -> None:
+    def _see(self, feature: Feature) -> None:
         """What a slice computes of the network's inputs, before its first use."""
-        name, _, _ = value.partition(".")
-        slice_ = int(name[1:])
-        if (value,) not in self.known:
-            self.known[value,] = value
-            task = Task(value, "apply", (INPUT,), f"inputs.{slice_}", piece=slice_)
-            self.tasks.append(task)
+        target, value = feature
+        if (target,) not in self.known:
+            self.known[target,] = value
+            piece = target.number
+            self.tasks.append(Task(value, "apply", Role.FEATURES, (INPUT,), target, piece=piece))
 
-    def _once(self, key: tuple[str, ...], task: Task) -> str:
+    def _once(self, key: tuple[Target | str, ...], task: Task) -> str:
         if key not in self.known:
             number = self.counts[task.value]
             self.counts[task.value] += 1
@@ -79,12 +87,13 @@ class Forward(Direction):
         """v_j = fine.j(u_{j-1}), g_j = coarse.j(u_{j-1})."""
         end = self.levels[level - 1].bounds[step]
         name = "v" if level == 1 else "g" if level == 2 else f"g{level}_"
-        return Task(f"{name}{end}", "apply", (read,), propagator(level, step), piece=end)
+        applied = propagator(level, step)
+        return Task(f"{name}{end}", "apply", self.role(level), (read,), applied, piece=end)
 
-    def corrected(self, level: int, step: int) -> Task:
+    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
         """u_j = g_j + v_j - g_j of the old state."""
         end = self.levels[level - 1].bounds[step]
-        return Task(f"u{end}", "combine", piece=end)
+        return Task(f"u{end}", "combine", Role.CORRECTION, reads, signs="++-", piece=end)
 
 
 @final
@@ -104,10 +113,10 @@ class Adjoint(Direction):
         """μ_{j-1} = fine.jᵀ λ_j, γ_{j-1} = coarse.jᵀ λ_j."""
         number, end, piece = self._place(level, step)
         name = "μ" if level == 1 else "γ" if level == 2 else f"γ{level}_"
-        applied = propagator(level, number)
-        return Task(f"{name}{end}", "apply", (read,), applied, piece=piece, transposed=True)
+        role, applied = self.role(level), propagator(level, number)
+        return Task(f"{name}{end}", "apply", role, (read,), applied, piece=piece, transposed=True)
 
-    def corrected(self, level: int, step: int) -> Task:
+    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
         """λ_j = γ_j + μ_j - γ_j of the old adjoint."""
         _, end, piece = self._place(level, step)
-        return Task(f"λ{end}", "combine", piece=piece)
+        return Task(f"λ{end}", "combine", Role.CORRECTION, reads, signs="++-", piece=piece)

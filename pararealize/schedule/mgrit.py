@@ -7,41 +7,26 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-from pararealize.ir.hierarchy import Cycles, Iteration, Level, propagator
+from pararealize.ir.hierarchy import Cycles, Feature, Iteration, Level, propagator
 from pararealize.ir.methods import MGRIT
-from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
+from pararealize.ir.schedule import Schedule, Watch, needed
+from pararealize.ir.target import HEAD, Kind, Target
+from pararealize.ir.task import INPUT, Role, Task
 from pararealize.schedule.directions import Adjoint, Direction, Forward, Source
 
 
 class CycleWriter:
-    """The cycles of a method on a direction's chain."""
+    """The cycles of a method on a direction's chain.
+
+    On every level ``points`` are the states u_0 … u_m and ``sources`` the s_j of its equations
+    u_j = Φ_j(u_{j-1}) + s_j. Points that the next level has as well are C-points, the others
+    F-points.
+    """
 
     def __init__(self, direction: Direction, method: MGRIT) -> None:
         self.direction, self.levels, self.method = direction, direction.levels, method
         self.watches: list[Watch] = []
         self.relaxed: list[str] = []
-
-    def sweep(self, level: int, start: str, sources: Sequence[Source | None]) -> list[str]:
-        """All points of a level, one after another."""
-        points = [start]
-        for step in range(1, self.levels[level - 1].steps + 1):
-            points.append(self.direction.step(level, step, points[-1], sources[step]))
-        return points
-
-    def relax(self, level: int, points: list[str], sources: Sequence[Source | None]) -> list[str]:
-        """F-relaxation: every interval from its C-point on; what that makes of the next ones."""
-        made, found = [points[0]], []
-        for first, last in self.levels[level - 1].intervals(self.levels[level]):
-            value = points[first]
-            for step in range(first + 1, last + 1):
-                value = self.direction.step(level, step, value, sources[step])
-                found.append(value)
-                if step < last:
-                    points[step] = value
-            made.append(value)
-        if level == 1:
-            self.relaxed = found
-        return made
 
     def cycle(
         self,
@@ -51,61 +36,115 @@ class CycleWriter:
         kind: str,
         number: int,
     ) -> list[str]:
-        """Relax, restrict, solve the coarser chain, inject: the points of a level after a cycle.
+        """The points of a level after a V- or an F-cycle, which writes on those it was given.
 
         ::
 
-            level 1   relax ↘                     ↗ inject
-            level 2           relax ↘     ↗ inject
-            level 3                   sweep
+            level 1   relax ↘                              ↗ correct
+            level 2           relax ↘             ↗ correct
+            level 3                   forward solve
         """
         if level == len(self.levels):
-            return self.sweep(level, points[0], sources)
-        coarser = self.levels[level]
-        at = [self.levels[level - 1].bounds.index(b) for b in coarser.bounds]
-        made = self.relax(level, points, sources)
+            return self.forward_solve(level, points[0], sources)
+        ends = self.f_relax(level, points, sources)
         for _ in range(self.method.sweeps):
-            for point, value in zip(at, made, strict=True):
-                points[point] = value
-            made = self.relax(level, points, sources)
-        coarse = [points[point] for point in at]
-        self._watch(level, coarse, made, number)
-        below: list[Source | None] = [None]
-        for step in range(1, coarser.steps + 1):
-            below.append((made[step], self.direction.apply(level + 1, step, coarse[step - 1])))
+            self.c_relax(level, points, ends)
+            ends = self.f_relax(level, points, sources)
+        coarse = self.restrict(level, points)
+        self.watch_residual(level, coarse, ends, number)
+        below = self.fas_sources(level, coarse, ends)
         coarse = self.cycle(level + 1, coarse, below, kind, number)
         if kind == "F" and level + 1 < len(self.levels):
             coarse = self.cycle(level + 1, coarse, below, "V", number)
-        return self.inject(level, points, coarse, sources)
+        return self.error_correction(level, points, coarse, sources)
 
-    def inject(
+    def forward_solve(self, level: int, start: str, sources: Sequence[Source | None]) -> list[str]:
+        """All points of a level, one after another."""
+        points = [start]
+        for step in range(1, self.levels[level - 1].steps + 1):
+            points.append(self.direction.step(level, step, points[-1], sources[step]))
+        return points
+
+    def f_relax(self, level: int, points: list[str], sources: Sequence[Source | None]) -> list[str]:
+        """F-relaxation: every interval from its C-point on; where each ends, beside its C-point."""
+        ends, found = [points[0]], []
+        for first, last in self.levels[level - 1].intervals(self.levels[level]):
+            value = points[first]
+            for step in range(first + 1, last + 1):
+                value = self.direction.step(level, step, value, sources[step])
+                found.append(value)
+                if step < last:
+                    points[step] = value
+            ends.append(value)
+        if level == 1:
+            self.relaxed = found
+        return ends
+
+    def c_relax(self, level: int, points: list[str], ends: Sequence[str]) -> None:
+        """C-relaxation: the C-points become what the intervals before them end with."""
+        for point, value in zip(self.c_points(level), ends, strict=True):
+            points[point] = value
+
+    def restrict(self, level: int, points: Sequence[str]) -> list[str]:
+        """The points of the next level: the C-points of this one."""
+        return [points[point] for point in self.c_points(level)]
+
+    def watch_residual(
+        self, level: int, coarse: Sequence[str], ends: Sequence[str], number: int
+    ) -> None:
+        """Watch the residuals of a level's equations, which relaxation leaves at C-points alone."""
+        for b, point, end in zip(self.levels[level].bounds, coarse, ends, strict=True):
+            if point != end:
+                self.watches.append(Watch(number, b, end, point, level))
+
+    def fas_sources(
+        self, level: int, coarse: Sequence[str], ends: Sequence[str]
+    ) -> list[Source | None]:
+        """The sources of the next level, of the full approximation scheme.
+
+        s_J = (what relaxation made of C-point J) - G_J(C-point J - 1), so that a converged level
+        solves the equations of the next.
+        """
+        steps = range(1, self.levels[level].steps + 1)
+        applied = [self.direction.apply(level + 1, step, coarse[step - 1]) for step in steps]
+        return [None, *zip(ends[1:], applied, strict=True)]
+
+    def error_correction(
         self,
         level: int,
         points: Sequence[str],
         coarse: Sequence[str],
         sources: Sequence[Source | None],
     ) -> list[str]:
-        """The points of a level from those of the coarser one, relaxed in between."""
+        """The points of a level with its C-points from the next one, and relaxed in between.
+
+        Those of level 1 are relaxed by the next cycle, or not at all.
+        """
         found = list(points)
-        for b, value in zip(self.levels[level].bounds, coarse, strict=True):
-            found[self.levels[level - 1].bounds.index(b)] = value
+        for point, value in zip(self.c_points(level), coarse, strict=True):
+            found[point] = value
         if level > 1:
-            self.relax(level, found, sources)
+            self.f_relax(level, found, sources)
         return found
+
+    def c_points(self, level: int) -> list[int]:
+        """Numbers of a level's points that the next one has as well."""
+        return [self.levels[level - 1].bounds.index(b) for b in self.levels[level].bounds]
 
     def guess(self, start: str, previous: Sequence[str] | None) -> list[str]:
         """The first states at the points of level 1 that level 2 has as well."""
+        self.direction.coarse = Role.GUESS
         top = 2 if self.method.guess in {"coarse", "previous"} else len(self.levels)
         none: list[Source | None] = [None] * (len(self.levels[0].bounds))
-        points = list(previous) if previous else self.sweep(top, start, none)
-        for level in range(top - 1, 1, -1):
+        points = list(previous) if previous else self.forward_solve(top, start, none)
+        for level in range(top - 1, 0, -1):
             blank = [start] * len(self.levels[level - 1].bounds)
-            points = self.inject(level, blank, points, none)
-            if self.method.guess == "full":
+            points = self.error_correction(level, blank, points, none)
+            if level > 1 and self.method.guess == "full":
                 points = self.cycle(level, points, none, "V", 0)
-        blank = [start] * len(self.levels[0].bounds)
         self.watches.clear()
-        return self.inject(1, blank, points, none)
+        self.direction.coarse = Role.COARSE
+        return points
 
     def solve(self, start: str, cycles: int, previous: Sequence[str] | None = None) -> list[str]:
         """The points of level 1 after some cycles."""
@@ -115,11 +154,6 @@ class CycleWriter:
             points = self.cycle(1, points, none, self.method.cycle, number)
         return points
 
-    def _watch(self, level: int, old: Sequence[str], new: Sequence[str], number: int) -> None:
-        for b, before, after in zip(self.levels[level].bounds, old, new, strict=True):
-            if before != after:
-                self.watches.append(Watch(number, b, after, before, level))
-
 
 def mgrit_schedule(
     levels: tuple[Level, ...],
@@ -128,7 +162,7 @@ def mgrit_schedule(
     *,
     head: bool = True,
     warm: bool = False,
-    features: Mapping[str, tuple[str, ...]] | None = None,
+    features: Mapping[Target, tuple[Feature, ...]] | None = None,
 ) -> Cycles:
     """``cycles`` cycles for the states of a network, not yet placed on ranks.
 
@@ -148,12 +182,12 @@ def mgrit_schedule(
     n = levels[0].bounds[-1]
     direction = Forward(levels, features=features or {})
     solver = CycleWriter(direction, method)
-    before = [INPUT, *(f"p{b}" for b in levels[1].bounds[1:])] if warm else None
+    before = [INPUT, *map(_guess, levels[1].bounds[1:])] if warm else None
     states = solver.solve(INPUT, cycles, before)
     output = "out" if head else states[-1]
     if head:
-        direction.tasks.append(Task("out", "apply", (states[-1],), "head", piece=n))
-    tasks = _commit_last(needed(direction.tasks, [output]), transposed=False)
+        direction.tasks.append(Task("out", "apply", Role.HEAD, (states[-1],), HEAD, piece=n))
+    tasks = _commit_last(needed(direction.tasks, [output]))
     title = f"MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     inputs = tuple(before[:-1]) if before else (INPUT,)
     schedule = _schedule(tasks, output, solver.watches, inputs, title)
@@ -174,7 +208,7 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     solver.solve(start, cycles)
     watches = [replace(w, interface=n - w.interface) for w in solver.watches]
     roots = list(dict.fromkeys(solver.relaxed))
-    tasks = _commit_last(needed(direction.tasks, roots), transposed=True)
+    tasks = _commit_last(needed(direction.tasks, roots))
     title = f"adjoint of MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
 
@@ -197,25 +231,36 @@ def iteration(
     forward = [write(k) for k in counts(method.forward_cycles)]
     adjoint = [adjoint_schedule(levels, method, k) for k in counts(method.backward_cycles)]
     warm: list[Cycles] = []
+    guesses: dict[Target, str] = {}
     if method.guess == "previous" and exact > 1:
         warm = [write(k, warm=True) for k in counts(method.forward_cycles)]
-    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm), features)
+        inner = enumerate(levels[1].bounds[1:-1], start=2)
+        guesses = {propagator(2, step): _guess(bound) for step, bound in inner}
+    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm), guesses, features)
 
 
-def _features(levels: tuple[Level, ...], seeing: frozenset[int]) -> dict[str, tuple[str, ...]]:
-    """The values that every propagator reads besides the state: those of its slices."""
+def _guess(bound: int) -> str:
+    """The value that stands for a point's state in the call before."""
+    return f"p{bound}"
+
+
+def _features(
+    levels: tuple[Level, ...], seeing: frozenset[int]
+) -> dict[Target, tuple[Feature, ...]]:
+    """What every propagator reads besides the state: that of its slices."""
+    every = {j: Feature(Target.inputs(j), f"f{j}.0") for j in sorted(seeing)}
     found = {}
     for number, level in enumerate(levels, start=1):
         for step, (first, last) in enumerate(pairwise(level.bounds), start=1):
-            names = tuple(f"f{j}.0" for j in range(first + 1, last + 1) if j in seeing)
-            if names:
-                found[propagator(number, step)] = names
+            own = tuple(every[j] for j in range(first + 1, last + 1) if j in every)
+            if own:
+                found[propagator(number, step)] = own
     return found
 
 
 def _linearised(
     levels: tuple[Level, ...], method: MGRIT, tasks: Sequence[Task], states: Sequence[str]
-) -> dict[str, str]:
+) -> dict[Target, str]:
     """Where every propagator is linearised: where it was applied last, else at the final states.
 
     Fine propagators that are evaluated again for the adjoints are so at the newest state that
@@ -226,26 +271,27 @@ def _linearised(
         for number, level in enumerate(levels, start=1)
         for step in range(1, level.steps + 1)
     }
-    applied = [task for task in tasks if task.op == "apply" and task.propagator in found]
-    found |= {task.propagator: task.reads[0] for task in applied}
+    newest = {task.applied: task.reads[0] for task in tasks if task.target in found}
+    found |= newest
     if method.storage == "points":
-        starts = {propagator(2, s): b for s, b in enumerate(levels[1].bounds[:-1], start=1)}
-        newest = {starts.get(t.propagator): t.reads[0] for t in applied}
-        for j in range(1, levels[0].steps + 1):
-            found[f"fine.{j}"] = newest.get(j - 1, found[f"fine.{j}"])
+        for step, bound in enumerate(levels[1].bounds[:-1], start=1):
+            fine, coarse = Target.fine(bound + 1), propagator(2, step)
+            found[fine] = newest.get(coarse, found[fine])
     return found
 
 
-def _commit_last(tasks: list[Task], *, transposed: bool) -> tuple[Task, ...]:
+def _commit_last(tasks: list[Task]) -> tuple[Task, ...]:
     """Statistics, or gradients of weights, move with the last application of a propagator only.
 
     Coarse propagators borrow their weights.
     """
-    last = {task.propagator: i for i, task in enumerate(tasks) if task.op == "apply"}
+    last = {task.target: i for i, task in enumerate(tasks)}
 
     def commits(i: int, task: Task) -> bool:
-        borrows = transposed and task.propagator.startswith("coarse")
-        return task.op != "apply" or (last[task.propagator] == i and not borrows)
+        if task.target is None:
+            return True
+        borrows = task.transposed and task.target.kind is Kind.COARSE
+        return last[task.target] == i and not borrows
 
     return tuple(replace(task, commits=commits(i, task)) for i, task in enumerate(tasks))
 

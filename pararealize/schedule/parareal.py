@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
+from pararealize.ir.schedule import Schedule, Watch, needed
 from pararealize.ir.stages import in_a_row
+from pararealize.ir.target import HEAD, Kind, Target
+from pararealize.ir.task import INPUT, Role, Task
 
 #: Kinds of coarse networks that need nothing of the network once they are made.
 OWN_WEIGHTS = ("network", "thinned", "stepped")
@@ -18,24 +20,29 @@ OWN_WEIGHTS = ("network", "thinned", "stepped")
 class _SweepWriter:
     """Collects tasks; the same operation on the same values is written once.
 
-    What a stage was made of, and the jumps since, are remembered from one to the next.
+    What a stage was made of, and the jumps since, are remembered from one to the next. With
+    ``corrections``, what a sweep corrected of v_n is watched as well.
     """
 
     method: Parareal
+    shared: bool = False
+    reuse: bool = True
+    corrections: bool = False
     tasks: list[Task] = field(default_factory=list)
-    known: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    known: dict[tuple[Target, str], str] = field(default_factory=dict)
     watches: list[Watch] = field(default_factory=list)
     done: dict[str, None] = field(default_factory=dict)
 
-    def apply(self, value: str, propagator: str, read: str, piece: int) -> str:
-        key = (propagator, (read,))
-        if key not in self.known:
-            self.tasks.append(Task(value, "apply", (read,), propagator, piece=piece))
-            self.known[key] = value
-        return self.known[key]
+    def apply(self, value: str, role: Role, target: Target, read: str, piece: int) -> str:
+        if (target, read) not in self.known:
+            self.tasks.append(Task(value, "apply", role, (read,), target, piece=piece))
+            self.known[target, read] = value
+        return self.known[target, read]
 
-    def combine(self, value: str, signs: str, reads: tuple[str, ...], piece: int) -> str:
-        self.tasks.append(Task(value, "combine", reads, signs=signs, piece=piece))
+    def combine(
+        self, value: str, role: Role, signs: str, reads: tuple[str, ...], piece: int
+    ) -> str:
+        self.tasks.append(Task(value, "combine", role, reads, signs=signs, piece=piece))
         return value
 
     def stage(self, output: str, sweeps: int, title: str) -> Schedule:
@@ -54,7 +61,13 @@ class _SweepWriter:
 
 
 def parareal_schedule(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True, reuse: bool = True
+    n: int,
+    method: Parareal,
+    *,
+    shared: bool = False,
+    head: bool = True,
+    reuse: bool = True,
+    corrections: bool = False,
 ) -> Schedule:
     """The parareal network of ``n`` subnetworks as a schedule, not yet placed on ranks.
 
@@ -74,15 +87,23 @@ def parareal_schedule(
         head: whether a head follows the last subnetwork.
         reuse: leave out what is known to be exact: after k sweeps the first k interfaces are, and
             are not computed again. Without it every term of the equations is computed.
+        corrections: watch at interface n, after the last subnetwork, what the last sweep corrected
+            of v_n as well: its size says of an answer's error what jumps before cannot.
 
     Source: Lee, Lee & Park, arXiv 2103.08802; Lions, Maday & Turinici 2001.
 
     """
-    return next(_stages(n, method, shared=shared, head=head, reuse=reuse))
+    writer = _SweepWriter(method, shared, reuse, corrections)
+    return next(_stages(writer, n, head=head))
 
 
 def later_sweeps(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True
+    n: int,
+    method: Parareal,
+    *,
+    shared: bool = False,
+    head: bool = True,
+    corrections: bool = False,
 ) -> tuple[Schedule, ...]:
     """Where a tolerance is set, what follows :func:`parareal_schedule`: one more sweep each.
 
@@ -91,72 +112,70 @@ def later_sweeps(
     """
     if method.tolerance is None or method.least == 0:
         return ()
-    first, *later = _stages(n, method, shared=shared, head=head, reuse=True)
+    writer = _SweepWriter(method, shared, corrections=corrections)
+    first, *later = _stages(writer, n, head=head)
     in_a_row((first, *later))
     return tuple(later)
 
 
 def parareal_stages(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True
+    n: int,
+    method: Parareal,
+    *,
+    shared: bool = False,
+    head: bool = True,
+    corrections: bool = False,
 ) -> tuple[Schedule, ...]:
     """The parareal network, and what may follow it."""
-    once = parareal_schedule(n, method, shared=shared, head=head)
-    return once, *later_sweeps(n, method, shared=shared, head=head)
+    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
+    later = later_sweeps(n, method, shared=shared, head=head, corrections=corrections)
+    return once, *later
 
 
 def certified_stages(
     n: int, method: Parareal, *, shared: bool = False, head: bool = True
 ) -> tuple[Schedule, ...]:
-    """The same for a network with a certificate, which may follow whatever the tolerance."""
+    """The stages of a network with a certificate, which may follow whatever the tolerance."""
     endless = replace(method, tolerance=math.inf)
-    stages = parareal_stages(n, endless, shared=shared, head=head)
-    return tuple(with_corrections(stage, n) for stage in stages)
+    return parareal_stages(n, endless, shared=shared, head=head, corrections=True)
 
 
-def _stages(
-    n: int, method: Parareal, *, shared: bool, head: bool, reuse: bool
-) -> Iterator[Schedule]:
+def _stages(writer: _SweepWriter, n: int, *, head: bool) -> Iterator[Schedule]:
     """The sweeps of every call as one schedule, and then every further one up to the n-th."""
-    writer = _SweepWriter(method)
-    old = _guesses(writer, n, method)
-    least = min(method.least, n) if reuse else method.least  # after n all is exact
+    method = writer.method
+    old = _guesses(writer, n)
+    least = min(method.least, n) if writer.reuse else method.least  # after n all is exact
     for k in range(least):
-        fine = _fine_sweep(writer, n, k, old)
-        old = _correct(writer, shared, reuse, k, old, fine)
+        old = _correct(writer, k, old, _fine_sweep(writer, n, k, old))
     if least == 0:
         old = [*old[:n], _fine_sweep(writer, n, 0, old)[n]]
-    output = writer.apply("out", "head", old[n], n) if head else old[n]
+    output = writer.apply("out", Role.HEAD, HEAD, old[n], n) if head else old[n]
     title = f"parareal, n = {n}, {method.correction} correction, {method.iterations} sweeps"
     yield writer.stage(output, least, title)
     for k in range(least, n):
-        fine = _fine_sweep(writer, n, k, old)
-        old = _correct(writer, shared, reuse, k, old, fine)
-        output = writer.apply(f"out.{k + 1}", "head", old[n], n) if head else old[n]
+        old = _correct(writer, k, old, _fine_sweep(writer, n, k, old))
+        output = writer.apply(f"out.{k + 1}", Role.HEAD, HEAD, old[n], n) if head else old[n]
         if output in writer.done:
             return  # the network itself guessed or corrected: the output before is exact
         yield writer.stage(output, k + 1, f"sweep {k + 1} of at most {n}")
 
 
-def _coarse(j: int, shared: bool) -> str:
-    return f"fine.{j}" if shared else f"coarse.{j}"
-
-
-def _sweeper(j: int, method: Parareal) -> str:
+def _sweeper(j: int, method: Parareal) -> Target:
     """What a coarse sweep applies: corrections of residual form have lost the constant part."""
     if method.coarse == "fine":
-        return f"fine.{j}"
-    return f"coarse.{j}" if method.correction == "difference" else f"guess.{j}"
+        return Target.fine(j)
+    return Target.coarse(j) if method.correction == "difference" else Target.guess(j)
 
 
-def _guesses(writer: _SweepWriter, n: int, method: Parareal) -> list[str]:
+def _guesses(writer: _SweepWriter, n: int) -> list[str]:
     """u^0_0 … u^0_{n-1}, and a place for the network's last state."""
-    states = [INPUT]
+    states, method = [INPUT], writer.method
     for j in range(1, n):
         if method.guess == "network":
-            states.append(writer.apply(f"u{j}.0", f"guess.{j}", INPUT, j + 1))
+            target, read, at = Target.guess(j), INPUT, j + 1
         else:
-            at = guesser(j, method)
-            states.append(writer.apply(f"u{j}.0", _sweeper(j, method), states[-1], at))
+            target, read, at = _sweeper(j, method), states[-1], guesser(j, method)
+        states.append(writer.apply(f"u{j}.0", Role.GUESS, target, read, at))
     return [*states, ""]
 
 
@@ -170,59 +189,60 @@ def guesser(j: int, method: Parareal) -> int:
 
 
 def _fine_sweep(writer: _SweepWriter, n: int, k: int, old: list[str]) -> list[str]:
-    pieces = range(1, n + 1)
-    return ["", *(writer.apply(f"v{j}.{k}", f"fine.{j}", old[j - 1], j) for j in pieces)]
+    """v_1 … v_n, after a place for none."""
+    found = [""]
+    for j in range(1, n + 1):
+        found.append(writer.apply(f"v{j}.{k}", Role.FINE, Target.fine(j), old[j - 1], j))
+    return found
 
 
-def _correct(
-    writer: _SweepWriter, shared: bool, reuse: bool, k: int, old: list[str], fine: list[str]
-) -> list[str]:
+def _correct(writer: _SweepWriter, k: int, old: list[str], fine: list[str]) -> list[str]:
     """The states after one sweep."""
-    new = [INPUT]
-    for j in range(1, len(old)):
-        if j == 1 or (reuse and j <= k + 1):
+    new, n = [INPUT], len(old) - 1
+    for j in range(1, n + 1):
+        if j == 1 or (writer.reuse and j <= k + 1):
             new.append(fine[j])
             continue
         writer.watches.append(Watch(k, j - 1, new[j - 1], old[j - 1]))
-        if writer.method.correction == "residual":
-            jump = writer.combine(f"r{j - 1}.{k}", "+-", (new[j - 1], old[j - 1]), j)
-            correction = writer.apply(f"c{j}.{k}", f"coarse.{j}", jump, j)
-            new.append(writer.combine(f"u{j}.{k + 1}", "++", (fine[j], correction), j))
-        else:
-            coarse = _coarse(j, shared)
-            before = writer.apply(f"g{j}.{k}", coarse, old[j - 1], j)
-            after = writer.apply(f"g{j}.{k + 1}", coarse, new[j - 1], j)
-            # The newest first: the sum has its layout in memory, in which masks are drawn, and
-            # where G = Φ the others cancel, so that it has its numbers to the last digit.
-            new.append(writer.combine(f"u{j}.{k + 1}", "++-", (after, fine[j], before), j))
+        correct = _by_jump if writer.method.correction == "residual" else _by_difference
+        new.append(correct(writer, j, k, (old[j - 1], new[j - 1]), fine[j]))
+        if writer.corrections and j == n:
+            writer.watches.append(Watch(k, n, new[n], fine[n]))
     return new
+
+
+def _by_jump(writer: _SweepWriter, j: int, k: int, states: tuple[str, str], fine: str) -> str:
+    """u_j = v_j + F_j(jump), of the states before the subnetwork, the old one and the new."""
+    old, new = states
+    jump = writer.combine(f"r{j - 1}.{k}", Role.JUMP, "+-", (new, old), j)
+    correction = writer.apply(f"c{j}.{k}", Role.COARSE, Target.coarse(j), jump, j)
+    return writer.combine(f"u{j}.{k + 1}", Role.CORRECTION, "++", (fine, correction), j)
+
+
+def _by_difference(writer: _SweepWriter, j: int, k: int, states: tuple[str, str], fine: str) -> str:
+    """u_j = G_j(new) + v_j - G_j(old), of the states before the subnetwork."""
+    target = Target.fine(j) if writer.shared else Target.coarse(j)
+    before, after = (
+        writer.apply(f"g{j}.{k + i}", Role.COARSE, target, state, j)
+        for i, state in enumerate(states)
+    )
+    # The newest first: the sum has its layout in memory, in which masks are drawn, and
+    # where G = Φ the others cancel, so that it has its numbers to the last digit.
+    reads = (after, fine, before)
+    return writer.combine(f"u{j}.{k + 1}", Role.CORRECTION, "++-", reads, j)
 
 
 def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:
     """Statistics move with the last application of every network only."""
 
-    def network(task: Task) -> str:
-        """A coarse sweep guesses with the networks that correct."""
-        coarse = method.guess == "coarse"
-        return task.propagator.replace("guess", "coarse") if coarse else task.propagator
+    def network(target: Target | None) -> Target | None:
+        """What a coarse sweep guesses with are the networks that correct."""
+        if target is not None and target.kind is Kind.GUESS and method.guess == "coarse":
+            return Target.coarse(target.number)
+        return target
 
-    last = {network(task): i for i, task in enumerate(tasks) if task.op == "apply"}
+    last = {network(task.target): i for i, task in enumerate(tasks)}
     return tuple(
-        replace(task, commits=task.op != "apply" or last[network(task)] == i)
+        replace(task, commits=task.target is None or last[network(task.target)] == i)
         for i, task in enumerate(tasks)
     )
-
-
-def with_corrections(schedule: Schedule, n: int) -> Schedule:
-    """The schedule with one more watch a sweep, at interface n: what it corrected of v_n.
-
-    Its size says of an answer's error what jumps before the last subnetwork cannot.
-    """
-    made = {task.value for task in schedule}
-    sweeps = (int(name.rpartition(".")[2]) for name in made if name.startswith(f"u{n}."))
-    watches = tuple(
-        Watch(k - 1, n, f"u{n}.{k}", f"v{n}.{k - 1}")
-        for k in sorted(sweeps)
-        if f"v{n}.{k - 1}" in made
-    )
-    return replace(schedule, watches=(*schedule.watches, *watches))

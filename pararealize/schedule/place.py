@@ -9,8 +9,9 @@ from itertools import pairwise
 
 from pararealize.errors import RankError, ScheduleError
 from pararealize.ir.hierarchy import Cycles, Iteration
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import in_a_row, made_in
+from pararealize.ir.task import Role, Task
 
 
 def owner(piece: int, pieces: int, ranks: int) -> int:
@@ -59,23 +60,27 @@ def place(
         for name in task.reads:
             if name in home and home[name] != rank and (rank, name) not in here:
                 parts = made[name].parts if name in made else 1
-                tasks.append(
-                    Task(name, "recv", rank=rank, peer=home[name], piece=task.piece, parts=parts)
-                )
+                tasks.append(_receive(name, home[name], rank, task.piece, parts))
                 here.add((rank, name))
         tasks.append(replace(task, rank=rank))
         tasks += [_send(tasks[-1], to) for to in readers.get(task.value, ())]
     output = schedule.output
     for rank in readers.get(output, ()):
         if (rank, output) not in here:
-            tasks.append(Task(output, "recv", rank=rank, peer=home[output], piece=pieces))
+            tasks.append(_receive(output, home[output], rank, pieces))
     return replace(schedule, tasks=tuple(tasks), ranks=ranks).verify()
 
 
 def _send(task: Task, to: int) -> Task:
     """What takes the value of a placed task to a rank."""
     name = f"{task.value}→{to}"
-    return Task(name, "send", (task.value,), rank=task.rank, peer=to, piece=task.piece)
+    reads, rank, piece = (task.value,), task.rank, task.piece
+    return Task(name, "send", Role.MESSAGE, reads, rank=rank, peer=to, piece=piece)
+
+
+def _receive(value: str, source: int, to: int, piece: int, parts: int = 1) -> Task:
+    """What brings a value, or a part of it, to a rank."""
+    return Task(value, "recv", Role.MESSAGE, rank=to, peer=source, piece=piece, parts=parts)
 
 
 def place_stages(

@@ -5,18 +5,22 @@ from itertools import pairwise
 import pytest
 
 from pararealize.cost.predict import predict
-from pararealize.cost.simulate import Timeline, critical_coarse_seconds, is_fine, simulate
-from pararealize.ir.methods import Parareal
+from pararealize.cost.simulate import Timeline, critical_coarse_seconds, simulate
+from pararealize.ir.hierarchy import hierarchy
+from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Kind
+from pararealize.ir.task import Role, Task
+from pararealize.schedule.mgrit import iteration
 from pararealize.schedule.parareal import parareal_schedule
 from pararealize.schedule.place import place
 
-SECONDS = {"guess": 1.0, "fine": 10.0, "coarse": 2.0, "head": 3.0}
+SECONDS = {Kind.GUESS: 1.0, Kind.FINE: 10.0, Kind.COARSE: 2.0, Kind.HEAD: 3.0, Kind.INPUTS: 5.0}
 
 
 def clock(task: Task) -> float:
-    return SECONDS[task.propagator.split(".")[0]] if task.op == "apply" else 0.5
+    return 0.5 if task.target is None else SECONDS[task.target.kind]
 
 
 def run(n: int, ranks: int, message: float = 4.0, method: Parareal | None = None) -> Timeline:
@@ -85,9 +89,15 @@ def test_nothing_takes_no_time() -> None:
     assert empty.critical == ()
 
 
-def test_what_is_fine() -> None:
-    fine = {task.value for task in parareal_schedule(3, Parareal()) if is_fine(task)}
-    assert fine == {"v1.0", "v2.0", "v3.0", "out"}
+def test_what_the_network_computes_of_its_inputs_alone_is_not_coarse() -> None:
+    """Of two steps seen by slices of their own: only a coarse step is not the network's."""
+    levels = hierarchy([4] * 2, (4,))
+    solved = iteration(levels, MGRIT(), head=True, seeing=(2,))
+    schedule = place(solved.forward[0].schedule, 2, 1)
+    seen = [task.value for task in schedule if task.role is Role.FEATURES]
+    timeline = simulate(schedule, clock, lambda _: 0.0)
+    assert seen == ["f2.0"]
+    assert timeline.makespan == critical_coarse_seconds(timeline) + 2 * 10.0 + 3.0 + 5.0
 
 
 def piece(index: int, **seconds: float) -> Piece:

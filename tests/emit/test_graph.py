@@ -8,6 +8,7 @@ from pararealize.emit.graph import lower
 from pararealize.ir.methods import Parareal
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Kind
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.values.combine import combine
 from pararealize.schedule.parareal import parareal_schedule
@@ -29,13 +30,12 @@ def lowered(n: int, method: Parareal) -> tuple[fx.GraphModule, Schedule]:
     schedule = parareal_schedule(n, method, head=False)
     parts = {}
     for task in schedule:
-        kind, _, j = task.propagator.partition(".")
-        if kind:
-            registry = nn.ModuleDict({j: Scaled(float(j))})
-            inputs = ("x_1",) if kind == "guess" or j == "1" else ()
-            leaves = 0 if inputs else 1
-            parts[task.propagator] = Registered(
-                registry, j, task.propagator, leaves=leaves, inputs=inputs
+        if task.target is not None:
+            j = task.target.number
+            registry = nn.ModuleDict({str(j): Scaled(float(j))})
+            inputs = ("x_1",) if task.target.kind is Kind.GUESS or j == 1 else ()
+            parts[task.target] = Registered(
+                registry, str(j), str(task.target), leaves=0 if inputs else 1, inputs=inputs
             )
     return lower(schedule, ARGUMENTS, parts), schedule
 

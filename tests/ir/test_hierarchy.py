@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pararealize.errors import MethodError
 from pararealize.ir.hierarchy import Level, hierarchy, propagator
+from pararealize.ir.target import Target
 
 FINE = tuple(range(5))
 
@@ -87,6 +88,6 @@ def test_levels_nest_and_get_coarser(longest: list[int], factors: list[int]) -> 
         assert set(coarse.mirrored().bounds) <= set(fine.mirrored().bounds)
 
 
-def test_names_of_propagators() -> None:
-    names = [propagator(level, 3) for level in (1, 2, 3, 4)]
-    assert names == ["fine.3", "coarse.3", "coarse3.3", "coarse4.3"]
+def test_propagators_of_levels() -> None:
+    found = [propagator(level, 3) for level in (1, 2, 3, 4)]
+    assert found == [Target.fine(3), *(Target.coarse(3, level) for level in (2, 3, 4))]

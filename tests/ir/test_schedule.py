@@ -8,7 +8,9 @@ import pytest
 
 from pararealize.errors import ScheduleError
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, Task, propagators
+from pararealize.ir.schedule import Schedule, targets
+from pararealize.ir.target import HEAD, Target
+from pararealize.ir.task import Role, Task
 from pararealize.schedule.parareal import parareal_schedule
 from pararealize.schedule.place import place
 
@@ -87,6 +89,18 @@ step  rank 0            rank 1                 rank 2
   11                                           out = head(u3.1)"""
 
 
+def applied(value: str, read: str, j: int = 1, rank: int = 0) -> Task:
+    return Task(value, "apply", Role.FINE, (read,), Target.fine(j), rank=rank)
+
+
+def send(token: str, value: str, peer: int, rank: int = 0) -> Task:
+    return Task(token, "send", Role.MESSAGE, (value,), rank=rank, peer=peer)
+
+
+def receive(value: str, peer: int, rank: int = 0) -> Task:
+    return Task(value, "recv", Role.MESSAGE, rank=rank, peer=peer)
+
+
 def trimmed(schedule: Schedule) -> str:
     return "\n".join(line.rstrip() for line in schedule.text().splitlines())
 
@@ -110,12 +124,12 @@ def test_text_of_a_placed_schedule_has_one_column_a_rank() -> None:
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        (Task("v2.0", "apply", ("u1.0",), "fine.2"), "v2.0 = fine.2(u1.0)"),
-        (Task("v2.0", "apply", ("u1.0",), "fine.2", commits=False), "v2.0 = fine.2(u1.0, quiet)"),
-        (Task("r", "combine", ("a", "b"), signs="+-"), "r = a - b"),
-        (Task("r", "combine", ("a", "b", "c"), signs="-++"), "r = - a + b + c"),
-        (Task("a→1", "send", ("a",), peer=1), "send a → 1"),
-        (Task("a", "recv", rank=1, peer=0), "a ← 0"),
+        (applied("v2.0", "u1.0", 2), "v2.0 = fine.2(u1.0)"),
+        (replace(applied("v2.0", "u1.0", 2), commits=False), "v2.0 = fine.2(u1.0, quiet)"),
+        (Task("r", "combine", Role.JUMP, ("a", "b"), signs="+-"), "r = a - b"),
+        (Task("r", "combine", Role.CORRECTION, ("a", "b", "c"), signs="-++"), "r = - a + b + c"),
+        (send("a→1", "a", 1), "send a → 1"),
+        (receive("a", 0, rank=1), "a ← 0"),
     ],
 )
 def test_text_of_a_task(task: Task, text: str) -> None:
@@ -167,10 +181,10 @@ def test_dag_of_a_placed_schedule_joins_sends_and_receives() -> None:
     assert ("send", "recv") in kinds
 
 
-def test_propagators_are_named_in_order_of_first_use() -> None:
-    assert propagators(parareal_schedule(3, RESIDUAL)) == (
-        *("guess.1", "guess.2", "fine.1", "fine.2", "fine.3"),
-        *("coarse.2", "coarse.3", "head"),
+def test_targets_come_in_order_of_first_use() -> None:
+    assert targets(parareal_schedule(3, RESIDUAL)) == (
+        *(Target.guess(1), Target.guess(2), Target.fine(1), Target.fine(2), Target.fine(3)),
+        *(Target.coarse(2), Target.coarse(3), HEAD),
     )
 
 
@@ -178,46 +192,49 @@ def tasks_of(*tasks: Task, ranks: int = 1) -> Schedule:
     return Schedule(tasks, "out", inputs=("x",), ranks=ranks)
 
 
-OUT = Task("out", "apply", ("x",), "fine.1")
+OUT = applied("out", "x")
 
 BROKEN: dict[str, tuple[Schedule, str]] = {
-    "undefined": (tasks_of(Task("out", "apply", ("y",), "fine.1")), "uses y before it is defined"),
+    "undefined": (tasks_of(applied("out", "y")), "uses y before it is defined"),
     "late": (
-        tasks_of(Task("out", "apply", ("y",), "f"), Task("y", "apply", ("x",), "f")),
+        tasks_of(applied("out", "y"), applied("y", "x")),
         "uses y before",
     ),
     "twice": (tasks_of(OUT, OUT), "assigns out twice"),
-    "signs": (tasks_of(Task("out", "combine", ("x", "x"), signs="+")), "with signs '\\+'"),
-    "no output": (tasks_of(Task("y", "apply", ("x",), "fine.1")), "no task makes the output out"),
+    "signs": (
+        tasks_of(Task("out", "combine", Role.COPY, ("x", "x"), signs="+")),
+        "with signs '\\+'",
+    ),
+    "no output": (tasks_of(applied("y", "x")), "no task makes the output out"),
     "rank": (tasks_of(replace(OUT, rank=1)), "placed on rank 1 of 1"),
     "other rank": (
         tasks_of(
-            Task("y", "apply", ("x",), "f"),
-            Task("out", "apply", ("y",), "f", rank=1),
+            applied("y", "x"),
+            applied("out", "y", rank=1),
             ranks=2,
         ),
         "rank 1: .* uses y",
     ),
-    "no receive": (tasks_of(OUT, Task("s", "send", ("out",), peer=1), ranks=2), "has no receive"),
-    "no send": (tasks_of(OUT, Task("y", "recv", rank=1, peer=0), ranks=2), "has no send"),
+    "no receive": (tasks_of(OUT, send("s", "out", 1), ranks=2), "has no receive"),
+    "no send": (tasks_of(OUT, receive("y", 0, rank=1), ranks=2), "has no send"),
     "two receives": (
         tasks_of(
             OUT,
-            Task("s", "send", ("out",), peer=1),
-            Task("out", "recv", rank=1, peer=0),
-            Task("s", "send", ("out",), rank=1, peer=0),
+            send("s", "out", 1),
+            receive("out", 0, rank=1),
+            send("s", "out", 0, rank=1),
             ranks=2,
         ),
         "from rank 1 to 0 has no receive",
     ),
     "deadlock": (
         tasks_of(
-            Task("b", "recv", rank=0, peer=1),
-            Task("out", "apply", ("x",), "f", rank=0),
-            Task("s", "send", ("out",), rank=0, peer=1),
-            Task("out", "recv", rank=1, peer=0),
-            Task("b", "apply", ("x",), "f", rank=1),
-            Task("t", "send", ("b",), rank=1, peer=0),
+            receive("b", 1, rank=0),
+            applied("out", "x", rank=0),
+            send("s", "out", 1, rank=0),
+            receive("out", 0, rank=1),
+            applied("b", "x", rank=1),
+            send("t", "b", 0, rank=1),
             ranks=2,
         ),
         "ranks wait for each other",

@@ -17,7 +17,8 @@ from pararealize import Parareal
 from pararealize.coarse.separable import is_separable
 from pararealize.errors import MethodError
 from pararealize.ir.chain import TensorSpec
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.task import Task
 from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.values.combine import combine, cut, join
 from pararealize.schedule.batch_slices import chunk

@@ -11,7 +11,9 @@ from chains import Shape, levels_of, options, shapes
 from pararealize.errors import RankError
 from pararealize.ir.hierarchy import Level, hierarchy
 from pararealize.ir.methods import MGRIT, Parareal
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.schedule.mgrit import adjoint_schedule, iteration, mgrit_schedule
 from pararealize.schedule.parareal import parareal_schedule
 from pararealize.schedule.place import owner, place_iteration
@@ -51,7 +53,7 @@ def test_two_levels_one_cycle() -> None:
         "0:2:1 v2.0 - g2.0",
         "0:3:1 v3.0 - g3.0",
     ]
-    assert found.linearised == {
+    assert {str(target): value for target, value in found.linearised.items()} == {
         **{"fine.1": "x", "fine.2": "g1.0", "fine.3": "g2.0"},
         **{"coarse.1": "x", "coarse.2": "v1.0", "coarse.3": "u2.0"},
     }
@@ -72,9 +74,9 @@ def test_two_levels_two_cycles() -> None:
         "0:2:1 v2.0 - g2.0",
         "1:2:1 v2.1 - u2.0",
     ]
-    assert found.linearised["fine.2"] == "v1.0"
+    assert found.linearised[Target.fine(2)] == "v1.0"
     points = mgrit_schedule(THREE, MGRIT(storage="points"), 1)
-    assert points.linearised["fine.3"] == "u2.0"  # evaluated again at the newest state
+    assert points.linearised[Target.fine(3)] == "u2.0"  # evaluated again at the newest state
 
 
 def test_two_levels_adjoints() -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from pararealize.errors import ScheduleError
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import answered, in_a_row, kept, made_in, taken
-from pararealize.schedule.parareal import later_sweeps, parareal_schedule
+from pararealize.ir.target import Target
+from pararealize.ir.task import Role, Task
+from pararealize.schedule.parareal import certified_stages, later_sweeps, parareal_schedule
 from pararealize.schedule.place import place, place_stages
 
 CASES = list(
@@ -123,6 +125,27 @@ def test_watches_are_the_jumps_that_were_corrected() -> None:
     assert scheduled(1, 1, "residual", "network").watches == ()
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_the_last_sweep_corrected_is_watched_where_that_is_asked_for(shared: bool) -> None:
+    """At interface n, of every stage the last sweep's; also where v_n is known as a G."""
+    method = Parareal("fine" if shared else "network", "difference", 2, tolerance=math.inf)
+    plain = (parareal_schedule(4, method, shared=shared), *later_sweeps(4, method, shared=shared))
+    stages = certified_stages(4, method, shared=shared)
+    assert [replace(stage, watches=()) for stage in stages] == [
+        replace(stage, watches=()) for stage in plain
+    ]
+    more = [
+        [watch for watch in stage.watches if watch not in before.watches]
+        for stage, before in zip(stages, plain, strict=True)
+    ]
+    last = "g4.2" if shared else "v4.2"
+    assert more == [
+        [Watch(1, 4, "u4.2", "g4.1" if shared else "v4.1")],
+        [Watch(2, 4, "u4.3", last)],
+        [],
+    ]
+
+
 def test_without_a_head_the_last_state_is_the_output() -> None:
     schedule = scheduled(3, 1, "residual", "network", head=False)
     assert schedule.output == "u3.1"
@@ -200,8 +223,10 @@ def test_adjoints_come_back_for_what_the_last_output_depends_on() -> None:
 
 
 def test_what_an_earlier_stage_left_elsewhere_is_sent_at_the_start() -> None:
-    first = Schedule((Task("a", "apply", ("x",), "fine.1"),), "a", inputs=("x",))
-    later = Schedule((Task("b", "apply", ("a",), "fine.2", piece=2),), "b", inputs=("x", "a"))
+    one = Task("a", "apply", Role.FINE, ("x",), Target.fine(1))
+    two = Task("b", "apply", Role.FINE, ("a",), Target.fine(2), piece=2)
+    first = Schedule((one,), "a", inputs=("x",))
+    later = Schedule((two,), "b", inputs=("x", "a"))
     placed = place_stages((place(first, 2, 2), later), 2, 2, deliver=False)
     assert list(map(str, placed[1])) == ["send a → 1", "a ← 0", "b = fine.2(a)"]
     with pytest.raises(ScheduleError, match="uses a before it is defined"):

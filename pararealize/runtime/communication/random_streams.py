@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pararealize.errors import RankError
+from pararealize.ir.target import Target
 from pararealize.runtime.communication.transport import Transport
 
 #: Tag of the offsets that ranks hand on while they learn how much each of them draws.
@@ -31,7 +32,7 @@ class Draw:
     network, which leaves the stream of the network as it found it.
     """
 
-    value: str
+    value: str | Target
     rank: int
     own: bool
 
@@ -103,8 +104,8 @@ class RandomStreams:
         self._key, self._at, self._found = key, 0, {}
         self._generator.set_state(torch.get_rng_state())
 
-    def begin_draw(self, value: str) -> None:
-        """Set the random state for the task that makes ``value``."""
+    def begin_draw(self, value: str | Target) -> None:
+        """Set the random state for the task that makes ``value``, or for what draws."""
         i = self._index.get(value)
         if i is None:
             return
@@ -112,8 +113,8 @@ class RandomStreams:
         self._before = self._generator.get_state()
         torch.set_rng_state(self._before)
 
-    def end_draw(self, value: str) -> None:
-        """Learn how much the task that made ``value`` drew."""
+    def end_draw(self, value: str | Target) -> None:
+        """Learn how much the task that made ``value`` drew, or what draws."""
         i = self._index.get(value)
         if i is None or self._key in self._known:
             return

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from pararealize.ir.hierarchy import Cycles
-from pararealize.ir.schedule import Task
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.runtime.multigrid.local_tasks import carry_out
 from pararealize.runtime.multigrid.solve import Solve, SolverSetup
 from pararealize.runtime.multigrid.states import States
@@ -46,7 +47,7 @@ class Adjoints:
         self.gradients = [None] * len(self.others)
         tasks = self.setting.body(cycles).tasks
         for i, task in enumerate(tasks):
-            if self._place(task) in self.solved.tape.batches:
+            if task.op == "apply" and self._place(task) in self.solved.tape.batches:
                 self._apply_batch(view, tasks[i:])
             known = (task.rank, task.value) in self.values
             if not known or (task.op == "apply" and task.commits and task.value not in self.done):
@@ -64,8 +65,7 @@ class Adjoints:
         """Steps from one task on whose graphs go on into each other; none where it is alone."""
         records, run = self.solved.tape.records, list[Task]()
         for task in tasks[first:]:
-            recorded = records.get(self._place(task))
-            if recorded is None or task.op != "apply" or task.commits:
+            if task.op != "apply" or task.commits or self._place(task) not in records:
                 break
             if run:
                 before = records[self._place(run[-1])]
@@ -91,7 +91,7 @@ class Adjoints:
     def _transpose(self, task: Task, adjoint: Any) -> Any:
         """Φ'ᵀ λ of what was recorded there, and the gradients of its weights."""
         tape, place = self.solved.tape, self._place(task)
-        indices = self._own(task.propagator) if task.commits else []
+        indices = self._own(task.applied) if task.commits else []
         others = [self.others[i] for i in indices]
         retain = self.retain or not task.commits
         found, gradients = tape.transpose(place, adjoint, others, retain=retain)
@@ -117,7 +117,7 @@ class Adjoints:
         }
         if not ready:
             return
-        lane = self.setting.lane_of(self.setting.stacks[first.propagator])
+        lane = self.setting.lane_of(self.setting.stacks[first.applied])
         with view.lane(self.setting, tuple(ready.values()), lane):
             self._transpose_batch(batch, ready, first)
 
@@ -138,19 +138,21 @@ class Adjoints:
         for i, other in enumerate(self.others):
             self.gradients[i] = _added(self.gradients[i], gradients.get(id(other)))
 
-    def _own(self, name: str) -> list[int]:
+    def _own(self, target: Target) -> list[int]:
         """Which of the tensors a propagator reads: its weights, and inputs."""
-        seen = name.replace("fine.", "inputs.")
-        parts = [p for p in map(self.setting.propagators.get, (name, seen)) if p is not None]
+        seen = (feature.target for feature in self.setting.iteration.features.get(target, ()))
+        parts = [self.setting.propagators[each] for each in (target, *seen)]
         read = {id(tensor) for part in parts for tensor in part.weights()}
         inputs = [self.solved.inputs[name] for part in parts for name in part.inputs]
         read |= {id(leaf) for leaf in leaves_of(inputs)}
         return [i for i, tensor in enumerate(self.others) if id(tensor) in read]
 
-    def _place(self, task: Task) -> tuple[str, str]:
-        return task.propagator, self.solved.cycles.linearised.get(task.propagator, "")
+    def _place(self, task: Task) -> Application:
+        """Where a task's propagator is linearised."""
+        target = task.applied
+        return target, self.solved.cycles.linearised[target]
 
-    def _evaluate(self, rank: int, place: tuple[str, str]) -> None:
+    def _evaluate(self, rank: int, place: Application) -> None:
         """Again from the stored state, with the masks of its step."""
         now = [(mask, mask.states) for mask, _ in self.solved.masks]
         for mask, states in self.solved.masks:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pararealize.ir.methods import MGRIT
 from pararealize.runtime.monitoring.report import Jump, norms
 from pararealize.runtime.multigrid.local_tasks import LocalTasks
-from pararealize.runtime.multigrid.protocols import Messages
+from pararealize.runtime.multigrid.messages import Messages
 from pararealize.runtime.values.combine import combine
 
 

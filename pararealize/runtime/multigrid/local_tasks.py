@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pararealize.ir.schedule import INPUT, Schedule, Task, Watch
-from pararealize.runtime.multigrid.protocols import AppliedStack, Messages
+from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.target import Target
+from pararealize.ir.task import INPUT, Role, Task
+from pararealize.propagators.stacked import Stacked
+from pararealize.runtime.multigrid.messages import Messages
 from pararealize.runtime.values.combine import combine
 
 
@@ -35,7 +38,7 @@ def is_end(schedule: Schedule, task: Task) -> bool:
     """Whether a task is the head, or delivers the output."""
     delivers = task.op == "send" and task.reads[0] == schedule.output
     arrives = task.op == "recv" and task.value == schedule.output
-    return task.propagator == "head" or delivers or arrives
+    return task.role is Role.HEAD or delivers or arrives
 
 
 def reporter(schedule: Schedule, watch: Watch) -> int:
@@ -70,15 +73,16 @@ def batched_tasks(
     tasks: Sequence[Task],
     first: int,
     values: Mapping[tuple[int, str], Any],
-    stacks: Mapping[str, AppliedStack],
+    stacks: Mapping[Target, Stacked],
 ) -> list[Task]:
     """The applications of a stack's propagators that can begin with the first one."""
-    stack, rank = stacks[tasks[first].propagator], tasks[first].rank
-    found: dict[str, Task] = {}
+    stack, rank = stacks[tasks[first].applied], tasks[first].rank
+    found: dict[Target, Task] = {}
     for task in tasks[first:]:
+        target = task.target
+        if target is None or target in found or stacks.get(target) is not stack:
+            continue
         known = all(name == INPUT or (rank, name) in values for name in task.reads)
-        ready = task.op == "apply" and known and task.rank == rank
-        fresh = (rank, task.value) not in values and task.propagator not in found
-        if ready and fresh and stacks.get(task.propagator) is stack:
-            found[task.propagator] = task
-    return sorted(found.values(), key=lambda task: stack.places[task.propagator])
+        if known and task.rank == rank and (rank, task.value) not in values:
+            found[target] = task
+    return sorted(found.values(), key=lambda task: stack.places[task.applied])

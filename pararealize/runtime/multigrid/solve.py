@@ -12,12 +12,15 @@ from torch import Tensor
 
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.methods import MGRIT
-from pararealize.ir.schedule import Task
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.report import Jump
 from pararealize.runtime.multigrid.local_tasks import LocalTasks
-from pararealize.runtime.multigrid.protocols import Applied, AppliedStack, Messages
+from pararealize.runtime.multigrid.messages import Messages
 from pararealize.runtime.multigrid.tape import Tape
 from pararealize.runtime.values.pytree import Structure, leaves_of
 
@@ -31,16 +34,16 @@ class SolverSetup:
         propagators: those that these ranks' tasks apply.
         ranks: whose tasks are run: one rank's, or all in one process.
         move: brings a value to the device of a rank, in one process.
-        stacks: propagators that are applied at once, by their names.
+        stacks: those that are applied at once with others, each with the stack it is in.
         bodies: what is run of every schedule, by its identity.
 
     """
 
     iteration: Iteration
-    propagators: Mapping[str, Applied]
+    propagators: Mapping[Target, Propagator]
     ranks: frozenset[int]
     move: Callable[[int, Any], Any]
-    stacks: Mapping[str, AppliedStack]
+    stacks: Mapping[Target, Stacked]
     bodies: Mapping[int, LocalTasks]
 
     @property
@@ -52,7 +55,7 @@ class SolverSetup:
         """What is run of a schedule."""
         return self.bodies[id(cycles)]
 
-    def lane_of(self, stack: AppliedStack) -> int:
+    def lane_of(self, stack: Stacked) -> int:
         """Where a stack runs: -1, -2, …; subnetworks have the lanes 1, 2, …."""
         return -1 - list(dict.fromkeys(map(id, self.stacks.values()))).index(id(stack))
 
@@ -62,7 +65,7 @@ class SolverSetup:
 
         Nor are states recomputed for the adjoints, which would be read while they are made.
         """
-        own = [p for name, p in self.propagators.items() if name.startswith(("fine.", "inputs."))]
+        own = [part for target, part in self.propagators.items() if target.is_slice]
         held = [{id(each) for each in (*part.weights(), *part.stateful())} for part in own]
         alone = sum(map(len, held)) == len(set().union(*held))
         return alone and self.keeps and len(self.ranks) == 1
@@ -113,9 +116,12 @@ class Solve:
     ) -> AbstractContextManager[Any]:
         """A block in which tasks run on one lane, after what they read."""
         seen = setting.iteration.features
-        reads = [
-            (task.rank, name)
-            for task in tasks
-            for name in (*task.reads, *seen.get(task.propagator, ()))
-        ]
+        reads = [(task.rank, name) for task in tasks for name in task.reads]
+        if seen:  # an adjoint reads them as well
+            reads += (
+                (task.rank, feature.value)
+                for task in tasks
+                if task.target is not None
+                for feature in seen.get(task.target, ())
+            )
         return self.lanes.on(number, reads, [(t.rank, t.value) for t in tasks], self.values)

@@ -14,13 +14,16 @@ from torch import Tensor
 from pararealize.errors import DivergenceWarning
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
 from pararealize.runtime.multigrid.convergence import by_cycle, judge, residuals
 from pararealize.runtime.multigrid.local_tasks import local_tasks
-from pararealize.runtime.multigrid.protocols import Applied, AppliedStack, Messages
+from pararealize.runtime.multigrid.messages import Messages
 from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
 from pararealize.runtime.multigrid.states import States
 from pararealize.runtime.multigrid.tape import Tape
@@ -55,10 +58,10 @@ class MultigridSolver:
     def __init__(
         self,
         iteration: Iteration,
-        propagators: Mapping[str, Applied],
+        propagators: Mapping[Target, Propagator],
         ranks: Sequence[int],
         move: Callable[[int, Any], Any],
-        stacks: Sequence[AppliedStack] = (),
+        stacks: Sequence[Stacked] = (),
     ) -> None:
         here = frozenset(ranks)
         every = (*iteration.forward, *iteration.warm, *iteration.adjoint)
@@ -67,7 +70,7 @@ class MultigridSolver:
             propagators,
             here,
             move,
-            stacks={name: stack for stack in stacks for name in stack.places},
+            stacks={target: stack for stack in stacks for target in stack.places},
             bodies={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
         )
         self._previous: dict[Any, Any] = {}
@@ -120,10 +123,10 @@ class MultigridSolver:
         stacked = {place[0] for place in solved.tape.batches}
         batches = {id(batch): batch for batch in solved.tape.batches.values()}.values()
         found = [own for batch in batches for _, own in batch.weights]
-        leads = (self.setting.stacks[name].leads.get(name) for name in stacked)
+        leads = (self.setting.stacks[target].leads.get(target) for target in stacked)
         found += (weight for lead in leads if lead is not None for weight in lead.weights())
-        for name, part in self.setting.propagators.items():
-            if name.startswith(("fine.", "inputs.")) and name not in stacked:
+        for target, part in self.setting.propagators.items():
+            if target.is_slice and target not in stacked:
                 found += part.weights()
         found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
         return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
@@ -162,12 +165,11 @@ class MultigridSolver:
         if self.setting.method.guess != "previous":
             return {}
         found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
-        level = self.setting.iteration.levels[1]
-        for step, bound in enumerate(level.bounds[1:-1], start=2):
-            name = solved.cycles.linearised[f"coarse.{step}"]
+        for target, guess in self.setting.iteration.guesses.items():
+            name = solved.cycles.linearised[target]
             for rank in self.setting.ranks:
                 if (rank, name) in solved.values:
-                    found[rank, f"p{bound}"] = solved.values[rank, name]
+                    found[rank, guess] = solved.values[rank, name]
         return found
 
     @property
@@ -227,7 +229,7 @@ class MultigridSolver:
 
         It comes as leaves; on ranks that have not that state there are none.
         """
-        start = (self._last_rank(), f"λ{self.setting.iteration.levels[0].bounds[-1]}")
+        start = (self._last_rank(), self.setting.iteration.last_adjoint)
         options = [
             c for c in self.setting.iteration.adjoint if c.count >= self.tally.backward_cycles
         ]

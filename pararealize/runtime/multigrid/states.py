@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from pararealize.ir.hierarchy import Cycles
-from pararealize.ir.schedule import Task
+from pararealize.ir.target import Kind, Target
+from pararealize.ir.task import Role, Task
+from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import stack_weights
 from pararealize.runtime.effects.statistics import Statistics
 from pararealize.runtime.multigrid.local_tasks import batched_tasks, carry_out
-from pararealize.runtime.multigrid.protocols import Applied
 from pararealize.runtime.multigrid.solve import Solve, SolverSetup
+from pararealize.runtime.multigrid.tape import Application
 from pararealize.runtime.values.pytree import detached
 
 
@@ -24,9 +26,9 @@ class States:
 
     def __init__(self, setting: SolverSetup, solved: Solve, learns: bool) -> None:
         self.setting, self.solved, self.learns = setting, solved, learns
-        self.statistics: dict[str, Statistics] = {}
-        self.weights: dict[tuple[str, ...], list[Tensor]] = {}
-        self.entered: set[str] = set()
+        self.statistics: dict[Target, Statistics] = {}
+        self.weights: dict[tuple[Target, ...], list[Tensor]] = {}
+        self.entered: set[Target] = set()
 
     def forward(self, cycles: Cycles) -> None:
         """The tasks of a schedule, but for its head and what delivers the output."""
@@ -35,7 +37,7 @@ class States:
             self.solved.tape.keep(cycles.linearised)
         tasks = self.setting.body(cycles).tasks
         for i, task in enumerate(tasks):
-            if (task.rank, task.value) not in values and task.propagator in self.setting.stacks:
+            if (task.rank, task.value) not in values and task.target in self.setting.stacks:
                 self._apply_batch(batched_tasks(tasks, i, values, self.setting.stacks), cycles)
             if (task.rank, task.value) not in values:
                 with post.noted(task), self.solved.lane(self.setting, (task,), task.piece):
@@ -48,70 +50,72 @@ class States:
             values[key] = tape.combine(task, values)
             return
         carry_out(task, values, self.solved.post, lambda task: self._apply(task, cycles))
-        coarse = task.op == "apply" and task.propagator.startswith("coarse")
-        if coarse and (task.propagator, task.reads[0]) in tape.records:
-            tape.link(key, (task.propagator, task.reads[0]))
+        if task.target is not None and task.target.kind is Kind.COARSE:
+            place = (task.target, task.reads[0])
+            if place in tape.records:
+                tape.link(key, place)
 
     def _apply(self, task: Task, cycles: Cycles) -> Any:
-        keep = self.learns and self.setting.keeps
-        place = (task.propagator, task.reads[0])
-        if task.propagator.startswith("inputs."):
+        if task.role is Role.FEATURES:
             return self._see(task)
-        if task.commits and task.propagator.startswith("fine."):
-            self._restore(task.propagator)
-        record = keep and cycles.linearised.get(place[0]) == place[1]
-        if task.propagator in self.entered:
+        target, read = place = task.applied, task.reads[0]
+        if task.commits and target.kind is Kind.FINE:
+            self._restore(target)
+        keep = self.learns and self.setting.keeps
+        record = keep and cycles.linearised.get(target) == read
+        if target in self.entered:
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
-        self.entered.add(task.propagator)
-        self.solved.post.enter(task.propagator)
+        self.entered.add(target)
+        self.solved.post.enter(target)
         try:
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
         finally:
-            self.solved.post.leave(task.propagator)
+            self.solved.post.leave(target)
 
     def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         """Several slices at once; what is not linearised there alone is evaluated alone."""
-        stack = self.setting.stacks[tasks[0].propagator]
+        stack = self.setting.stacks[tasks[0].applied]
         if len(tasks) > 1 and stack.is_ready():
             with self.solved.lane(self.setting, tasks, self.setting.lane_of(stack)):
                 self._advance_batch(tasks, cycles)
 
     def _advance_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         values, tape = self.solved.values, self.solved.tape
-        stack, names = self.setting.stacks[tasks[0].propagator], [t.propagator for t in tasks]
-        places = [(task.propagator, task.reads[0]) for task in tasks]
+        targets = [task.applied for task in tasks]
+        places = [(task.applied, task.reads[0]) for task in tasks]
+        stack = self.setting.stacks[targets[0]]
         features = self._stacked_features(tasks)
         if features is None:
             return
         keep = self.learns and self.setting.keeps
-        kept = {cycles.linearised.get(name) == at for name, at in places}
+        kept = {cycles.linearised.get(target) == at for target, at in places}
         record = keep and True in kept
         leads = stack.leads
         states = [
-            self._run(t.rank, leads[name], place, record=record, commits=t.commits)
-            if name in leads
+            self._run(t.rank, leads[place[0]], place, record=record, commits=t.commits)
+            if place[0] in leads
             else values[t.rank, t.reads[0]]
-            for t, name, place in zip(tasks, names, places, strict=True)
+            for t, place in zip(tasks, places, strict=True)
         ]
         if record:
             evaluate = partial(stack, features=features)
-            results = tape.record_batch(places, evaluate, states, self._stacked(names))
+            results = tape.record_batch(places, evaluate, states, self._stacked(targets))
         else:
-            results = stack([w for w, _ in self._stacked(names)], torch.stack(states), features)
+            results = stack([w for w, _ in self._stacked(targets)], torch.stack(states), features)
         for task, result in zip(tasks, results.unbind(0), strict=True):
             values[task.rank, task.value] = result
 
     def _stacked_features(self, tasks: Sequence[Task]) -> list[Tensor] | None:
         """What the slices see, stacked; ``None`` where gradients have to go through it."""
-        rows = [self._features(task.rank, task.propagator, record=True) for task in tasks]
+        rows = [self._features(task.rank, task.applied, record=True) for task in tasks]
         if any(f.requires_grad for row in rows for f in row):
             return None
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
-    def _features(self, rank: int, name: str, *, record: bool) -> list[Tensor]:
+    def _features(self, rank: int, target: Target, *, record: bool) -> list[Tensor]:
         """What a propagator sees besides the state, with autograd's graph or without."""
         found: list[Tensor] = []
-        for value in self.setting.iteration.features.get(name, ()):
+        for _, value in self.setting.iteration.features.get(target, ()):
             kept = self.solved.tape.features.get(value) if record else None
             found += self.solved.values[rank, value] if kept is None else kept
         return found
@@ -120,61 +124,59 @@ class States:
         """Evaluate what a slice sees, once a call."""
         keep = self.learns and self.setting.keeps
         with torch.set_grad_enabled(keep):
-            found = self._look(task.rank, task.propagator, commits=task.commits)
+            found = self._look(task.rank, task.applied, commits=task.commits)
         if keep:
             self.solved.tape.features[task.value] = found
         return tuple(f.detach() for f in found)
 
-    def _look(self, rank: int, name: str, *, commits: bool) -> tuple[Tensor, ...]:
+    def _look(self, rank: int, target: Target, *, commits: bool) -> tuple[Tensor, ...]:
         """What a slice sees in the network's inputs."""
-        part = self.setting.propagators[name]
+        part = self.setting.propagators[target]
         given = [self.setting.move(rank, self.solved.inputs[n]) for n in part.inputs]
         made = part(*given, commits=commits)
         return made if isinstance(made, tuple) else (made,)
 
-    def _stacked(self, names: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    def _stacked(self, targets: Sequence[Target]) -> list[tuple[Tensor, Tensor]]:
         """Weights of some slices, stacked once a call, without and with autograd's graph."""
-        key = tuple(names)
+        key = tuple(targets)
         if key not in self.weights:
-            own = self.setting.stacks[names[0]].weights(names)
+            own = self.setting.stacks[targets[0]].weights(targets)
             with torch.set_grad_enabled(self.learns):
                 self.weights[key] = [stack_weights(column) for column in own]
         return [(stacked.detach(), stacked) for stacked in self.weights[key]]
 
-    def _restore(self, name: str) -> None:
+    def _restore(self, target: Target) -> None:
         """Statistics move once a step: those that an earlier cycle moved are moved back."""
-        if name in self.statistics:
-            self.statistics[name].restore()
+        if target in self.statistics:
+            self.statistics[target].restore()
         elif self.setting.iteration.forward[0] is not self.setting.iteration.forward[-1]:
-            self.statistics[name] = Statistics(self.setting.propagators[name].stateful())
+            self.statistics[target] = Statistics(self.setting.propagators[target].stateful())
 
-    def evaluate(self, rank: int, place: tuple[str, str], *, record: bool, commits: bool) -> Any:
+    def evaluate(self, rank: int, place: Application, *, record: bool, commits: bool) -> Any:
         """A propagator at a value, with autograd's graph or without."""
         part = self.setting.propagators[place[0]]
         return self._run(rank, part, place, record=record, commits=commits)
 
     def _run(
-        self, rank: int, part: Applied, place: tuple[str, str], *, record: bool, commits: bool
+        self, rank: int, part: Propagator, place: Application, *, record: bool, commits: bool
     ) -> Any:
-        solved = self.solved
+        solved, (target, at) = self.solved, place
         inputs = [self.setting.move(rank, solved.inputs[name]) for name in part.inputs]
-        state = solved.values.get((rank, place[1]))
+        state = solved.values.get((rank, at))
 
         def evaluate(*values: Any) -> Any:
             return part(*values, commits=commits)
 
-        inputs = [*self._features(rank, place[0], record=record), *inputs]
+        inputs = [*self._features(rank, target, record=record), *inputs]
         if record:
-            coarse = place[0].startswith("coarse")
-            link = solved.tape.links.get((rank, place[1])) if coarse else None
+            link = solved.tape.links.get((rank, at)) if target.kind is Kind.COARSE else None
             return solved.tape.record(place, evaluate, state, inputs, link)
         return detached(evaluate(*inputs) if state is None else evaluate(state, *inputs))
 
-    def see_again(self, rank: int, name: str) -> None:
+    def see_again(self, rank: int, target: Target) -> None:
         """Evaluate what a propagator sees with autograd's graph, where that was not kept."""
-        for value in self.setting.iteration.features.get(name, ()):
+        for seen, value in self.setting.iteration.features.get(target, ()):
             if value not in self.solved.tape.features:
-                seen = f"inputs.{value[1:].partition('.')[0]}"
                 with torch.enable_grad():
                     found = self._look(rank, seen, commits=False)
                 self.solved.tape.features[value] = found
@@ -190,8 +192,8 @@ class States:
         solved.masks = [(mask, mask.states) for mask in masks]
 
 
-def needed(setting: SolverSetup, cycles: Cycles) -> list[tuple[int, tuple[str, str]]]:
+def needed(setting: SolverSetup, cycles: Cycles) -> list[tuple[int, Application]]:
     """Where this rank's adjoints are linearised."""
     tasks = setting.body(setting.iteration.adjoint[0]).tasks
-    applied = {(t.rank, t.propagator): None for t in tasks if t.op == "apply"}
-    return [(rank, (name, cycles.linearised[name])) for rank, name in applied]
+    applied = {(t.rank, t.target): None for t in tasks if t.target is not None}
+    return [(rank, (target, cycles.linearised[target])) for rank, target in applied]

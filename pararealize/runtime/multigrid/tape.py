@@ -10,12 +10,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pararealize.ir.schedule import Task
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.runtime.values.combine import combine
 from pararealize.runtime.values.pytree import detached, flatten, leaves_of, map_tensors, unflatten
 
 #: A propagator and the value that it was applied to.
-Application = tuple[str, str]
+Application = tuple[Target, str]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Tape:
             self.records[places[0]].result, states, adjoint, retain_graph=True
         )
 
-    def keep(self, linearised: Mapping[str, str]) -> None:
+    def keep(self, linearised: Mapping[Target, str]) -> None:
         """Forget applications that no adjoint will be linearised at."""
         wanted = set(linearised.items())
         self.records = {place: r for place, r in self.records.items() if place in wanted}

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
-from pararealize.ir.schedule import Schedule, Task
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import HEAD, Target
+from pararealize.ir.task import Role, Task
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.multigrid.solve import Solve
@@ -98,11 +100,11 @@ class LocalMessages:
         """All of them are known."""
         return list(numbers)
 
-    def enter(self, value: str) -> None:
+    def enter(self, target: Target) -> None:
         """Random numbers are drawn in the network's order anyway."""
 
-    def leave(self, value: str) -> None:
-        """As above."""
+    def leave(self, target: Target) -> None:
+        """Nothing was entered."""
 
     def noted(self, _task: Task) -> AbstractContextManager[None]:
         """torch.profiler sees what one process does."""
@@ -148,7 +150,7 @@ class MultigridRunner(Runner):
         return self._head(rank, state, inputs)
 
     def _head(self, rank: int, state: Any, inputs: Mapping[str, Any]) -> Any:
-        head = self._solver.setting.propagators.get("head")
+        head = self._solver.setting.propagators.get(HEAD)
         if head is None:
             return state
         return head(state, *(self._solver.setting.move(rank, inputs[n]) for n in head.inputs))
@@ -172,4 +174,4 @@ class MultigridRunner(Runner):
 def last_state(schedule: Schedule) -> tuple[int, str]:
     """Where the state after the last subnetwork is made, and its name."""
     made = next(t for t in schedule if t.value == schedule.output and t.op != "recv")
-    return made.rank, made.reads[0] if made.propagator == "head" else made.value
+    return made.rank, made.reads[0] if made.role is Role.HEAD else made.value

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from pararealize.errors import DisagreementError, PeerError, RankError
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
@@ -50,7 +51,7 @@ class RankRunner(Runner):
         self,
         schedule: Schedule,
         program: RankProgram,
-        propagators: Mapping[str, Propagator],
+        propagators: Mapping[Target, Propagator],
         arguments: Arguments,
         draws: tuple[Draw, ...],
         transport: Transport,

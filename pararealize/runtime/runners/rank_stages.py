@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pararealize.ir.schedule import Schedule, Task, Watch
+from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import answered, kept, reported
+from pararealize.ir.task import Task
 from pararealize.runtime.communication.endpoint import Message
 
 #: A message by its value, source and target.

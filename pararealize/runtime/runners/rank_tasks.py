@@ -10,7 +10,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pararealize.ir.schedule import Task
+from pararealize.ir.target import Target
+from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.autograd import (
     received_state,
@@ -55,7 +56,7 @@ class RankTasks:
     def __init__(
         self,
         rank: int,
-        propagators: Mapping[str, Propagator],
+        propagators: Mapping[Target, Propagator],
         messages: Mapping[Route, Message],
         endpoint: Endpoint,
         streams: RandomStreams,
@@ -118,7 +119,7 @@ class RankTasks:
         return found
 
     def _apply(self, task: Task, here: RankCall) -> Any:
-        propagator = self._propagators[task.propagator]
+        propagator = self._propagators[task.applied]
         state = tuple(here.values[name] for name in task.reads if name in here.values)
         extra = tuple(here.inputs[name] for name in propagator.inputs)
         self.streams.begin_draw(task.value)
@@ -206,13 +207,13 @@ class RankMessages:
         mine = torch.tensor(numbers, dtype=torch.float64)
         return [float(number) for number in self._call.transport.sum(mine)]
 
-    def enter(self, value: str) -> None:
-        """A task begins that may draw random numbers: from its place in the stream."""
-        self._tasks.streams.begin_draw(value)
+    def enter(self, target: Target) -> None:
+        """A propagator begins that may draw random numbers: from its place in the stream."""
+        self._tasks.streams.begin_draw(target)
 
-    def leave(self, value: str) -> None:
-        """The task has drawn what it draws."""
-        self._tasks.streams.end_draw(value)
+    def leave(self, target: Target) -> None:
+        """The propagator has drawn what it draws."""
+        self._tasks.streams.end_draw(target)
 
     def noted(self, task: Task) -> AbstractContextManager[None]:
         """A block in which the task is recorded; in a backward pass, the next place in it."""
