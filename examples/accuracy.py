@@ -22,8 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from pararealize import models, pararealize
-from pararealize.cli.demo import smaller
-from pararealize.cli.digits import load_digits
+from pararealize.cli.digits import load_digits, smaller
 from pararealize.cli.training import Recipe, train
 
 

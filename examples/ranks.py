@@ -17,8 +17,7 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from pararealize import models, pararealize
-from pararealize.cli.demo import smaller
-from pararealize.cli.digits import load_digits
+from pararealize.cli.digits import load_digits, smaller
 
 
 def communicator(engine: str) -> Any:

@@ -31,7 +31,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.jumps import Jumps, by_jump, number_of, summed
 from pararealize.runtime.monitoring.measures import batch_of
-from pararealize.runtime.monitoring.progress import Progress
+from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.runtime.monitoring.report import Jump, Report, norm
 from pararealize.runtime.monitoring.rules import Certified, Rule
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -291,7 +291,9 @@ class ParallelNetwork(nn.Module):
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
         return explain(self.plan)
 
-    def calibrate(self, data: Any, *, progress: bool = True, **options: Any) -> Calibration:
+    def calibrate(
+        self, data: Any, *, progress: bool | Progress = True, **options: Any
+    ) -> Calibration:
         """Fit coarse networks to the trained weights, which stay as they are, and choose sweeps.
 
         The serial network runs once over the data; each coarse network is fitted to its subnetwork
@@ -304,7 +306,8 @@ class ParallelNetwork(nn.Module):
             data: inputs without labels: one tensor ``[samples, …]``, a ``Dataset``, or an iterable
                 of batches (a tensor, a tuple of which the first elements are the inputs, or a
                 dictionary).
-            progress: whether bars are shown.
+            progress: whether lines on the standard error stream say how far it is, or a
+                :class:`Progress` that does.
             options: those of :class:`~pararealize.Fitting`: ``agreement=0.995`` chooses the
                 fastest kind and number of sweeps that agree as often with the serial network on
                 held-out data; ``epochs=``, ``steps=``, ``tolerance=``, ``batch=``, …
@@ -319,8 +322,8 @@ class ParallelNetwork(nn.Module):
         if emission.calibrate is None:
             raise MethodError("this network was made without a compiler, and cannot be calibrated.")
         alone = emission.share is None or emission.share.transport.rank == 0
-        bars = Progress(shown=progress and alone)
-        self._become(emission.calibrate(self, emission, data, Fitting(**options), bars))
+        shown = progress_of(alone and progress)
+        self._become(emission.calibrate(self, emission, data, Fitting(**options), shown))
         calibration = self.plan.calibration
         assert calibration is not None
         return calibration

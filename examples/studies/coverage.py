@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize.cli.check import Difference, compare, random_inputs
+from pararealize.cli.differences import Difference, compare, random_inputs
 from pararealize.cli.specs import import_torchvision, load_model
 from pararealize.compiler import pararealize
 from pararealize.errors import ShapeError

@@ -7,11 +7,11 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, final
 
 import torch
 from torch import Tensor, nn
-from typer import Context
+from typer import Context, Option
 
 from pararealize.compiler import pararealize
 from pararealize.errors import MethodError, SlowerThanSerialWarning
@@ -25,22 +25,34 @@ KINDS = {
 }
 
 
+#: Shape of a network's input.
+Shape = Annotated[str, Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")]
+
+
+@final
 @dataclass(frozen=True)
 class Cutting:
-    """Where a network is cut, as the command line says it."""
+    """Where a network is cut, and for which inputs, as the command line says it."""
 
-    n: str = "auto"
-    blocks: str = ""
-    cut: Sequence[str] = ()
+    n: Annotated[str, Option("-n", help="Number of subnetworks, or 'auto'.")] = "auto"
+    shape: Shape = ""
+    blocks: Annotated[
+        str, Option(help="Name of the list of blocks, where the network cannot be traced.")
+    ] = ""
+    cut: Annotated[list[str] | None, Option("--cut", help="Module to cut after; repeat.")] = None
 
     def compile(
         self,
         model: nn.Module,
         method: Method,
-        example: tuple[Tensor, ...] | None,
+        example: tuple[Tensor, ...] | None = None,
         comm: Any = None,
     ) -> ParallelNetwork:
-        """The network; whether it pays is left to what is printed of it."""
+        """The network, for inputs of the shape given; whether it pays is left to what is printed.
+
+        An ``example`` comes before the shape.
+        """
+        example = example or example_of(self.shape)
         count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowerThanSerialWarning)
@@ -49,7 +61,7 @@ class Cutting:
                 count,
                 method=method,
                 example_inputs=example,
-                interfaces=list(self.cut) or None,
+                interfaces=self.cut or None,
                 blocks=self.blocks or None,
                 comm=comm,
             )
