@@ -18,14 +18,14 @@ from torch.nn import functional
 
 from pararealize import models, pararealize
 from pararealize.cli.digits import load_digits, smaller
+from pararealize.cli.launch import world
+from studies.running import start
 
 
 def communicator(engine: str) -> Any:
     """What connects the ranks."""
     if engine == "mpi":
-        from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
-
-        return MPI.COMM_WORLD
+        return world()
     dist.init_process_group(engine)
     return dist.group.WORLD
 
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

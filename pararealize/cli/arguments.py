@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, final
 
 import typer
+from torch import Tensor, nn
 
 from pararealize.cli import data as sources
 from pararealize.cli.data import Reading
 from pararealize.cli.groups import names_of
 from pararealize.cli.launch import launch, world
-from pararealize.cli.options import check_kinds, method_of, numbers, parareal_of, refuse
+from pararealize.cli.options import (
+    check_kinds,
+    example_of,
+    method_of,
+    numbers,
+    parareal_of,
+    refuse,
+)
 from pararealize.cli.specs import FORMS
+from pararealize.compiler import pararealize
+from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.calibration import ABOVE, Fitting
 from pararealize.ir.methods import Method, Parareal
+from pararealize.network import ParallelNetwork
 
 Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
 Tolerance = Annotated[
@@ -89,6 +101,52 @@ class MethodOptions:
         sizes = (self.coarse_depth, self.coarse_budget, self.coarse_rank)
         parareal = parareal_of(coarse, correction, self.iterations, guess, *sizes, tolerance)
         return method_of(self.mgrit, parareal)
+
+
+#: Shape of a network's input.
+Shape = Annotated[
+    str, typer.Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")
+]
+
+
+@final
+@dataclass(frozen=True)
+class Cutting:
+    """Where a network is cut, and for which inputs, as the command line says it."""
+
+    n: Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'.")] = "auto"
+    shape: Shape = ""
+    blocks: Annotated[
+        str, typer.Option(help="Name of the list of blocks, where the network cannot be traced.")
+    ] = ""
+    cut: Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")] = (
+        None
+    )
+
+    def compile(
+        self,
+        model: nn.Module,
+        method: Method,
+        example: tuple[Tensor, ...] | None = None,
+        comm: Any = None,
+    ) -> ParallelNetwork:
+        """The network, for inputs of the shape given; whether it pays is left to what is printed.
+
+        An ``example`` comes before the shape.
+        """
+        example = example or example_of(self.shape)
+        count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowerThanSerialWarning)
+            return pararealize(
+                model,
+                count,
+                method=method,
+                example_inputs=example,
+                interfaces=self.cut or None,
+                blocks=self.blocks or None,
+                comm=comm,
+            )
 
 
 @final

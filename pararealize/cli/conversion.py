@@ -9,8 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pararealize.cli.arguments import Cutting
 from pararealize.cli.data import Data, Reading, open_data
-from pararealize.cli.options import Cutting, example_of
+from pararealize.cli.options import example_of
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer
 from pararealize.cli.weights import fill

@@ -4,67 +4,24 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, final
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from typer import Context, Option
+from torch import Tensor
 
-from pararealize.compiler import pararealize
-from pararealize.errors import MethodError, SlowerThanSerialWarning
+from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.network import ParallelNetwork
+
+if TYPE_CHECKING:
+    from typer import Context
 
 #: Kinds of coarse networks that an option is for.
 KINDS = {
     "coarse_depth": ("auto", "network", "thinned", "stepped"),
     "coarse_rank": ("factored",),
 }
-
-
-#: Shape of a network's input.
-Shape = Annotated[str, Option(help="Input shape such as 2,3,224,224, where it cannot be inferred.")]
-
-
-@final
-@dataclass(frozen=True)
-class Cutting:
-    """Where a network is cut, and for which inputs, as the command line says it."""
-
-    n: Annotated[str, Option("-n", help="Number of subnetworks, or 'auto'.")] = "auto"
-    shape: Shape = ""
-    blocks: Annotated[
-        str, Option(help="Name of the list of blocks, where the network cannot be traced.")
-    ] = ""
-    cut: Annotated[list[str] | None, Option("--cut", help="Module to cut after; repeat.")] = None
-
-    def compile(
-        self,
-        model: nn.Module,
-        method: Method,
-        example: tuple[Tensor, ...] | None = None,
-        comm: Any = None,
-    ) -> ParallelNetwork:
-        """The network, for inputs of the shape given; whether it pays is left to what is printed.
-
-        An ``example`` comes before the shape.
-        """
-        example = example or example_of(self.shape)
-        count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SlowerThanSerialWarning)
-            return pararealize(
-                model,
-                count,
-                method=method,
-                example_inputs=example,
-                interfaces=self.cut or None,
-                blocks=self.blocks or None,
-                comm=comm,
-            )
 
 
 def refuse(context: Context, names: Sequence[str], why: str) -> None:

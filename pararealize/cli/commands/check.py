@@ -8,9 +8,9 @@ from typing import Annotated
 import torch
 import typer
 
-from pararealize.cli.arguments import Checked, RankOptions, ReadingOptions
+from pararealize.cli.arguments import Checked, RankOptions, ReadingOptions, Shape
 from pararealize.cli.groups import names_of
-from pararealize.cli.options import Shape, example_of, refuse
+from pararealize.cli.options import example_of, refuse
 from pararealize.cli.terminal import Printer
 from pararealize.errors import SlowerThanSerialWarning
 

@@ -9,6 +9,7 @@ import typer
 
 from pararealize.cli.arguments import (
     Calibrate,
+    Cutting,
     FittingOptions,
     MethodOptions,
     Model,
@@ -18,7 +19,7 @@ from pararealize.cli.arguments import (
     Weights,
 )
 from pararealize.cli.groups import names_of
-from pararealize.cli.options import Cutting, refuse
+from pararealize.cli.options import refuse
 from pararealize.cli.terminal import Printer
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pararealize.cli.arguments import MethodOptions, Model, Tolerance
-from pararealize.cli.options import Cutting
+from pararealize.cli.arguments import Cutting, MethodOptions, Model, Tolerance
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import width
 from pararealize.cost.simulate import predict

@@ -66,9 +66,9 @@ class Lines(Progress):
         began = told = self._clock()
         done, said = 0, ""
 
-        def tell(now: float) -> None:
+        def tell(now: float, how: str = "") -> None:
             of = "" if total is None else f" of {total}"
-            line = f"{what}: {done}{of}{said}, {now - began:.1f} s"
+            line = f"{what}: {done}{of}{said}, {how}{now - began:.1f} s"
             print(line, file=self._stream or sys.stderr, flush=True)
 
         def advance(note: str = "") -> None:
@@ -79,7 +79,7 @@ class Lines(Progress):
                 tell(now)
 
         yield advance
-        tell(self._clock())
+        tell(self._clock(), "done in ")
 
 
 def progress_of(given: bool | Progress) -> Progress:

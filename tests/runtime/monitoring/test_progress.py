@@ -35,11 +35,11 @@ def test_lines_are_sparse_and_the_last_says_how_long_it_took() -> None:
                 clock.now += 2
                 advance("loss 0.5")
     assert stream.getvalue().splitlines() == [
-        "states: 1, 1.0 s",
+        "states: 1, done in 1.0 s",
         "coarse networks: 3 of 12, loss 0.5, 6.0 s",
         "coarse networks: 6 of 12, loss 0.5, 12.0 s",
         "coarse networks: 9 of 12, loss 0.5, 18.0 s",
-        "coarse networks: 12 of 12, loss 0.5, 24.0 s",
+        "coarse networks: 12 of 12, loss 0.5, done in 24.0 s",
     ]
 
 
