@@ -31,7 +31,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.jumps import Jumps, by_jump, number_of, summed
 from pararealize.runtime.monitoring.measures import batch_of
-from pararealize.runtime.monitoring.progress import Progress, progress_of
+from pararealize.runtime.monitoring.progress import Lines, Progress
 from pararealize.runtime.monitoring.report import Jump, Report, norm
 from pararealize.runtime.monitoring.rules import Certified, Rule
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -322,7 +322,8 @@ class ParallelNetwork(nn.Module):
         if emission.calibrate is None:
             raise MethodError("this network was made without a compiler, and cannot be calibrated.")
         alone = emission.share is None or emission.share.transport.rank == 0
-        shown = progress_of(alone and progress)
+        given = isinstance(progress, Progress) and alone
+        shown = progress if given else Lines(shown=bool(progress) and alone)
         self._become(emission.calibrate(self, emission, data, Fitting(**options), shown))
         calibration = self.plan.calibration
         assert calibration is not None

@@ -16,10 +16,11 @@ from pararealize.cli.groups import names_of
 from pararealize.cli.launch import launch, world
 from pararealize.cli.options import (
     check_kinds,
+    depths,
     example_of,
+    integers,
     method_of,
     numbers,
-    parareal_of,
     refuse,
 )
 from pararealize.cli.specs import FORMS
@@ -98,8 +99,12 @@ class MethodOptions:
             names = {*names_of(MethodOptions), "tolerance"} - {"mgrit"}
             refuse(context, sorted(names), "with --mgrit, name its own options there")
         check_kinds(context, coarse)
-        sizes = (self.coarse_depth, self.coarse_budget, self.coarse_rank)
-        parareal = parareal_of(coarse, correction, self.iterations, guess, *sizes, tolerance)
+        depth = depths(integers(self.coarse_depth, "--coarse-depth"))
+        parareal = Parareal(
+            *(coarse, correction, self.iterations, guess, depth, self.coarse_budget),
+            tolerance=tolerance,
+            coarse_rank=self.coarse_rank,
+        )
         return method_of(self.mgrit, parareal)
 
 

@@ -37,25 +37,6 @@ def refuse(context: Context, names: Sequence[str], why: str) -> None:
             raise MethodError(f"--{name.replace('_', '-')} changes nothing: {why}.")
 
 
-def parareal_of(
-    coarse: str,
-    correction: str,
-    iterations: int,
-    guess: str,
-    depth: str,
-    budget: float,
-    rank: float,
-    tolerance: float | None = None,
-) -> Parareal:
-    """Parareal as the command line says it; ``depth`` is one number, or one a subnetwork."""
-    blocks = depths(integers(depth, "--coarse-depth"))
-    return Parareal(
-        *(coarse, correction, iterations, guess, blocks, budget),
-        tolerance=tolerance,
-        coarse_rank=rank,
-    )
-
-
 def method_of(mgrit: str, otherwise: Parareal) -> Method:
     """MGRIT with the options that are given for it, or else parareal."""
     if not mgrit:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any, final
 
 from pararealize.explain.table import WIDTH, Table, folded
-from pararealize.runtime.monitoring.progress import Lines, Progress, Silent
+from pararealize.runtime.monitoring.progress import Lines, Progress
 
 
 @final
@@ -35,10 +35,8 @@ class Printer:
     @property
     def progress(self) -> Progress:
         """Bars where a terminal shows them and rich draws them, or else lines."""
-        if self.quiet:
-            return Silent()
-        if not sys.stderr.isatty() or find_spec("rich") is None:
-            return Lines()
+        if self.quiet or not sys.stderr.isatty() or find_spec("rich") is None:
+            return Lines(shown=not self.quiet)
         from pararealize.cli.bars import Bars  # noqa: PLC0415  rich may be missing
 
         return Bars()

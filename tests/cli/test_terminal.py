@@ -10,7 +10,7 @@ import pytest
 from pararealize.cli.bars import Bars
 from pararealize.cli.terminal import Printer
 from pararealize.explain.table import Table
-from pararealize.runtime.monitoring.progress import Lines, Silent
+from pararealize.runtime.monitoring.progress import Lines
 
 
 def test_the_first_rank_alone_prints(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,9 +37,16 @@ def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(Printer().progress, Lines)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert isinstance(Printer().progress, Bars)
-    assert isinstance(Printer(quiet=True).progress, Silent)
+    assert isinstance(Printer(quiet=True).progress, Lines)
     monkeypatch.setitem(sys.modules, "rich", None)
     assert isinstance(Printer().progress, Lines)
+
+
+def test_the_first_rank_alone_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (True, False):
+        with Printer(quiet).progress.task(f"{quiet}") as advance:
+            advance()
+    assert capsys.readouterr().err.startswith("False: 1, done in")
 
 
 def test_a_bar_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

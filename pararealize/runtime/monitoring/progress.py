@@ -31,23 +31,9 @@ class Progress(ABC):
         return None
 
 
-def _nothing(note: str = "") -> None:
-    """Say nothing."""
-
-
-@final
-class Silent(Progress):
-    """Tells nothing."""
-
-    @contextmanager
-    def task(self, what: str, total: int | None = None) -> Iterator[Advance]:  # noqa: ARG002
-        """A block in which nothing is told."""
-        yield _nothing
-
-
 @final
 class Lines(Progress):
-    """A line of text every so many ``seconds`` at most, and one at the end of each task.
+    """A line of text every so many ``seconds`` at most, and one at the end of each task, or none.
 
     ``stream`` is where to, by default the standard error stream; ``clock`` tells seconds.
     """
@@ -57,8 +43,10 @@ class Lines(Progress):
         stream: TextIO | None = None,
         seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        shown: bool = True,
     ) -> None:
-        self._stream, self._seconds, self._clock = stream, seconds, clock
+        self._stream, self._seconds, self._clock, self._shown = stream, seconds, clock, shown
 
     @contextmanager
     def task(self, what: str, total: int | None = None) -> Iterator[Advance]:
@@ -69,7 +57,8 @@ class Lines(Progress):
         def tell(now: float, how: str = "") -> None:
             of = "" if total is None else f" of {total}"
             line = f"{what}: {done}{of}{said}, {how}{now - began:.1f} s"
-            print(line, file=self._stream or sys.stderr, flush=True)
+            if self._shown:
+                print(line, file=self._stream or sys.stderr, flush=True)
 
         def advance(note: str = "") -> None:
             nonlocal done, said, told
@@ -80,10 +69,3 @@ class Lines(Progress):
 
         yield advance
         tell(self._clock(), "done in ")
-
-
-def progress_of(given: bool | Progress) -> Progress:
-    """The progress that is given, or else lines of text, or none."""
-    if isinstance(given, Progress):
-        return given
-    return Lines() if given else Silent()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pararealize import ParallelNetwork, Parareal, pararealize
-from pararealize.runtime.monitoring.progress import Advance, Lines, Progress, Silent, progress_of
+from pararealize.runtime.monitoring.progress import Advance, Lines, Progress
 
 
 class Clock:
@@ -51,11 +51,11 @@ def test_a_task_that_fails_does_not_say_that_it_is_through() -> None:
     assert not stream.getvalue()
 
 
-def test_a_flag_means_lines_or_nothing() -> None:
-    given = Lines()
-    assert progress_of(given) is given
-    assert isinstance(progress_of(True), Lines)
-    assert isinstance(progress_of(False), Silent)
+def test_lines_can_be_hidden() -> None:
+    stream = io.StringIO()
+    with Lines(stream, shown=False).task("states") as advance:
+        advance()
+    assert not stream.getvalue()
 
 
 class Seen(Progress):
