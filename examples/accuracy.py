@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from pararealize import models, pararealize
-from pararealize.cli.demo import smaller
-from pararealize.cli.digits import load_digits
+from pararealize.cli.digits import load_digits, smaller
 from pararealize.cli.training import Recipe, train
+from pararealize.explain.table import Table
+from studies.running import start
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ STUDIES = {
 }
 
 
-def run(name: str, seed: int, console: Console) -> dict[str, float]:
+def accuracies(name: str, seed: int) -> dict[str, float]:
     """Train the serial and the parareal networks of one seed; test accuracies in percent."""
     study = STUDIES[name]
     digits = smaller(load_digits(), study.pooling)
@@ -69,22 +68,21 @@ def run(name: str, seed: int, console: Console) -> dict[str, float]:
         outcome = train(net, digits, replace(study.recipe, seed=seed), lambda _loss: None)
         scores[label] = 100 * outcome.accuracy
         seconds = time.perf_counter() - begin
-        console.print(f"{name}, seed {seed}, {label}: {outcome.accuracy:.1%} in {seconds:.0f} s")
+        print(f"{name}, seed {seed}, {label}: {outcome.accuracy:.1%} in {seconds:.0f} s")
     return scores
 
 
 def table(name: str, runs: list[dict[str, float]]) -> Table:
     """Accuracies by network, their mean, and how far it lies from the serial network's."""
-    result = Table(title=f"{name}: test accuracy, %, {STUDIES[name].recipe.epochs} epochs")
-    for column in ("network", "seeds", "mean", "mean - serial"):
-        result.add_column(column, justify="right")
+    title = f"{name}: test accuracy, %, {STUDIES[name].recipe.epochs} epochs"
+    rows = []
     serial = statistics.mean(run["serial"] for run in runs)
     for label in runs[0]:
         values = [run[label] for run in runs]
         mean = statistics.mean(values)
         each = ", ".join(f"{value:.1f}" for value in values)
-        result.add_row(label, each, f"{mean:.2f}", f"{mean - serial:+.2f}")
-    return result
+        rows.append((label, each, f"{mean:.2f}", f"{mean - serial:+.2f}"))
+    return Table(title, ("network", "seeds", "mean", "mean - serial"), rows, left=("network",))
 
 
 def main() -> None:
@@ -96,17 +94,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("accuracy"), help="folder of results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    console = Console(width=100)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in [options.only] if options.only else STUDIES:
         runs = []
         for seed in options.seeds:
             file = options.out / f"{name}-{seed}.json"
             if not file.exists():
-                file.write_text(json.dumps(run(name, seed, console)))
+                file.write_text(json.dumps(accuracies(name, seed)))
             runs.append(json.loads(file.read_text()))
-        console.print(table(name, runs))
+        print(table(name, runs))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

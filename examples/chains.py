@@ -11,25 +11,22 @@ ratios of every round, in which all variants take turns. Ranks have one thread e
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
-from pararealize.cli.launch import ALLOCATORS, meet, mpiexec, world
+from pararealize import MGRIT
+from pararealize.cli.launch import meet, world
+from pararealize.cli.variants import threads as threads_are
+from pararealize.cost.measure import turns
+from pararealize.explain.table import Table
 from pararealize.layers.euler import chain_of
 from pararealize.models.odenet import ConvStep, DenseStep
+from studies.running import again, start, timed_anyway
 
 
 @dataclass(frozen=True)
@@ -80,19 +77,21 @@ def relative(found: list[Tensor], wanted: list[Tensor]) -> float:
     return float((off / size) ** 0.5)
 
 
-def timed(work: Callable[[], Any], comm: Any, threads: int, *, alone: bool) -> float:
-    """Seconds until all ranks are through, beginning together; ``alone``, only rank 0 works."""
-    torch.set_num_threads(threads)
-    meet(comm)
-    begin = time.perf_counter()
-    if comm.rank == 0 or not alone:
-        work()
-    meet(comm)
-    torch.set_num_threads(1)
-    return time.perf_counter() - begin
+def together(
+    work: Callable[[], Any], comm: Any, threads: int = 1, *, alone: bool = False
+) -> Callable[[], None]:
+    """The work of all ranks until they are through; ``alone``, only rank 0 works."""
+
+    def call() -> None:
+        with threads_are(threads):
+            if comm.rank == 0 or not alone:
+                work()
+            meet(comm)
+
+    return call
 
 
-def run(case: Case, comm: Any, rounds: int) -> tuple[str, ...]:
+def measured(case: Case, comm: Any, rounds: int) -> tuple[str, ...]:
     """A row of the table."""
     model, x = chain(case)
     forward, back = case.cycles
@@ -102,28 +101,22 @@ def run(case: Case, comm: Any, rounds: int) -> tuple[str, ...]:
         forward_cycles=forward,
         backward_cycles=back,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
-        net = pararealize(model, comm.size, method=method, example_inputs=(x,), comm=comm)
+    net = timed_anyway(model, comm.size, method=method, example_inputs=(x,), comm=comm)
     wanted, found = step(model, x), step(net, x)
     own = dict(model.named_parameters())
     mine = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     parts = comm.allgather({name: gradient.numpy() for name, gradient in mine.items()})
     grads = {name: torch.from_numpy(g) for part in parts for name, g in part.items()}
     exact = [own[name].grad for name in grads]
-    variants = {
-        "one": (lambda: step(model, x), 1, True),
-        "two": (lambda: step(model, x), comm.size, True),
-        "ours": (lambda: step(net, x), 1, False),
-    }
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):
-        for name, (work, threads, alone) in variants.items():
-            times[name].append(timed(work, comm, threads, alone=alone))
-    ours = times["ours"][1:]
+    *serial, ours = turns(
+        together(lambda: step(model, x), comm, alone=True),
+        together(lambda: step(model, x), comm, comm.size, alone=True),
+        together(lambda: step(net, x), comm),
+        runs=rounds,
+        before=lambda: meet(comm),
+    )
     ratios = [
-        median(theirs / own for theirs, own in zip(times[name][1:], ours, strict=True))
-        for name in ("one", "two")
+        median(theirs / mine for theirs, mine in zip(times, ours, strict=True)) for times in serial
     ]
     return (
         f"{case.name}, {case.layers} layers, batch {case.batch}, c = {case.coarsening}",
@@ -144,18 +137,18 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.worker:
-        command = [mpiexec(), "-n", str(options.ranks), sys.executable, "-m", "mpi4py"]
-        environment = {**os.environ, **ALLOCATORS["heap"]}
-        raise SystemExit(subprocess.call([*command, *sys.argv, "--worker"], env=environment))
+        raise SystemExit(again("--worker", ranks=options.ranks).returncode)
     torch.set_num_threads(1)
     comm = world()
     columns = ("chain", "coarse", "cycles", "error", "of gradient", "ms", "1 thread", "all threads")
-    table = Table(*columns, title=f"{comm.size} ranks x 1 thread; heap allocator for all")
+    rows = []
     for case in CASES:
         if not options.only or case.name in options.only:
-            table.add_row(*run(case, comm, options.rounds))
-    Console(width=120, quiet=comm.rank != 0).print(table)
+            rows.append(measured(case, comm, options.rounds))
+    if comm.rank == 0:
+        title = f"{comm.size} ranks x 1 thread; heap allocator for all"
+        print(Table(title, columns, rows, left=columns[:2]).text(120))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -16,16 +16,16 @@ import warnings
 from itertools import accumulate, pairwise
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import fx, nn
 
 from pararealize import compiler, models, pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
 from pararealize.cut.cut import head_start, min_max
+from pararealize.explain.table import Table
 from pararealize.ir.plan import Machine
 from pararealize.tracing.trace import trace
+from studies.running import start
 
 CASES = (("resnet(101)", 6), ("resnet(326)", 6), ("resnet(1001)", 18), ("vgg16()", 3))
 REPEATS = 5
@@ -72,28 +72,27 @@ def cold(name: str, n: int) -> dict[str, float]:
 
 def compile_table() -> Table:
     """Trace and compile times side by side."""
-    table = Table(title=f"cold, medians of {REPEATS}, {torch.get_num_threads()} threads")
-    for column in ("network", "n", "fx trace s", "compile s", "coarse s", "(compile-coarse)/trace"):
-        table.add_column(column, justify="right")
+    columns = ("network", "n", "fx trace s", "compile s", "coarse s", "(compile-coarse)/trace")
+    rows = []
     for name, n in CASES:
-        run = cold(name, n)
-        ratio = (run["compile"] - run["coarse"]) / run["trace"]
-        seconds = [f"{run[key]:.2f}" for key in ("trace", "compile", "coarse")]
-        table.add_row(name, str(n), *seconds, f"{ratio:.2f}")
-    return table
+        spent = cold(name, n)
+        ratio = (spent["compile"] - spent["coarse"]) / spent["trace"]
+        seconds = [f"{spent[key]:.2f}" for key in ("trace", "compile", "coarse")]
+        rows.append((name, str(n), *seconds, f"{ratio:.2f}"))
+    title = f"cold, medians of {REPEATS}, {torch.get_num_threads()} threads"
+    return Table(title, columns, rows, left=("network",))
 
 
 def quality_table() -> Table:
     """The heaviest subnetwork beside the best possible over the same interfaces."""
-    table = Table(title="cuts of resnet(1001): heaviest subnetwork / best possible")
-    for column in ("n", "ratio", "heaviest / mean"):
-        table.add_column(column, justify="right")
+    rows = []
     for n in QUALITY:
         plan = pararealize(models.resnet(1001), n).plan
         heaviest = max(piece.seconds for piece in plan.pieces)
         mean = sum(piece.seconds for piece in plan.pieces) / n
-        table.add_row(str(n), f"{heaviest / best(n):.4f}", f"{heaviest / mean:.3f}")
-    return table
+        rows.append((str(n), f"{heaviest / best(n):.4f}", f"{heaviest / mean:.3f}"))
+    title = "cuts of resnet(1001): heaviest subnetwork / best possible"
+    return Table(title, ("n", "ratio", "heaviest / mean"), rows)
 
 
 def best(n: int) -> float:
@@ -113,10 +112,9 @@ def main() -> None:
             warnings.simplefilter("ignore")
             print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
         return
-    console = Console()
-    console.print(compile_table())
-    console.print(quality_table())
+    print(compile_table())
+    print(quality_table())
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from pararealize import ParallelNetwork, Parareal, pararealize
@@ -25,7 +23,9 @@ from pararealize.cli.comparison import Agreement, Comparison
 from pararealize.cli.data import Batches
 from pararealize.cli.options import depths
 from pararealize.cli.training import score
+from pararealize.explain.table import Table
 from studies.labelled import Examples
+from studies.running import start
 from studies.trained import STUDIES, Trained, trained
 
 
@@ -158,34 +158,32 @@ def main() -> None:
         *(options.epochs, options.batch, options.rate, cuts),
     )
     counts = options.n if cuts is None else [len(cuts) + 1]
-    console, table = Console(width=120), Table(*COLUMNS, title="agreement in percent")
+    rows = []
     for seed in options.seeds:
-        run = trained(options.only, seed, options.cache)
+        one = trained(options.only, seed, options.cache)
         for n in counts:
-            net, seconds = convert(run, n, how)
-            data = run.data
+            net, seconds = convert(one, n, how)
+            data = one.data
             found, once = compare(net, data.test_inputs, data.test_labels), Sweep.of(net, data)
-            cells = row(options.only, n, seed, run, seconds, found, once)
-            table.add_row(*cells)
-            console.print(" ".join(cells), highlight=False)
-            console.print(
-                f"    perplexity {math.exp(run.loss):.3f} serial, {math.exp(once.loss):.3f} after "
+            rows.append(row(options.only, n, seed, one, seconds, found, once))
+            print(*rows[-1])
+            print(
+                f"    perplexity {math.exp(one.loss):.3f} serial, {math.exp(once.loss):.3f} after "
                 "one sweep"
             )
             for kind, inputs in strange(data.test_inputs, seed).items():
-                _print_strange(console, kind, compare(net, inputs))
-    console.print(table)
+                _print_strange(kind, compare(net, inputs))
+    print(Table("agreement in percent", COLUMNS, rows, left=("network",)).text(120))
 
 
-def _print_strange(console: Console, kind: str, found: Agreement) -> None:
+def _print_strange(kind: str, found: Agreement) -> None:
     quality = found.quality
     assert quality is not None
-    console.print(
+    print(
         f"    {kind}: one sweep agrees on {found.sweeps[1].agreement:.2%}, doubted "
-        f"{quality.doubted:.1%}, with fallback {quality.fallback:.2%}",
-        highlight=False,
+        f"{quality.doubted:.1%}, with fallback {quality.fallback:.2%}"
     )
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
-
 from pararealize.cli.specs import load_model
 from studies.coverage import CoverageRow, cover_all, family, names, table
+from studies.running import start
 
 
 def smallest(specs: list[str]) -> list[str]:
@@ -49,11 +48,11 @@ def main() -> None:
         print(
             f"{len(rows)}/{len(specs)} {row.model} {row.error or f'{worst:.0e}'}", file=sys.stderr
         )
-    Console(width=120).print(table(rows))
+    print(table(rows).text(120))
     failed = [row.model for row in rows if fails(row, options.tolerance)]
     print(f"{len(rows) - len(failed)} of {len(rows)} equal the original; not: {failed or 'none'}")
     sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

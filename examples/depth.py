@@ -11,21 +11,17 @@ an optimizer's zero_grad, forward and backward pass.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import time
-import warnings
+from functools import partial
 from statistics import median
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
-from pararealize.cli.launch import ALLOCATORS
+from pararealize import MGRIT
+from pararealize.cost.measure import turns
+from pararealize.explain.table import Table
 from pararealize.models import odenet
+from studies.running import again, start, timed_anyway
 
 HORIZON, BATCH, MODES = 5.0, 200, 6
 
@@ -56,30 +52,23 @@ def gradients(net: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-def run(width: int, layers: int, slices: int, coarse: str, rounds: int) -> tuple[str, ...]:
+def measured(width: int, layers: int, slices: int, coarse: str, rounds: int) -> tuple[str, ...]:
     """A row of the table."""
     serial, x = network(width, layers), torch.randn(BATCH, 2)
     method = MGRIT(coarsening=layers // slices, coarse=coarse, batched="fastest")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
-        net = pararealize(serial, slices, method=method, example_inputs=(x,))
-    both = [(module, torch.optim.SGD(module.parameters(), lr=0.0)) for module in (serial, net)]
-    for module, optimizer in both:
-        step(module, optimizer, x)
+    net = timed_anyway(serial, slices, method=method, example_inputs=(x,))
+    both = [
+        partial(step, module, torch.optim.SGD(module.parameters(), lr=0.0), x)
+        for module in (serial, net)
+    ]
+    for call in both:
+        call()
     wanted, found = gradients(serial), gradients(net)
     error = float((found - wanted).norm() / wanted.norm())
-    ratios, times = [], []
-    for _ in range(rounds + 1):
-        seconds = []
-        for module, optimizer in both:
-            begin = time.perf_counter()
-            step(module, optimizer, x)
-            seconds.append(time.perf_counter() - begin)
-        ratios.append(seconds[0] / seconds[1])
-        times.append(seconds)
+    times = turns(*both, runs=rounds)
     chosen = "batch over depth" if net.plan.stacks else "serial"
-    medians = [f"{median(column[1:]) * 1e3:.0f}" for column in zip(*times, strict=True)]
-    speed = f"{median(ratios[1:]):.2f}x"
+    medians = [f"{median(seconds) * 1e3:.0f}" for seconds in times]
+    speed = f"{median(theirs / own for theirs, own in zip(*times, strict=True)):.2f}x"
     return (str(width), str(layers), coarse, chosen, f"{error:.1%}", *medians, speed)
 
 
@@ -94,18 +83,17 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.worker:  # the allocator is told when a process starts
-        environment = {**os.environ, **ALLOCATORS["heap"]}
-        command = [sys.executable, *sys.argv, "--worker"]
-        raise SystemExit(subprocess.call(command, env=environment))
+        raise SystemExit(again("--worker").returncode)
     torch.set_num_threads(options.threads)
-    columns = ("width", "layers", "coarse", "chosen", "gradient error")
+    columns = ("width", "layers", "coarse", "chosen", "gradient error", "serial, ms", "ours, ms")
     title = f"{options.slices} slices, {options.threads} threads, heap allocator"
-    table = Table(*columns, "serial, ms", "ours, ms", "speed", title=title)
-    for width in options.widths:
-        for layers in options.layers:
-            table.add_row(*run(width, layers, options.slices, options.coarse, options.rounds))
-    Console(width=100).print(table)
+    rows = [
+        measured(width, layers, options.slices, options.coarse, options.rounds)
+        for width in options.widths
+        for layers in options.layers
+    ]
+    print(Table(title, (*columns, "speed"), rows, left=("coarse", "chosen")))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

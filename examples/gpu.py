@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Callable
 
 import torch
 from depth import BATCH, gradients, network
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
+from pararealize import MGRIT
+from pararealize.cost.measure import medians
+from pararealize.explain.table import Table
 from pararealize.runtime.runners.capture import Captured
+from studies.running import start, timed_anyway
 
 
 def loss(output: Tensor) -> Tensor:
@@ -47,29 +45,24 @@ def captured(net: nn.Module, x: Tensor) -> Callable[[], object]:
     return lambda: step(x)
 
 
-def milliseconds(steps: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Medians, each step waited for."""
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds + 1):
-        for step, found in zip(steps, times, strict=True):
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            step()
-            torch.cuda.synchronize()
-            found.append((time.perf_counter() - begin) * 1e3)
-    return [median(found[1:]) for found in times]
+def waited(step: Callable[[], object]) -> Callable[[], None]:
+    """The step, and the wait for the device."""
+
+    def call() -> None:
+        step()
+        torch.cuda.synchronize()
+
+    return call
 
 
 def compiled_with(model: nn.Module, x: Tensor, slices: int, batched: str) -> nn.Module:
     """MGRIT, its slices advanced at once or each on a stream of its own."""
     layers = len(model.get_submodule("steps"))  # type: ignore[arg-type]
     method = MGRIT(coarsening=layers // slices, coarse="rediscretized", batched=batched)  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
-        return pararealize(model, slices, method=method, example_inputs=(x,))
+    return timed_anyway(model, slices, method=method, example_inputs=(x,))
 
 
-def run(width: int, depth: int, slices: int, rounds: int) -> tuple[str, ...]:
+def measured(width: int, depth: int, slices: int, rounds: int) -> tuple[str, ...]:
     """A row of the table."""
     serial, x = network(width, depth).cuda(), torch.randn(BATCH, 2).cuda()
     net = compiled_with(serial, x, slices, "always")
@@ -82,10 +75,11 @@ def run(width: int, depth: int, slices: int, rounds: int) -> tuple[str, ...]:
         captured(net, x),
         captured(streams, x),
     ]
-    found = milliseconds(steps, rounds)
+    wait = torch.cuda.synchronize
+    seconds = medians(*(waited(step) for step in steps), runs=rounds, before=wait)
     wanted = gradients(serial)
     error = float((gradients(net) - wanted).norm() / wanted.norm())
-    return (str(width), str(depth), *(f"{time:.2f}" for time in found), f"{error:.1%}")
+    return (str(width), str(depth), *(f"{time * 1e3:.2f}" for time in seconds), f"{error:.1%}")
 
 
 def main() -> None:
@@ -98,23 +92,15 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.stderr.write("This study needs a CUDA device, and this PyTorch sees none.\n")
         raise SystemExit(2)
-    columns = (
-        "width",
-        "depth",
-        "eager",
-        "CUDA graph",
-        "torch.compile",
-        "batch",
-        "streams",
-        "error",
-    )
+    ways = ("eager", "CUDA graph", "torch.compile", "batch", "streams")
     title = f"ms a step, {options.slices} slices, {torch.cuda.get_device_name()}"
-    table = Table(*columns, title=title)
-    for width in options.widths:
-        for depth in options.depths:
-            table.add_row(*run(width, depth, options.slices, options.rounds))
-    Console(width=100).print(table)
+    rows = [
+        measured(width, depth, options.slices, options.rounds)
+        for width in options.widths
+        for depth in options.depths
+    ]
+    print(Table(title, ("width", "depth", *ways, "error"), rows))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

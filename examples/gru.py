@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pararealize import MGRIT, SlowerThanSerialWarning, models, pararealize
+from pararealize import MGRIT, models
+from pararealize.explain.table import Table
+from studies.running import start, timed_anyway
 from studies.smartwatch import Smartwatch, load_watch
 
 
@@ -56,9 +55,7 @@ def multigrid(model: nn.Module) -> nn.Module:
     method = MGRIT(coarsening=4, coarse="rediscretized", forward_cycles=2, backward_cycles=1)
     assert isinstance(model, models.SequenceClassifier)
     example = torch.zeros(64, model.length, 6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
-        return pararealize(model, 8, method=method, example_inputs=(example,))
+    return timed_anyway(model, 8, method=method, example_inputs=(example,))
 
 
 def rows(width: int, dt: float) -> tuple[Row, ...]:
@@ -105,7 +102,7 @@ def accuracy(net: nn.Module, watch: Smartwatch) -> float:
     return 100 * (found == watch.test_labels).float().mean().item()
 
 
-def run(row: Row, watch: Smartwatch, recipe: Recipe, seed: int) -> Result:
+def trained(row: Row, watch: Smartwatch, recipe: Recipe, seed: int) -> Result:
     """Train one network on one split."""
     torch.manual_seed(seed)
     net = row.prepare(row.make(watch.train_windows.shape[1]))
@@ -117,15 +114,14 @@ def run(row: Row, watch: Smartwatch, recipe: Recipe, seed: int) -> Result:
 
 def table(results: dict[str, list[Result]], seeds: Sequence[int], title: str) -> Table:
     """Accuracies of every seed, their mean, and seconds a training."""
-    found = Table(title=title)
-    for column in ("network", *(f"seed {seed}" for seed in seeds), "mean, %", "seconds"):
-        found.add_column(column, justify="right")
+    columns = ("network", *(f"seed {seed}" for seed in seeds), "mean, %", "seconds")
+    rows = []
     for name, runs in results.items():
         each = [result.accuracy for result in runs]
         seconds = statistics.mean(result.seconds for result in runs)
         accuracies = [f"{value:.1f}" for value in (*each, statistics.mean(each))]
-        found.add_row(name, *accuracies, f"{seconds:.1f}")
-    return found
+        rows.append((name, *accuracies, f"{seconds:.1f}"))
+    return Table(title, columns, rows, left=("network",))
 
 
 def main() -> None:
@@ -141,20 +137,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = Recipe(epochs=options.epochs)
-    console = Console(width=100)
     compared = rows(options.width, options.dt)
     results: dict[str, list[Result]] = {row.name: [] for row in compared}
     for seed in options.seeds:
         watch = load_watch(options.length, options.stride, seed=seed)
         for row in compared:
-            result = run(row, watch, recipe, seed)
+            result = trained(row, watch, recipe, seed)
             results[row.name].append(result)
-            console.print(
-                f"seed {seed}, {row.name}: {result.accuracy:.1f}% in {result.seconds:.1f} s"
-            )
+            print(f"seed {seed}, {row.name}: {result.accuracy:.1f}% in {result.seconds:.1f} s")
     title = f"{options.length} samples, width {options.width}, {options.epochs} epochs: accuracy"
-    console.print(table(results, options.seeds, title))
+    print(table(results, options.seeds, title))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

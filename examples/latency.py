@@ -27,6 +27,7 @@ from pararealize.cli.comparison import Comparison
 from pararealize.cli.data import Batches
 from pararealize.cli.launch import meet
 from pararealize.cli.options import depths
+from studies.running import start
 from studies.trained import STUDIES, Trained, trained
 
 WORLD = MPI.COMM_WORLD
@@ -151,12 +152,12 @@ def main() -> None:
     if WORLD.rank == 0:
         trained(options.network, 0, options.cache)
     meet(WORLD)
-    run = trained(options.network, 0, options.cache)
-    net = calibrated(run, options)
+    serial = trained(options.network, 0, options.cache)
+    net = calibrated(serial, options)
     if WORLD.rank == 0:
         print(net.explain())
-    tell(net, run)
-    times = compare(net, run, options.samples)
+    tell(net, serial)
+    times = compare(net, serial, options.samples)
     if WORLD.rank == 0:
         report(times)
 
@@ -175,4 +176,4 @@ def report(times: Times) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -12,12 +12,13 @@ import argparse
 import time
 
 import torch
-from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize.cli.digits import Digits, load_digits
+from pararealize.cli.launch import world
 from pararealize.layers import LayerParallel
+from studies.running import start
 
 
 class StepLayer(nn.Module):
@@ -39,7 +40,7 @@ class ParallelNet(nn.Module):
         super().__init__()
         self.opening = nn.Sequential(nn.Flatten(), nn.Linear(pixels, width))
         self.parallel = LayerParallel(
-            MPI.COMM_WORLD,
+            world(),
             lambda: StepLayer(width),
             local_steps,
             horizon,
@@ -83,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # the same opening and closing layers on every rank
-    digits, root = load_digits(), MPI.COMM_WORLD.rank == 0
+    digits, root = load_digits(), world().rank == 0
     net = ParallelNet(digits.train_images[0].numel(), 64, options.local_steps, 2.0)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for epoch in range(1, options.epochs + 1):
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

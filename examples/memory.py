@@ -11,14 +11,13 @@ import argparse
 import gc
 import os
 import resource
-import subprocess
-import sys
 
 import torch
 from torch.nn import functional
 
 from pararealize import models, pararealize
-from pararealize.cli.launch import ALLOCATORS, mpiexec
+from pararealize.cli.launch import world
+from studies.running import again, start
 
 MIB = 2**20
 
@@ -36,15 +35,13 @@ def peak() -> float:
 
 def measure(batch: int) -> str:
     """The peak of two training steps, and what it was before them, in MiB."""
-    from mpi4py import MPI  # noqa: PLC0415  only the processes that measure need it
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
     empty = resident()
     net = models.resnet1001()
-    if MPI.COMM_WORLD.size > 1:
-        comm = MPI.COMM_WORLD
+    comm = world()
+    if comm.size > 1:
         net = pararealize(net, comm.size, example_inputs=(x,), comm=comm, cost="measured")
         gc.collect()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -55,16 +52,11 @@ def measure(batch: int) -> str:
     return f"{peak() / MIB:.0f} {(peak() - empty) / MIB:.0f}"
 
 
-def launch(ranks: int, batch: int) -> list[tuple[int, int]]:
+def launch(ranks: int) -> list[tuple[int, int]]:
     """Peak, and peak without Python and torch themselves, of every rank."""
-    command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", __file__]
-    done = subprocess.run(
-        [*command, "--worker", "--batch", str(batch)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **ALLOCATORS["default"]},
-    )
+    done = again("--worker", ranks=ranks, allocator="default", heard=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
     rows = (line.split() for line in done.stdout.splitlines() if line.strip())
     return [(int(total), int(own)) for total, own in rows]
 
@@ -78,7 +70,7 @@ def main() -> None:
     if options.worker:
         print(measure(options.batch), flush=True)
         return
-    (serial,), ranks = launch(1, options.batch), launch(options.ranks, options.batch)
+    (serial,), ranks = launch(1), launch(options.ranks)
     print(f"ResNet-1001, batch {options.batch}, peak in MiB (without Python and torch)")
     print(f"  serial    {serial[0]:>6} ({serial[1]})")
     for total, own in ranks:
@@ -87,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -19,16 +19,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from pararealize.cli.training import score
+from pararealize.explain.table import Table
 from pararealize.layers import nested_iteration
 from pararealize.models import odenet
 from studies.labelled import Examples
 from studies.odenets import AdamRecipe, train
 from studies.peaks import load_peaks
+from studies.running import start
 
 DEPTHS = (8, 16, 32)
 
@@ -63,29 +63,28 @@ def void(_result: object) -> None:
     """Training changes the network; what it tells is not needed."""
 
 
-def run(label: str, examples: Examples, recipe: AdamRecipe, console: Console) -> float:
+def accuracy(label: str, examples: Examples, recipe: AdamRecipe) -> float:
     """Train once; the test accuracy in percent."""
     torch.manual_seed(recipe.seed)
     begin = time.perf_counter()
     net = METHODS[label](examples, recipe)
     seconds = time.perf_counter() - begin
-    _, accuracy = score(net, examples.test_inputs, examples.test_labels)
+    _, share = score(net, examples.test_inputs, examples.test_labels)
     name = f"{label}, rate {recipe.rate}, seed {recipe.seed}"
-    console.print(f"{name}: {accuracy:.1%} in {seconds:.0f} s")
-    return 100 * accuracy
+    print(f"{name}: {share:.1%} in {seconds:.0f} s")
+    return 100 * share
 
 
 def table(scores: dict[tuple[str, float], list[float]]) -> Table:
     """What the runs of every method come to."""
     runs = len(next(iter(scores.values())))
-    result = Table(title=f"Peaks: test accuracy, %, {runs} runs of equal work")
-    for column in ("layers", "rate", "mean", "median", "least", "most", "deviation"):
-        result.add_column(column, justify="left" if column == "layers" else "right")
+    columns = ("layers", "rate", "mean", "median", "least", "most", "deviation")
+    rows = []
     for (label, rate), values in scores.items():
         found = statistics.mean(values), statistics.median(values), min(values), max(values)
         shown = (f"{value:.2f}" for value in (*found, statistics.pstdev(values)))
-        result.add_row(label, f"{rate}", *shown)
-    return result
+        rows.append((label, f"{rate}", *shown))
+    return Table(f"Peaks: test accuracy, %, {runs} runs of equal work", columns, rows, ("layers",))
 
 
 def main() -> None:
@@ -96,17 +95,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    console, examples = Console(width=100), load_peaks()
+    examples = load_peaks()
     scores = {
         (label, rate): [
-            run(label, examples, replace(RECIPE, rate=rate, seed=seed), console)
+            accuracy(label, examples, replace(RECIPE, rate=rate, seed=seed))
             for seed in range(options.runs)
         ]
         for rate in options.rates
         for label in METHODS
     }
-    console.print(table(scores))
+    print(table(scores))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

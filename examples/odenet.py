@@ -10,21 +10,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
+from pararealize import MGRIT
 from pararealize.cli.digits import load_digits
+from pararealize.explain.table import Table
 from pararealize.models import odenet
 from studies.labelled import Examples
 from studies.odenets import AdamRecipe, Prepare, serial, train
 from studies.peaks import load_peaks
+from studies.running import start, timed_anyway
 
 STEPS = 64
 HORIZON = 5.0
@@ -34,9 +33,7 @@ def multigrid(net: nn.Module) -> nn.Module:
     """The same network in four slices, two cycles for the states and one for their adjoints."""
     method = MGRIT(coarsening=8, coarse="summed", forward_cycles=2, backward_cycles=1)
     inputs = next(m.in_features for m in net.modules() if isinstance(m, nn.Linear))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # one process shows accuracy only
-        return pararealize(net, 4, method=method, example_inputs=(torch.zeros(100, inputs),))
+    return timed_anyway(net, 4, method=method, example_inputs=(torch.zeros(100, inputs),))
 
 
 #: What is trained in place of the network, a row each.
@@ -79,7 +76,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
 }
 
 
-def run(name: str, label: str, prepare: Prepare, seed: int, console: Console) -> float:
+def accuracy(name: str, label: str, prepare: Prepare, seed: int) -> float:
     """Train one network; its test accuracy in percent."""
     study = STUDIES[name]()
     torch.manual_seed(seed)
@@ -87,19 +84,18 @@ def run(name: str, label: str, prepare: Prepare, seed: int, console: Console) ->
     begin = time.perf_counter()
     outcome = train(net, study.load(), replace(study.recipe, seed=seed), prepare)
     seconds = time.perf_counter() - begin
-    console.print(f"{name}, {label}, seed {seed}: {outcome.accuracy:.1%} in {seconds:.0f} s")
+    print(f"{name}, {label}, seed {seed}: {outcome.accuracy:.1%} in {seconds:.0f} s")
     return 100 * outcome.accuracy
 
 
 def table(scores: dict[tuple[str, str], list[float]]) -> Table:
     """Accuracies by data and method, and their mean."""
-    result = Table(title=f"neural ODEs of {STEPS} steps: test accuracy, %")
-    for column in ("data", "method", "seeds", "mean"):
-        result.add_column(column, justify="left" if column == "data" else "right")
+    rows = []
     for (name, label), values in scores.items():
         each = ", ".join(f"{value:.2f}" for value in values)
-        result.add_row(name, label, each, f"{statistics.mean(values):.2f}")
-    return result
+        rows.append((name, label, each, f"{statistics.mean(values):.2f}"))
+    title = f"neural ODEs of {STEPS} steps: test accuracy, %"
+    return Table(title, ("data", "method", "seeds", "mean"), rows, left=("data", "method"))
 
 
 def main() -> None:
@@ -110,14 +106,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    console = Console(width=100)
     scores = {
-        (name, label): [run(name, label, prepare, s, console) for s in range(options.seeds)]
+        (name, label): [accuracy(name, label, prepare, s) for s in range(options.seeds)]
         for name in ([options.only] if options.only else STUDIES)
         for label, prepare in METHODS
     }
-    console.print(table(scores))
+    print(table(scores))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -17,16 +17,15 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from pararealize import models, pararealize
-from pararealize.cli.demo import smaller
-from pararealize.cli.digits import load_digits
+from pararealize.cli.digits import load_digits, smaller
+from pararealize.cli.launch import world
+from studies.running import start
 
 
 def communicator(engine: str) -> Any:
     """What connects the ranks."""
     if engine == "mpi":
-        from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
-
-        return MPI.COMM_WORLD
+        return world()
     dist.init_process_group(engine)
     return dist.group.WORLD
 
@@ -61,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -17,15 +17,18 @@ from functools import partial
 
 import torch
 from reach_cases import cases
-from rich.console import Console
-from rich.table import Table
 
+from pararealize.explain.table import Table, folded
 from studies.processes import FailedError, in_processes
 from studies.reach import QUESTIONS, Case, Finding, ReachRow, Tool, examine
+from studies.running import start
 from studies.tools import OURS, PIPELINING
 
 #: Longest time for one tool on one network.
 SECONDS = 300.0
+
+#: Of the table.
+WIDTH = 132
 
 LEGEND = (
     "follows eval(): cut in train mode, then eval(): the serial network's answer in eval mode; "
@@ -64,20 +67,20 @@ class Notes:
 def show(rows: Sequence[ReachRow]) -> None:
     """The table, what its columns ask, and the reasons of every no."""
     notes = Notes()
-    table = Table(title=f"{torch.get_num_threads()} thread, torch {torch.__version__}")
-    for column in ("network", "pieces", "tool", "compiles", "seconds", *QUESTIONS):
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        asked = [row.findings.get(question, Finding("–")) for question in QUESTIONS]
-        seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
-        first, *rest = (notes.cell(row.tool, each) for each in (row.compiles, *asked))
-        table.add_row(row.case, str(row.pieces), row.tool, first, seconds, *rest)
-    console = Console(width=132)
-    console.print(table)
-    for text in LEGEND:
-        console.print(text, markup=False, highlight=False)
-    for number, text in enumerate(notes.texts, 1):
-        console.print(f"({number}) {text}", markup=False, highlight=False)
+    columns = ("network", "pieces", "tool", "compiles", "seconds", *QUESTIONS)
+    cells = [_cells(row, notes) for row in rows]
+    title = f"{torch.get_num_threads()} thread, torch {torch.__version__}"
+    print(Table(title, columns, cells, left=columns).text(WIDTH))
+    told = (f"({number}) {text}" for number, text in enumerate(notes.texts, 1))
+    for text in (*LEGEND, *told):
+        print(folded(text, WIDTH))
+
+
+def _cells(row: ReachRow, notes: Notes) -> tuple[str, ...]:
+    asked = [row.findings.get(question, Finding("–")) for question in QUESTIONS]
+    seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
+    first, *rest = (notes.cell(row.tool, each) for each in (row.compiles, *asked))
+    return (row.case, str(row.pieces), row.tool, first, seconds, *rest)
 
 
 def main() -> None:
@@ -92,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from pararealize.explain.table import Table
 from studies.labelled import Examples
+from studies.running import start
 from studies.trained import STUDIES, Trained, trained
 
 
@@ -32,18 +32,18 @@ def guessing(data: Examples) -> float:
 
 def table(runs: dict[str, list[Trained]]) -> Table:
     """One row a network; perplexities beside those of guessing by frequency alone."""
-    result = Table(title="Trained networks, one figure a seed")
-    for column in ("network", "seconds", "test accuracy, %", "perplexity", "guessing"):
-        result.add_column(column, justify="right")
-    for name, seeds in runs.items():
-        result.add_row(
+    columns = ("network", "seconds", "test accuracy, %", "perplexity", "guessing")
+    rows = [
+        (
             name,
-            _list([run.seconds for run in seeds], ".0f"),
-            _list([100 * run.accuracy for run in seeds], ".1f"),
-            _list([math.exp(run.loss) for run in seeds], ".2f"),
+            _list([one.seconds for one in seeds], ".0f"),
+            _list([100 * one.accuracy for one in seeds], ".1f"),
+            _list([math.exp(one.loss) for one in seeds], ".2f"),
             f"{guessing(seeds[0].data):.1f}",
         )
-    return result
+        for name, seeds in runs.items()
+    ]
+    return Table("Trained networks, one figure a seed", columns, rows, left=("network",))
 
 
 def _list(values: Sequence[float], form: str) -> str:
@@ -59,19 +59,18 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(STUDIES))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console(width=100)
     names = [options.only] if options.only else list(STUDIES)
     runs: dict[str, list[Trained]] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
-            run = trained(name, seed, options.cache)
-            runs[name].append(run)
-            console.print(
-                f"{name}, seed {seed}: {run.seconds:.0f} s, accuracy {run.accuracy:.1%}, "
-                f"perplexity {math.exp(run.loss):.2f}"
+            one = trained(name, seed, options.cache)
+            runs[name].append(one)
+            print(
+                f"{name}, seed {seed}: {one.seconds:.0f} s, accuracy {one.accuracy:.1%}, "
+                f"perplexity {math.exp(one.loss):.2f}"
             )
-    console.print(table(runs))
+    print(table(runs))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -26,7 +26,7 @@ from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.jumps import Jumps
-from pararealize.runtime.monitoring.progress import Progress
+from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.rules import Rule, warning_of
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -189,7 +189,9 @@ class ParallelNetwork(RunModule):
         """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
         return explain(self.plan)
 
-    def calibrate(self, data: Any, *, progress: bool = True, **options: Any) -> Calibration:
+    def calibrate(
+        self, data: Any, *, progress: bool | Progress = True, **options: Any
+    ) -> Calibration:
         """Fit coarse networks to the trained weights, which stay as they are, and choose sweeps.
 
         With ``Parareal(coarse="auto")`` kinds of coarse propagators are compared. Optimisers made
@@ -198,7 +200,7 @@ class ParallelNetwork(RunModule):
         Args:
             data: inputs without labels: one tensor ``[samples, …]``, a ``Dataset``, or an iterable
                 of batches (tensors, tuples that begin with the inputs, or dictionaries).
-            progress: whether bars are shown.
+            progress: whether lines of text say how far it is, or a :class:`Progress` that does.
             options: those of :class:`~pararealize.Fitting`, as ``agreement=0.995``.
 
         Raises:
@@ -208,11 +210,10 @@ class ParallelNetwork(RunModule):
 
         """
         emission = self._emission
-        alone = emission.transport is None or emission.transport.rank == 0
-        bars = Progress(shown=progress and alone)
-        self._become(calibrate(self, emission, data, Fitting(**options), bars))
-        calibration = self.plan.calibration
-        assert calibration is not None
+        first = emission.transport is None or emission.transport.rank == 0
+        told = progress_of(progress, first=first)
+        emission, calibration = calibrate(self, emission, data, Fitting(**options), told)
+        self._become(emission)
         return calibration
 
     def recoarsen(self, *args: Any, **kwargs: Any) -> None:

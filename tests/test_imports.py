@@ -34,7 +34,7 @@ ORDER = (
 SCHEDULE = {"errors", "ir", "schedule"}
 
 #: What only the command line may import.
-HEAVY = {"typer", "matplotlib"}
+HEAVY = {"typer", "rich", "matplotlib"}
 PROGRAMS = ("cli", "__main__")
 
 

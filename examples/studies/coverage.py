@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor, nn
 
-from pararealize.cli.check import Difference, compare, random_inputs
+from pararealize.cli.differences import Difference, compare, random_inputs
 from pararealize.cli.specs import import_torchvision, load_model
 from pararealize.compiler import pararealize
 from pararealize.errors import ShapeError
+from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.network import ParallelNetwork
 from pararealize.tracing.trace import trace
@@ -135,15 +134,13 @@ def family(spec: str) -> str:
 
 def table(rows: Sequence[CoverageRow]) -> Table:
     """The rows as a table."""
-    title = "float32, batch 2, exact setting beside the serial network, train and eval"
-    found = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for name in ("model", "image", "n", "cuts", "state", "trace s", "compile s", "Δ output"):
-        found.add_column(name, justify="left" if name in {"model", "state"} else "right")
-    for name in ("Δ gradient", "weights"):
-        found.add_column(name, justify="right")
-    for row in rows:
-        found.add_row(*_cells(row))
-    return found
+    columns = ("model", "image", "n", "cuts", "state", "trace s", "compile s", "Δ output")
+    return Table(
+        "float32, batch 2, exact setting beside the serial network, train and eval",
+        (*columns, "Δ gradient", "weights"),
+        list(map(_cells, rows)),
+        left=("model", "state"),
+    )
 
 
 def _cells(row: CoverageRow) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pararealize.cli.training import Outcome, Progress, fit, score
+from pararealize.cli.training import OnStep, Outcome, fit, score
 from studies.labelled import Examples
 
 #: What is trained in place of a network, with the same parameters.
@@ -44,7 +44,7 @@ def train(
     examples: Examples,
     recipe: AdamRecipe,
     prepare: Prepare = serial,
-    progress: Progress = ignore,
+    on_step: OnStep = ignore,
 ) -> Outcome:
     """Train ``prepare(net)`` and test it; ``net`` is trained with it, as they share parameters.
 
@@ -56,5 +56,5 @@ def train(
     steps = recipe.epochs * -(-len(examples.train_labels) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
     batches = examples.batches(recipe.batch, recipe.epochs, recipe.seed, recipe.shift)
-    losses = fit(prepared, batches, optimizer, schedule, progress)
+    losses = fit(prepared, batches, optimizer, schedule, on_step)
     return Outcome(losses, *score(prepared, examples.test_inputs, examples.test_labels))

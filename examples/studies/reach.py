@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pararealize.cli.check import ROUNDING, StepOutcome, differences, outcome
+from pararealize.cli.differences import ROUNDING, StepOutcome, differences, outcome
 from pararealize.emit.adoption import is_added
 from studies.processes import brief
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import ScheduleGPipe, SplitPoint, pipeline
 from torch.utils._pytree import tree_leaves
 
-from pararealize.cli.check import StepOutcome, outcome
+from pararealize.cli.differences import StepOutcome, outcome
 from pararealize.cli.variants import objective, start_gloo
 from pararealize.compiler import pararealize
 from pararealize.errors import SlowerThanSerialWarning

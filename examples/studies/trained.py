@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from pararealize import models
-from pararealize.cli.demo import smaller
-from pararealize.cli.digits import load_digits
+from pararealize.cli.digits import load_digits, smaller
 from pararealize.cli.training import Outcome, Recipe, descend, score
 from pararealize.errors import ModelSpecError, StorageError
 from studies import checkpoint, odenets

@@ -57,7 +57,7 @@ def calibrate(
     data: Any,
     options: Fitting,
     progress: Progress,
-) -> Emission:
+) -> tuple[Emission, Calibration]:
     """The network with coarse networks fitted to its weights, and as many sweeps as it takes.
 
     Raises:
@@ -93,7 +93,7 @@ class _Calibration:
         self.guesses = copy.deepcopy(subject.emission.registries["guess"])
         self.tried: dict[str, Tried] = {}
 
-    def run(self, data: Any) -> Emission:
+    def run(self, data: Any) -> tuple[Emission, Calibration]:
         """All of it."""
         emission, options = self.subject.emission, self.options
         every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
@@ -183,8 +183,8 @@ class _Calibration:
             rows.append(Sweeps(k, *found, predicted(self.subject, plan, k)))
         return tuple(rows)
 
-    def _emission(self, chosen: Tried, row: Sweeps) -> Emission:
-        """The network as it is from now on."""
+    def _emission(self, chosen: Tried, row: Sweeps) -> tuple[Emission, Calibration]:
+        """The network as it is from now on, and what the calibration found."""
         subject = self.subject
         emission, built = subject.emission, chosen.built
         method = replace(subject.method, iterations=row.count)
@@ -210,7 +210,8 @@ class _Calibration:
         )
         rule = rule_of(method, calibration)
         registries = {"coarse": built.registry, "guess": self.guesses}
-        return renewed(emission, parts, registries, subject.stages(row.count), rule, plan)
+        stages = subject.stages(row.count)
+        return renewed(emission, parts, registries, stages, rule, plan), calibration
 
     def _seconds(self) -> float:
         """Since it began, on the slowest rank: all keep the same plan."""

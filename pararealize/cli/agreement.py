@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from pararealize.calibration.latency import predicted
-from pararealize.cli.comparison import Agreement, Comparison
+from pararealize.cli.comparison import Agreement, Comparison, SweepRow
 from pararealize.cli.data import Reading, open_data
 from pararealize.cli.specs import load_model
+from pararealize.cli.terminal import Printer
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.explain.calibrated import ABOVE
+from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
@@ -37,7 +36,7 @@ class Question:
     agreement: float | None = None
 
 
-def check(question: Question, reading: Reading, console: Console, comm: Any = None) -> bool:
+def check(question: Question, reading: Reading, say: Printer, comm: Any = None) -> bool:
     """Print how a saved network answers beside the serial one; whether they agree as wanted.
 
     Raises:
@@ -67,7 +66,7 @@ def check(question: Question, reading: Reading, console: Console, comm: Any = No
         # The saved plan has the seconds that were measured, and is asked about these ranks.
         here = saved if comm is None else replace(saved, ranks=ranks)
         seconds = predicted(comparison.subject, here, _sweeps(saved))
-        _print(found, saved, wanted, _latency(found, saved, seconds, ranks), console)
+        _print(found, saved, wanted, _latency(found, saved, seconds, ranks), say)
     return good if comm is None else bool(comm.bcast(good))
 
 
@@ -86,35 +85,37 @@ def _wanted(plan: Plan, question: Question) -> float:
     return found.reached.agreement if found.wanted is None else found.wanted
 
 
-def _print(found: Agreement, plan: Plan, wanted: float, latency: str, console: Console) -> None:
-    console.print(table(found, plan), highlight=False)
-    for sentence in (*_certificate(found, plan), *_accuracy(found), latency):
-        console.print(sentence, highlight=False, markup=False)
-    share, verdict = found.called.agreement, "as often as"
-    if share < wanted:
-        verdict = "LESS often than"
-    console.print(
+def _print(found: Agreement, plan: Plan, wanted: float, latency: str, say: Printer) -> None:
+    share = found.called.agreement
+    verdict = "LESS often than" if share < wanted else "as often as"
+    say(
+        table(found, plan),
+        *_certificate(found, plan),
+        *_accuracy(found),
+        latency,
         f"It agrees with the serial network on {share:.2%} of {found.samples:,} samples, {verdict} "
         f"wanted ({wanted:.2%}).",
-        highlight=False,
     )
 
 
 def table(found: Agreement, plan: Plan) -> Table:
     """Agreement and error by sweeps, here and when it was calibrated; an arrow marks its own."""
-    title = f"{plan.model}, n = {plan.n}, beside the serial network on {found.samples:,} samples"
-    result = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("sweeps", "agreement", "mean relative error", "agreement when calibrated"):
-        result.add_column(column, justify="right")
     then = {} if plan.calibration is None else {r.count: r for r in plan.calibration.chosen.sweeps}
+    rows = [
+        (*_cells(str(k), row), f"{then[k].agreement:.2%}" if k in then else "–")
+        for k, row in found.sweeps.items()
+    ]
     own = _sweeps(plan)
-    for k, row in found.sweeps.items():
-        before = f"{then[k].agreement:.2%}" if k in then else "–"
-        mark = "→ " if k == own else ""
-        result.add_row(f"{mark}{k}", f"{row.agreement:.2%}", f"{row.error:.1e}", before)
-    row = found.called
-    result.add_row("as it answers", f"{row.agreement:.2%}", f"{row.error:.1e}", "")
-    return result
+    return Table(
+        f"{plan.model}, n = {plan.n}, beside the serial network on {found.samples:,} samples",
+        ("sweeps", "agreement", "mean relative error", "agreement when calibrated"),
+        [*rows, _cells("as it answers", found.called)],
+        marked=[i for i, k in enumerate(found.sweeps) if k == own],
+    )
+
+
+def _cells(name: str, row: SweepRow) -> tuple[str, str, str]:
+    return name, f"{row.agreement:.2%}", f"{row.error:.1e}"
 
 
 def _sweeps(plan: Plan) -> int:

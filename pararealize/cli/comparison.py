@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -16,6 +15,7 @@ from pararealize.calibration.latency import cut_to
 from pararealize.calibration.subject import Subject
 from pararealize.cli.data import Data, labelled
 from pararealize.cli.launch import meet
+from pararealize.cost.measure import medians
 from pararealize.errors import CalibrationError
 from pararealize.ir.schedule import targets
 from pararealize.network import ParallelNetwork
@@ -123,15 +123,29 @@ class Comparison:
         specs, first = self.net.plan.specs, None
         run = {k: self.subject.run(self.subject.schedule(k), {}) for k in self.counts}
         with torch.no_grad():
-            for inputs, labels in labelled(data, specs, self.net._emission.decisions.expectations):
+            for inputs, labels in labelled(data, specs, self.subject.decisions.expectations):
                 first = first or cut_to(inputs, specs)
                 found = {k: answer(run[k](inputs)[0]) for k in self.counts}
                 called = answer(self.net(**inputs))
                 if self.serial is not None:
                     self._note(answer(self.serial(**inputs)), found, called, labels)
             assert first is not None
-            times = timed(self.serial, self.net, first, self.comm)
+            times = self._times(first)
         return None if self.serial is None else self._result(times)
+
+    def _times(self, inputs: Mapping[str, Any]) -> tuple[float, float]:
+        """Median seconds of calls of the serial network, in rank 0, and of this one, in turns.
+
+        Ranks begin together, and all have the answer when theirs ends.
+        """
+        serial, own = (partial(_call, network, inputs) for network in (self.serial, self.net))
+        alone, together = medians(serial, own, runs=RUNS, before=self._meet)
+        return alone, together
+
+    def _meet(self) -> None:
+        if self.comm is not None:
+            meet(self.comm)
+            self.comm.Barrier()
 
     def _note(
         self, serial: Tensor, found: Mapping[int, Tensor], called: Tensor, labels: Tensor | None
@@ -177,32 +191,14 @@ class Comparison:
         )
 
 
+def _call(network: nn.Module | None, inputs: Mapping[str, Any]) -> None:
+    if network is not None:
+        network(**inputs)
+
+
 def _right(scores: Tensor, labels: Tensor | None) -> Tensor | None:
     """Whether each class is the labelled one, where there are classes and labels of them."""
     found = classes(scores)
     if labels is None or found is None or found.shape != labels.shape:
         return None
     return (found == labels.to(found.device)).double().flatten()
-
-
-def timed(
-    serial: nn.Module | None, net: nn.Module, inputs: Mapping[str, Any], comm: Any = None
-) -> tuple[float, float]:
-    """Median seconds of the serial network and of the other, in turns, after a warm-up."""
-    times: list[tuple[float, float]] = []
-    for _ in range(RUNS + 1):
-        alone = _time(serial, inputs, comm)
-        times.append((alone, _time(net, inputs, comm)))
-    found, own = zip(*times[1:], strict=True)
-    return median(found), median(own)
-
-
-def _time(network: nn.Module | None, inputs: Mapping[str, Any], comm: Any) -> float:
-    """Seconds of a call; ranks begin together, and all have the answer when theirs ends."""
-    if comm is not None:
-        meet(comm)
-        comm.Barrier()
-    begin = time.perf_counter()
-    if network is not None:
-        network(**inputs)
-    return time.perf_counter() - begin

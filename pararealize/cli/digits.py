@@ -2,7 +2,7 @@
 
 import gzip
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,15 @@ def load_digits(size: int | None = None, *, test_fraction: float = 0.2, seed: in
         test_images=images[test],
         test_labels=labels[test],
         source=archive.source,
+    )
+
+
+def smaller(digits: Digits, pooling: int) -> Digits:
+    """Digits with squares of ``pooling`` × ``pooling`` pixels averaged."""
+    return replace(
+        digits,
+        train_images=functional.avg_pool2d(digits.train_images, pooling),
+        test_images=functional.avg_pool2d(digits.test_images, pooling),
     )
 
 

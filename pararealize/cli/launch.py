@@ -9,9 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pararealize.cli.extras import missing
 from pararealize.errors import MethodError, RankError
 
 #: What glibc's allocator is told. ``heap`` keeps large blocks on the heap instead of giving them
@@ -31,13 +33,15 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
     The folder is where the ranks meet for torch.distributed; it is removed afterwards.
 
     Raises:
-        RankError: there is no mpiexec, or no rank to start.
+        RankError: there is no mpi4py or no mpiexec, or no rank to start.
 
     """
     if ranks < 1:
         raise RankError(f"--ranks {ranks}: expected 1 or more.")
     if allocator not in ALLOCATORS:
         raise MethodError(f"--allocator {allocator!r}: expected one of {', '.join(ALLOCATORS)}.")
+    if find_spec("mpi4py") is None:
+        raise RankError(f"--ranks: {missing('mpi4py')}")
     with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
@@ -54,9 +58,8 @@ def mpiexec() -> str:
     beside = Path(sys.executable).with_name("mpiexec")
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if found is None:
-        raise RankError(
-            "mpiexec was not found beside this Python nor on the PATH: pip install mpi4py mpich."
-        )
+        where = "neither beside this Python nor on the PATH"
+        raise RankError(f"--ranks: mpiexec is {where}; {missing('mpich')}")
     return found
 
 
@@ -70,9 +73,17 @@ def is_first(folder: str) -> bool:
 
 
 def world() -> Any:
-    """The communicator of all ranks, in a process that :func:`launch` started."""
-    from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
+    """The communicator of all ranks, in a process that :func:`launch` started.
 
+    Raises:
+        RankError: mpi4py finds no MPI library.
+
+    """
+    try:
+        from mpi4py import MPI  # noqa: PLC0415  importing it initialises MPI
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise RankError(f"mpi4py cannot start ({reason}): {missing('mpich')}") from error
     return MPI.COMM_WORLD
 
 

@@ -4,55 +4,24 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from typer import Context
+from torch import Tensor
 
-from pararealize.compiler import pararealize
-from pararealize.errors import MethodError, SlowerThanSerialWarning
+from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.network import ParallelNetwork
+
+if TYPE_CHECKING:
+    from typer import Context
 
 #: Kinds of coarse networks that an option is for.
 KINDS = {
     "coarse_depth": ("auto", "network", "thinned", "stepped"),
     "coarse_rank": ("factored",),
 }
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """Where a network is cut, as the command line says it."""
-
-    n: str = "auto"
-    blocks: str = ""
-    cut: Sequence[str] = ()
-
-    def compile(
-        self,
-        model: nn.Module,
-        method: Method,
-        example: tuple[Tensor, ...] | None,
-        comm: Any = None,
-    ) -> ParallelNetwork:
-        """The network; whether it pays is left to what is printed of it."""
-        count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SlowerThanSerialWarning)
-            return pararealize(
-                model,
-                count,
-                method=method,
-                example_inputs=example,
-                interfaces=list(self.cut) or None,
-                blocks=self.blocks or None,
-                comm=comm,
-            )
 
 
 def refuse(context: Context, names: Sequence[str], why: str) -> None:
@@ -66,25 +35,6 @@ def refuse(context: Context, names: Sequence[str], why: str) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise MethodError(f"--{name.replace('_', '-')} changes nothing: {why}.")
-
-
-def parareal_of(
-    coarse: str,
-    correction: str,
-    iterations: int,
-    guess: str,
-    depth: str,
-    budget: float,
-    rank: float,
-    tolerance: float | None = None,
-) -> Parareal:
-    """Parareal as the command line says it; ``depth`` is one number, or one a subnetwork."""
-    blocks = depths(integers(depth, "--coarse-depth"))
-    return Parareal(
-        *(coarse, correction, iterations, guess, blocks, budget),
-        tolerance=tolerance,
-        coarse_rank=rank,
-    )
 
 
 def method_of(mgrit: str, otherwise: Parareal) -> Method:

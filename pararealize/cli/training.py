@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from pararealize.cli.digits import Digits
 
-#: Called after every step with its loss.
-Progress = Callable[[float], None]
+#: What is called after every step with its loss.
+OnStep = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Outcome:
     accuracy: float
 
 
-def train(net: nn.Module, digits: Digits, recipe: Recipe, progress: Progress) -> Outcome:
+def train(net: nn.Module, digits: Digits, recipe: Recipe, on_step: OnStep) -> Outcome:
     """Train ``net`` on the training digits and test it."""
     steps = recipe.steps(len(digits.train_labels))
-    losses = descend(net, _batches(digits, recipe), steps, recipe, progress)
+    losses = descend(net, _batches(digits, recipe), steps, recipe, on_step)
     return Outcome(losses, *test(net, digits))
 
 
@@ -57,7 +57,7 @@ def descend(
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,
     recipe: Recipe,
-    progress: Progress,
+    on_step: OnStep,
 ) -> tuple[float, ...]:
     """Train ``net`` on so many batches as the recipe says; the loss of every step."""
     # Faster for small convolutions on CPUs.
@@ -70,7 +70,7 @@ def descend(
         nesterov=True,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
-    return fit(net, batches, optimizer, schedule, progress)
+    return fit(net, batches, optimizer, schedule, on_step)
 
 
 def fit(
@@ -78,7 +78,7 @@ def fit(
     batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    progress: Progress,
+    on_step: OnStep,
 ) -> tuple[float, ...]:
     """The cross-entropy of every step, one a batch of inputs and labels.
 
@@ -93,7 +93,7 @@ def fit(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        progress(losses[-1])
+        on_step(losses[-1])
     return tuple(losses)
 
 

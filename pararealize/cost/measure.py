@@ -23,15 +23,28 @@ def wait(device: torch.device) -> None:
         torch.get_device_module(device).synchronize(device)
 
 
-def medians(*functions: Callable[[], object], runs: int) -> list[float]:
-    """Median seconds of every function; they are run in turns, a first time to warm up."""
+def turns(
+    *functions: Callable[[], object], runs: int, before: Callable[[], object] = lambda: None
+) -> list[list[float]]:
+    """Seconds of so many runs of every function, which take turns, each once more to warm up.
+
+    What is done ``before`` every run is not timed: waiting for a device, or for other ranks.
+    """
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(runs + 1):
         for function, found in zip(functions, times, strict=True):
+            before()
             begin = time.perf_counter()
             function()
             found.append(time.perf_counter() - begin)
-    return [median(found[1:]) for found in times]
+    return [found[1:] for found in times]
+
+
+def medians(
+    *functions: Callable[[], object], runs: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Median seconds of every function, in :func:`turns`."""
+    return [median(found) for found in turns(*functions, runs=runs, before=before)]
 
 
 REPEATS = 5

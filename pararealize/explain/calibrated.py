@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich import box
-from rich.table import Table
-
+from pararealize.explain.table import Table
 from pararealize.ir.calibration import Calibration, Candidate, Certificate, Sweeps
 from pararealize.ir.plan import Plan
 
@@ -21,27 +19,26 @@ ABOVE = {
 def candidates_table(calibration: Calibration) -> Table:
     """The kinds of coarse networks that were compared, one a row; an arrow marks the chosen."""
     counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
-    title = (
+    sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
+    chosen = [c.kind == calibration.kind for c in calibration.candidates]
+    return Table(
         f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
         f"serial ({calibration.serial_seconds * 1e3:.2f} ms) after so many sweeps, and the ms "
-        "predicted for some of them"
+        "predicted for some of them",
+        ("coarse", "parameters", "step error", "contraction", *sweeps, "predicted"),
+        [
+            _row(c, counts, calibration.reached if own else best(c, calibration.wanted))
+            for c, own in zip(calibration.candidates, chosen, strict=True)
+        ],
+        left=("coarse",),
+        marked=[i for i, own in enumerate(chosen) if own],
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("coarse", no_wrap=True)
-    sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
-    for column in ("parameters", "step error", "contraction", *sweeps, "predicted"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for candidate in calibration.candidates:
-        chosen = candidate.kind == calibration.kind
-        row = calibration.reached if chosen else best(candidate, calibration.wanted)
-        table.add_row(*_row(candidate, counts, row, chosen), style="bold" if chosen else "")
-    return table
 
 
-def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps, chosen: bool) -> list[str]:
+def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps) -> list[str]:
     agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
     return [
-        f"{'→ ' if chosen else '  '}{candidate.kind}",
+        candidate.kind,
         f"{candidate.parameters:,}",
         _worst(fit.step_error for fit in candidate.fits),
         _worst(fit.contraction for fit in candidate.fits),
@@ -63,21 +60,16 @@ def best(candidate: Candidate, wanted: float | None) -> Sweeps:
 
 def sweeps_table(calibration: Calibration) -> Table:
     """The network on held-out samples after so many sweeps; an arrow marks those it takes."""
-    table = Table(
-        title=f"calibrated, on {calibration.held_out:,} held-out samples",
-        title_justify="left",
-        box=box.SIMPLE,
+    sweeps = calibration.chosen.sweeps
+    return Table(
+        f"calibrated, on {calibration.held_out:,} held-out samples",
+        ("sweeps", "agreement", "mean relative error", "predicted ms"),
+        [
+            (f"{k.count}", f"{k.agreement:.2%}", f"{k.error:.1e}", f"{k.seconds * 1e3:.3f}")
+            for k in sweeps
+        ],
+        marked=[i for i, row in enumerate(sweeps) if row.count == calibration.iterations],
     )
-    for column in ("sweeps", "agreement", "mean relative error", "predicted ms"):
-        table.add_column(column, justify="right")
-    for row in calibration.chosen.sweeps:
-        table.add_row(
-            f"{'→ ' if row.count == calibration.iterations else ''}{row.count}",
-            f"{row.agreement:.2%}",
-            f"{row.error:.1e}",
-            f"{row.seconds * 1e3:.3f}",
-        )
-    return table
 
 
 def sentences(plan: Plan) -> list[str]:

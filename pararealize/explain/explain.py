@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
-
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
+from collections.abc import Iterator
 
 from pararealize.explain.calibrated import sentences, sweeps_table
+from pararealize.explain.table import WIDTH, Table, page
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Piece, Plan, Stack
 
-#: Wide enough for both tables; narrower terminals fold them.
-WIDTH = 96
+#: Columns of words.
+WORDS = ("layers", "guess", "coarse")
 
 
-def explain_tables(plan: Plan) -> list[Table]:
-    """What each subnetwork takes, and what parareal adds to it."""
-    title = f"{plan.model} in {plan.n} subnetworks"
-    network = _table(title, "#", "layers", "depth", "parameters", "GFLOP", "ms", "memory")
-    for piece in plan.pieces:
-        network.add_row(*_network_row(piece))
-    if plan.head:
-        network.add_row("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
-    added = _table(
-        "coarse levels of MGRIT" if isinstance(plan.method, MGRIT) else "added by parareal",
-        *("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
+def explain_tables(plan: Plan) -> Iterator[Table]:
+    """What each subnetwork takes, what parallel depth adds, and what a calibration found."""
+    yield _network_table(plan)
+    if plan.n > 1:
+        yield _added_table(plan)
+        if plan.calibration is not None:
+            yield sweeps_table(plan.calibration)
+
+
+def _network_table(plan: Plan) -> Table:
+    head = ("h", plan.head, "", "", "", f"{plan.head_seconds * 1e3:.3f}", "")
+    return Table(
+        f"{plan.model} in {plan.n} subnetworks",
+        ("#", "layers", "depth", "parameters", "GFLOP", "ms", "memory"),
+        [*map(_network_row, plan.pieces), *([head] if plan.head else [])],
+        left=WORDS,
     )
-    for piece in plan.pieces:
-        added.add_row(*_added_row(piece))
-    calibrated = [] if plan.calibration is None else [sweeps_table(plan.calibration)]
-    return [network, added, *calibrated] if plan.n > 1 else [network]
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in columns:
-        text = column in {"layers", "guess", "coarse"}
-        table.add_column(column, justify="left" if text else "right")
-    return table
+def _added_table(plan: Plan) -> Table:
+    return Table(
+        "coarse levels of MGRIT" if isinstance(plan.method, MGRIT) else "added by parareal",
+        ("#", "sends", "guess", "parameters", "ms", "coarse", "parameters", "ms"),
+        list(map(_added_row, plan.pieces)),
+        left=WORDS,
+    )
 
 
 def _network_row(p: Piece) -> tuple[str, ...]:
@@ -171,15 +169,6 @@ def _flow(plan: Plan) -> str:
     return f"Corrections flow through the ranks in {plan.chunks} slices of the batch."
 
 
-def explain(plan: Plan) -> str:
-    """The tables and the sentences as text."""
-    buffer = io.StringIO()
-    show(plan, Console(file=buffer, width=WIDTH, color_system=None))
-    return buffer.getvalue()
-
-
-def show(plan: Plan, console: Console) -> None:
-    """Print the tables and the sentences."""
-    parts: Iterable[RenderableType] = (*explain_tables(plan), *summary(plan))
-    for part in parts:
-        console.print(part, highlight=False, markup=False)
+def explain(plan: Plan, width: int = WIDTH) -> str:
+    """The tables and the sentences as text, folded to ``width`` characters."""
+    return page((*explain_tables(plan), *summary(plan)), width)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pararealize.cli.launch import launch
+from pararealize.cli.main import main
 
 MODEL = """
 import torch
@@ -42,13 +41,20 @@ def rows(text: str) -> dict[str, list[str]]:
     return {cell[0]: cell[1:] for cell in cells if len(cell) > 4}
 
 
-def test_a_training_step_beside_its_peers_and_its_timeline(net: str, tmp_path: Path) -> None:
-    trace = tmp_path / "trace.json"
-    command = [sys.executable, "-m", "pararealize", "bench", net, *OPTIONS, "--trace", str(trace)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "training step, input [2, 3, 8, 8], heap allocator" in done.stdout
-    found = rows(done.stdout)
+def code_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_a_training_step_beside_its_peers_and_its_timeline(
+    net: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = code_of("bench", net, *OPTIONS, "--trace", str(tmp_path / "trace.json"))
+    text, errors = capfd.readouterr()
+    assert code == 0, text + errors
+    assert "training step, input [2, 3, 8, 8], heap allocator" in text
+    found = rows(text)
     for name in (*ALWAYS, *TRAINING_ONLY):
         (row,) = [cells for title, cells in found.items() if title.startswith(name)]
         assert float(row[1]) > 0
@@ -81,9 +87,14 @@ def test_inference_on_one_rank_has_no_pipelines(
     assert float(found["pararealize, n = 2"][-1]) < 1e-4
 
 
-def test_a_wrong_model_name_is_said_once(net: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert launch(["bench", net.replace("factory", "nothing"), *OPTIONS], 2) == 2
-    text = "".join(capfd.readouterr())
+def test_a_wrong_model_name_is_said_once(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What two ranks say, who meet in one folder."""
+    for _rank in range(2):
+        wrong = net.replace("factory", "nothing")
+        assert code_of("bench", wrong, *OPTIONS, "--worker", str(tmp_path)) == 2
+    text = "".join(capsys.readouterr())
     assert text.count("pararealize: ") == 1, text
     assert " ".join(text.split()).count("has no 'nothing'") == 1, text
     assert "Traceback" not in text

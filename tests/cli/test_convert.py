@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,15 +113,12 @@ def test_candidates_are_compared_and_the_weights_are_the_users(
     assert set(found) - set(place.state) == {k for k in found if k.startswith("coarse.")}
 
 
-def test_what_was_written_is_checked_in_another_process(place: Place, converted: Path) -> None:
-    command = [sys.executable, "-m", "pararealize", "check", str(converted)]
-    command += ["--model", place.model, "--data", f"{place.file}:batches"]
-    environment = {**os.environ, "COLUMNS": "120"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, env=environment
-    )
-    text = " ".join(done.stdout.split())
-    assert done.returncode == 0, done.stderr
+def test_what_was_written_is_checked(
+    place: Place, converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", f"{place.file}:batches")
+    assert code("check", str(converted), "--model", place.model, *data) == 0
+    text = " ".join(capsys.readouterr().out.split())
     assert "beside the serial network on 150 samples" in text
     assert "3 100.00% 0.0e+00 –" in text  # after n sweeps it is the serial network to the last bit
     assert "as often as wanted (70.00%)" in text
@@ -144,12 +138,14 @@ def test_less_agreement_than_wanted_exits_1(
     assert "needs a folder that was saved, and the model" in said(capsys)
 
 
-def test_ranks_answer_like_one_process(place: Place, converted: Path) -> None:
-    command = [sys.executable, "-m", "pararealize", "check", str(converted), "--ranks", "2"]
-    command += ["--model", place.model, "--data", str(place.data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    text = " ".join(done.stdout.split())
-    assert done.returncode == 0, done.stderr
+def test_ranks_answer_like_one_process(
+    place: Place, converted: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--ranks", "2", "--model", place.model, "--data", str(place.data))
+    found = code("check", str(converted), *options)
+    out, errors = capfd.readouterr()
+    text = " ".join(out.split())
+    assert found == 0, errors
     assert text.count("beside the serial network on 200 samples") == 1
     assert "on 2 ranks" in text
     # Its subnetworks are the serial network's operations one after another, on ranks as well.
@@ -163,8 +159,8 @@ def test_coarse_networks_are_as_deep_and_of_the_rank_asked_for(place: Place) -> 
     methods = [
         load(place.folder / name, load_model(place.model)).plan.method for name in ("deep", "low")
     ]
-    assert (methods[0]["coarse"], tuple(methods[0]["coarse_depth"])) == ("thinned", (2, 1, 1))
-    assert (methods[1]["coarse"], methods[1]["coarse_rank"]) == ("factored", 0.2)
+    assert (methods[0].coarse, methods[0].coarse_depth) == ("thinned", (2, 1, 1))
+    assert (methods[1].coarse, methods[1].coarse_rank) == ("factored", 0.2)
 
 
 @pytest.mark.parametrize(

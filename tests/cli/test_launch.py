@@ -35,6 +35,11 @@ def test_mpiexec_is_found_and_runs() -> None:
     assert Path(found).name == "mpiexec"
 
 
+def test_mpiexec_passes_exit_codes_on() -> None:
+    command = [mpiexec(), "-n", "2", sys.executable, "-S", "-c", "raise SystemExit(2)"]
+    assert subprocess.call(command) == 2
+
+
 def test_the_mpiexec_beside_python_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +53,8 @@ def test_the_mpiexec_beside_python_comes_first(
     (beside / "mpiexec").unlink()
     assert mpiexec() == str(elsewhere / "mpiexec")
     (elsewhere / "mpiexec").unlink()
-    with pytest.raises(RankError, match=r"mpiexec was not found.*pip install mpi4py mpich"):
+    found = r'mpiexec is neither .* PATH; .*pip install "pararealize\[mpi\]"\.$'
+    with pytest.raises(RankError, match=found):
         mpiexec()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pararealize import pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
-from pararealize.cost.measure import REPEATS, measured
+from pararealize.cost.measure import REPEATS, measured, medians, turns
 from pararealize.ir.chain import Chain
 from pararealize.ir.plan import Machine
 from pararealize.models import resnet
@@ -121,3 +121,18 @@ def test_a_machine_that_slows_down_slows_all_layers_alike(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "perf_counter", clock)
     seconds = [layer.cost.seconds for layer in measured(chain, model, {}, seed=0).layers]
     assert max(seconds) <= 1.15 * min(seconds)
+
+
+def test_functions_take_turns_and_what_comes_before_is_not_timed() -> None:
+    called: list[str] = []
+
+    def wait() -> None:
+        called.append("wait")
+        time.sleep(0.02)
+
+    calls = (lambda: called.append("a"), lambda: called.append("b"))
+    found = turns(*calls, runs=2, before=wait)
+    assert called == ["wait", "a", "wait", "b"] * 3  # the first of each to warm up
+    assert [len(seconds) for seconds in found] == [2, 2]
+    assert max(map(max, found)) < 0.02
+    assert len(medians(*calls, runs=1)) == 2

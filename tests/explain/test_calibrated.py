@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from pararealize import Parareal, pararealize
 from pararealize.explain.calibrated import candidates_table, choice, sentences, sweeps_table
 from pararealize.explain.explain import explain
+from pararealize.explain.table import Table
 from pararealize.ir.calibration import Calibration, Candidate, Certificate, Fit, Region, Sweeps
 
 #: Fast and good enough, slower and better, and one that does not agree as often as is wanted.
@@ -38,9 +36,7 @@ FOUND = Calibration(
 
 
 def rows(table: Table) -> list[list[str]]:
-    buffer = io.StringIO()
-    Console(file=buffer, width=120, color_system=None).print(table)
-    return [line.split() for line in buffer.getvalue().splitlines()]
+    return [line.split() for line in table.text(120).splitlines()]
 
 
 def test_candidates_stand_beside_each_other() -> None:

@@ -34,7 +34,7 @@ class Wrapped(nn.Module):
 def test_a_network_learns_and_tells_every_loss() -> None:
     model, examples, seen = net(), load_peaks(1000, 500), list[float]()
     untrained = score(model, examples.test_inputs, examples.test_labels)
-    outcome = train(model, examples, RECIPE, progress=seen.append)
+    outcome = train(model, examples, RECIPE, on_step=seen.append)
     assert outcome.losses == tuple(seen)
     assert len(seen) == 6 * 20
     assert outcome.losses[-1] < 0.6 * outcome.losses[0]

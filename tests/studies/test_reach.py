@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pararealize.cli.check import StepOutcome
+from pararealize.cli.differences import StepOutcome
 from pararealize.network import ParallelNetwork
 from studies.processes import FailedError, brief, in_processes
 from studies.reach import QUESTIONS, Case, Tool, examine

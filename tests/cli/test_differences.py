@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pararealize import pararealize
-from pararealize.cli.check import StepOutcome, differences
+from pararealize.cli.differences import StepOutcome, differences
 from pararealize.cli.main import main
 from pararealize.models import resnet56
 

@@ -1,18 +1,19 @@
-"""Convert: a trained network made parallel in depth, and written only if it agrees as asked."""
+"""Conversion: a trained network made parallel in depth, and written only if it agrees as asked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from pararealize.cli.arguments import Cutting
 from pararealize.cli.data import Data, Reading, open_data
-from pararealize.cli.options import Cutting, example_of
+from pararealize.cli.options import example_of
 from pararealize.cli.specs import load_model
+from pararealize.cli.terminal import Printer
 from pararealize.cli.weights import fill
 from pararealize.errors import CalibrationError, DataError, PararealizeError, StorageError
 from pararealize.explain.calibrated import candidates_table, certificate, choice
@@ -21,6 +22,7 @@ from pararealize.ir.methods import Method
 from pararealize.network import ParallelNetwork
 
 
+@final
 @dataclass(frozen=True)
 class Conversion:
     """What is converted, and where to.
@@ -32,19 +34,18 @@ class Conversion:
     out: Path
     cutting: Cutting
     method: Method
-    shape: str = ""
     weights: Path | None = None
     data: str = ""
 
 
-def convert(chosen: Conversion, console: Console, comm: Any = None) -> None:
+def convert(chosen: Conversion, say: Printer, comm: Any = None) -> None:
     """Compile a model and write it, without a calibration."""
-    net = chosen.cutting.compile(_model(chosen), chosen.method, example_of(chosen.shape), comm)
-    _write(net, chosen.out, console)
+    net = chosen.cutting.compile(_model(chosen), chosen.method, comm=comm)
+    _write(net, chosen.out, say)
 
 
 def calibrate(
-    chosen: Conversion, reading: Reading, fitting: Fitting, console: Console, comm: Any = None
+    chosen: Conversion, reading: Reading, fitting: Fitting, say: Printer, comm: Any = None
 ) -> None:
     """Compile a trained model, calibrate it, print what was compared, and write it.
 
@@ -62,11 +63,14 @@ def calibrate(
     model = _model(chosen).eval()
     net = _compiled(chosen, data, model, comm)
     # The best is looked at in any case: if it is not enough, the table says by how much.
-    found = net.calibrate(data.batches(net.plan.specs), **_options(replace(fitting, best=True)))
-    _print(found, console)
+    options: dict[str, Any] = vars(replace(fitting, best=True))
+    found = net.calibrate(data.batches(net.plan.specs), progress=say.progress, **options)
+    say(candidates_table(found), f"Calibrated: {choice(found)}")
+    if found.certificate is not None:
+        say(certificate(found.certificate))
     if found.wanted is not None and found.reached.agreement < found.wanted and not fitting.best:
         raise CalibrationError(_unreached(found, net.plan.n, chosen.out))
-    _write(net, chosen.out, console)
+    _write(net, chosen.out, say)
 
 
 def _model(chosen: Conversion) -> nn.Module:
@@ -94,7 +98,7 @@ def _compiled(chosen: Conversion, data: Data, model: nn.Module, comm: Any) -> Pa
 
 def _example(chosen: Conversion, data: Data, model: nn.Module) -> tuple[Tensor, ...] | None:
     """Zeros of the shape given, or of that of the data; ``None``: it is inferred."""
-    given, like = example_of(chosen.shape), data.example(model)
+    given, like = example_of(chosen.cutting.shape), data.example(model)
     if given is None or like is None:
         return given or like
     return tuple(leaf.to(like[0].dtype) for leaf in given)
@@ -108,18 +112,6 @@ def _check_count(data: Data, batch: int, name: str) -> None:
         )
 
 
-def _options(fitting: Fitting) -> dict[str, Any]:
-    """As keyword arguments."""
-    return dict(vars(fitting))
-
-
-def _print(found: Calibration, console: Console) -> None:
-    console.print(candidates_table(found), highlight=False)
-    console.print(f"Calibrated: {choice(found)}", highlight=False, markup=False)
-    if found.certificate is not None:
-        console.print(certificate(found.certificate), highlight=False, markup=False)
-
-
 def _unreached(found: Calibration, n: int, out: Path) -> str:
     row = found.reached
     return (
@@ -131,9 +123,7 @@ def _unreached(found: Calibration, n: int, out: Path) -> str:
     )
 
 
-def _write(net: ParallelNetwork, out: Path, console: Console) -> None:
+def _write(net: ParallelNetwork, out: Path, say: Printer) -> None:
     net.save(out)
-    console.print(str(net.plan), highlight=False, markup=False)
-    if net.plan.calibration is not None:
-        console.print(net.plan.verdict, highlight=False, markup=False)
-    console.print(f"Written: {out}", highlight=False, markup=False)
+    verdict = [] if net.plan.calibration is None else [net.plan.verdict]
+    say(str(net.plan), *verdict, f"Written: {out}")

@@ -1,4 +1,4 @@
-"""Bench: a network on ranks beside its peers and its ceiling, interleaved in one run."""
+"""Benchmark: a network on ranks beside its peers and its ceiling, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import copy
 import json
 import os
 import statistics
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from pararealize.cli import variants
 from pararealize.cli.launch import meet
+from pararealize.cli.terminal import Printer
 from pararealize.cli.variants import Variant
 from pararealize.compiler import pararealize
+from pararealize.cost.measure import turns
 from pararealize.errors import SlowerThanSerialWarning
+from pararealize.explain.table import Table
 from pararealize.ir.methods import Method, Parareal
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.monitoring.timeline import Span
@@ -67,12 +66,12 @@ def run(bench: Bench, model: nn.Module, shape: tuple[int, ...], comm: Any, folde
     """Measure everything on the ranks of ``comm`` and print a table for each batch size."""
     torch.set_num_threads(1)
     variants.start_gloo(folder, comm.rank, comm.size)
-    console = Console(quiet=comm.rank != 0, width=100)
+    say = Printer.of(comm)
     try:
         for batch in bench.batches:
             x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
             results = _measure(bench, model, x, comm)
-            console.print(table(bench, type(model).__name__, x, results))
+            say(table(bench, type(model).__name__, x, results))
     finally:
         dist.destroy_process_group()
 
@@ -90,16 +89,15 @@ def _measure(bench: Bench, model: nn.Module, x: Tensor, comm: Any) -> list[Resul
     wanted = {"parallel": _loss(alone, x), "serial": _loss(model, x)}
     del alone
     entries = list(_variants(bench, model, net, x, comm))
-    times: dict[str, list[float]] = {variant.name: [] for variant in entries}
     losses: dict[str, float | None] = {}
-    for _ in range(bench.rounds + 1):
-        for variant in entries:
-            seconds, loss = _time(variant, comm)
-            times[variant.name].append(seconds)
-            losses.setdefault(variant.name, loss)
+    calls = [_call(variant, losses, comm) for variant in entries]
+    times = turns(*calls, runs=bench.rounds, before=lambda: meet(comm))
     if bench.trace is not None:
         _write_trace(bench.trace, net, x, comm, bench)
-    return [_result(variant, times, losses, wanted, comm) for variant in entries]
+    return [
+        _result(variant, seconds, times[0], comm.allgather(losses[variant.name]), wanted)
+        for variant, seconds in zip(entries, times, strict=True)
+    ]
 
 
 def _settle(model: nn.Module, x: Tensor) -> None:
@@ -135,57 +133,58 @@ def _loss(net: nn.Module, x: Tensor) -> float:
         return variants.objective(copy.deepcopy(net)(x)).item()
 
 
-def _time(variant: Variant, comm: Any) -> tuple[float, float | None]:
-    meet(comm)
-    begin = time.perf_counter()
-    loss = variant.run()
-    meet(comm)
-    return time.perf_counter() - begin, loss
+def _call(variant: Variant, losses: dict[str, float | None], comm: Any) -> Callable[[], None]:
+    """One step, until all ranks are through; the loss of the first is kept."""
+
+    def call() -> None:
+        losses.setdefault(variant.name, variant.run())
+        meet(comm)
+
+    return call
 
 
 def _result(
     variant: Variant,
-    times: dict[str, list[float]],
-    losses: dict[str, float | None],
+    seconds: Sequence[float],
+    ours: Sequence[float],
+    losses: Sequence[float | None],
     wanted: dict[str, float],
-    comm: Any,
 ) -> Result:
-    seconds = times[variant.name][1:]  # without the warm-up
-    known = [loss for loss in comm.allgather(losses[variant.name]) if loss is not None]
+    """What a variant came to, by its losses on all ranks and the seconds of its and our steps."""
+    known = [loss for loss in losses if loss is not None]
     error = None
     if known and not variant.name.startswith("ceiling"):
         right = wanted["parallel" if variant.name.startswith("pararealize") else "serial"]
         # Ranks of a data-parallel network each know the loss of their share of the batch.
         mean = known[0] if variant.name.startswith("pararealize") else statistics.mean(known)
         error = abs(mean - right) / abs(right)
-    spread = (max(seconds) - min(seconds)) / statistics.median(seconds)
-    ours = next(iter(times.values()))[1:]
+    middle = statistics.median(seconds)
     ratio = statistics.median(a / b for a, b in zip(seconds, ours, strict=True))
-    return Result(variant, statistics.median(seconds), ratio, spread, error)
+    return Result(variant, middle, ratio, (max(seconds) - min(seconds)) / middle, error)
 
 
 def table(bench: Bench, name: str, x: Tensor, results: Sequence[Result]) -> Table:
     """Medians, and how many times faster ours is than each."""
     what = "training step" if bench.training else "inference"
-    title = (
+    return Table(
         f"{name}, {what}, input {list(x.shape)}, {bench.allocator} allocator, medians of "
-        f"{bench.rounds}, cuts by {bench.cost} cost"
+        f"{bench.rounds}, cuts by {bench.cost} cost",
+        ("", "ranks × threads", "ms", "spread", "ours is", "loss differs by"),
+        list(map(_cells, _best_pipelines(results))),
+        left=("",),
     )
-    found = Table(title=title, title_justify="left", box=box.SIMPLE)
-    found.add_column("")
-    for column in ("ranks × threads", "ms", "spread", "ours is", "loss differs by"):
-        found.add_column(column, justify="right")
-    for result in _best_pipelines(results):
-        v = result.variant
-        found.add_row(
-            v.name,
-            f"{v.ranks} × {v.threads}",
-            f"{result.seconds * 1e3:.1f}",
-            f"{result.spread:.0%}",
-            f"{result.ratio:.2f}×",
-            "–" if result.error is None else f"{result.error:.0e}",
-        )
-    return found
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    v = result.variant
+    return (
+        v.name,
+        f"{v.ranks} × {v.threads}",
+        f"{result.seconds * 1e3:.1f}",
+        f"{result.spread:.0%}",
+        f"{result.ratio:.2f}×",
+        "–" if result.error is None else f"{result.error:.0e}",
+    )
 
 
 def _best_pipelines(results: Sequence[Result]) -> list[Result]:

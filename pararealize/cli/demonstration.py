@@ -1,30 +1,29 @@
-"""The demo: a deep residual network on real digits, serial and as parareal networks."""
+"""Demonstration: a deep residual network on real digits, serial and as parareal networks."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import nn
-from torch.nn import functional
 
-from pararealize.cli.digits import Digits, load_digits
+from pararealize.cli.digits import Digits, load_digits, smaller
 from pararealize.cli.plot import draw_curves, draw_schedule, write_figure
+from pararealize.cli.terminal import Printer
 from pararealize.cli.training import Outcome, Recipe, predict, running_mean, train
 from pararealize.compiler import pararealize
 from pararealize.cost.predict import predict as predict_time
+from pararealize.explain.table import Table
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
 from pararealize.models import resnet
 from pararealize.network import ParallelNetwork
+from pararealize.runtime.monitoring.progress import Advance
 from pararealize.schedule.place import place
 
 
@@ -52,15 +51,14 @@ class DemoRow:
     plan: Plan | None
 
 
-def run(demo: Demo, out: Path, console: Console, comm: Any = None) -> None:
+def run(demo: Demo, out: Path, say: Printer, comm: Any = None) -> None:
     """Train everything, print the table, write pictures and one network to the folder ``out``.
 
-    With ``comm`` the parareal networks lie on its ranks, all of which call this; the console of
-    rank 0 alone should print.
+    With ``comm`` the parareal networks lie on its ranks, all of which call this.
     """
     digits = smaller(load_digits(), demo.pooling)
     side = digits.train_images.shape[-1]
-    console.print(
+    say(
         f"{digits.source}, seen as {side}×{side}: {len(digits.train_labels)} to train on, "
         f"{len(digits.test_labels)} to test."
     )
@@ -68,68 +66,44 @@ def run(demo: Demo, out: Path, console: Console, comm: Any = None) -> None:
     model = resnet(demo.depth, channels=1, width=demo.width)
     example = (digits.train_images[: demo.recipe.batch],)
     nets = {n: pararealize(model, n, example_inputs=example, comm=comm) for n in demo.counts}
-    rows = _train_all(demo, digits, model, nets, console)
-    console.print(table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs, test digits"))
-    console.print(
+    rows = _train_all(demo, digits, model, nets, say)
+    say(
+        table(rows, f"ResNet-{demo.depth}, {demo.recipe.epochs} epochs, test digits"),
         "added: parameters of coarse and guess networks; critical path and speedup: predicted for "
         f"one forward evaluation of {demo.recipe.batch} images, "
-        + ("one device a subnetwork." if comm is None else f"{comm.size} ranks.")
+        + ("one device a subnetwork." if comm is None else f"{comm.size} ranks."),
     )
     first = comm is None or comm.rank == 0
     files = draw(rows, nets[demo.counts[-1]], out) if first else []
     files.append(save_and_check(nets[demo.counts[0]], model, digits, out, comm))
-    console.print("Written: " + ", ".join(map(str, files)))
-
-
-def smaller(digits: Digits, pooling: int) -> Digits:
-    """Digits with squares of ``pooling`` × ``pooling`` pixels averaged."""
-    return replace(
-        digits,
-        train_images=functional.avg_pool2d(digits.train_images, pooling),
-        test_images=functional.avg_pool2d(digits.test_images, pooling),
-    )
+    say("Written: " + ", ".join(map(str, files)))
 
 
 def _train_all(
-    demo: Demo,
-    digits: Digits,
-    model: nn.Module,
-    nets: dict[int, ParallelNetwork],
-    console: Console,
+    demo: Demo, digits: Digits, model: nn.Module, nets: dict[int, ParallelNetwork], say: Printer
 ) -> list[DemoRow]:
     """The serial network and the parareal ones, from the same weights and on the same batches."""
+    entries: list[tuple[str, nn.Module, Plan | None]] = [("serial", copy.deepcopy(model), None)]
+    entries += [(f"parareal n = {n}", net, net.plan) for n, net in nets.items()]
+    steps = demo.recipe.steps(len(digits.train_labels))
     rows = []
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        entries: list[tuple[str, nn.Module, Plan | None]] = [("serial", copy.deepcopy(model), None)]
-        entries += [(f"parareal n = {n}", net, net.plan) for n, net in nets.items()]
-        steps = demo.recipe.steps(len(digits.train_labels))
+    with say.progress as progress:
         for name, net, plan in entries:
-            bar = progress.add_task(name, total=steps, loss=float("nan"))
-            outcome = train(
-                net,
-                digits,
-                demo.recipe,
-                lambda loss, bar=bar: progress.update(bar, advance=1, loss=loss),  # type: ignore[misc]
-            )
+            with progress.task(name, steps) as advance:
+                outcome = train(net, digits, demo.recipe, partial(_step, advance))
             rows.append(DemoRow(name, outcome, plan))
     return rows
 
 
+def _step(advance: Advance, loss: float) -> None:
+    advance(f"loss {loss:.3f}")
+
+
 def table(rows: Sequence[DemoRow], title: str) -> Table:
     """Accuracy and loss beside what parallel depth costs and should bring."""
-    result = Table(title=title, title_justify="left", box=box.SIMPLE)
-    result.add_column("network")
-    for column in ("accuracy", "loss", "added", "critical path", "of it coarse", "speedup"):
-        result.add_column(column, justify="right")
-    for row in rows:
-        result.add_row(row.name, *_figures(row, rows[1].plan))
-    return result
+    columns = ("network", "accuracy", "loss", "added", "critical path", "of it coarse", "speedup")
+    cells = [(row.name, *_figures(row, rows[1].plan)) for row in rows]
+    return Table(title, columns, cells, left=("network",))
 
 
 def _figures(row: DemoRow, any_plan: Plan | None) -> tuple[str, ...]:

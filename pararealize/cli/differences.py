@@ -1,4 +1,4 @@
-"""Check: a network beside what it has to equal, on random inputs, and where they differ most."""
+"""Differences: a network and what it has to equal, on random inputs, and where they differ."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor, nn
 
 from pararealize.cli.specs import FORMS, load_model
+from pararealize.cli.terminal import Printer
 from pararealize.cli.variants import objective
 from pararealize.compiler import pararealize
 from pararealize.errors import ModelSpecError
+from pararealize.explain.table import Table
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.methods import Parareal
 from pararealize.loading import load
@@ -130,15 +130,16 @@ def worst_of(rows: list[list[Difference]]) -> list[Difference]:
     ]
 
 
-def table(rows: list[Difference], title: str, tolerance: float) -> Table:
-    """The differences, and whether they are within the tolerance."""
-    found = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("worst of", "name", "relative difference", ""):
-        found.add_column(column, overflow="fold")
-    for row in rows:
-        verdict = "ok" if row.relative <= tolerance else f"more than {tolerance:.0e}"
-        found.add_row(row.kind, row.name, f"{row.relative:.1e}", verdict)
-    return found
+def tell(title: str, rows: list[Difference], tolerance: float, say: Printer) -> bool:
+    """Print the differences; whether all are within the tolerance."""
+    within = [row.relative <= tolerance for row in rows]
+    cells = [
+        (row.kind, row.name, f"{row.relative:.1e}", "ok" if good else f"more than {tolerance:.0e}")
+        for row, good in zip(rows, within, strict=True)
+    ]
+    columns = ("worst of", "name", "relative difference", "")
+    say(Table(title, columns, cells, left=("worst of", "name", "")))
+    return all(within)
 
 
 def on_ranks(

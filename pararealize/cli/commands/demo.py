@@ -1,0 +1,37 @@
+"""Demo: networks trained on real digits, serial and parallel in depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from pararealize.cli.arguments import RankOptions
+from pararealize.cli.options import integers
+from pararealize.cli.terminal import Printer
+
+
+def demo(
+    ctx: typer.Context,
+    ranks: RankOptions,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and the network.")] = Path(
+        "demo-output"
+    ),
+    depth: Annotated[int, typer.Option(help="Layers of the ResNet: 9k + 2.")] = 56,
+    epochs: Annotated[int, typer.Option(help="Passes over the training digits.")] = 3,
+    counts: Annotated[str, typer.Option("-n", help="Numbers of subnetworks.")] = "2,3,6",
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads to train with, on every rank.")] = 1,
+) -> None:
+    """Train a ResNet on real digits, serial and parallel in depth, and compare."""
+    ranks.start(ctx)
+    from pararealize.cli.demonstration import Demo, run  # noqa: PLC0415  matplotlib may be missing
+    from pararealize.cli.training import Recipe  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    recipe = Recipe(epochs=epochs, seed=seed)
+    chosen = Demo(depth=depth, counts=integers(counts, "-n"), recipe=recipe, seed=seed)
+    comm = ranks.comm
+    run(chosen, out, Printer.of(comm), comm)
