@@ -16,8 +16,10 @@ from pararealize.calibration.calibrate import calibrate
 from pararealize.chain.interfaces import build_chain
 from pararealize.coarse.builder import build_coarse
 from pararealize.coarse.guesses import build_guesses
+from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.levels import LevelBuilder, find_levels
 from pararealize.coarse.recoarsening import decide, recoarsening
+from pararealize.coarse.registry import asked, saved_kinds
 from pararealize.coarse.separable import chunk_counts, inseparable
 from pararealize.cost.depth_batching import find_stacks
 from pararealize.cost.inputs import bind, decisive, expectations, infer_profile
@@ -260,7 +262,8 @@ def _chain(serial: nn.Module, request: Request) -> Chain:
     profiled = _profile(traced.train, serial, request)
     narrow = build_chain(serial, traced, profiled)
     wide = partial(build_chain, serial, traced, profiled, width=WIDEST)
-    chain = with_wide_states(narrow, wide, request.n, request.interfaces, request.method.coarse)
+    tuples = asked(request.method).takes_tuples
+    chain = with_wide_states(narrow, wide, request.n, request.interfaces, takes_tuples=tuples)
     if request.cost == "measured":
         chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
     return chain
@@ -360,7 +363,7 @@ def _build(
 ) -> Decisions:
     """Coarse networks, schedule and plan of a partition; kinds are those that were saved."""
     method, machine = request.method, request.machine
-    chosen = {p.index: p.coarse for p in saved.pieces} if saved else {}
+    chosen = saved_kinds(saved.pieces, method) if saved else {}
     probe = Probe(partition, serial, dict(request.given or {}), method.seed)
     if isinstance(method, MGRIT):
         return _build_levels(partition, serial, request, method, probe, ranks, chosen)
@@ -388,7 +391,7 @@ def _build_levels(
     method: MGRIT,
     probe: Probe,
     ranks: int,
-    chosen: Mapping[int, str],
+    chosen: Mapping[int, CoarseKind],
 ) -> Decisions:
     """Coarse levels, schedules and plan of a partition."""
     levels = find_levels(partition, method)

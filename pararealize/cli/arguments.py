@@ -10,11 +10,11 @@ import typer
 from pararealize.cli import data as sources
 from pararealize.cli.specs import FORMS
 from pararealize.ir.calibration import ABOVE
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import Parareal, coarse_names
 
 Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
 Count = Annotated[str, typer.Option("-n", help="Number of subnetworks, or 'auto'.")]
-COARSE = f"One of {', '.join(Parareal.CHOICES['coarse'])}."
+COARSE = f"One of {', '.join(coarse_names(Parareal))}."
 Coarse = Annotated[str, typer.Option(help=COARSE)]
 Correction = Annotated[str, typer.Option(help="residual or difference.")]
 Iterations = Annotated[int, typer.Option(help="Parareal sweeps.")]

@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 from typer import Context
 
+from pararealize.coarse.registry import heeding
 from pararealize.compiler import pararealize
 from pararealize.errors import MethodError, SlowerThanSerialWarning
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.network import ParallelNetwork
 
-#: Kinds of coarse networks that an option is for.
-KINDS = {
-    "coarse_depth": ("auto", "network", "thinned", "stepped"),
-    "coarse_rank": ("factored",),
-}
+#: Options of coarse networks, which some kinds do not heed.
+HEEDED = ("coarse_depth", "coarse_budget", "coarse_rank")
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,8 @@ def check_kinds(context: Context, coarse: str) -> None:
         MethodError: one was given.
 
     """
-    for name, kinds in KINDS.items():
+    for name in HEEDED:
+        kinds = heeding(name)
         if coarse not in kinds:
             named = " or ".join(map(repr, kinds))
             refuse(context, (name,), f"it is for --coarse {named}, and this is {coarse!r}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -14,12 +14,24 @@ from pararealize.errors import MethodError
 CoarseFactory = Callable[..., nn.Module]
 
 
+class DescribedKind(Protocol):
+    """A kind of coarse propagator with its parameters, as ``coarse.kind.CoarseKind`` is."""
+
+    name: ClassVar[str]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Its parameters by name."""
+
+
 def options_of(method: Any) -> dict[str, Any]:
     """Options of a method as JSON values; a callable is named."""
-    given = asdict(method)
+    given = {field.name: getattr(method, field.name) for field in fields(method)}
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
     if callable(method.coarse):
         values["coarse"] = f"callable:{getattr(method.coarse, '__qualname__', method.coarse)}"
+    elif not isinstance(method.coarse, str):
+        values["coarse"] = {"kind": method.coarse.name, **method.coarse.options}
     return values
 
 

@@ -10,9 +10,6 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import INPUT, Schedule, Task, Watch, needed
 from pararealize.ir.stages import in_a_row
 
-#: Kinds of coarse networks that need nothing of the network once they are made.
-OWN_WEIGHTS = ("network", "thinned", "stepped")
-
 
 @dataclass
 class _SweepWriter:
@@ -166,7 +163,7 @@ def guesser(j: int, method: Parareal) -> int:
     The first one has nothing to correct, and only the second waits for its guess: there it costs
     no message and keeps the first subnetwork from nothing. Weights of the network stay at home.
     """
-    return 2 if j == 1 and method.guess == "coarse" and method.coarse in OWN_WEIGHTS else j
+    return 2 if j == 1 and method.guess == "coarse" and method.owns_weights else j
 
 
 def _fine_sweep(writer: _SweepWriter, n: int, k: int, old: list[str]) -> list[str]:
