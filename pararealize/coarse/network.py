@@ -21,6 +21,9 @@ from pararealize.propagators.generic import generic_coarse
 #: What to write where no network is known.
 EXACT = "coarse='fine', correction='difference'"
 
+#: What equal costs may differ by that were summed in another order.
+ROUNDING = 1e-9
+
 
 @final
 @dataclass(frozen=True)
@@ -165,4 +168,4 @@ class Network(CoarseKind):
         return min(options, key=lambda c: c.cost.seconds, default=None)
 
     def _is_dear(self, own: Cost, fine: float) -> bool:
-        return own.seconds > self.budget * fine
+        return own.seconds > self.budget * fine * (1 + ROUNDING)
