@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pararealize.chain.interfaces import build_chain
+from pararealize.coarse.registry import asked
 from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import measured
 from pararealize.cost.profile import profile
@@ -173,8 +174,8 @@ def _chain(traced: Trace, costs: Profile, serial: nn.Module, request: Request) -
     """The layers between legal interfaces, through several tensors where that is better."""
     narrow = build_chain(serial, traced, costs)
     wide = partial(build_chain, serial, traced, costs, width=WIDEST)
-    coarse = request.method.coarse
-    chain = with_wide_states(narrow, wide, request.n, request.interfaces, coarse)
+    tuples = asked(request.method).takes_tuples
+    chain = with_wide_states(narrow, wide, request.n, request.interfaces, takes_tuples=tuples)
     if request.cost == "predicted":
         return chain
     return measured(chain, serial, request.given or {}, seed=request.method.seed)

@@ -369,7 +369,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         "nowhere",
     ),
     "unknown kind": (
-        lambda p: changed_plan(p, lambda plan: plan["pieces"][1].update(coarse="magic")),
+        lambda p: changed_plan(p, lambda plan: plan["pieces"][1].update(coarse_kind="magic")),
         "magic",
     ),
     "bad option": (

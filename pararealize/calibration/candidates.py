@@ -12,6 +12,8 @@ from torch import nn
 from pararealize.calibration.fit import Fitter
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.builder import CoarseBuilder
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
 from pararealize.cost.probe import Probe
 from pararealize.emit.assemble import coarse_propagators
 from pararealize.errors import CoarseError
@@ -21,13 +23,6 @@ from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.schedule.parareal import guesser
-
-#: What ``coarse="auto"`` chooses from, and what stands in where a subnetwork has no such kind.
-KINDS = (
-    *("identity", "rediscretized", "mean", "sampled"),
-    *("thinned 1", "thinned 2", "stepped 1", "stepped 3", "factored 0.5", "generic"),
-)
-SUBSTITUTES = ("thinned 1", "generic", "own layers")
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,17 @@ def wanted(subject: Subject) -> list[int]:
 
 
 def kinds(subject: Subject) -> tuple[str, ...]:
-    """The kinds to compare: all for ``"auto"``, else the one that the network has."""
-    given = subject.method.coarse
-    if given == "auto":
-        return KINDS
-    return (getattr(given, "__name__", "callable") if callable(given) else str(given),)
+    """What the kinds to compare are called: all for ``"auto"``, else that of the network."""
+    return tuple(_kinds(subject))
+
+
+def _kinds(subject: Subject) -> dict[str, CoarseKind]:
+    """The kinds to compare, a network's own by what its method calls it."""
+    method = subject.method
+    if method.coarse == "auto":
+        return {str(kind): kind for kind in candidates()}
+    kind = asked(method)
+    return {method.coarse if isinstance(method.coarse, str) else str(kind): kind}
 
 
 def build(subject: Subject, kind: str, seed: int) -> Built | None:
@@ -76,7 +77,8 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
 
     Weights of their own start from the network's, or those that the network already has.
     """
-    found = {j: _coarse(subject, kind, j, seed) for j in wanted(subject)}
+    described = _kinds(subject)[kind]
+    found = {j: _coarse(subject, described, j, seed) for j in wanted(subject)}
     has = any(own for _, own in found.values())
     if subject.transport is not None:
         has = any(subject.transport.exchange(has))
@@ -93,7 +95,7 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     return Built(kind, coarse, made, registry)
 
 
-def _coarse(subject: Subject, kind: str, j: int, seed: int) -> tuple[Coarse, bool]:
+def _coarse(subject: Subject, kind: CoarseKind, j: int, seed: int) -> tuple[Coarse, bool]:
     """Of this kind, or what stands in for it; and whether it is of this kind.
 
     Raises:
@@ -102,12 +104,12 @@ def _coarse(subject: Subject, kind: str, j: int, seed: int) -> tuple[Coarse, boo
     """
     if subject.method.coarse != "auto":
         return _compiled(subject, j, seed), True
-    for option in (kind, *SUBSTITUTES):
+    for option in (kind, *substitutes()):
         try:
-            return _builder(subject, {j: option}, seed + j)(j), option == kind
+            return _builder(subject, seed + j)(j, option), option == kind
         except CoarseError:
             continue
-    return _builder(subject, {}, seed + j)(j), False
+    return _builder(subject, seed + j)(j), False
 
 
 def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
@@ -120,15 +122,23 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
         zero = corrector is not None and not isinstance(corrector, ZeroPreserving)
         inputs = (corrector or parts[Target.guess(j)]).inputs
         module = copy.deepcopy(registry[key])
-        return Coarse(piece.coarse, Cost(), module, inputs=inputs, zero_preserving=zero)
-    chosen = {} if piece.coarse == "none" or callable(subject.method.coarse) else {j: piece.coarse}
-    return _builder(subject, chosen, seed + j)(j)
+        return Coarse(
+            piece.coarse,
+            Cost(),
+            module,
+            inputs=inputs,
+            zero_preserving=zero,
+            name=piece.coarse_kind,
+            options=piece.coarse_options,
+        )
+    chosen = saved_kinds((piece,), subject.method)
+    return _builder(subject, seed + j)(j, chosen.get(j))
 
 
-def _builder(subject: Subject, chosen: Mapping[int, str], seed: int) -> CoarseBuilder:
+def _builder(subject: Subject, seed: int) -> CoarseBuilder:
     torch.manual_seed(seed)
     decisions, plan = subject.decisions, subject.emission.plan
     probe = Probe(decisions.partition, subject.emission.serial, {}, seed)
     return CoarseBuilder(
-        decisions.partition, subject.emission.serial, subject.method, plan.machine, probe, chosen
+        decisions.partition, subject.emission.serial, subject.method, plan.machine, probe
     )

@@ -107,12 +107,21 @@ def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
     states = {Target.fine(j): stand.before(j) for j in stand.pairs}
     states |= {Target.coarse(j): stand.before(j) for j in wanted(subject)}
     seconds = stand.time({**subject.emission.propagators, **built.parts}, states)
-    kinds = subject.together({j: (c.kind, count(c.module)) for j, c in built.coarse.items()})
+    kinds = subject.together(
+        {
+            j: {
+                "coarse": c.kind,
+                "coarse_kind": c.name,
+                "coarse_options": c.options,
+                "coarse_parameters": count(c.module),
+            }
+            for j, c in built.coarse.items()
+        }
+    )
     pieces = tuple(
         replace(
             piece,
-            coarse=kinds[piece.index][0],
-            coarse_parameters=kinds[piece.index][1],
+            **kinds[piece.index],
             coarse_seconds=seconds[Target.coarse(piece.index)],
             coarse_launches=0,
         )

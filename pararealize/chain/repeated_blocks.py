@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pararealize.ir.chain import Chain, Layer
-
-#: Most layers in a block that repeats, for instance residual, activation, residual, activation.
-LONGEST = 6
+from pararealize.ir.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RepeatedBlocks:
     def weighted(self, chain: Chain) -> int:
         """Layers with weights in one block."""
         block = chain.layers[self.start : self.start + self.period]
-        return sum(layer.cost.flops > 0 for layer in block)
+        return sum(layer.is_weighted for layer in block)
 
     def blocks(self, first: int, last: int) -> list[tuple[int, ...]]:
         """The layers of the blocks ``first`` … ``last - 1``."""
@@ -47,42 +44,14 @@ class RepeatedBlocks:
 def repeated_blocks(chain: Chain, first: int, last: int) -> list[RepeatedBlocks]:
     """The runs of two or more blocks among the layers ``first`` … ``last - 1``, from the left."""
     found: list[RepeatedBlocks] = []
-    at = first
-    while at < last:
-        run = _blocks_from(chain, at, last)
-        if run is not None:
-            found.append(run)
-        at = run.stop if run is not None else at + 1
-    return found
-
-
-def _blocks_from(chain: Chain, at: int, last: int) -> RepeatedBlocks | None:
-    for period in range(1, min(LONGEST, (last - at) // 2) + 1):
-        block = chain.layers[at : at + period]
-        if not all(map(_repeats, block)) or not any(map(_steps, block)):
-            continue
-        signature = [layer.signature for layer in block]
-        count = 1
-        while _signatures(chain, at + count * period, period, last) == signature:
-            count += 1
+    at, starts = first, chain.starts
+    while (at := starts[at]) < last:
+        period, most = chain.repeats[at]
+        count = min(most, (last - at) // period)
         if count > 1:
-            return RepeatedBlocks(at, period, count)
-    return None
-
-
-def _repeats(layer: Layer) -> bool:
-    return layer.preserves and (_steps(layer) or layer.cost.flops == 0)
-
-
-def _steps(layer: Layer) -> bool:
-    """Whether a layer can stand for several."""
-    return layer.branch is not None or layer.span is not None
-
-
-def _signatures(chain: Chain, start: int, count: int, last: int) -> list[tuple[object, ...]]:
-    layers = chain.layers[start : min(start + count, last)]
-    residual = all(map(_repeats, layers)) and any(map(_steps, layers))
-    return [layer.signature for layer in layers] if residual else []
+            found.append(RepeatedBlocks(at, period, count))
+        at += period * count if count > 1 else 1
+    return found
 
 
 def most_repeats(chain: Chain, first: int, last: int) -> int:

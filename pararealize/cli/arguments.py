@@ -27,7 +27,7 @@ from pararealize.cli.specs import FORMS
 from pararealize.compiler import pararealize
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.calibration import ABOVE, Fitting
-from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.methods import Method, Parareal, coarse_names
 from pararealize.network import ParallelNetwork
 
 Model = Annotated[str, typer.Argument(help=f"{FORMS}.")]
@@ -47,7 +47,7 @@ Checked = Annotated[
 Worker = Annotated[str, typer.Option(hidden=True)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of readable errors.")]
 
-KINDS = ", ".join(Parareal.CHOICES["coarse"])
+KINDS = ", ".join(coarse_names(Parareal))
 #: What a default depends on.
 USUAL = "By default {}, with convert --calibrate {}."
 

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pararealize.coarse.registry import heeding
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT, Method, Parareal
 
 if TYPE_CHECKING:
     from typer import Context
 
-#: Kinds of coarse networks that an option is for.
-KINDS = {
-    "coarse_depth": ("auto", "network", "thinned", "stepped"),
-    "coarse_rank": ("factored",),
-}
+#: Options of coarse networks, which some kinds do not heed.
+HEEDED = ("coarse_depth", "coarse_budget", "coarse_rank")
 
 
 def refuse(context: Context, names: Sequence[str], why: str) -> None:
@@ -100,7 +98,8 @@ def check_kinds(context: Context, coarse: str) -> None:
         MethodError: one was given.
 
     """
-    for name, kinds in KINDS.items():
+    for name in HEEDED:
+        kinds = heeding(name)
         if coarse not in kinds:
             named = " or ".join(map(repr, kinds))
             refuse(context, (name,), f"it is for --coarse {named}, and this is {coarse!r}")

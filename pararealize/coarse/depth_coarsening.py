@@ -3,30 +3,98 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import final
 
 from pararealize.chain.repeated_blocks import RepeatedBlocks, repeated_blocks
 from pararealize.coarse.pruning import bypass_layer, without_dead_code
-from pararealize.ir.chain import Chain
+from pararealize.coarse.setting import LayerCosts, Setting
+from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 
-#: What stands for an interval of m layers x + φ_i(x).
-KINDS = ("rediscretized", "mean", "sampled", "summed", "fitted", "identity")
 #: Weights of an interval's residuals, by the index of the interval's first layer.
 Weights = Mapping[int, Sequence[float]]
 
 
-@dataclass(frozen=True)
-class Coarsened:
-    """A piece with large steps.
+#: Which of so many layers in an interval are evaluated, side by side; none for the identity.
+Taken = Callable[[int], Sequence[int]]
 
-    ``averages`` names, for the modules and attributes of layers with mean weights, those that the
-    mean is taken of.
+
+@final
+class IntervalCosts:
+    """Costs of runs of repeated blocks with one layer in place of several.
+
+    Args:
+        setting: of the chain.
+        layers: costs of the layers as they are copied.
+        taken: which layers of an interval are evaluated.
+
     """
 
-    segment: Segment
-    averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    def __init__(self, setting: Setting, layers: LayerCosts, taken: Taken) -> None:
+        chain, costs = setting.chain, setting.chain.profile.costs
+        self.layers, self.taken = layers, taken
+        bodies = zip(chain.layers, setting.bodies, layers.each, strict=True)
+        self.residuals = LayerCosts(
+            tuple(
+                cost - costs[body.operations[-1].name]
+                if layer.branch is not None and layer.span is None
+                else Cost()
+                for layer, body, cost in bodies
+            )
+        )
+        self.strided: dict[tuple[int, int], list[Cost]] = {}
+
+    def between(self, first: int, last: int, runs: Sequence[RepeatedBlocks], stride: int) -> Cost:
+        """Of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
+        total, at = Cost(), first
+        for run in runs:
+            if run.start > at:
+                total += self.layers.between(at, run.start)
+            total += self.run(run, stride)
+            at = run.stop
+        return total + self.layers.between(at, last) if at < last else total
+
+    def run(self, run: RepeatedBlocks, stride: int) -> Cost:
+        """Of a run's intervals of ``stride`` blocks; the last may be shorter."""
+        whole, rest = divmod(run.count, stride)
+        if not whole:
+            return self.interval(run.start, run.period, rest)
+        length = whole * stride * run.period
+        if whole == 1:
+            total = self.interval(run.start, run.period, stride)
+        else:
+            table = self._strided(run.period, stride)
+            total = table[run.start] - table[run.start + length]
+        return total + self.interval(run.start + length, run.period, rest) if rest else total
+
+    def interval(self, start: int, period: int, count: int) -> Cost:
+        """Of an interval of so many blocks from the layer ``start`` on."""
+        first = self.layers.between(start, start + period)
+        if count == 1:
+            return first
+        taken = self.taken(count)
+        if not taken:
+            return Cost()
+        if len(taken) == 1 and not taken[0]:
+            return first
+        total = first - self.residuals.between(start, start + period)
+        if len(taken) == count:
+            return total + self.residuals.between(start, start + count * period)
+        for i in taken:
+            total += self.residuals.between(start + i * period, start + (i + 1) * period)
+        return total
+
+    def _strided(self, period: int, stride: int) -> list[Cost]:
+        """For every layer the intervals from there on, one after another to the chain's end."""
+        if (period, stride) not in self.strided:
+            size, length = len(self.layers.each), period * stride
+            found = [Cost()] * (size + 1)
+            for i in range(size - length, -1, -1):
+                found[i] = self.interval(i, period, stride) + found[i + length]
+            self.strided[period, stride] = found
+        return self.strided[period, stride]
 
 
 def coarsened(
@@ -34,28 +102,21 @@ def coarsened(
     first: int,
     last: int,
     stride: int,
-    kind: str,
-    samples: int = 2,
+    taken: Taken,
+    *,
+    averages: bool = False,
     weights: Weights | None = None,
-) -> Coarsened | None:
+) -> tuple[Segment | None, Mapping[str, tuple[str, ...]]]:
     """The layers ``first`` … ``last - 1`` with one layer for each ``stride`` of a run.
 
-    Of an interval of m layers x + φ_i(x)::
-
-        rediscretized   x + m φ_1(x)
-        mean            x + m φ(x) with the mean of the weights
-        sampled         x + m/s Σ φ_i(x), s of them, side by side
-        summed          x + Σ φ_i(x)
-        fitted          x + Σ a_i φ_i(x), s of them
-        identity        x
-
-    A step in time spans the interval's, whatever is asked. Other layers stay as they are.
-    ``None`` where nothing repeats.
+    Weights are the interval's first layer's, or with ``averages`` the means of all. ``None`` where
+    nothing repeats. Beside it stand, for the modules and attributes of layers with
+    mean weights, those that the mean is taken of.
     """
     runs = repeated_blocks(chain, first, last)
     if not runs:
-        return None
-    writer = _IntervalWriter(chain, kind, samples, weights or {})
+        return None, {}
+    writer = _IntervalWriter(chain, taken, averages, weights or {})
     whole = chain.segment(first, last, training=True)
     operations = [o for o in whole.operations if o.kind in AMBIENT]
     starts = {run.start: run for run in runs}
@@ -66,23 +127,15 @@ def coarsened(
             writer.interval(interval)
         at = run.stop
     segment = whole.rewritten((*operations, *writer.operations), writer.names)
-    return Coarsened(without_dead_code(segment), writer.averages)
+    return without_dead_code(segment), writer.averages
 
 
-def taken(kind: str, count: int, samples: int) -> list[int]:
-    """Which of an interval's layers are evaluated."""
-    if kind in {"rediscretized", "mean"} or count == 1:
-        return [0]
-    if kind == "summed" or samples >= count:
-        return list(range(count))
-    return [(2 * i + 1) * count // (2 * samples) for i in range(samples)]
-
-
+@final
 class _IntervalWriter:
     """Operations of the new layers; ``names`` says what stands for the values of the old ones."""
 
-    def __init__(self, chain: Chain, kind: str, samples: int, weights: Weights) -> None:
-        self.chain, self.kind, self.samples, self.weights = chain, kind, samples, weights
+    def __init__(self, chain: Chain, taken: Taken, means: bool, weights: Weights) -> None:
+        self.chain, self.taken, self.means, self.weights = chain, taken, means, weights
         self.operations: list[Operation] = []
         self.names: dict[str, str] = {}
         self.averages: dict[str, tuple[str, ...]] = {}
@@ -93,10 +146,10 @@ class _IntervalWriter:
             for layer in blocks[0]:
                 self._copy(self._body(layer))
             return
-        if self.kind == "identity":
+        if not self.taken(len(blocks)):
             self._skip(i for block in blocks for i in block)
             return
-        if self.kind == "mean":
+        if self.means:
             self._average(blocks)
         for place in range(len(blocks[0])):
             self._layer([block[place] for block in blocks])
@@ -114,7 +167,7 @@ class _IntervalWriter:
         if branch is None:
             self._copy(body)
             return
-        indices = taken(self.kind, len(layers), self.samples)
+        indices = self.taken(len(layers))
         factors = self.weights.get(first, [len(layers) / len(indices)] * len(indices))
         terms = [
             self._scaled(self._branch(layers[i], first), factor)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from pararealize.chain.repeated_blocks import RepeatedBlocks
-from pararealize.coarse.depth_coarsening import taken
+from pararealize.coarse.depth_coarsening import Taken
 from pararealize.cost.probe import Probe
 from pararealize.errors import CoarseError
 
 
 @torch.no_grad()
 def fitted(
-    probe: Probe, runs: Sequence[RepeatedBlocks], first: int, stride: int, samples: int, state: Any
+    probe: Probe, runs: Sequence[RepeatedBlocks], first: int, stride: int, taken: Taken, state: Any
 ) -> dict[int, list[float]]:
     """Weights a_i that minimise ‖Φ(u) - u - Σ a_i φ_i(u)‖ over every interval of a piece.
 
@@ -39,7 +39,7 @@ def fitted(
                 begin, at = layers[0], blocks[-1][-1] + 1
                 end = _advance(probe, begin, at, state)
                 if len(layers) > 1:
-                    found[begin] = _weights(probe, layers, samples, state, end)
+                    found[begin] = _weights(probe, layers, taken, state, end)
                 state = end
     return found
 
@@ -49,9 +49,9 @@ def _advance(probe: Probe, first: int, last: int, state: Any) -> Any:
 
 
 def _weights(
-    probe: Probe, layers: list[int], samples: int, state: Tensor, end: Tensor
+    probe: Probe, layers: list[int], taken: Taken, state: Tensor, end: Tensor
 ) -> list[float]:
-    indices = taken("fitted", len(layers), samples)
+    indices = taken(len(layers))
     residuals = [_advance(probe, layers[i], layers[i] + 1, state) - state for i in indices]
     columns = torch.stack([r.flatten() for r in residuals], 1).double()
     solution = torch.linalg.lstsq(columns, (end - state).flatten().double()[:, None])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from pararealize.coarse.estimate import input_names, main_input
-from pararealize.coarse.pruning import Pruning, prune
+from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
+from pararealize.coarse.setting import Setting, input_names, like, main_input
 from pararealize.cost.profile import module_cost
 from pararealize.errors import CoarseError
-from pararealize.ir.chain import Partition, TensorSpec
+from pararealize.ir.chain import Chain, Cost, Partition, State, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_guess, token_guess
+
+#: What networks of the network's own layers keep.
+HOW = Pruning(normalisation=True)
 
 
 def build_guesses(
@@ -36,53 +41,93 @@ def build_guesses(
     """
     if method.guess != "network":
         return {}
+    setting = Setting.of(partition.chain, model, machine, method)
     wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        return {j: _guess(partition, model, machine, j) for j in wanted}
+        return {j: _guess(setting, partition.bounds[j], j) for j in wanted}
 
 
-def _guess(partition: Partition, model: nn.Module, machine: Machine, j: int) -> Guess:
-    chain = partition.chain
-    target = partition.interface(j).state
-    source = main_input(chain)
-    module = generic_guess(source, target[0]) if source and len(target) == 1 else None
-    if module is None and chain.train.operations[-2].kind == "network":
-        return _of_tokens(partition, model, machine, j)
-    if module is not None and source is not None:
+def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
+    """Costs of the guesses of the states before the layers 0 … ``end - 1``.
+
+    The network's input is not guessed; ``None`` stands where no guess is known.
+    """
+    known: dict[State, Cost | None] = {}
+    found: list[Cost | None] = [Cost()]
+    for selection, cost in selected_costs(setting, 0, HOW, copied=False):
+        layer = selection.stop
+        if layer >= end:
+            break
+        state = setting.chain.state(layer)
+        if state not in known:
+            known[state] = setting.price(partial(_priced, setting, state))
+        guess = known[state]
+        if guess is None:
+            guess = _stem_cost(setting, layer) if _has_blocks(setting.chain) else cost(0)
+        found.append(guess)
+    return found[:end]
+
+
+def _guess(setting: Setting, layer: int, j: int) -> Guess:
+    """The network that guesses interface j, the state before a layer."""
+    chain, model = setting.chain, setting.model
+    module, specs, kind, names = _network(setting, chain.state(layer))
+    if module is not None:
         module = like(module, model)
-        cost = module_cost(module, (source,), machine)
-        return Guess("patches", cost, module, input_names(chain))
-    segment = prune(chain, model, 0, partition.bounds[j], Pruning(0, normalisation=True))
+        return Guess(kind, module_cost(module, specs, setting.machine), module, names)
+    if _has_blocks(chain):
+        return _stem(setting, layer, j)
+    kept = HOW.kept(Selection(chain, 0).until(layer), 0)
+    segment = prune(chain, model, 0, layer, kept, HOW)
     cost = chain.profile.cost(segment.operations)
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
 
 
-def _of_tokens(partition: Partition, model: nn.Module, machine: Machine, j: int) -> Guess:
-    """A guess for a network around a list of blocks: from tokens, or else the first state."""
-    inputs, target = partition.chain.profile.inputs, partition.interface(j).state[0]
-    for name, spec in inputs.items():
+def _network(
+    setting: Setting, state: State
+) -> tuple[nn.Module | None, State, str, tuple[str, ...]]:
+    """A new generic network where one is known, specs and names of its inputs, and its kind."""
+    chain, target = setting.chain, state[0]
+    source = main_input(chain)
+    module = generic_guess(source, target) if source is not None and len(state) == 1 else None
+    if module is not None and source is not None:
+        return module, (source,), "patches", input_names(chain)
+    for name, spec in chain.profile.inputs.items() if _has_blocks(chain) else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
-            module = token_guess(spec, target, _vocabulary(model))
+            module = token_guess(spec, target, _vocabulary(setting.model))
             if module is not None:
-                module = like(module, model)
-                return Guess("tokens", module_cost(module, (spec,), machine), module, (name,))
-    stem = partition.chain.segment(0, 1, training=True)
-    if partition.chain.state(1) != partition.interface(j).state:
+                return module, (spec,), "tokens", (name,)
+    return None, (), "", ()
+
+
+def _priced(setting: Setting, state: State) -> tuple[nn.Module | None, State]:
+    return _network(setting, state)[:2]
+
+
+def _has_blocks(chain: Chain) -> bool:
+    """Whether the network is traced around a list of blocks."""
+    return chain.train.operations[-2].kind == "network"
+
+
+def _stem(setting: Setting, layer: int, j: int) -> Guess:
+    """For a network around a list of blocks: the first state."""
+    chain, cost = setting.chain, _stem_cost(setting, layer)
+    if cost is None:
         raise CoarseError(
-            f"no guess is known for interface {j}, whose state {target} is not shaped like the "
-            f"first block's, {partition.chain.state(1)[0]}: cut elsewhere, or use n=1."
+            f"no guess is known for interface {j}, whose state {chain.state(layer)[0]} is not "
+            f"shaped like the first block's, {chain.state(1)[0]}: cut elsewhere, or use n=1."
         )
-    return Guess("stem", partition.chain.layers[0].cost, None, stem.inputs, stem)
+    stem = chain.segment(0, 1, training=True)
+    return Guess("stem", cost, None, stem.inputs, stem)
+
+
+def _stem_cost(setting: Setting, layer: int) -> Cost | None:
+    chain = setting.chain
+    return chain.layers[0].cost if chain.state(1) == chain.state(layer) else None
 
 
 def _vocabulary(model: nn.Module) -> int:
     """How many tokens the first embedding knows; 0 where there is none."""
     found = (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
     return next(found, 0)
-
-
-def like(module: nn.Module, model: nn.Module) -> nn.Module:
-    """The module on the model's device, in its floating-point dtype."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return module if weight is None else module.to(weight.device, weight.dtype)

@@ -10,24 +10,21 @@ from torch import nn
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
 from pararealize.coarse.builder import CoarseBuilder
-from pararealize.coarse.depth_coarsening import Weights, coarsened
-from pararealize.coarse.fitted import fitted
 from pararealize.coarse.interval_error import interval_error
+from pararealize.coarse.intervals import IntervalKind
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.registry import asked, measurable
 from pararealize.cost.probe import Probe
 from pararealize.errors import CoarseError, CutError, MethodError
 from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.features import Features, find_features, without
 from pararealize.ir.hierarchy import Level, hierarchy, propagator
-from pararealize.ir.methods import MGRIT, Parareal
-from pararealize.ir.options import CoarseFactory
+from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
 from pararealize.ir.target import Target
 from pararealize.propagators.compiled import is_random, modules_of
-
-#: What ``"auto"`` chooses from; identity last among equals in cost.
-CANDIDATES = ("mean", "rediscretized", "sampled", "summed", "identity")
 
 
 def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
@@ -64,7 +61,7 @@ class LevelBuilder:
         method: MGRIT,
         machine: Machine,
         probe: Probe,
-        chosen: Mapping[int, str],
+        chosen: Mapping[int, CoarseKind],
     ) -> None:
         self.partition, self.model, self.method = partition, model, method
         self.machine, self.probe, self.chain = machine, probe, partition.chain
@@ -104,32 +101,31 @@ class LevelBuilder:
                     found[propagator(number, step)] = replace(coarse, error=error)
         return found
 
-    def _kind(self, levels: tuple[Level, ...]) -> tuple[str, float | None]:
+    def _kind(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float | None]:
         """The kind of coarse propagator, and its error where it was chosen by measurement."""
-        if callable(self.method.coarse):
-            return "custom", None
         if self.method.coarse != "auto":
-            return self.method.coarse, None
-        saved = [kind for kind in self.chosen.values() if kind in CANDIDATES]
+            return asked(self.method), None
+        saved = [kind for kind in self.chosen.values() if isinstance(kind, IntervalKind)]
         if saved:  # others are of slices in which nothing repeats
             return saved[0], None
         return self._cheapest(levels)
 
-    def _cheapest(self, levels: tuple[Level, ...]) -> tuple[str, float]:
+    def _cheapest(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float]:
         """The cheapest kind whose error is as wanted, or the most accurate one."""
         level = levels[1]
         middle = (level.steps + 2) // 2
-        options: list[tuple[float, float, str]] = []
-        for kind in CANDIDATES:
+        options: list[tuple[float, float, str, CoarseKind]] = []
+        for family in measurable():
+            kind = family.of(self.method)
             coarse = self.coarse(level, middle, kind, sighted=False)
             span, start = self.span(level, middle), level.bounds[middle - 1]
             error = interval_error(self.probe, span, start, coarse, self.method)
-            options.append((coarse.cost.seconds, error, kind))
+            options.append((coarse.cost.seconds, error, kind.name, kind))
         good = [option for option in options if option[1] <= self.method.wanted_error]
-        _, error, kind = min(good) if good else min(options, key=lambda option: option[1])
+        _, error, _, kind = min(good) if good else min(options, key=lambda option: option[1])
         return kind, error
 
-    def coarse(self, level: Level, step: int, kind: str, *, sighted: bool = True) -> Coarse:
+    def coarse(self, level: Level, step: int, kind: CoarseKind, *, sighted: bool = True) -> Coarse:
         """The propagator of one step of a coarse level.
 
         Where it is ``sighted``, it takes what its slices see as arguments.
@@ -138,25 +134,17 @@ class LevelBuilder:
             CoarseError: there is none; names the layers.
 
         """
+        if not isinstance(kind, IntervalKind):
+            return self._custom(level, step, kind)
         first, last = self.span(level, step)
-        if callable(self.method.coarse):
-            return self._custom(level, step, self.method.coarse)
-        weights: Weights | None = None
-        if kind == "fitted":
-            runs = repeated_blocks(self.chain, first, last)
-            at = self.probe.trajectory[level.bounds[step - 1]]
-            weights = fitted(self.probe, runs, first, level.stride, self.method.samples, at)
-        found = coarsened(self.chain, first, last, level.stride, kind, self.method.samples, weights)
-        segment = found.segment if found else self.chain.segment(first, last, training=True)
-        segment = self.without_features(segment, level, step) if sighted else segment
-        averages = found.averages if found else {}
-        return Coarse(
-            kind if found else "own layers",
-            self.chain.profile.cost(segment.operations),
-            segment=segment,
-            inputs=segment.inputs,
-            averages=averages,
-        )
+        runs = repeated_blocks(self.chain, first, last)
+        at = self.probe.trajectory[level.bounds[step - 1]] if kind.fits else None
+        weights = kind.weights(self.probe, runs, first, level.stride, at)
+        segment, averages = kind.coarsened(self.chain, first, last, level.stride, weights)
+        whole = segment or self.chain.segment(first, last, training=True)
+        whole = self.without_features(whole, level, step) if sighted else whole
+        coarse = kind.borrowed(self.chain, whole, averages)
+        return coarse if segment else replace(coarse, kind="own layers", name="", options={})
 
     def without_features(self, segment: Segment, level: Level, step: int) -> Segment:
         """The segment of a step with what its slices compute of the inputs as arguments."""
@@ -164,17 +152,14 @@ class LevelBuilder:
         names = [n for j in pieces if j in self.features for n in self.features[j].names]
         return without(segment, tuple(names)) if names else segment
 
-    def _custom(self, level: Level, step: int, factory: CoarseFactory) -> Coarse:
+    def _custom(self, level: Level, step: int, kind: CoarseKind) -> Coarse:
         if level.steps < self.partition.n:
             raise MethodError(
                 "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
                 "slices, and a function makes the propagator of one: take fewer subnetworks."
             )
-        difference = Parareal(correction="difference")
-        builder = CoarseBuilder(
-            self.partition, self.model, difference, self.machine, self.probe, {}
-        )
-        return builder.custom(step, factory)
+        builder = CoarseBuilder(self.partition, self.model, self.method, self.machine, self.probe)
+        return builder(step, kind)
 
     def span(self, level: Level, step: int) -> tuple[int, int]:
         """First layer of a step and the one after its last."""

@@ -2,76 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain as chained
+from itertools import takewhile
+from typing import Self, final
 
 from torch import nn
 
+from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost, Layer
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 from pararealize.propagators.compiled import written_by_call
 from pararealize.propagators.fresh import normalises
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """What a fresh coarse network keeps of a piece.
+@final
+class Selection:
+    """Which layers of a piece its thin version keeps; they are taken in one after another.
 
-    ``depth`` is the least number of layers with weights it has, layers that change the shape
-    counted; ``normalisation`` says whether normalisation layers stay, and rectifiers at the end:
-    both do for networks of states, neither for networks of jumps. ``whole`` layers that change the
-    shape keep all of their operations; else those inside that do not change it are left out.
+    All that change the state's shape; of the repeated ones with weights so many, from the first on;
+    and of layers without weights (activations, normalisation) those that follow them.
     """
 
-    depth: int
+    def __init__(self, chain: Chain, first: int) -> None:
+        self.layers, self.stop = chain.layers, first
+        self.changing = 0
+        self.always: list[int] = []
+        self.repeated: list[list[int]] = []
+        self._home, self._firm = self.always, first - 1
+
+    def take(self) -> int:
+        """Take the next layer in; where it belongs: to all versions (0), or to a repeated layer."""
+        layer = self.layers[self.stop]
+        if layer.is_weighted and layer.preserves:
+            self._home = []
+            self.repeated.append(self._home)
+        elif layer.is_weighted:
+            self._home = self.always
+            self.changing += 1
+        home = self._home if layer.preserves else self.always
+        if home is self.always and (layer.is_weighted or not layer.preserves):
+            self._firm = self.stop
+        home.append(self.stop)
+        self.stop += 1
+        return 0 if home is self.always else len(self.repeated)
+
+    def until(self, last: int) -> Self:
+        """The selection, with the layers before ``last`` taken in."""
+        while self.stop < last:
+            self.take()
+        return self
+
+    def kept(self, count: int) -> list[int]:
+        """The layers kept, where so many repeated ones are."""
+        return sorted(chained(self.always, *self.repeated[:count]))
+
+    def rectifiers(self, count: int) -> list[int]:
+        """Those of them at the end that only rectify: a correction may have either sign."""
+        index = min(count, len(self.repeated)) - 1
+        last = self.repeated[index] if index >= 0 else []
+        firm = max([self._firm, *last[:1]])
+        ends = (takewhile(lambda i: i > firm, reversed(home)) for home in (self.always, last))
+        return sorted(chained(*ends))
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a thin version of a piece is written, and how many repeated layers it keeps.
+
+    ``normalisation`` says whether normalisation layers stay, and rectifiers at the end: both do for
+    networks of states, neither for networks of jumps. ``whole`` layers that change the shape keep
+    all of their operations; else those inside that do not change it are left out.
+    """
+
     normalisation: bool
     whole: bool = False
 
-
-def is_weighted(layer: Layer) -> bool:
-    """Whether the layer multiplies by weights: what a coarse network leaves out to be cheap."""
-    return layer.cost.flops > 0
-
-
-def kept_layers(chain: Chain, first: int, last: int, depth: int) -> list[int]:
-    """Layers of a piece that its thin version keeps.
-
-    All that change the state's shape; of the repeated ones as many, from the first on, as reach
-    ``depth``; and of layers without weights (activations, normalisation) those that follow them.
-    """
-    weighted = [i for i in range(first, last) if is_weighted(chain.layers[i])]
-    changing = [i for i in weighted if not chain.layers[i].preserves]
-    repeated = [i for i in weighted if chain.layers[i].preserves]
-    chosen = set(changing) | set(repeated[: max(0, depth - len(changing))])
-    kept, follows = [], True
-    for i in range(first, last):
-        if i in weighted:
-            follows = i in chosen
-        if follows or not chain.layers[i].preserves:
-            kept.append(i)
-    return kept
+    def kept(self, selection: Selection, count: int) -> list[int]:
+        """The layers kept, where so many repeated ones are."""
+        kept = selection.kept(count)
+        end = [] if self.normalisation else selection.rectifiers(count)
+        return kept[: len(kept) - len(end)]
 
 
-def _without_rectifier(chain: Chain, kept: list[int]) -> list[int]:
-    """Without layers at the end that only rectify: a correction may have either sign."""
-    while kept and chain.layers[kept[-1]].preserves and not is_weighted(chain.layers[kept[-1]]):
-        kept = kept[:-1]
-    return kept
-
-
-def prune(chain: Chain, model: nn.Module, first: int, last: int, how: Pruning) -> Segment:
-    """The piece ``first`` … ``last - 1`` with repeated layers left out, in train mode."""
-    kept = kept_layers(chain, first, last, how.depth)
-    if not how.normalisation:
-        kept = _without_rectifier(chain, kept)
-    whole = chain.segment(first, last, training=True)
+def prune(
+    chain: Chain, model: nn.Module, first: int, last: int, kept: Sequence[int], how: Pruning
+) -> Segment:
+    """The piece ``first`` … ``last - 1`` with the layers ``kept`` only, in train mode."""
+    whole, wanted = chain.segment(first, last, training=True), set(kept)
     names: dict[str, str] = {}
     operations = [o for o in whole.operations if o.kind in AMBIENT]
     for i in range(first, last):
-        body = chain.segment(i, i + 1, training=True)
-        if i not in kept:
+        if i not in wanted:
             names.update(bypass_layer(chain, i, names))
             continue
+        body = chain.segment(i, i + 1, training=True)
         for operation in body.operations:
             if operation.kind in AMBIENT:
                 continue
@@ -81,6 +107,42 @@ def prune(chain: Chain, model: nn.Module, first: int, last: int, how: Pruning) -
             else:
                 operations.append(operation.renamed(names))
     return without_dead_code(whole.rewritten(operations, names))
+
+
+def pruned_costs(setting: Setting, how: Pruning) -> LayerCosts:
+    """Costs of the layers in thin versions."""
+    chain, model = setting.chain, setting.model
+    return setting.rewritten(how, lambda i: prune(chain, model, i, i + 1, [i], how))
+
+
+def selected_costs(
+    setting: Setting, first: int, how: Pruning, *, copied: bool = True
+) -> Iterator[tuple[Selection, Callable[[int], Cost | None]]]:
+    """For last = ``first`` + 1, + 2, … the selection and its cost with so many repeated layers.
+
+    ``None`` where they are to be ``copied`` and one that is kept can have no weights of its own.
+    """
+    costs = pruned_costs(setting, how)
+    selection = Selection(setting.chain, first)
+    always, groups = Cost(), [Cost()]
+
+    def cost(count: int) -> Cost | None:
+        if copied and costs.refused and costs.refuses(how.kept(selection, count)):
+            return None
+        total = always + groups[min(count, len(groups) - 1)]
+        for i in () if how.normalisation else selection.rectifiers(count):
+            total -= costs.each[i]
+        return total
+
+    for i in range(first, len(setting.chain.layers)):
+        home = selection.take()
+        if not home:
+            always += costs.each[i]
+        elif home == len(groups):
+            groups.append(groups[-1] + costs.each[i])
+        else:
+            groups[-1] += costs.each[i]
+        yield selection, cost
 
 
 def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
@@ -129,7 +191,7 @@ def _skipped(
         return dropped
     if normalises(model.get_submodule(operation.target)):
         return None if how.normalisation else source
-    inner = is_weighted(layer) and not layer.preserves and not how.whole
+    inner = layer.is_weighted and not layer.preserves and not how.whole
     heavy = chain.profile.costs[operation.name].flops
     return source if inner and 0 < heavy < layer.cost.flops else None
 
@@ -166,14 +228,3 @@ def _copying(segment: Segment) -> Segment:
             names[name] = copy.name
         operations.append(operation.renamed(names))
     return segment.rewritten(operations, names)
-
-
-def pruned_cost(chain: Chain, model: nn.Module, layer: int, how: Pruning) -> Cost:
-    """Cost of one kept layer of a thin network."""
-    body = chain.segment(layer, layer + 1, training=True).operations
-    costs = [
-        chain.profile.costs[o.name]
-        for o in body
-        if o.kind not in AMBIENT and _skipped(chain, model, o, chain.layers[layer], how) is None
-    ]
-    return sum(costs, Cost())

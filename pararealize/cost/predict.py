@@ -113,6 +113,8 @@ def _with_level(piece: Piece, levels: Mapping[Target, Coarse]) -> Piece:
     return replace(
         piece,
         coarse=coarse.kind,
+        coarse_kind=coarse.name,
+        coarse_options=coarse.options,
         coarse_parameters=count(coarse.module),
         coarse_seconds=coarse.cost.seconds,
         coarse_launches=coarse.cost.launches,
@@ -147,6 +149,8 @@ def _piece(
         flops=cost.flops,
         seconds=cost.seconds,
         coarse=correct.kind if correct else "none",
+        coarse_kind=correct.name if correct else "",
+        coarse_options=correct.options if correct else {},
         coarse_parameters=count(correct.module if correct else None),
         coarse_seconds=_correction(correct, method).seconds if correct else 0.0,
         coarse_launches=_correction(correct, method).launches if correct else 0,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
+from math import isfinite
 
 import numpy as np
 from torch import nn
 
 from pararealize.chain.interfaces import find_interface
-from pararealize.coarse.estimate import Estimate
-from pararealize.coarse.pruning import is_weighted
+from pararealize.cut.weights import Weights
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.methods import Method, Parareal
@@ -89,30 +89,33 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine
     """
     check_count(chain, n)
     end = head_start(chain, n)
-    estimate = Estimate(chain, model, method, machine)
-    guesses = [estimate.guess(first) for first in range(end)]
+    weights = Weights(chain, model, method, machine)
+    waits = _first_guess(weights, method, end, n)
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
-    waits = _first_guess(estimate, method, end, n)
 
     def weight(first: int, last: int) -> float:
-        value = estimate.seconds(first, last)
-        if first > 0:
-            value += waits + guesses[first] + estimate.sweeps * estimate.coarse(first, last)
-        return value + (messages[last - 1] if last < end else 0.0)
+        value = weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
+        return value + (waits if first else 0.0) + weights.added(first, last)
 
-    return Partition(chain, min_max(end, n, weight, estimate.seconds))
+    def bare(first: int, last: int) -> float:
+        return weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
+
+    best = min_max(end, n, weight, weights.fine)
+    known = all(map(isfinite, starmap(weight, pairwise(best))))
+    return Partition(chain, best if known else min_max(end, n, bare, weights.fine))
 
 
-def _first_guess(estimate: Estimate, method: Method, end: int, n: int) -> float:
+def _first_guess(weights: Weights, method: Method, end: int, n: int) -> float:
     """Seconds of a coarse sweep that all subnetworks but the first wait for.
 
     They are those of a coarse network of the first n-th of the layers, by cost.
     """
     if not isinstance(method, Parareal) or guesser(1, method) == 1 or n == 1:
         return 0.0
-    share = estimate.seconds(0, end) / n
-    first = next(i for i in range(1, end + 1) if estimate.seconds(0, i) >= share)
-    return estimate.coarse(0, first)
+    share = weights.fine(0, end) / n
+    first = next(i for i in range(1, end + 1) if weights.fine(0, i) >= share)
+    seconds = weights.coarse(0, first)
+    return seconds if isfinite(seconds) else 0.0
 
 
 def check_count(chain: Chain, n: int) -> None:
@@ -185,7 +188,7 @@ def head_start(chain: Chain, n: int) -> int:
     repeated = [
         i
         for i in range(end - 1)
-        if is_weighted(layers[i]) and axes[i] >= widest and kinds[layers[i].signature] > 1
+        if layers[i].is_weighted and axes[i] >= widest and kinds[layers[i].signature] > 1
     ]
     if n == 1 or not repeated:
         return end

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from pararealize.chain.interfaces import find_interface
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain
-from pararealize.ir.options import CoarseFactory
 
 #: Tuples are guessed, sent and corrected: they have to make the heaviest piece so much lighter.
 WORTH = 0.5
-#: Coarse propagators that are made of the network's own layers wherever no others are known.
-TAKE_TUPLES = ("network", "fine", "auto")
 #: Halvings of the interval in which the lightest heaviest piece is searched.
 HALVINGS = 30
 
@@ -22,13 +19,14 @@ def with_wide_states(
     wide: Callable[[], Chain],
     n: int | str,
     names: Sequence[str] | None,
-    coarse: str | CoarseFactory,
+    *,
+    takes_tuples: bool,
 ) -> Chain:
     """The chain to cut: with positions that one tensor crosses, or with those of ``wide``.
 
     One tensor is preferred. The wide chain is taken where n needs it, where it has the positions
-    that are asked for, or where it makes the heaviest of n pieces much lighter, if the ``coarse``
-    propagators that were asked for take tuples of any kind.
+    that are asked for, or where it makes the heaviest of n pieces much lighter, if the coarse
+    propagators that were asked for are known for any tuples (``takes_tuples``).
     """
     if names is not None:
         return narrow if all(_has(narrow, name) for name in names) else wide()
@@ -37,10 +35,7 @@ def with_wide_states(
     if n - 1 > len(narrow.interfaces):
         return wide()
     heaviest = _heaviest(narrow, n)
-    if (
-        coarse not in TAKE_TUPLES
-        or WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n
-    ):
+    if not takes_tuples or WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n:
         return narrow
     other = wide()
     return other if _heaviest(other, n) < WORTH * heaviest else narrow

@@ -9,6 +9,7 @@ from typing import final
 from torch import Tensor
 
 from pararealize.coarse.levels import LevelBuilder, find_levels
+from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.depth_batching import find_stacks
 from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import make_plan
@@ -40,7 +41,7 @@ class MGRITPasses(MethodPasses):
     def decide(self, partition: Partition, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
         request = self.request
-        chosen = {p.index: p.coarse for p in self.saved.pieces} if self.saved else {}
+        chosen = saved_kinds(self.saved.pieces, self.method) if self.saved else {}
         builder = LevelBuilder(partition, self.serial, self.method, request.machine, probe, chosen)
         cycles = cycles_of(builder)
         levels, plan = decide_levels(builder, cycles, ranks if ranks > 1 else 0)

@@ -7,6 +7,7 @@ from typing import final
 
 from pararealize.coarse.builder import build_coarse
 from pararealize.coarse.guesses import build_guesses
+from pararealize.coarse.registry import saved_kinds
 from pararealize.coarse.separable import chunk_counts, inseparable
 from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import make_plan, predict
@@ -48,7 +49,7 @@ class PararealPasses(MethodPasses):
         method, request, serial = self.method, self.request, self.serial
         sweeps = self._sweeps(partition)
         used = frozenset(target for stage in sweeps for target in targets(stage))
-        chosen = {p.index: p.coarse for p in self.saved.pieces} if self.saved else {}
+        chosen = saved_kinds(self.saved.pieces, method) if self.saved else {}
         machine = request.machine
         coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
         guesses = build_guesses(partition, serial, method, machine, used)

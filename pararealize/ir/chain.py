@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class Expectation:
         return None
 
 
+#: Most layers in a block that repeats, for instance residual, activation, residual, activation.
+LONGEST = 6
 #: Most numbers in an input that a saved plan may ask for.
 MOST_NUMBERS = 2**31
 
@@ -91,6 +94,14 @@ class Cost:
             self.bytes + other.bytes,
             self.launches + other.launches,
             self.seconds + other.seconds,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.flops - other.flops,
+            self.bytes - other.bytes,
+            self.launches - other.launches,
+            self.seconds - other.seconds,
         )
 
 
@@ -154,6 +165,16 @@ class Layer:
     signature: tuple[Any, ...]
     span: str | None = None
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it multiplies by weights: what a coarse network leaves out to be cheap."""
+        return self.cost.flops > 0
+
+    @property
+    def steps(self) -> bool:
+        """Whether it can stand for several."""
+        return self.branch is not None or self.span is not None
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -188,6 +209,34 @@ class Chain:
         if training:
             return cut_segment(self.train, start, stop, state, results)
         return cut_segment(self.eval, eval_start, eval_stop, eval_state, eval_results)
+
+    @cached_property
+    def repeats(self) -> tuple[tuple[int, int], ...]:
+        """For every layer the period and the count of the equal blocks that begin there.
+
+        The period is the shortest of at most ``LONGEST`` layers with two blocks or more; where
+        there is none, both are 0. A block has a layer that steps, and others without weights.
+        """
+        kinds: dict[Any, int] = {}
+        keys = [kinds.setdefault((x.signature, x.steps), len(kinds)) for x in self.layers]
+        fits = [x.preserves and (x.steps or not x.is_weighted) for x in self.layers]
+        found = [(0, 0)] * len(keys)
+        for period in range(LONGEST, 0, -1):
+            equal = 0  # layers from i on that are like those one period later
+            for i in range(len(keys) - period - 1, -1, -1):
+                same = fits[i] and fits[i + period] and keys[i] == keys[i + period]
+                equal = equal + 1 if same else 0
+                if equal >= period and any(x.steps for x in self.layers[i : i + period]):
+                    found[i] = (period, 1 + equal // period)
+        return tuple(found)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """For every layer, and past the last, the first from there on at which blocks repeat."""
+        found = [len(self.layers)]
+        for i in range(len(self.layers) - 1, -1, -1):
+            found.append(i if self.repeats[i][0] else found[-1])
+        return tuple(reversed(found))
 
     def state(self, layer: int) -> State:
         """Specs of the state before ``layer``; empty before the first and after the last."""

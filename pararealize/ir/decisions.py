@@ -25,6 +25,7 @@ class Coarse:
     ``inputs`` names the network's inputs that it reads besides the state, ``error`` is measured
     where the choice was made by measurement, ``zero_preserving`` says that F(0) = 0.
     ``averages`` names, for modules of the segment with mean weights, those of which it is the mean.
+    ``name`` and ``options`` say as data what ``kind`` says in words: the kind and its parameters.
     """
 
     kind: str
@@ -35,6 +36,8 @@ class Coarse:
     error: float | None = None
     zero_preserving: bool = False
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pararealize.errors import MethodError
 from pararealize.ir.options import (
     CoarseFactory,
+    DescribedKind,
     check_choices,
     check_count,
     is_count,
@@ -33,8 +34,9 @@ class Parareal:
             ``"factored"`` (a copy of the whole subnetwork, its layers with weights of a
             ``coarse_rank`` of their largest rank), ``"auto"``
             (identity or rediscretized where they contract on a probe, else a network;
-            ``calibrate`` measures all kinds), or a callable
-            ``(fine, interface_in, interface_out) -> nn.Module``.
+            ``calibrate`` measures all kinds), a callable
+            ``(fine, interface_in, interface_out) -> nn.Module``, or an object of a kind of one's
+            own, a ``pararealize.coarse.kind.CoarseKind``.
         correction: ``"residual"`` adds F_j(jump), ``"difference"`` adds G_j(new) - G_j(old).
         iterations: sweeps; as many as there are subnetworks make the network exact.
         tolerance: after ``iterations`` sweeps (one at least: before it no jump is known) go on one
@@ -50,7 +52,7 @@ class Parareal:
 
     """
 
-    coarse: str | CoarseFactory = "network"
+    coarse: str | CoarseFactory | DescribedKind = "network"
     correction: str = "residual"
     iterations: int = 1
     guess: str = "network"
@@ -61,16 +63,13 @@ class Parareal:
     coarse_rank: float = 0.25
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "coarse": (
-            *("network", "fine", "identity", "rediscretized", "mean", "sampled", "summed"),
-            *("thinned", "stepped", "factored", "auto"),
-        ),
         "correction": ("residual", "difference"),
         "guess": ("network", "coarse"),
     }
 
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
+        _check_coarse(self)
         for name in ("iterations", "seed"):
             check_count(self, name, 0)
         each: Any = self.coarse_depth if isinstance(self.coarse_depth, tuple) else None
@@ -92,10 +91,18 @@ class Parareal:
                 "states, or None for as many sweeps as iterations says."
             )
 
-    def depth(self, j: int) -> int:
-        """``coarse_depth`` of subnetwork j, counted from 1."""
+    def depth(self, j: int | None) -> int:
+        """``coarse_depth`` of subnetwork j, counted from 1; of one not known yet, the mean."""
         each = self.coarse_depth
-        return each[j - 1] if isinstance(each, tuple) else each
+        if not isinstance(each, tuple):
+            return each
+        return round(sum(each) / len(each)) if j is None else each[j - 1]
+
+    @property
+    def owns_weights(self) -> bool:
+        """Whether its coarse propagators need nothing of the network once they are made."""
+        owns: bool = coarse_registry().asked(self).owns_weights
+        return owns
 
     @property
     def subnetworks(self) -> int | None:
@@ -185,10 +192,6 @@ class MGRIT:
     seed: int = 0
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "coarse": (
-            *("auto", "rediscretized", "mean", "sampled", "summed", "fitted"),
-            "identity",
-        ),
         "cycle": ("V", "F"),
         "guess": ("coarse", "coarsest", "full", "previous"),
         "storage": ("all", "points", "intervals"),
@@ -197,6 +200,7 @@ class MGRIT:
 
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
+        _check_coarse(self)
         least = {"levels": 2, "samples": 1, "max_cycles": 1, "seed": 0}
         least |= {"forward_cycles": 1, "backward_cycles": 1}
         for name, count in least.items():
@@ -239,3 +243,27 @@ class MGRIT:
 
 
 Method = Parareal | MGRIT
+
+
+def coarse_names(kind: type[Method]) -> tuple[str, ...]:
+    """What a method's ``coarse`` may be called, its default first."""
+    names: tuple[str, ...] = coarse_registry().names(kind.__name__)
+    return tuple(sorted(names, key=lambda name: name != kind.coarse))
+
+
+def coarse_registry() -> Any:
+    """The kinds of coarse propagators; they are made of what stands after this module."""
+    from pararealize.coarse import registry  # noqa: PLC0415
+
+    return registry
+
+
+def _check_coarse(method: Method) -> None:
+    """Raise where ``coarse`` is no kind that the method offers.
+
+    A kind's object that the method would make of its name itself is replaced by the name.
+    """
+    if isinstance(method, Parareal) and coarse_registry().is_kind(method.coarse):
+        object.__setattr__(method, "coarse", coarse_registry().shortest(method))
+    else:
+        check_choices(method, {"coarse": coarse_names(type(method))})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -11,6 +11,16 @@ from pararealize.errors import MethodError
 
 #: A user's own coarse propagator: (fine, interface_in, interface_out) -> nn.Module.
 CoarseFactory = Callable[..., nn.Module]
+
+
+class DescribedKind(Protocol):
+    """A kind of coarse propagator with its parameters, as ``coarse.kind.CoarseKind`` is."""
+
+    name: ClassVar[str]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Its parameters by name."""
 
 
 def check_choices(method: Any, choices: Mapping[str, tuple[str, ...]]) -> None:

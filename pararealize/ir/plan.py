@@ -65,7 +65,8 @@ class Piece:
 
     ``layers`` names its first and last layer; ``after`` the operation and ``module`` the module
     whose output is its interface (empty for the last); costs are in seconds, sizes in bytes.
-    ``error`` is the measured error of a coarse propagator that was chosen by measurement.
+    ``error`` is the measured error of a coarse propagator that was chosen by measurement;
+    ``coarse`` says what it is in words, ``coarse_kind`` and ``coarse_options`` as data.
     """
 
     index: int
@@ -87,6 +88,8 @@ class Piece:
     guess_parameters: int = 0
     guess_seconds: float = 0.0
     error: float | None = None
+    coarse_kind: str = ""
+    coarse_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

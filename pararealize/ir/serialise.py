@@ -9,12 +9,13 @@ from types import UnionType
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import cattrs
-from cattrs.errors import ForbiddenExtraKeysError
+from cattrs import transform_error
+from cattrs.errors import BaseValidationError
 from torch import nn
 
-from pararealize.errors import MethodError
-from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.ir.options import CoarseFactory
+from pararealize.errors import MethodError, PararealizeError
+from pararealize.ir.methods import MGRIT, Method, Parareal, coarse_registry
+from pararealize.ir.options import CoarseFactory, DescribedKind
 
 T = TypeVar("T")
 
@@ -30,24 +31,26 @@ METHODS: Mapping[str, type[Parareal] | type[MGRIT]] = {"parareal": Parareal, "mg
 
 @dataclass(frozen=True)
 class SavedFactory:
-    """Stands for a user's coarse function, of which a saved plan knows the name alone."""
+    """Stands for a user's coarse function or kind, of which a saved plan knows ``values`` alone."""
 
-    name: str
+    values: Any
 
     def __call__(self, *_: Any) -> nn.Module:
         """Raise, as there is no function to call."""
         self.missing()
 
     def missing(self) -> NoReturn:
-        """Raise the error that asks for the function.
+        """Raise the error that asks for the function or kind.
 
         Raises:
-            MethodError: always; names the function that was used.
+            MethodError: always; names what was used.
 
         """
+        what = "function" if isinstance(self.values, str) else "kind"
+        name = self.values if what == "function" else f"kind:{self.values['kind']}"
         raise MethodError(
-            f"this network was built with '{CALLABLE}{self.name}': pass the same function "
-            "as load(path, model, coarse=function)."
+            f"this network was built with {name!r}: pass the same {what} "
+            f"as load(path, model, coarse={what})."
         )
 
 
@@ -60,16 +63,19 @@ def read(kind: type[T], values: Any) -> T:
     """A frozen dataclass of the values that :func:`values_of` gave.
 
     Raises:
-        TypeError, ValueError, KeyError: they are none; says what is wrong.
+        ValueError: they are none; says what is wrong where.
 
     """
     try:
         found: T = _converter().structure(values, kind)
         return found
-    except ForbiddenExtraKeysError as error:
-        raise ValueError(f"unknown fields {sorted(error.extra_fields)}") from error
+    except BaseValidationError as error:
+        refused = error.subgroup(PararealizeError)
+        while isinstance(refused, BaseExceptionGroup):
+            refused = refused.exceptions[0]  # type: ignore[assignment]
+        raise refused or ValueError("; ".join(transform_error(error))) from error
     except AttributeError as error:
-        raise TypeError("a list or a number stands where an object was expected") from error
+        raise ValueError("a list or a number stands where an object was expected") from error
 
 
 def read_method(values: Mapping[str, Any], coarse: CoarseFactory | None = None) -> Method:
@@ -99,7 +105,7 @@ def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
 @cache
 def _converter() -> cattrs.Converter:
     """What knows the types of this package's fields; strings are no numbers, flags are none."""
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _plain)
     converter.register_structure_hook_func(
@@ -119,6 +125,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == CoarseFactory, lambda v, _: _factory(v)
     )
+    converter.register_structure_hook(DescribedKind, lambda v, _: _kind(v))
     for name, kind in METHODS.items():
         converter.register_unstructure_hook(kind, _named(name))
     return converter
@@ -164,15 +171,23 @@ def _either(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
         try:
             if part is not type(None):
                 return converter.structure(value, part)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, BaseValidationError) as error:
             problem = error
     raise problem or TypeError(f"found {value!r:.40}")
 
 
 def _factory(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(CALLABLE):
-        return SavedFactory(value.removeprefix(CALLABLE))
+        return SavedFactory(value)
     raise TypeError(f"expected a function's name, found {value!r:.40}")
+
+
+def _kind(values: Any) -> Any:
+    """A kind of coarse propagator; one that is not of this package must be given again."""
+    if not isinstance(values, Mapping) or "kind" not in values:
+        raise TypeError(f"expected a kind and its parameters, found {values!r:.40}")
+    known = coarse_registry().find(str(values["kind"])) is not None
+    return coarse_registry().described(values) if known else SavedFactory(dict(values))
 
 
 def _method(converter: cattrs.Converter, values: Any) -> Method:
@@ -193,13 +208,14 @@ def _named(name: str) -> Any:
 
     def values(method: Method) -> dict[str, Any]:
         options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
-        if callable(method.coarse):
-            options["coarse"] = f"{CALLABLE}{_name_of(method.coarse)}"
-        return {"method": name, **options}
+        return {"method": name, **options, "coarse": _coarse_values(method.coarse)}
 
     return values
 
 
-def _name_of(factory: Any) -> str:
-    named = factory.name if isinstance(factory, SavedFactory) else None
-    return named or str(getattr(factory, "__qualname__", factory))
+def _coarse_values(coarse: str | CoarseFactory | DescribedKind) -> Any:
+    if isinstance(coarse, SavedFactory):
+        return coarse.values
+    if callable(coarse):
+        return f"{CALLABLE}{getattr(coarse, '__qualname__', coarse)}"
+    return coarse if isinstance(coarse, str) else {"kind": coarse.name, **coarse.options}

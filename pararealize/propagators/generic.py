@@ -271,15 +271,21 @@ class ParameterFree(nn.Module):
 
 def identity(source: State, target: State) -> nn.Module | None:
     """The parameter-free map from one state's shapes to another's, or ``None``."""
-    pairs = list(zip(source, target, strict=False))
-    if len(source) != len(target) or not all(_has_identity(a, b) for a, b in pairs):
+    if not has_identity(source, target):
         return None
-    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in pairs]
+    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in zip(source, target, strict=True)]
     return parts[0] if len(parts) == 1 else Leafwise(parts)
 
 
-def _has_identity(source: TensorSpec, target: TensorSpec) -> bool:
-    """Maps to maps, vectors to vectors, and maps to vectors; sequences only to themselves."""
+def has_identity(source: State, target: State) -> bool:
+    """Whether there is a parameter-free map from one state's shapes to another's.
+
+    Maps to maps, vectors to vectors, and maps to vectors; sequences only to themselves.
+    """
+    return len(source) == len(target) and all(map(_maps, source, target))
+
+
+def _maps(source: TensorSpec, target: TensorSpec) -> bool:
     before, after = len(source.shape), len(target.shape)
     if source.shape[:1] != target.shape[:1]:
         return False

@@ -12,9 +12,6 @@ from pararealize.ir.stages import in_a_row
 from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.ir.task import INPUT, Role, Task
 
-#: Kinds of coarse networks that need nothing of the network once they are made.
-OWN_WEIGHTS = ("network", "thinned", "stepped")
-
 
 @dataclass
 class _SweepWriter:
@@ -185,7 +182,7 @@ def guesser(j: int, method: Parareal) -> int:
     The first one has nothing to correct, and only the second waits for its guess: there it costs
     no message and keeps the first subnetwork from nothing. Weights of the network stay at home.
     """
-    return 2 if j == 1 and method.guess == "coarse" and method.coarse in OWN_WEIGHTS else j
+    return 2 if j == 1 and method.guess == "coarse" and method.owns_weights else j
 
 
 def _fine_sweep(writer: _SweepWriter, n: int, k: int, old: list[str]) -> list[str]:

@@ -2,14 +2,13 @@
 
 from networks import layer_names, small_chain, span
 from pararealize.chain.repeated_blocks import repeated_blocks
-from pararealize.coarse.depth_coarsening import coarsened
+from pararealize.coarse.intervals import Rediscretized
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Ref, Segment
 
 
 def rediscretized(chain: Chain, first: int, last: int) -> Segment | None:
-    found = coarsened(chain, first, last, last - first, "rediscretized")
-    return found.segment if found else None
+    return Rediscretized().coarsened(chain, first, last, last - first)[0]
 
 
 def test_runs_are_of_two_or_more_equal_residual_layers() -> None:

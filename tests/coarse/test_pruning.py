@@ -4,10 +4,31 @@ import pytest
 from torch import nn
 
 from networks import layer_names, small_chain, span
-from pararealize.coarse.pruning import Pruning, is_weighted, kept_layers, prune, pruned_cost
-from pararealize.ir.chain import Cost
+from pararealize.coarse.pruning import Pruning, Selection, prune, pruned_costs
+from pararealize.coarse.setting import Setting
+from pararealize.ir.chain import Chain, Cost
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import Segment
 
-BARE, WHOLE = Pruning(1, normalisation=False), Pruning(1, normalisation=True)
+BARE, WHOLE = Pruning(normalisation=False), Pruning(normalisation=True)
+
+
+def selected(chain: Chain, first: int, last: int, depth: int) -> tuple[Selection, int]:
+    """What is selected so that the layers with weights are ``depth`` or more, and how many."""
+    selection = Selection(chain, first).until(last)
+    return selection, max(0, depth - selection.changing)
+
+
+def kept_layers(chain: Chain, first: int, last: int, depth: int) -> list[int]:
+    selection, count = selected(chain, first, last, depth)
+    return selection.kept(count)
+
+
+def pruned(
+    chain: Chain, model: nn.Module, first: int, last: int, how: Pruning, depth: int = 1
+) -> Segment:
+    kept = how.kept(*selected(chain, first, last, depth))
+    return prune(chain, model, first, last, kept, how)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +38,7 @@ BARE, WHOLE = Pruning(1, normalisation=False), Pruning(1, normalisation=True)
 def test_layers_that_change_the_shape_are_kept(depth: int, kept: list[str]) -> None:
     chain, _ = small_chain("resnet")
     piece = span("resnet", "layer1.3", "layer2.4")
-    weighted = [i for i in kept_layers(chain, *piece, depth) if is_weighted(chain.layers[i])]
+    weighted = [i for i in kept_layers(chain, *piece, depth) if chain.layers[i].is_weighted]
     assert set(layer_names("resnet", weighted)) == set(kept)
 
 
@@ -28,13 +49,13 @@ def test_the_first_repeated_layers_are_kept() -> None:
     assert len(kept_layers(chain, *piece, 99)) == piece[1] - piece[0]
 
 
-@pytest.mark.parametrize("how", [BARE, WHOLE, Pruning(0, True), Pruning(3, False)])
+@pytest.mark.parametrize(("how", "depth"), [(BARE, 1), (WHOLE, 1), (WHOLE, 0), (BARE, 3)])
 @pytest.mark.parametrize("name", ["resnet", "vgg", "ode"])
-def test_thin_segments_read_only_what_exists(name: str, how: Pruning) -> None:
+def test_thin_segments_read_only_what_exists(name: str, how: Pruning, depth: int) -> None:
     chain, model = small_chain(name)
     size = len(chain.layers)
     for first, last in [(0, size // 2), (size // 3, 2 * size // 3), (size // 2, size - 1)]:
-        segment = prune(chain, model, first, last, how)
+        segment = pruned(chain, model, first, last, how, depth)
         known = {*segment.state, *segment.inputs}
         for operation in segment.operations:
             assert set(operation.uses) <= known, operation
@@ -45,7 +66,7 @@ def test_thin_segments_read_only_what_exists(name: str, how: Pruning) -> None:
 def test_thin_segments_leave_normalisation_and_dropout_out() -> None:
     chain, model = small_chain("vgg")
     size = len(chain.layers)
-    bare, whole = (prune(chain, model, 0, size, how) for how in (BARE, WHOLE))
+    bare, whole = (pruned(chain, model, 0, size, how) for how in (BARE, WHOLE))
     kinds = [
         {type(model.get_submodule(o.target)) for o in s.operations if o.kind == "module"}
         for s in (bare, whole)
@@ -57,7 +78,7 @@ def test_thin_segments_leave_normalisation_and_dropout_out() -> None:
 
 def test_the_inner_convolution_of_a_changing_block_is_left_out() -> None:
     chain, model = small_chain("resnet")
-    segment = prune(chain, model, *span("resnet", "layer1.4", "layer2.0"), BARE)
+    segment = pruned(chain, model, *span("resnet", "layer1.4", "layer2.0"), BARE)
     modules = {o.target for o in segment.operations if o.kind == "module"}
     assert {"layer2.0.conv1", "layer2.0.conv3", "layer2.0.shortcut"} <= modules
     assert "layer2.0.conv2" not in modules
@@ -71,6 +92,7 @@ def test_thin_cost_is_of_what_is_kept() -> None:
         (chain.profile.costs[o.name] for o in chain.segment(first, last, training=True).operations),
         Cost(),
     )
-    assert pruned_cost(chain, model, first, WHOLE) == whole
-    assert pruned_cost(chain, model, first, BARE).flops == whole.flops
-    assert pruned_cost(chain, model, first, BARE).seconds < whole.seconds
+    setting = Setting(chain, model, Machine(), difference=True)
+    assert pruned_costs(setting, WHOLE).each[first] == whole
+    assert pruned_costs(setting, BARE).each[first].flops == whole.flops
+    assert pruned_costs(setting, BARE).each[first].seconds < whole.seconds

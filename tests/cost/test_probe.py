@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.chain.interfaces import build_chain, find_interface
-from pararealize.coarse.depth_coarsening import coarsened
+from pararealize.coarse.intervals import Rediscretized
 from pararealize.cost.probe import Probe
 from pararealize.cost.profile import profile
 from pararealize.ir.chain import Partition, TensorSpec
@@ -109,9 +109,9 @@ def test_segments_are_measured_with_the_fine_weights(model: Net) -> None:
             layer.bias.zero_()
     probe = probe_of(model, "add", "add_2")
     first, last = probe.partition.piece(2)
-    found = coarsened(probe.partition.chain, first, last, last - first, "rediscretized")
-    assert found is not None
-    error = probe.response_error(2, None, found.segment)
+    segment, _ = Rediscretized().coarsened(probe.partition.chain, first, last, last - first)
+    assert segment is not None
+    error = probe.response_error(2, None, segment)
     assert 0 < error < probe.response_error(2, nn.Identity(), None)
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from pararealize import pararealize
 from pararealize.chain.interfaces import build_chain
-from pararealize.coarse.estimate import Estimate
 from pararealize.cost.inputs import infer_profile
 from pararealize.cut.cut import HEAD_SHARE, check_count, cut, cut_at, head_start, min_max
+from pararealize.cut.weights import Weights
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.methods import Parareal
@@ -114,16 +114,18 @@ def test_cut_of_a_chain_equals_brute_force(
     known, model = chain_of("mlp")
     chain, machine = with_seconds(known, seconds), Machine(link_latency=1e-4)
     method = Parareal(coarse=coarse, guess=guess, iterations=iterations)
-    estimate = Estimate(chain, model, method, machine)
+    weights = Weights(chain, model, method, machine)
+    each = 2 if coarse == "fine" else 1  # F(r) - F(0) of what does not keep zero
     end = head_start(chain, n)
     total = sum(seconds[:end])
     waits = 0.0
     if (coarse, guess) == ("network", "coarse"):  # all but the first wait for a coarse network
-        waits = estimate.coarse(0, next(i for i in range(end) if sum(seconds[:i]) >= total / n))
+        waits = weights.coarse(0, next(i for i in range(end) if sum(seconds[:i]) >= total / n))
     table: Table = {}
     for a in range(end):
         for b in range(a + 1, end + 1):
-            added = waits + estimate.guess(a) + iterations * estimate.coarse(a, b) if a else 0.0
+            corrections = iterations * each * weights.coarse(a, b)
+            added = waits + weights.guess(a) + corrections if a else 0.0
             sent = machine.message(chain.interfaces[b - 1].bytes) if b < end else 0.0
             table[a, b] = sum(seconds[a:b]) + added + sent
     bounds = cut(chain, model, n, method, machine).bounds

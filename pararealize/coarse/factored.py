@@ -1,0 +1,103 @@
+"""Factored: a copy of a subnetwork whose layers have weights of low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Self, final
+
+from pararealize.coarse.copies import replica, replica_costs
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.setting import LayerCosts, Setting, Site, can_copy
+from pararealize.ir.chain import Cost
+from pararealize.ir.decisions import Coarse
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.program import Operation
+from pararealize.propagators.factored import Factored as FactoredLayer
+from pararealize.propagators.factored import is_plain, products_left, rank_of
+from pararealize.propagators.fresh import Fresh
+
+
+@final
+@dataclass(frozen=True)
+class Factored(CoarseKind):
+    """All layers, those that it makes cheaper with a share ``rank`` of their largest rank.
+
+    It does not count as owning its weights: calibration starts from the subnetwork's own.
+    """
+
+    name = "factored"
+    heeds = ("coarse_rank",)
+    rank: float = 0.25
+
+    @classmethod
+    def of(cls, method: Method, j: int | None = None) -> Self:
+        """Of the method's rank."""
+        del j
+        return cls(method.coarse_rank) if isinstance(method, Parareal) else cls()
+
+    @classmethod
+    def candidates(cls) -> tuple[CoarseKind, ...]:
+        """Of half the rank."""
+        return (cls(0.5),)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.rank:g}"
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of all layers; ``None`` where none becomes cheaper."""
+        layers, changed = setting.once(self, lambda: self._layers(setting))
+        for last in range(first + 1, len(setting.chain.layers) + 1):
+            unchanged = changed[last] == changed[first] or layers.refuses(range(first, last))
+            yield None if unchanged else layers.between(first, last)
+
+    def _layers(self, setting: Setting) -> tuple[LayerCosts, list[int]]:
+        """Their costs, and the count of those made cheaper before each one."""
+        copies = [
+            replica(setting.chain, setting.model, i, i + 1).operations
+            for i in range(len(setting.chain.layers))
+        ]
+        each = tuple(
+            sum((self._cost(setting, o) for o in operations), Cost()) for operations in copies
+        )
+        cheaper = (sum(self._left(setting, o) < 1 for o in operations) for operations in copies)
+        refused = replica_costs(setting).refused
+        return LayerCosts(each, refused), list(accumulate(cheaper, initial=0))
+
+    def build(self, site: Site) -> Coarse | None:
+        """The copy, or ``None`` where low rank makes none of its layers cheaper."""
+        setting = site.setting
+        segment = replica(setting.chain, setting.model, *site.span)
+        if not can_copy(segment):
+            return None
+        module = Fresh(setting.model, segment, bias=True, trained=True)
+        if not self._factor(module):
+            return None
+        cost = sum((self._cost(setting, o) for o in segment.operations), Cost())
+        return self.network(site, cost, module, segment.inputs)
+
+    def _factor(self, module: Fresh) -> bool:
+        """Give layers a share of their largest rank, where that takes less; whether one has it."""
+        ranks = {key: rank_of(layer, self.rank) for key, layer in module.layers.items()}
+        for key, rank in ranks.items():
+            layer = module.layers[key]
+            if rank is not None and is_plain(layer):
+                module.layers[key] = FactoredLayer(layer, rank)
+        return any(ranks.values())
+
+    def _cost(self, setting: Setting, operation: Operation) -> Cost:
+        cost, left = setting.chain.profile.cost((operation,)), self._left(setting, operation)
+        return replace(cost, flops=left * cost.flops, seconds=left * cost.seconds)
+
+    def _left(self, setting: Setting, operation: Operation) -> float:
+        """Products for each of the operation's own."""
+        if operation.kind != "module":
+            return 1.0
+        return products_left(setting.model.get_submodule(operation.target), self.rank)
+
+    def reason(self, site: Site) -> str:
+        """The rank."""
+        del site
+        share = f"coarse_rank={self.rank:g} of its largest rank"
+        return f"no layer of it is cheaper with {share}"

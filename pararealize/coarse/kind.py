@@ -1,0 +1,153 @@
+"""Kind: what a coarse propagator is, in one description."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pararealize.coarse.setting import Setting, Site, input_names
+from pararealize.errors import CoarseError
+from pararealize.ir.chain import Cost, State
+from pararealize.ir.decisions import Coarse
+from pararealize.ir.methods import Method
+
+
+@dataclass(frozen=True)
+class CoarseKind(ABC):
+    """A kind of coarse propagator; its parameters are the fields of a frozen dataclass.
+
+    A new kind is one subclass and its place in :data:`pararealize.coarse.registry.KINDS`: cuts,
+    options, the command line and calibration then know it.
+
+    Attributes:
+        name: how options spell it.
+        methods: the methods that offer it by name.
+        heeds: options of the method that it reads.
+        takes_tuples: whether states of any shapes will do, several tensors among them.
+        owns_weights: whether it needs nothing of the network once it is made, so that it may be
+            evaluated where the network's weights are not.
+        keeps_zero: whether F(0) = 0 is expected of it where jumps are corrected: one evaluation
+            then is a correction, else F(r) - F(0) takes two.
+        advice: options to write where it is refused.
+
+    """
+
+    name: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]] = ("Parareal",)
+    heeds: ClassVar[tuple[str, ...]] = ()
+    takes_tuples: ClassVar[bool] = False
+    owns_weights: ClassVar[bool] = False
+    keeps_zero: ClassVar[bool] = False
+    advice: ClassVar[str] = "coarse='network'"
+
+    @classmethod
+    def of(cls, method: Method, j: int | None = None) -> CoarseKind:
+        """The kind with a method's options for subnetwork j, or for one not known yet."""
+        del method, j
+        return cls()
+
+    @classmethod
+    def candidates(cls) -> tuple[CoarseKind, ...]:
+        """Those of the kind that calibration compares."""
+        return ()
+
+    @classmethod
+    def substitutes(cls) -> tuple[CoarseKind, ...]:
+        """Those of the kind that stand in where calibration finds no other for a subnetwork."""
+        return ()
+
+    @property
+    def instead(self) -> tuple[CoarseKind, ...]:
+        """Kinds to build, in this order, where a method asks for one that is not known."""
+        return ()
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Its parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of its propagators of ``first`` … ``last - 1``, last = ``first`` + 1, + 2, ….
+
+        One evaluation each; ``None`` where there is none.
+        """
+
+    @abstractmethod
+    def build(self, site: Site) -> Coarse | None:
+        """The propagator, or ``None`` where there is none.
+
+        Raises:
+            CoarseError: there is none, for a reason of its own.
+
+        """
+
+    def cost(self, setting: Setting, first: int, last: int) -> Cost | None:
+        """Cost of one evaluation of its propagator of the layers ``first`` … ``last - 1``."""
+        return next(islice(self.costs(setting, first), last - first - 1, None))
+
+    def reason(self, site: Site) -> str:
+        """Why there is none."""
+        before, after = (" and ".join(map(str, state)) for state in site.states)
+        return f"none is known from {before or 'the inputs'} to {after or 'the output'}"
+
+    def refusal(self, site: Site) -> CoarseError:
+        """The error that there is none; says why and what to write."""
+        layers = site.setting.chain.layers
+        return CoarseError(
+            f"no {self.name!r} coarse propagator for subnetwork {site.number} "
+            f"({layers[site.first].name} … {layers[site.last - 1].name}): {self.reason(site)}. "
+            f"Write method=Parareal({self.advice}), take fewer subnetworks, or give a function "
+            "(fine, interface_in, interface_out) -> nn.Module."
+        )
+
+    def coarse(self, cost: Cost, **parts: Any) -> Coarse:
+        """A propagator of this kind."""
+        return Coarse(str(self), cost, **parts, name=self.name, options=self.options)
+
+    def network(
+        self, site: Site, cost: Cost, module: nn.Module, inputs: tuple[str, ...] = ()
+    ) -> Coarse:
+        """A propagator that is a module; before the first layer it reads the network's input."""
+        if site.first == 0:
+            inputs = inputs or input_names(site.setting.chain)
+        jumps = not site.setting.difference and not inputs
+        zero = jumps and is_zero_preserving(module, site.states[0])
+        return self.coarse(cost, module=module, inputs=inputs, zero_preserving=zero)
+
+
+def costs_of(kind: CoarseKind, setting: Setting, first: int) -> Iterator[Cost | None]:
+    """Costs of what a method that asks for the kind gets: it, or what is built instead."""
+    kinds = (kind, *kind.instead)
+    for each in zip(*(k.costs(setting, first) for k in kinds), strict=True):
+        yield next((cost for cost in each if cost is not None), None)
+
+
+def is_zero_preserving(module: nn.Module, state: State) -> bool:
+    """Whether the network answers zero to zero in both modes, whatever its weights will be.
+
+    Seen on a copy with other weights: a bias may be zero only until it is trained.
+    """
+    first = next(module.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    dtype = first.dtype if first is not None else state[0].dtype
+    zeros = [torch.zeros(s.shape, dtype=dtype, device=device) for s in state]
+    probe = copy.deepcopy(module)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for tensor in (*probe.parameters(), *probe.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(0.5 + torch.rand(tensor.shape))
+        results = [probe.train(mode)(*zeros) for mode in (True, False)]
+    leaves = [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
+    return all(not leaf.any() for leaf in leaves)

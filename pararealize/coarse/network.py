@@ -1,0 +1,171 @@
+"""Network: small fresh networks, of a subnetwork's own kinds of layers or generic ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self, final
+
+from torch import nn
+
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
+from pararealize.coarse.setting import Setting, Site, can_copy, like
+from pararealize.cost.profile import module_cost
+from pararealize.ir.chain import Cost, State
+from pararealize.ir.decisions import Coarse
+from pararealize.ir.methods import Method, Parareal
+from pararealize.propagators.fresh import Fresh
+from pararealize.propagators.generic import generic_coarse
+
+#: What to write where no network is known.
+EXACT = "coarse='fine', correction='difference'"
+
+#: What equal costs may differ by that were summed in another order.
+ROUNDING = 1e-9
+
+
+@final
+@dataclass(frozen=True)
+class OwnLayers(CoarseKind):
+    """The layers that change the shape, and of the others as many as make ``depth`` with them."""
+
+    name = "own layers"
+    methods = ()
+    keeps_zero = True
+    advice = EXACT
+    depth: int = 1
+
+    @classmethod
+    def of(cls, method: Method, j: int | None = None) -> Self:
+        """Of the method's depth."""
+        return cls(method.depth(j)) if isinstance(method, Parareal) else cls()
+
+    @classmethod
+    def substitutes(cls) -> tuple[CoarseKind, ...]:
+        """With one layer."""
+        return (cls(),)
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of the layers kept."""
+        last = first
+        for selection, cost in selected_costs(setting, first, Pruning(setting.difference)):
+            last += 1
+            found = cost(self._repeated(selection))
+            source, target = setting.states(first, last)
+            bare = found is not None and not found.flops and source == target
+            yield None if bare else found
+
+    def build(self, site: Site) -> Coarse | None:
+        """The layers with fresh weights, without biases where jumps are corrected."""
+        chain, model = site.setting.chain, site.setting.model
+        how = Pruning(site.setting.difference)
+        selection = Selection(chain, site.first).until(site.last)
+        kept = how.kept(selection, self._repeated(selection))
+        segment = prune(chain, model, *site.span, kept, how)
+        if not can_copy(segment):
+            return None
+        cost = chain.profile.cost(segment.operations)
+        source, target = site.states
+        if source == target and not cost.flops:
+            return None  # an activation alone is a worse guess at the piece than the identity
+        module = Fresh(model, segment, bias=site.setting.difference)
+        return self.network(site, cost, module, segment.inputs)
+
+    def _repeated(self, selection: Selection) -> int:
+        return max(0, self.depth - selection.changing)
+
+
+@final
+@dataclass(frozen=True)
+class Generic(CoarseKind):
+    """Pooling and small convolutions, or low-rank linear maps, whatever the layers are."""
+
+    name = "generic"
+    methods = ()
+    keeps_zero = True
+    advice = EXACT
+
+    @classmethod
+    def candidates(cls) -> tuple[CoarseKind, ...]:
+        """It."""
+        return (cls(),)
+
+    @classmethod
+    def substitutes(cls) -> tuple[CoarseKind, ...]:
+        """It."""
+        return (cls(),)
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs by the states' shapes."""
+        known: dict[tuple[State, State], Cost | None] = setting.once(self, dict)
+        priced: tuple[State, Cost | None] | None = None
+        for last in range(first + 1, len(setting.chain.layers) + 1):
+            source, target = setting.states(first, last)
+            if priced is None or priced[0] is not target:
+                if (source, target) not in known:
+                    known[source, target] = self._price(setting, source, target)
+                priced = target, known[source, target]
+            yield priced[1]
+
+    def build(self, site: Site) -> Coarse | None:
+        """The network with fresh weights, without biases where jumps are corrected."""
+        source, target = site.states
+        module = self._module(site.setting, source, target)
+        if module is None:
+            return None
+        module = like(module, site.setting.model)
+        return self.network(site, module_cost(module, source, site.setting.machine), module)
+
+    def _price(self, setting: Setting, source: State, target: State) -> Cost | None:
+        return setting.price(lambda: (self._module(setting, source, target), source))
+
+    def _module(self, setting: Setting, source: State, target: State) -> nn.Module | None:
+        return generic_coarse(source, target, bias=setting.difference)
+
+
+@final
+@dataclass(frozen=True)
+class Network(CoarseKind):
+    """Own layers where they cost no more than a share ``budget`` of the subnetwork, or generic.
+
+    Above the budget it is the cheaper of the two.
+    """
+
+    name = "network"
+    heeds = ("coarse_depth", "coarse_budget")
+    takes_tuples = True
+    owns_weights = True
+    keeps_zero = True
+    advice = EXACT
+    depth: int = 1
+    budget: float = 0.75
+
+    @classmethod
+    def of(cls, method: Method, j: int | None = None) -> Self:
+        """Of the method's depth and budget."""
+        if not isinstance(method, Parareal):
+            return cls()
+        return cls(method.depth(j), method.coarse_budget)
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of the choice."""
+        own, generic = OwnLayers(self.depth), Generic()
+        both = zip(own.costs(setting, first), generic.costs(setting, first), strict=True)
+        for last, (mine, other) in enumerate(both, start=first + 1):
+            fine = setting.fine.between(first, last).seconds
+            if mine is None or other is None or not self._is_dear(mine, fine):
+                yield other if mine is None else mine
+            else:
+                yield min(mine, other, key=lambda cost: cost.seconds)
+
+    def build(self, site: Site) -> Coarse | None:
+        """The choice."""
+        own = OwnLayers(self.depth).build(site)
+        if own is not None and not self._is_dear(own.cost, site.fine.seconds):
+            return own
+        options = [c for c in (own, Generic().build(site)) if c is not None]
+        return min(options, key=lambda c: c.cost.seconds, default=None)
+
+    def _is_dear(self, own: Cost, fine: float) -> bool:
+        return own.seconds > self.budget * fine * (1 + ROUNDING)

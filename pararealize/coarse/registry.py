@@ -1,0 +1,150 @@
+"""Registry: all kinds of coarse propagators, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeGuard
+
+from pararealize.coarse.auto import Auto
+from pararealize.coarse.copies import Whole
+from pararealize.coarse.custom import Custom
+from pararealize.coarse.exact import Exact
+from pararealize.coarse.factored import Factored
+from pararealize.coarse.identity import Identity
+from pararealize.coarse.intervals import (
+    Fitted,
+    IntervalKind,
+    Mean,
+    Rediscretized,
+    Sampled,
+    Summed,
+)
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.network import Generic, Network, OwnLayers
+from pararealize.coarse.stepped import Stepped
+from pararealize.coarse.thinned import Thinned
+from pararealize.errors import CoarseError, MethodError
+from pararealize.ir.methods import Method
+from pararealize.ir.plan import Piece
+from pararealize.ir.serialise import read
+
+#: In the order in which they are listed, compared and tried as substitutes.
+KINDS: tuple[type[CoarseKind], ...] = (
+    *(Network, Exact, Identity, Rediscretized, Mean, Sampled, Summed, Thinned, Stepped),
+    *(Factored, Auto, Generic, OwnLayers, Whole, Fitted),
+)
+
+
+def find(name: str) -> type[CoarseKind] | None:
+    """The kinds of a name, if there are any."""
+    return next((kind for kind in KINDS if kind.name == name), None)
+
+
+def names(method: str) -> tuple[str, ...]:
+    """Names of the kinds that a method, ``"Parareal"`` or ``"MGRIT"``, offers."""
+    return tuple(kind.name for kind in KINDS if method in kind.methods)
+
+
+def heeding(option: str) -> tuple[str, ...]:
+    """Names of the kinds that heed an option such as ``"coarse_depth"``."""
+    return tuple(kind.name for kind in KINDS if option in kind.heeds)
+
+
+def candidates() -> tuple[CoarseKind, ...]:
+    """What calibration compares."""
+    return tuple(kind for family in KINDS for kind in family.candidates())
+
+
+def substitutes() -> tuple[CoarseKind, ...]:
+    """What stands in where a subnetwork has no candidate of a kind."""
+    return tuple(kind for family in KINDS for kind in family.substitutes())
+
+
+def measurable() -> tuple[type[IntervalKind], ...]:
+    """What multigrid chooses from by measured errors, the identity last."""
+    found = (kind for kind in reversed(KINDS) if issubclass(kind, IntervalKind))
+    return tuple(kind for kind in found if not kind.fits)
+
+
+def is_kind(value: object) -> TypeGuard[CoarseKind]:
+    """Whether a value is a kind of coarse propagator with its parameters."""
+    return isinstance(value, CoarseKind)
+
+
+def shortest(method: Method) -> str | CoarseKind:
+    """The kind that a method was given, or its name where the method makes the same of that."""
+    kind = method.coarse
+    assert is_kind(kind)
+    return kind.name if find(kind.name) is type(kind) and kind == kind.of(method) else kind
+
+
+def asked(method: Method, j: int | None = None) -> CoarseKind:
+    """The kind that a method asks for, for subnetwork j or for one not known yet."""
+    given = method.coarse
+    if is_kind(given):
+        return given
+    if callable(given):
+        return Custom(given)
+    found = find(str(given))
+    if found is None:
+        raise MethodError(f"no kind of coarse propagator is called {given!r}.")
+    return found.of(method, j)
+
+
+def described(values: Mapping[str, Any]) -> CoarseKind:
+    """The kind that is called ``kind`` among the values; the others are its parameters.
+
+    Raises:
+        CoarseError: there is no such kind, or it has other parameters.
+
+    """
+    name, options = str(values.get("kind")), {k: v for k, v in values.items() if k != "kind"}
+    found = find(name)
+    known = {field.name for field in fields(found)} if found else set()
+    if found is None or set(options) != known:
+        raise CoarseError(
+            f"no kind of coarse propagator is called {name!r} with {sorted(options)}: give it "
+            "where it is defined, as load(path, model, coarse=kind)."
+        )
+    return read(found, options)
+
+
+def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKind]:
+    """The kinds that a saved plan chose, by subnetwork; a user's own function is asked again."""
+    given = method.coarse
+    if callable(given):
+        return {}
+    found: dict[int, CoarseKind] = {}
+    for piece in (piece for piece in pieces if piece.coarse != "none"):
+        if is_kind(given) and piece.coarse == str(given):
+            found[piece.index] = given
+        elif piece.coarse_kind:
+            found[piece.index] = described({**piece.coarse_options, "kind": piece.coarse_kind})
+        else:
+            found[piece.index] = kind_of_saved(piece.coarse, method, piece.index)
+    return found
+
+
+def kind_of_saved(text: str, method: Method, j: int) -> CoarseKind:
+    """The kind that plans without parameters wrote as a text, such as ``"thinned 2"``.
+
+    Raises:
+        CoarseError: no kind was written so.
+
+    """
+    name, _, number = text.partition(" ")
+    try:
+        match name:
+            case "thinned":
+                return Thinned(int(number))
+            case "stepped":
+                return Stepped(int(number))
+            case "factored":
+                return Factored(float(number))
+    except ValueError as error:
+        raise CoarseError(f"no kind of coarse propagator was written {text!r}.") from error
+    found = find(text)
+    if found is None:
+        raise CoarseError(f"no kind of coarse propagator was written {text!r}.")
+    return found.of(method, j)

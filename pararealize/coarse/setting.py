@@ -1,0 +1,179 @@
+"""Setting: what coarse propagators are made from, and facts of its layers, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from pararealize.cost.probe import Probe
+from pararealize.cost.profile import module_cost
+from pararealize.ir.chain import Chain, Cost, State, TensorSpec
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.plan import Machine
+from pararealize.ir.program import Segment
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """Costs of a chain's layers as a kind of coarse propagator rewrites them.
+
+    ``refused`` are layers that a network with weights of its own cannot have.
+    """
+
+    each: tuple[Cost, ...]
+    refused: frozenset[int] = frozenset()
+
+    @cached_property
+    def before(self) -> tuple[Cost, ...]:
+        """Of all layers before each one, and of all."""
+        return tuple(accumulate(self.each, initial=Cost()))
+
+    def between(self, first: int, last: int) -> Cost:
+        """Of the layers ``first`` … ``last - 1``."""
+        return self.before[last] - self.before[first]
+
+    def refuses(self, layers: Iterable[int]) -> bool:
+        """Whether one of the layers is refused."""
+        return bool(self.refused) and not self.refused.isdisjoint(layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """The network, how it is corrected and on what machine.
+
+    ``difference`` says that corrections are differences of two states' images, else images of a
+    jump; ``facts`` are what was computed of it once.
+    """
+
+    chain: Chain
+    model: nn.Module
+    machine: Machine
+    difference: bool
+    facts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, chain: Chain, model: nn.Module, machine: Machine, method: Method) -> Setting:
+        """The setting of a method: multigrid corrects by differences."""
+        residual = isinstance(method, Parareal) and method.correction == "residual"
+        return cls(chain, model, machine, not residual)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, which is called the first time that ``key`` is asked for."""
+        if key not in self.facts:
+            self.facts[key] = make()
+        found: T = self.facts[key]
+        return found
+
+    @property
+    def bodies(self) -> tuple[Segment, ...]:
+        """Every layer by itself."""
+        chain = self.chain
+        count = len(chain.layers)
+        return self.once(
+            "bodies",
+            lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count)),
+        )
+
+    @property
+    def fine(self) -> LayerCosts:
+        """Costs of the layers as they are."""
+        return self.once("fine", lambda: LayerCosts(tuple(x.cost for x in self.chain.layers)))
+
+    def rewritten(self, key: Hashable, rewrite: Callable[[int], Segment]) -> LayerCosts:
+        """Costs of the layers where each is rewritten, as segments of one layer."""
+
+        def costs() -> LayerCosts:
+            segments = [rewrite(i) for i in range(len(self.chain.layers))]
+            each = tuple(self.chain.profile.cost(segment.operations) for segment in segments)
+            refused = (i for i, segment in enumerate(segments) if not can_copy(segment))
+            return LayerCosts(each, frozenset(refused))
+
+        return self.once(key, costs)
+
+    def states(self, first: int, last: int) -> tuple[State, State]:
+        """States before and after the layers ``first`` … ``last - 1``; at the ends, what is known.
+
+        Before the first layer that is the network's only input, and after the last its output,
+        where that is one tensor.
+        """
+        source = self.chain.state(first) or tuple(filter(None, (main_input(self.chain),)))
+        return source, self.chain.state(last) or self.once("output", self._output)
+
+    def _output(self) -> State:
+        values = self.chain.train.operations[-1].uses
+        spec = self.chain.profile.specs[values[0]] if len(values) == 1 else None
+        return (spec,) if spec is not None else ()
+
+    def price(self, make: Callable[[], tuple[nn.Module | None, State]]) -> Cost | None:
+        """Cost of one call of a new module on a state; ``None`` where there is none."""
+        with torch.device("meta"):
+            module, state = make()
+        if module is None:
+            return None
+        weight = _weight(self.model)
+        module = module if weight is None else module.to(weight.dtype)
+        return module_cost(module, state, self.machine)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The layers ``first`` … ``last - 1`` that a propagator is built for.
+
+    They are subnetwork ``number``, counted from 1, of those that ``probe`` evaluates.
+    """
+
+    setting: Setting
+    first: int
+    last: int
+    number: int = 0
+    probe: Probe | None = None
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First layer and the one after the last."""
+        return self.first, self.last
+
+    @property
+    def states(self) -> tuple[State, State]:
+        """States before and after."""
+        return self.setting.states(*self.span)
+
+    @property
+    def fine(self) -> Cost:
+        """Cost of the layers themselves."""
+        return self.setting.chain.cost(*self.span)
+
+
+def can_copy(segment: Segment) -> bool:
+    """Whether a segment can have weights of its own: not what lies around a list of blocks."""
+    return not any(operation.kind in {"network", "context"} for operation in segment.operations)
+
+
+def like(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The module on the model's device, in its floating-point dtype."""
+    weight = _weight(model)
+    return module if weight is None else module.to(weight.device, weight.dtype)
+
+
+def _weight(model: nn.Module) -> nn.Parameter | None:
+    return next((p for p in model.parameters() if p.is_floating_point()), None)
+
+
+def main_input(chain: Chain) -> TensorSpec | None:
+    """The network's only tensor input, or ``None``."""
+    specs = [s for s in chain.profile.inputs.values() if isinstance(s, TensorSpec)]
+    return specs[0] if len(specs) == 1 else None
+
+
+def input_names(chain: Chain) -> tuple[str, ...]:
+    """The name of the network's only tensor input."""
+    source = main_input(chain)
+    return tuple(name for name, spec in chain.profile.inputs.items() if spec == source)[:1]
