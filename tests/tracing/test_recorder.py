@@ -111,7 +111,9 @@ def test_the_parent_is_called_whole_where_the_branch_is_its_own() -> None:
 
 def test_a_forward_that_branches_itself_is_an_error_with_advice() -> None:
     model = Gate()
-    with pytest.raises(TraceError, match=r"Gate cannot be traced at .*test_recorder\.py:\d+ \(if x"):
+    with pytest.raises(
+        TraceError, match=r"Gate cannot be traced at .*test_recorder\.py:\d+ \(if x"
+    ):
         pararealize(model, 2, example_inputs=(torch.randn(2, 6),))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pararealize.errors import RankError
+from pararealize.runtime.communication import random_streams as streams
 from pararealize.runtime.communication.random_streams import (
     BLOCK,
     Draw,
@@ -20,7 +21,6 @@ from pararealize.runtime.communication.random_streams import (
     words_between,
 )
 from pararealize.runtime.communication.threads import LocalGroup
-from pararealize.runtime.communication import random_streams as streams
 
 KINDS: dict[str, Callable[[int], Tensor]] = {
     "dropout": lambda size: functional.dropout(torch.ones(size), 0.3),
