@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import final
 
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.schedule import Watch
@@ -10,6 +11,7 @@ from pararealize.ir.task import Role
 from pararealize.schedule.directions import Direction, Source
 
 
+@final
 class CycleWriter:
     """The cycles of a method on a direction's chain.
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from pararealize.ir.hierarchy import Cycles, Feature, Iteration, Level, propagator
 from pararealize.ir.methods import MGRIT
-from pararealize.ir.schedule import Schedule, Watch, needed
-from pararealize.ir.target import HEAD, Kind, Target
+from pararealize.ir.schedule import Schedule, Watch, commit_last, needed
+from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import INPUT, Role, Task
 from pararealize.schedule.cycles import CycleWriter
 from pararealize.schedule.directions import Adjoint, Forward
@@ -48,7 +48,7 @@ def mgrit_schedule(
     output = "out" if head else states[-1]
     if head:
         direction.tasks.append(Task("out", "apply", Role.HEAD, (states[-1],), HEAD, piece=n))
-    tasks = _commit_last(needed(direction.tasks, [output]))
+    tasks = commit_last(needed(direction.tasks, [output]))
     title = f"MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     inputs = tuple(before[:-1]) if before else (INPUT,)
     schedule = _schedule(tasks, output, solver.watches, inputs, title)
@@ -69,7 +69,12 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     solver.solve(start, cycles)
     watches = [replace(w, interface=n - w.interface) for w in solver.watches]
     roots = list(dict.fromkeys(solver.relaxed))
-    tasks = _commit_last(needed(direction.tasks, roots))
+    committed = commit_last(needed(direction.tasks, roots))
+    # Coarse propagators borrow their weights: gradients are those of the fine ones.
+    tasks = tuple(
+        replace(task, commits=False) if task.role in {Role.GUESS, Role.COARSE} else task
+        for task in committed
+    )
     title = f"adjoint of MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
     return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
 
@@ -139,22 +144,6 @@ def _linearised(
             fine, coarse = Target.fine(bound + 1), propagator(2, step)
             found[fine] = newest.get(coarse, found[fine])
     return found
-
-
-def _commit_last(tasks: list[Task]) -> tuple[Task, ...]:
-    """Statistics, or gradients of weights, move with the last application of a propagator only.
-
-    Coarse propagators borrow their weights.
-    """
-    last = {task.target: i for i, task in enumerate(tasks)}
-
-    def commits(i: int, task: Task) -> bool:
-        if task.target is None:
-            return True
-        borrows = task.transposed and task.target.kind is Kind.COARSE
-        return last[task.target] == i and not borrows
-
-    return tuple(replace(task, commits=commits(i, task)) for i, task in enumerate(tasks))
 
 
 def _schedule(
