@@ -31,8 +31,8 @@ from chains import (
 from networks import assert_equal_steps, compiled, relative, seeded, step
 from pararealize import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
+from pararealize.schedule.cycles import CycleWriter
 from pararealize.schedule.directions import Adjoint, Forward
-from pararealize.schedule.mgrit import CycleWriter
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pararealize.SlowerThanSerialWarning", "ignore::pararealize.DivergenceWarning"

@@ -111,7 +111,7 @@ def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fi
         train = chain.segment(first, last, training=True)
         same = chain.train is chain.eval
         evaluate = train if same else chain.segment(first, last, training=False)
-        title = "the head" if target is HEAD else f"subnetwork {target.number}"
+        title = "the head" if target == HEAD else f"subnetwork {target.number}"
         layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
         found[target] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
     return found

@@ -9,8 +9,8 @@ corrections are all programs of these. A schedule is decided, printed and verifi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import networkx as nx
@@ -175,3 +175,19 @@ def needed(tasks: Iterable[Task], roots: Iterable[str]) -> list[Task]:
             kept.append(task)
             wanted.update(task.reads)
     return kept[::-1]
+
+
+def commit_last(
+    tasks: Sequence[Task], network: Callable[[Target], Target] = lambda target: target
+) -> tuple[Task, ...]:
+    """The tasks, of which the last application of every network moves its statistics.
+
+    Of adjoints, it takes the gradients of its weights. ``network`` says of propagators that are
+    one network which of them stands for it.
+    """
+    known = [None if task.target is None else network(task.target) for task in tasks]
+    last = {each: i for i, each in enumerate(known)}
+    return tuple(
+        replace(task, commits=each is None or last[each] == i)
+        for i, (task, each) in enumerate(zip(tasks, known, strict=True))
+    )

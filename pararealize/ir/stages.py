@@ -33,8 +33,12 @@ def made_in(stages: Sequence[Schedule]) -> dict[Key, None]:
 
 
 def reported(stages: Sequence[Schedule]) -> tuple[tuple[Watch, int], ...]:
-    """The last stage's watches, each with the rank that reports it: the last that knows both."""
-    known, ranks = set(made_in(stages)), range(stages[-1].ranks)
+    """The last stage's watches, each with the rank that reports it: the last that knows both.
+
+    What the first stage takes is known everywhere.
+    """
+    ranks = range(stages[-1].ranks)
+    known = {*made_in(stages), *((rank, name) for rank in ranks for name in stages[0].inputs)}
 
     def reporter(watch: Watch) -> int:
         return max((r for r in ranks if {(r, watch.new), (r, watch.old)} <= known), default=-1)

@@ -88,9 +88,8 @@ class _Cutter:
             return part if name in self.made else name
         piece = self.made[name].piece
         self.known.add(part)
-        self.tasks.append(
-            Task(part, "slice", Role.BATCH, (name,), piece=piece, part=i, parts=self.parts)
-        )
+        task = Task(part, "slice", Role.BATCH, (name,), piece=piece, part=i, parts=self.parts)
+        self.tasks.append(task)
         return part
 
     def whole(self, name: str, piece: int) -> str:

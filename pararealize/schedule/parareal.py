@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, Watch, needed
+from pararealize.ir.schedule import Schedule, Watch, commit_last, needed
 from pararealize.ir.stages import in_a_row
 from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.ir.task import INPUT, Role, Task
@@ -42,10 +42,15 @@ class _SweepWriter:
         self.tasks.append(Task(value, "combine", role, reads, signs=signs, piece=piece))
         return value
 
+    def network(self, target: Target) -> Target:
+        """A coarse sweep guesses with the networks that correct."""
+        sweeps = target.kind is Kind.GUESS and self.method.guess == "coarse"
+        return Target.coarse(target.number) if sweeps else target
+
     def stage(self, output: str, sweeps: int, title: str) -> Schedule:
         """What the output needs and no stage before has made."""
         wanted = [task for task in needed(self.tasks, [output]) if task.value not in self.done]
-        tasks = _commit_last(wanted, self.method)
+        tasks = commit_last(wanted, self.network)
         earlier = dict(self.done)
         self.done |= dict.fromkeys(task.value for task in tasks)
         made = {*self.done, INPUT}
@@ -227,19 +232,3 @@ def _by_difference(writer: _SweepWriter, j: int, k: int, states: tuple[str, str]
     # where G = Φ the others cancel, so that it has its numbers to the last digit.
     reads = (after, fine, before)
     return writer.combine(f"u{j}.{k + 1}", Role.CORRECTION, "++-", reads, j)
-
-
-def _commit_last(tasks: list[Task], method: Parareal) -> tuple[Task, ...]:
-    """Statistics move with the last application of every network only."""
-
-    def network(target: Target | None) -> Target | None:
-        """What a coarse sweep guesses with are the networks that correct."""
-        if target is not None and target.kind is Kind.GUESS and method.guess == "coarse":
-            return Target.coarse(target.number)
-        return target
-
-    last = {network(task.target): i for i, task in enumerate(tasks)}
-    return tuple(
-        replace(task, commits=task.target is None or last[network(task.target)] == i)
-        for i, task in enumerate(tasks)
-    )

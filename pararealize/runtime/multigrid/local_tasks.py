@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pararealize.ir.schedule import Schedule, Watch
+from pararealize.ir.stages import reported
 from pararealize.ir.target import Target
 from pararealize.ir.task import INPUT, Role, Task
 from pararealize.propagators.stacked import Stacked
@@ -29,9 +30,7 @@ def local_tasks(schedule: Schedule, ranks: frozenset[int]) -> LocalTasks:
     """What some ranks run of a schedule."""
     mine = (task for task in schedule if task.rank in ranks)
     tasks = tuple(task for task in mine if not is_end(schedule, task))
-    return LocalTasks(
-        tasks, tuple((watch, reporter(schedule, watch)) for watch in schedule.watches)
-    )
+    return LocalTasks(tasks, reported((schedule,)))
 
 
 def is_end(schedule: Schedule, task: Task) -> bool:
@@ -39,14 +38,6 @@ def is_end(schedule: Schedule, task: Task) -> bool:
     delivers = task.op == "send" and task.reads[0] == schedule.output
     arrives = task.op == "recv" and task.value == schedule.output
     return task.role is Role.HEAD or delivers or arrives
-
-
-def reporter(schedule: Schedule, watch: Watch) -> int:
-    """The last rank that knows both values."""
-    known = {(task.value, task.rank) for task in schedule if task.op != "send"}
-    ranks = range(schedule.ranks)
-    known |= {(name, rank) for name in schedule.inputs for rank in ranks}
-    return max((r for r in ranks if {(watch.new, r), (watch.old, r)} <= known), default=-1)
 
 
 def carry_out(
