@@ -209,9 +209,9 @@ class Call:
         return form
 
     def take(self, line: Message) -> tuple[Tensor, ...]:
-        """Wait for the tensors of a state."""
+        """Wait for the tensors of a state, whose form has been waited for."""
         posted = self._posted.pop(line, None)
-        return (posted or self._post(self.expect(line), line)).wait()
+        return (posted or self._post(self.link.forms[self.key, line], line)).wait()
 
     def left(self, line: Message, form: Form, token: Tensor) -> None:
         """Remember that the adjoint of a state that was sent will come back, through its token."""
