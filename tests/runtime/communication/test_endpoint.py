@@ -231,17 +231,17 @@ def test_adjoints_come_back_for_numbers_that_have_them() -> None:
     assert [None if each is None else each.tolist() for each in found] == [[5], None, [6, 7]]
 
 
-def test_adjoints_and_states_of_one_message_do_not_mix() -> None:
-    """λ of a call may be on its way while another call's state is."""
+def test_adjoints_and_states_that_go_one_way_do_not_mix() -> None:
+    """λ of the first message is waited for while the first one of its way is still there."""
     one, other = pair()
+    result = Message("out", 1, 0, STATE.index)
     first, second = begun(one), begun(other)
     form, _ = first.send(STATE, numbers(1))
     taken(second)
-    later = begun(one), begun(other)
-    later[0].send(STATE, numbers(2))
+    second.send(result, numbers(2))
     second.send_adjoint(STATE, form, [numbers(3)])
     assert first.take_adjoint(STATE, form)[0].tolist() == [3]
-    assert taken(later[1]).tolist() == [2]
+    assert taken(first, result).tolist() == [2]
 
 
 def test_only_answers_of_some_messages_are_waited_for() -> None:
