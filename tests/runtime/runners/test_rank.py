@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -326,6 +327,28 @@ def test_an_error_names_its_rank_and_reaches_the_others(
     for error in others:
         assert isinstance(error, PeerError)
         assert f"rank {ranks - 1} of {ranks} stopped" in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_a_state_that_is_no_number_is_named_with_its_rank() -> None:
+    """Where anomalies are looked for, which is so for all threads."""
+    case = Case(Recipe("residual", 9), 2, Parareal())
+    models = [case.model() for _ in range(2)]
+
+    def work(transport: LocalTransport) -> None:
+        net = compiled(models[transport.rank], case.n, case.method, case.x, comm=transport)
+        if transport.rank == 1:
+            layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+            layers[0].register_forward_hook(lambda *values: values[2] * math.nan)
+        with torch.autograd.set_detect_anomaly(True):
+            net(case.x).sum().backward()
+
+    with torch.autograd.set_detect_anomaly(True):
+        other, own = on_ranks(2, work)
+    assert isinstance(other, PeerError)
+    assert "NaN or infinite" in str(own)
+    assert "subnetwork 2" in str(own)
+    assert own.__notes__[-1] == "on rank 1 of 2"
 
 
 def test_other_inputs_explain_more_than_what_they_led_to() -> None:
