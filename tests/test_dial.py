@@ -23,6 +23,7 @@ from pararealize.errors import MethodError, PeerError
 from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.measures import Measure
 from pararealize.runtime.runners.graph import GraphRunner
+from sampling import pairwise
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -42,10 +43,10 @@ def case(family: str = "dense", *, dropout: str = "", **options: Any) -> Case:
 # how far it goes
 
 
-@every_guess
-@every_correction
-@pytest.mark.parametrize("iterations", [0, 1, 2, 6])
-@pytest.mark.parametrize("family", ["dense", "skip"])
+@pytest.mark.parametrize(
+    ("family", "iterations", "correction", "guess"),
+    pairwise(["dense", "skip"], [0, 1, 2, 6], ["residual", "difference"], ["network", "coarse"]),
+)
 def test_zero_is_the_serial_network(
     family: str, iterations: int, correction: str, guess: str
 ) -> None:
@@ -66,9 +67,10 @@ def test_zero_is_the_serial_network(
         assert net.report.sweeps == N
 
 
-@every_guess
-@every_correction
-@pytest.mark.parametrize("iterations", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("iterations", "correction", "guess"),
+    pairwise([0, 1, 3], ["residual", "difference"], ["network", "coarse"]),
+)
 def test_infinity_is_the_static_network(iterations: int, correction: str, guess: str) -> None:
     """Bit for bit, and it leaves the random numbers where that leaves them."""
     options = {"correction": correction, "guess": guess, "iterations": iterations}

@@ -33,6 +33,7 @@ from pararealize import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
 from pararealize.schedule.cycles import CycleWriter
 from pararealize.schedule.directions import Adjoint, Forward
+from sampling import pairwise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pararealize.SlowerThanSerialWarning", "ignore::pararealize.DivergenceWarning"
@@ -136,14 +137,15 @@ def test_law_7_two_levels_with_f_relaxation_are_parareal(n: int, kind: str) -> N
 COARSENINGS: list[tuple[int, int | tuple[int, ...]]] = [(2, 2), (3, 2), (3, (2, 3))]
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("storage", ["all", "points"])
-@pytest.mark.parametrize(("levels", "coarsening"), COARSENINGS)
-@pytest.mark.parametrize("kind", ["", "norm"])
+@pytest.mark.parametrize(
+    ("kind", "coarsenings", "storage", "training"),
+    pairwise(["", "norm"], COARSENINGS, ["all", "points"], [True, False]),
+)
 def test_law_4_all_cycles_are_the_serial_network(
-    kind: str, levels: int, coarsening: Any, storage: str, training: bool
+    kind: str, coarsenings: tuple[int, Any], storage: str, training: bool
 ) -> None:
     """Outputs, gradients, statistics, masks, in two steps."""
+    levels, coarsening = coarsenings
     model, x = chain(8, kind, dropout=0.3).train(training), batch()
     method = MGRIT(
         *(levels, coarsening, "rediscretized"), forward_cycles=4, backward_cycles=4, storage=storage
@@ -154,13 +156,14 @@ def test_law_4_all_cycles_are_the_serial_network(
         assert_equal_steps(found, wanted, CONVERGED)
 
 
-@pytest.mark.parametrize("storage", ["all", "points"])
-@pytest.mark.parametrize(("levels", "coarsening"), COARSENINGS)
-@pytest.mark.parametrize("kind", ["", "norm"])
+@pytest.mark.parametrize(
+    ("kind", "coarsenings", "storage"), pairwise(["", "norm"], COARSENINGS, ["all", "points"])
+)
 def test_law_9_the_adjoint_at_convergence_is_the_serial_gradient(
-    kind: str, levels: int, coarsening: Any, storage: str
+    kind: str, coarsenings: tuple[int, Any], storage: str
 ) -> None:
     """After fewer cycles than are exact by their number."""
+    levels, coarsening = coarsenings
     model, x = chain(16, kind, horizon=0.2), batch()
     method = MGRIT(
         *(levels, coarsening, "rediscretized"), forward_cycles=7, backward_cycles=7, storage=storage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,9 @@ def is_separable(module: nn.Module, state: State, batch: int) -> bool:
     return all(_is_joined(*leaves) for leaves in pairs)
 
 
-def _is_joined(whole: Tensor, *halves: Tensor) -> bool:
+def _is_joined(whole: Any, *halves: Any) -> bool:
+    if not isinstance(whole, Tensor):
+        return False  # a constant has no batch to cut
     joined = torch.cat(halves)
     close = torch.allclose(joined, whole, rtol=1e-3, atol=1e-5)
     return joined.shape == whole.shape and close

@@ -54,8 +54,6 @@ class Trouble:
                 return Fails.apply(y)
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "nan":
-                return y * float("nan")
             case "slow":
                 time.sleep(60)
         return y
@@ -85,14 +83,10 @@ def run(kind: str, comm: Any) -> None:
     x = torch.ones(2, 4)
     here = RANK == LAST
     match kind:
-        case "batch":
-            x = torch.ones(3 if here else 2, 4)
         case "leaves" if here:
             sys.exit(3)
         case "user" if here:
             raise KeyError("the user's own mistake")
-        case "nan":
-            torch.autograd.set_detect_anomaly(True)
     if here:
         trouble.kind = kind
     step(net, x)
@@ -112,6 +106,5 @@ def communicator() -> Any:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", SlowerThanSerialWarning)
-    warnings.filterwarnings("ignore", message="Anomaly Detection")
     torch.set_num_threads(1)
     run(KIND, communicator())

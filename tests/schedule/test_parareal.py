@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 
 import pytest
 
@@ -15,9 +14,10 @@ from pararealize.ir.target import Target
 from pararealize.ir.task import Role, Task
 from pararealize.schedule.parareal import certified_stages, later_sweeps, parareal_schedule
 from pararealize.schedule.place import place, place_stages
+from sampling import pairwise
 
-CASES = list(
-    product([1, 2, 3, 5, 8], [0, 1, 2, 4, 9], ["residual", "difference"], ["network", "coarse"])
+CASES = pairwise(
+    [1, 2, 3, 5, 8], [0, 1, 2, 4, 9], ["residual", "difference"], ["network", "coarse"]
 )
 
 
@@ -186,11 +186,16 @@ def test_before_the_first_sweep_there_is_no_jump_to_judge() -> None:
     assert later_sweeps(3, Parareal()) == ()
 
 
-@pytest.mark.parametrize("head", [True, False])
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("guess", ["network", "coarse"])
-@pytest.mark.parametrize("correction", ["residual", "difference"])
-@pytest.mark.parametrize(("n", "iterations"), list(product([1, 2, 4], [0, 1, 2])))
+@pytest.mark.parametrize(
+    ("n", "iterations", "correction", "guess", "shared", "head"),
+    pairwise(
+        [1, 2, 4],
+        [0, 1, 2],
+        ["residual", "difference"],
+        ["network", "coarse"],
+        *[[True, False]] * 2,
+    ),
+)
 def test_stages_make_nothing_twice_and_move_statistics_once_each(
     n: int, iterations: int, correction: str, guess: str, shared: bool, head: bool
 ) -> None:

@@ -217,9 +217,10 @@ class Call:
         return form
 
     def take(self, message: Message) -> tuple[Tensor, ...]:
-        """Wait for the tensors of a state."""
+        """Wait for the tensors of a state, whose form has been waited for."""
         posted = self._posted.pop(message, None)
-        return (posted or self._post(self.expect(message), message)).wait()
+        form = self.endpoint.forms[self.key, message]
+        return (posted or self._post(form, message)).wait()
 
     def left(self, message: Message, form: Form, token: Tensor) -> None:
         """Remember that the adjoint of a state that was sent will come back, through its token."""

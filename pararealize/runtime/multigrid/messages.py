@@ -22,10 +22,10 @@ class Messages(Protocol):
     def agree(self, numbers: Sequence[float]) -> list[float]:
         """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
 
-    def enter(self, target: Target) -> None:
+    def begin_draw(self, target: Target) -> None:
         """A propagator begins for the first time in a step, and may draw random numbers."""
 
-    def leave(self, target: Target) -> None:
+    def end_draw(self, target: Target) -> None:
         """It has ended."""
 
     def noted(self, task: Task) -> AbstractContextManager[None]:

@@ -66,11 +66,11 @@ class States:
         if target in self.entered:
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
         self.entered.add(target)
-        self.solved.post.enter(target)
+        self.solved.post.begin_draw(target)
         try:
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
         finally:
-            self.solved.post.leave(target)
+            self.solved.post.end_draw(target)
 
     def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         """Several slices at once; what is not linearised there alone is evaluated alone."""

@@ -100,11 +100,11 @@ class LocalMessages:
         """All of them are known."""
         return list(numbers)
 
-    def enter(self, target: Target) -> None:
+    def begin_draw(self, target: Target) -> None:
         """Random numbers are drawn in the network's order anyway."""
 
-    def leave(self, target: Target) -> None:
-        """Nothing was entered."""
+    def end_draw(self, target: Target) -> None:
+        """No stream was moved to."""
 
     def noted(self, _task: Task) -> AbstractContextManager[None]:
         """torch.profiler sees what one process does."""

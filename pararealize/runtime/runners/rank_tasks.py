@@ -207,11 +207,11 @@ class RankMessages:
         mine = torch.tensor(numbers, dtype=torch.float64)
         return [float(number) for number in self._call.transport.sum(mine)]
 
-    def enter(self, target: Target) -> None:
+    def begin_draw(self, target: Target) -> None:
         """A propagator begins that may draw random numbers: from its place in the stream."""
         self._tasks.streams.begin_draw(target)
 
-    def leave(self, target: Target) -> None:
+    def end_draw(self, target: Target) -> None:
         """The propagator has drawn what it draws."""
         self._tasks.streams.end_draw(target)
 
