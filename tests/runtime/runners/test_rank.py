@@ -103,7 +103,8 @@ METHODS = [
 def test_ranks_do_what_the_schedule_says(ranks: int, method: Parareal) -> None:
     once = parareal_schedule(3, method)
     x, parts = torch.ones(2, 3, dtype=torch.float64), parts_of(once)
-    values = interpret(once, lambda name, v: parts[name](v), signed_sum, {INPUT: x})
+    named = {str(target): part for target, part in parts.items()}
+    values = interpret(once, lambda name, v: named[name](v), signed_sum, {INPUT: x})
     schedule = placed(3, ranks, method)
 
     def work(transport: LocalTransport) -> Any:
