@@ -379,6 +379,25 @@ def step(module: nn.Module, names: Network, x: Tensor, seed: int = 0) -> Step:
     )
 
 
+def one_step(net: nn.Module, case: Case) -> Step:
+    """One step of a compiled network, as a user takes it: what has a gradient here has one."""
+    x = case.x.clone().requires_grad_()
+    output = net(x)
+    (output * cotangent(output)).sum().backward()
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return Step(output.detach(), {"input": x.grad, **gradients}, buffers)
+
+
+def share_of(step: Step, other: Step) -> Step:
+    """Of a step in one process what a rank has of it in its own."""
+    return Step(
+        step.output,
+        {name: step.gradients[name] for name in other.gradients},
+        {name: step.buffers[name] for name in other.buffers},
+    )
+
+
 def relative(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
     """2-norm of the difference over the 2-norm, all tensors together."""
     assert found.keys() == wanted.keys()

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from local_ranks import all_of
-from networks import Case, Recipe, Step, assert_equal_steps, compiled, cotangent
+from networks import Case, Recipe, Step, assert_equal_steps, compiled, one_step, share_of
 from pararealize import Parareal
 from pararealize.runtime.communication.threads import LocalTransport
 from rank_checks import PROGRAMS, Check, Verdicts, checks_of, run, start, wait
@@ -91,18 +90,6 @@ def on_threads(case: Case, ranks: int) -> list[Step]:
     return all_of(ranks, work)
 
 
-def one_step(net: torch.nn.Module, case: Case) -> Step:
-    x = case.x.clone().requires_grad_()
-    output = net(x)
-    (output * cotangent(output)).sum().backward()
-    gradients = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in net.named_parameters()
-    }
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    return Step(output.detach(), {"input": x.grad, **gradients}, buffers)
-
-
 @pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 @pytest.mark.parametrize(
     ("family", "sweeps", "correction", "guess"),
@@ -119,11 +106,7 @@ def test_law_8_in_one_process(family: str, sweeps: int, correction: str, guess: 
             k for k in wanted.gradients if k != "input"
         )
         for step in steps:
-            here = Step(
-                wanted.output,
-                {name: wanted.gradients[name] for name in step.gradients},
-                {name: wanted.buffers[name] for name in step.buffers},
-            )
+            here = share_of(wanted, step)
             assert_equal_steps(step, here, 1e-12)  # only the order of adjoint sums may differ
 
 

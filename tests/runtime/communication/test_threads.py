@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from local_ranks import on_ranks as on
 from pararealize.errors import PeerError, ShapeError
 from pararealize.runtime.communication.threads import LocalGroup, LocalTransport
 from pararealize.runtime.communication.transport import together
@@ -24,25 +24,6 @@ def taken(transport: LocalTransport, size: int, peer: int, tag: int = 0) -> list
     into = torch.zeros(size, dtype=torch.float64)
     transport.receive(into, peer, tag)()
     return into.tolist()
-
-
-def on(size: int, work: Callable[[LocalTransport], Any], patience: float = 30) -> list[Any]:
-    """What every rank returned or raised."""
-    group, found = LocalGroup(size, patience), dict.fromkeys(range(size))
-
-    def run(rank: int) -> None:
-        try:
-            found[rank] = work(group.member(rank))
-        except Exception as error:
-            found[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    return [found[rank] for rank in range(size)]
 
 
 def test_members_know_their_place() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chains import batch, chain, cuts, interpret, signed_sum
 from local_ranks import all_of, on_ranks
-from networks import Case, Recipe, Step, assert_equal_steps, compiled, cotangent, relative
+from networks import Case, Recipe, assert_equal_steps, compiled, one_step, relative, share_of
 from pararealize import MGRIT, ParallelNetwork, Parareal
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.program import Operation
@@ -155,15 +155,6 @@ def test_a_value_is_dropped_after_its_last_read(ranks: int) -> None:
 # networks
 
 
-def one_step(net: ParallelNetwork, case: Case) -> Step:
-    x = case.x.clone().requires_grad_()
-    output = net(x)
-    (output * cotangent(output)).sum().backward()
-    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    return Step(output.detach(), {"input": x.grad, **gradients}, buffers)
-
-
 def on_threads(
     case: Case, ranks: int, work: Callable[[ParallelNetwork], Any], **options: Any
 ) -> Any:
@@ -202,9 +193,7 @@ def test_a_step_is_that_of_one_process(name: str, ranks: int) -> None:
     wanted = one_step(compiled(case.model(), case.n, case.method, case.x), case)
     found = on_threads(case, ranks, lambda net: one_step(net, case))
     for step in found:
-        here = {key: wanted.gradients[key] for key in step.gradients}
-        buffers = {key: wanted.buffers[key] for key in step.buffers}
-        assert_equal_steps(step, Step(wanted.output, here, buffers), ROUNDING)
+        assert_equal_steps(step, share_of(wanted, step), ROUNDING)
     keys = [key for step in found for key in step.gradients if key != "input"]
     assert sorted(keys) == sorted(key for key in wanted.gradients if key != "input")
 
@@ -222,8 +211,7 @@ def test_slices_are_cut_and_joined_again() -> None:
     for step, ops, parts in on_threads(case, 3, work, chunks=chunks):
         assert {"slice", "join", "send", "recv"} <= ops
         assert set(parts) == {chunks}
-        here = {key: wanted.gradients[key] for key in step.gradients}
-        assert_equal_steps(step, Step(wanted.output, here), ROUNDING)
+        assert_equal_steps(step, share_of(wanted, step), ROUNDING)
 
 
 def test_as_many_sweeps_run_as_in_one_process() -> None:
