@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,9 @@ def test_importing_starts_nothing_and_leaves_out_what_is_heavy() -> None:
 def test_public_names_exist() -> None:
     assert all(hasattr(pararealize, name) for name in pararealize.__all__)
     assert callable(pararealize.pararealize)
+
+
+def test_the_wheel_has_every_folder() -> None:
+    named = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {".".join(f.parent.relative_to(ROOT.parent).parts) for f in ROOT.rglob("__init__.py")}
+    assert set(named["tool"]["setuptools"]["packages"]) == folders | {"pararealize.models"}
