@@ -23,7 +23,7 @@ from pararealize.coarse.registry import asked, described, kind_of_saved
 from pararealize.coarse.setting import Setting, Site
 from pararealize.coarse.stepped import Stepped
 from pararealize.coarse.thinned import Thinned
-from pararealize.errors import MethodError
+from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.methods import Method, coarse_names
@@ -188,7 +188,7 @@ def test_methods_and_options_name_the_kinds_that_know_them() -> None:
 def test_texts_of_older_plans_are_kinds(text: str, kind: CoarseKind) -> None:
     assert kind_of_saved(text, Parareal(coarse_depth=4), 2) == kind
     for wrong in ("thinned x", "fancy 2"):
-        with pytest.raises(MethodError, match="was written"):
+        with pytest.raises(CoarseError, match="was written"):
             kind_of_saved(wrong, Parareal(), 2)
 
 
