@@ -44,6 +44,8 @@ class IntervalCosts:
                 for layer, body, cost in bodies
             )
         )
+        both = zip(layers.each, self.residuals.each, strict=True)
+        self.rest = LayerCosts(tuple(cost - residual for cost, residual in both))
         self.strided: dict[tuple[int, int], list[Cost]] = {}
 
     def between(self, first: int, last: int, runs: Sequence[RepeatedBlocks], stride: int) -> Cost:
@@ -71,15 +73,12 @@ class IntervalCosts:
 
     def interval(self, start: int, period: int, count: int) -> Cost:
         """Of an interval of so many blocks from the layer ``start`` on."""
-        first = self.layers.between(start, start + period)
-        if count == 1:
-            return first
-        taken = self.taken(count)
+        taken = self.taken(count) if count > 1 else (0,)
         if not taken:
             return Cost()
         if len(taken) == 1 and not taken[0]:
-            return first
-        total = first - self.residuals.between(start, start + period)
+            return self.layers.between(start, start + period)
+        total = self.rest.between(start, start + period)
         if len(taken) == count:
             return total + self.residuals.between(start, start + count * period)
         for i in taken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, ClassVar
@@ -129,9 +129,23 @@ class CoarseKind(ABC):
 
 def costs_of(kind: CoarseKind, setting: Setting, first: int) -> Iterator[Cost | None]:
     """Costs of what a method that asks for the kind gets: it, or what is built instead."""
-    kinds = (kind, *kind.instead)
-    for each in zip(*(k.costs(setting, first) for k in kinds), strict=True):
-        yield next((cost for cost in each if cost is not None), None)
+    if not kind.instead:
+        return kind.costs(setting, first)
+    return _first_of((kind, *kind.instead), setting, first)
+
+
+def _first_of(kinds: Sequence[CoarseKind], setting: Setting, first: int) -> Iterator[Cost | None]:
+    """Costs of the first kind of which there is one; the walks of later ones follow if need be."""
+    walks = [kind.costs(setting, first) for kind in kinds]
+    done = [0] * len(walks)
+    for count in range(len(setting.chain.layers) - first):
+        cost = None
+        for i, walk in enumerate(walks):
+            cost = next(islice(walk, count - done[i], None))
+            done[i] = count + 1
+            if cost is not None:
+                break
+        yield cost
 
 
 def is_zero_preserving(module: nn.Module, state: State) -> bool:

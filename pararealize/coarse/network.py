@@ -52,9 +52,10 @@ class OwnLayers(CoarseKind):
         for selection, cost in selected_costs(setting, first, Pruning(setting.difference)):
             last += 1
             found = cost(self._repeated(selection))
-            source, target = setting.states(first, last)
-            bare = found is not None and not found.flops and source == target
-            yield None if bare else found
+            if found is not None and not found.flops:
+                source, target = setting.states(first, last)
+                found = None if source == target else found
+            yield found
 
     def build(self, site: Site) -> Coarse | None:
         """The layers with fresh weights, without biases where jumps are corrected."""
@@ -98,15 +99,16 @@ class Generic(CoarseKind):
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs by the states' shapes."""
-        known: dict[tuple[State, State], Cost | None] = setting.once(self, dict)
-        priced: tuple[State, Cost | None] | None = None
         for last in range(first + 1, len(setting.chain.layers) + 1):
-            source, target = setting.states(first, last)
-            if priced is None or priced[0] is not target:
-                if (source, target) not in known:
-                    known[source, target] = self._price(setting, source, target)
-                priced = target, known[source, target]
-            yield priced[1]
+            yield self.between(setting, *setting.states(first, last))
+
+    def between(self, setting: Setting, source: State, target: State) -> Cost | None:
+        """Cost of a network from one state's shapes to another's."""
+
+        def make() -> tuple[nn.Module | None, State]:
+            return self._module(setting, source, target), source
+
+        return setting.once((self, source, target), lambda: setting.price(make))
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
@@ -116,9 +118,6 @@ class Generic(CoarseKind):
             return None
         module = like(module, site.setting.model)
         return self.network(site, module_cost(module, source, site.setting.machine), module)
-
-    def _price(self, setting: Setting, source: State, target: State) -> Cost | None:
-        return setting.price(lambda: (self._module(setting, source, target), source))
 
     def _module(self, setting: Setting, source: State, target: State) -> nn.Module | None:
         return generic_coarse(source, target, bias=setting.difference)
@@ -150,14 +149,13 @@ class Network(CoarseKind):
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the choice."""
-        own, generic = OwnLayers(self.depth), Generic()
-        both = zip(own.costs(setting, first), generic.costs(setting, first), strict=True)
-        for last, (mine, other) in enumerate(both, start=first + 1):
-            fine = setting.fine.between(first, last).seconds
-            if mine is None or other is None or not self._is_dear(mine, fine):
-                yield other if mine is None else mine
+        for last, own in enumerate(OwnLayers(self.depth).costs(setting, first), start=first + 1):
+            if own is None or self._is_dear(own, setting.fine.seconds(first, last)):
+                generic = Generic().between(setting, *setting.states(first, last))
+                options = [cost for cost in (own, generic) if cost is not None]
+                yield min(options, key=lambda cost: cost.seconds, default=None)
             else:
-                yield min(mine, other, key=lambda cost: cost.seconds)
+                yield own
 
     def build(self, site: Site) -> Coarse | None:
         """The choice."""

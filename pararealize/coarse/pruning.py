@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain as chained
-from itertools import takewhile
 from typing import Self, final
 
 from torch import nn
@@ -62,9 +61,14 @@ class Selection:
         """Those of them at the end that only rectify: a correction may have either sign."""
         index = min(count, len(self.repeated)) - 1
         last = self.repeated[index] if index >= 0 else []
-        firm = max([self._firm, *last[:1]])
-        ends = (takewhile(lambda i: i > firm, reversed(home)) for home in (self.always, last))
-        return sorted(chained(*ends))
+        firm = max(self._firm, last[0]) if last else self._firm
+        ends = []
+        for home in (self.always, last):
+            for i in reversed(home):
+                if i <= firm:
+                    break
+                ends.append(i)
+        return sorted(ends)
 
 
 @dataclass(frozen=True)

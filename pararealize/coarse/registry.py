@@ -111,19 +111,31 @@ def described(values: Mapping[str, Any]) -> CoarseKind:
 
 
 def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKind]:
-    """The kinds that a saved plan chose, by subnetwork; a user's own function is asked again."""
-    given = method.coarse
-    if callable(given):
+    """The kinds that a saved plan chose, by subnetwork; a user's own function is asked again.
+
+    Raises:
+        CoarseError: a piece names no kind that is known, or its words are not what its data says.
+
+    """
+    if callable(method.coarse):
         return {}
-    found: dict[int, CoarseKind] = {}
-    for piece in (piece for piece in pieces if piece.coarse != "none"):
-        if is_kind(given) and piece.coarse == str(given):
-            found[piece.index] = given
-        elif piece.coarse_kind:
-            found[piece.index] = described({**piece.coarse_options, "kind": piece.coarse_kind})
-        else:
-            found[piece.index] = kind_of_saved(piece.coarse, method, piece.index)
-    return found
+    chosen = (piece for piece in pieces if piece.coarse != "none")
+    return {piece.index: _saved_kind(piece, method) for piece in chosen}
+
+
+def _saved_kind(piece: Piece, method: Method) -> CoarseKind:
+    given = method.coarse
+    if is_kind(given) and piece.coarse == str(given):
+        return given
+    if not piece.coarse_kind:
+        return kind_of_saved(piece.coarse, method, piece.index)
+    try:
+        kind = described({**piece.coarse_options, "kind": piece.coarse_kind})
+    except ValueError as error:
+        raise CoarseError(str(error)) from error
+    if str(kind) != piece.coarse:
+        raise CoarseError(f"what is called {piece.coarse!r} is described as {str(kind)!r}.")
+    return kind
 
 
 def kind_of_saved(text: str, method: Method, j: int) -> CoarseKind:
@@ -142,9 +154,9 @@ def kind_of_saved(text: str, method: Method, j: int) -> CoarseKind:
                 return Stepped(int(number))
             case "factored":
                 return Factored(float(number))
-    except ValueError as error:
-        raise CoarseError(f"no kind of coarse propagator was written {text!r}.") from error
-    found = find(text)
+        found = find(text)
+    except ValueError:
+        found = None
     if found is None:
         raise CoarseError(f"no kind of coarse propagator was written {text!r}.")
     return found.of(method, j)

@@ -40,6 +40,10 @@ class LayerCosts:
         """Of the layers ``first`` … ``last - 1``."""
         return self.before[last] - self.before[first]
 
+    def seconds(self, first: int, last: int) -> float:
+        """Seconds of the layers ``first`` … ``last - 1``."""
+        return self.before[last].seconds - self.before[first].seconds
+
     def refuses(self, layers: Iterable[int]) -> bool:
         """Whether one of the layers is refused."""
         return bool(self.refused) and not self.refused.isdisjoint(layers)

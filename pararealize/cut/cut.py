@@ -21,6 +21,8 @@ from pararealize.schedule.parareal import guesser
 Weight = Callable[[int, int], float]
 #: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
 HEAD_SHARE = 0.2
+#: By what an upper bound is tried to be lowered.
+TIGHTER = 0.9
 
 
 def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> tuple[int, ...]:
@@ -44,9 +46,25 @@ def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> t
 
 
 def _upper_bound(size: int, n: int, weight: Weight) -> float:
-    """Largest weight of the partition into runs of equal length."""
+    """A largest weight that a partition has: of runs of equal length, or of a greedy one."""
     bounds = [round(j * size / n) for j in range(n + 1)]
-    return max(weight(a, b) for a, b in pairwise(bounds))
+    best = max(weight(a, b) for a, b in pairwise(bounds))
+    while isfinite(best) and best > 0 and _pieces(size, weight, TIGHTER * best) == n:
+        best *= TIGHTER
+    return best
+
+
+def _pieces(size: int, weight: Weight, limit: float) -> int:
+    """How many pieces within the limit the positions make, each as long as it grows; 0 if none."""
+    count, first = 0, 0
+    while first < size:
+        last = first
+        while last < size and weight(first, last + 1) <= limit:
+            last += 1
+        if last == first:
+            return 0
+        count, first = count + 1, last
+    return count
 
 
 def _weights(size: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 from math import inf
 from typing import final
 
@@ -30,7 +29,6 @@ class Weights:
         self.method = method
         self.setting = Setting.of(chain, model, machine, method)
         self.kind = asked(method)
-        self._fine = [0.0, *accumulate(layer.cost.seconds for layer in chain.layers)]
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
@@ -40,7 +38,7 @@ class Weights:
 
     def fine(self, first: int, last: int) -> float:
         """The piece itself."""
-        return self._fine[last] - self._fine[first]
+        return self.setting.fine.seconds(first, last)
 
     def coarse(self, first: int, last: int) -> float:
         """One evaluation of its coarse propagator."""

@@ -105,6 +105,11 @@ class Program:
     def __getitem__(self, name: str) -> Operation:
         return self.operations[self.index[name]]
 
+    @cached_property
+    def contexts(self) -> tuple[Operation, ...]:
+        """What any segment may compute again from the inputs."""
+        return tuple(o for o in self.operations if o.kind == "context")
+
     @property
     def inputs(self) -> tuple[Operation, ...]:
         """The network's arguments."""
@@ -143,8 +148,8 @@ def cut_segment(
     """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
     body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
     wanted = {name for operation in body for name in operation.uses} | set(results or ())
-    for operation in reversed(program.operations):
-        if operation.kind == "context" and operation.name in wanted:
+    for operation in reversed(program.contexts):
+        if operation.name in wanted:
             wanted.update(operation.uses)
     places = sorted(program.index[name] for name in wanted if program[name].kind in AMBIENT)
     ambient = [program.operations[i] for i in places]
