@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from pararealize import Parareal, pararealize
 from pararealize.chain.interfaces import build_chain, find_interface
+from pararealize.coarse.registry import asked
 from pararealize.cost.inputs import infer_profile
 from pararealize.cost.profile import profile
 from pararealize.cut.cut import cut, cut_at
@@ -326,7 +327,9 @@ def partition_of(
 ) -> Partition:
     """The cut chain, by the compiler's passes."""
     wide = partial(chain_of, model, x, width=8)
-    chain = with_wide_states(chain_of(model, x), wide, n, interfaces, method.coarse)
+    chain = with_wide_states(
+        chain_of(model, x), wide, n, interfaces, takes_tuples=asked(method).takes_tuples
+    )
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
     return cut(chain, model, n, method, Machine())
