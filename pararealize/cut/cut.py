@@ -21,8 +21,10 @@ from pararealize.schedule.parareal import guesser
 Weight = Callable[[int, int], float]
 #: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
 HEAD_SHARE = 0.2
-#: By what an upper bound is tried to be lowered.
-TIGHTER = 0.9
+#: Of the interval in which an upper bound is searched.
+HALVINGS = 8
+#: By what sums may differ that were taken in another order.
+ROUNDING = 1e-9
 
 
 def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> tuple[int, ...]:
@@ -38,40 +40,61 @@ def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> t
     """
     if not 1 <= n <= size:
         raise CutError(f"{size} layers cannot be cut into {n} pieces.")
-    bound = _upper_bound(size, n, weight)
-    table = _weights(size, weight, least or (lambda _a, _b: 0.0), bound)
+    least = least or (lambda _a, _b: 0.0)
+    bound = _upper_bound(size, n, weight, least(0, size) / n)
+    table = _weights(size, n, weight, least, bound)
     best = _solve(table, n, np.maximum)[0]
-    allowed = np.where(table <= best * (1 + 1e-9), table, np.inf)
+    allowed = np.where(table <= best * (1 + ROUNDING), table, np.inf)
     return _solve(allowed**2, n, np.add)[1]
 
 
-def _upper_bound(size: int, n: int, weight: Weight) -> float:
-    """A largest weight that a partition has: of runs of equal length, or of a greedy one."""
-    bounds = [round(j * size / n) for j in range(n + 1)]
-    best = max(weight(a, b) for a, b in pairwise(bounds))
-    while isfinite(best) and best > 0 and _pieces(size, weight, TIGHTER * best) == n:
-        best *= TIGHTER
+def _upper_bound(size: int, n: int, weight: Weight, low: float) -> float:
+    """A largest weight that a partition has: of runs of equal length, or of a greedy one.
+
+    Greedy ones are searched down to ``low``, below which there are none.
+    """
+    best = high = max(weight(a, b) for a, b in pairwise(round(j * size / n) for j in range(n + 1)))
+    for _ in range(HALVINGS if isfinite(best) else 0):
+        middle = (low + high) / 2
+        count = _pieces(size, n, weight, middle)
+        best = middle if count == n else best
+        low, high = (low, middle) if count <= n else (middle, high)
     return best
 
 
-def _pieces(size: int, weight: Weight, limit: float) -> int:
-    """How many pieces within the limit the positions make, each as long as it grows; 0 if none."""
-    count, first = 0, 0
-    while first < size:
+def _pieces(size: int, n: int, weight: Weight, limit: float) -> int:
+    """How many pieces within the limit the positions make, each as long as it grows.
+
+    They are not counted beyond ``n`` + 1, which stands for any larger number, or for none.
+    """
+    first = 0
+    for count in range(n + 1):
+        if first == size:
+            return count
         last = first
         while last < size and weight(first, last + 1) <= limit:
             last += 1
         if last == first:
-            return 0
-        count, first = count + 1, last
-    return count
+            break
+        first = last
+    return n + 1
 
 
-def _weights(size: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
-    """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere."""
+def _weights(size: int, n: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
+    """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere.
+
+    Before a position k pieces hold k times the bound at most, and after it the others.
+    """
+    limit = bound * (1 + ROUNDING)
+
+    def can_be_cut(i: int) -> bool:
+        before, after = least(0, i), least(i, size)
+        return any(before <= k * limit and after <= (n - k) * limit for k in range(n + 1))
+
+    positions = [i for i in range(size + 1) if can_be_cut(i)]
     table = np.full((size + 1, size + 1), np.inf)
-    for a in range(size):
-        for b in range(a + 1, size + 1):
+    for number, a in enumerate(positions):
+        for b in positions[number + 1 :]:
             if least(a, b) > bound:
                 break
             table[a, b] = weight(a, b)
