@@ -52,11 +52,7 @@ class Tried:
 
 
 def calibrate(
-    network: nn.Module,
-    emission: Emission,
-    data: Any,
-    options: Fitting,
-    progress: Progress,
+    network: nn.Module, emission: Emission, data: Any, options: Fitting, progress: Progress
 ) -> tuple[Emission, Calibration]:
     """The network with coarse networks fitted to its weights, and as many sweeps as it takes.
 

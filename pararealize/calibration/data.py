@@ -17,10 +17,7 @@ Inputs = dict[str, Any]
 
 
 def batches(
-    data: Any,
-    specs: Mapping[str, TensorSpec],
-    expectations: Mapping[str, Expectation],
-    batch: int,
+    data: Any, specs: Mapping[str, TensorSpec], expectations: Mapping[str, Expectation], batch: int
 ) -> Iterator[Inputs]:
     """The tensor arguments of every call by name, each as it was compiled for.
 

@@ -167,11 +167,7 @@ def measure(fitter: Fitter, samples: Sequence[Callable[[], Sample]]) -> Errors:
 
 
 def fit(
-    fitter: Fitter,
-    samples: Samples,
-    options: Fitting,
-    seed: int,
-    progress: Callable[[], None],
+    fitter: Fitter, samples: Samples, options: Fitting, seed: int, progress: Callable[[], None]
 ) -> Errors:
     """Fit the weights; those with the least held-out error are kept. Their relative errors.
 

@@ -58,8 +58,7 @@ class MethodOptions:
     """How a network is made parallel; what is empty is as usual."""
 
     coarse: Annotated[
-        str,
-        typer.Option(help=f"One of {KINDS}. {USUAL.format('network', 'auto')}"),
+        str, typer.Option(help=f"One of {KINDS}. {USUAL.format('network', 'auto')}")
     ] = ""
     correction: Annotated[
         str, typer.Option(help=f"residual or difference. {USUAL.format('residual', 'difference')}")
@@ -79,8 +78,7 @@ class MethodOptions:
         float, typer.Option(help="Share of their rank that factored layers keep.")
     ] = Parareal.coarse_rank
     mgrit: Annotated[
-        str,
-        typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean."),
+        str, typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean.")
     ] = ""
 
     def method(

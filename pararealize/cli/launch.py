@@ -20,10 +20,7 @@ from pararealize.errors import MethodError, RankError
 #: back to the system after every use: page faults cost more than many a layer.
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
-    "heap": {
-        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
-    },
+    "heap": {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(64 << 30)},
 }
 
 

@@ -5,11 +5,4 @@ from pararealize.layers.nested import nested_iteration, refine
 from pararealize.layers.parallel import LayerParallel
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 
-__all__ = [
-    "EulerStep",
-    "GRUStep",
-    "ImplicitGRUStep",
-    "LayerParallel",
-    "nested_iteration",
-    "refine",
-]
+__all__ = ["EulerStep", "GRUStep", "ImplicitGRUStep", "LayerParallel", "nested_iteration", "refine"]

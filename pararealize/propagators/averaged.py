@@ -36,11 +36,7 @@ class Averaged(Propagator):
     _seen: tuple[Any, ...] | None
 
     def __init__(
-        self,
-        root: nn.Module,
-        segment: Segment,
-        averages: Mapping[str, tuple[str, ...]],
-        label: str,
+        self, root: nn.Module, segment: Segment, averages: Mapping[str, tuple[str, ...]], label: str
     ) -> None:
         super().__init__(label, len(segment.state))
         self.segment, self.averages = segment, dict(averages)

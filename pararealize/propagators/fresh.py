@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import compile_segment
 
-NORMALISATIONS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 @final

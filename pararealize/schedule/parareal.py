@@ -100,12 +100,7 @@ def parareal_schedule(
 
 
 def later_sweeps(
-    n: int,
-    method: Parareal,
-    *,
-    shared: bool = False,
-    head: bool = True,
-    corrections: bool = False,
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
 ) -> tuple[Schedule, ...]:
     """Where a tolerance is set, what follows :func:`parareal_schedule`: one more sweep each.
 
@@ -121,12 +116,7 @@ def later_sweeps(
 
 
 def parareal_stages(
-    n: int,
-    method: Parareal,
-    *,
-    shared: bool = False,
-    head: bool = True,
-    corrections: bool = False,
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
 ) -> tuple[Schedule, ...]:
     """The parareal network, and what may follow it."""
     once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
