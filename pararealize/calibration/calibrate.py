@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,15 +14,13 @@ from torch import nn
 
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
-from pararealize.calibration.complete import completed
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.latency import Stand, coarse_plan, measured_plan, predicted
+from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
 from pararealize.calibration.observe import Observed, observe
 from pararealize.calibration.rounds import Rounds
-from pararealize.calibration.score import score
 from pararealize.calibration.start import start
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Subject, evaluating
+from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import rule_of
 from pararealize.emit.emission import Emission
@@ -34,7 +32,9 @@ from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
+from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
+from pararealize.runtime.monitoring.rules import answer
 
 #: Sweeps after which a candidate is scored in any case.
 LOOK = 2
@@ -90,7 +90,7 @@ class _Calibration:
         self.tried: dict[str, Tried] = {}
 
     def run(self, data: Any) -> tuple[Emission, Calibration]:
-        """All of it."""
+        """Observe the data, fit every kind to a few of them, and the best of them to all."""
         emission, options = self.subject.emission, self.options
         every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
         device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
@@ -175,8 +175,9 @@ class _Calibration:
         for k in range(self.subject.n):
             if k > least and max(row.agreement for row in rows) >= enough:
                 break
+            seconds = timed(plan, self.subject.schedule(k)).parallel_seconds
             found = score(self.subject, built.parts, k, self.observed.held_out)
-            rows.append(Sweeps(k, *found, predicted(self.subject, plan, k)))
+            rows.append(Sweeps(k, *found, seconds))
         return tuple(rows)
 
     def _emission(self, chosen: Tried, row: Sweeps) -> tuple[Emission, Calibration]:
@@ -213,6 +214,19 @@ class _Calibration:
         """Since it began, on the slowest rank: all keep the same plan."""
         mine, transport = time.perf_counter() - self.begun, self.subject.transport
         return mine if transport is None else max(transport.exchange(mine))
+
+
+def score(
+    subject: Subject, parts: Mapping[Target, Propagator], iterations: int, records: Store
+) -> tuple[float, float]:
+    """Share of held-out answers that are the serial network's, and their mean relative error."""
+    run = subject.run(subject.schedule(iterations), parts)
+    agreed, wrong = [], []
+    for record in records:
+        found, serial = answer(run(record["inputs"])[0]), answer(record["output"])
+        agreed.append(agreements(found, serial).double())
+        wrong.append(errors(found, serial))
+    return float(torch.cat(agreed).mean()), float(torch.cat(wrong).mean())
 
 
 def _unreached(best: Candidate, n: int, agreement: float) -> str:

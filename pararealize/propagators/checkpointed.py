@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, final
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.propagator import Around
 from pararealize.runtime.effects.statistics import frozen_statistics
 
 
 @final
-class Checkpointed(Propagator):
+class Checkpointed(Around):
     """Φ_j as its intervals one after another, each run again when its adjoint is asked for.
 
     Args:
@@ -28,13 +28,13 @@ class Checkpointed(Propagator):
 
     """
 
+    inner: Fine
+    intervals: tuple[Fine, ...]
+
     def __init__(self, whole: Fine, intervals: Sequence[Fine]) -> None:
         super().__init__(whole.label, whole.leaves)
-        object.__setattr__(self, "whole", whole)
+        object.__setattr__(self, "inner", whole)
         object.__setattr__(self, "intervals", tuple(intervals))
-
-    whole: Fine
-    intervals: tuple[Fine, ...]
 
     def propagate(self, *values: Any) -> Any:
         """Φ_j(state)."""
@@ -51,36 +51,20 @@ class Checkpointed(Propagator):
         contexts = partial(_contexts, part)
         return checkpoint(part.propagate, *values, use_reentrant=False, context_fn=contexts)
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs that the slice reads."""
-        return self.whole.inputs
-
-    @property
-    def draws(self) -> bool:
-        """Whether the slice may draw random numbers."""
-        return self.whole.draws
-
     def paths(self) -> Iterable[str]:
-        """What the slice reads."""
-        return self.whole.paths()
+        """Modules, tensors and flags of the network that the slice reads, by path."""
+        return self.inner.paths()
 
     def weights(self) -> Iterable[Tensor]:
-        """What the slice reads."""
-        return self.whole.weights()
-
-    def stateful(self) -> Iterable[nn.Module]:
-        """Modules of the slice that hold state."""
-        return self.whole.stateful()
+        """Parameters and buffers of the network that the slice reads."""
+        return self.inner.weights()
 
 
 def _contexts(part: Fine) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Around the first run and the second, in which no statistics move."""
-    return nullcontext(), _quietly(part)
+    return nullcontext(), frozen_statistics(_stateful_later(part))
 
 
-@contextmanager
-def _quietly(part: Fine) -> Iterator[None]:
-    """A block that keeps still what holds state when it begins."""
-    with frozen_statistics(part.stateful()):
-        yield
+def _stateful_later(part: Fine) -> Iterator[nn.Module]:
+    """Modules of a part that hold state when they are asked for."""
+    yield from part.stateful()

@@ -46,7 +46,7 @@ ALLOCATING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
 )
-#: As above, functions and methods.
+#: Functions and methods whose result never shares memory with what they read.
 ALLOCATING_FUNCTIONS = frozenset(
     {
         *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
@@ -173,7 +173,7 @@ def written_by_call(operation: Operation) -> tuple[str, ...]:
     """Names of the values that a function or a method writes on; none for modules."""
     if operation.kind not in {"function", "method"}:
         return ()
-    name = str(getattr(operation.target, "__name__", operation.target))
+    name = operation.call
     operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
     trailing = name.endswith("_") and not name.endswith("__")
     flagged = operation.kwargs.get("inplace") not in (None, False)
@@ -198,13 +198,20 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
 def _allocates(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return isinstance(root.get_submodule(operation.target), ALLOCATING)
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return name in ALLOCATING_FUNCTIONS
+    return operation.call in ALLOCATING_FUNCTIONS
 
 
 def modules_of(segment: Segment) -> tuple[str, ...]:
     """Paths of the modules that the segment calls."""
     return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
+
+
+def made_submodule(tree: nn.Module, path: str) -> nn.Module:
+    """The module at a path of a tree; empty ones are made on the way where there is none."""
+    for name in filter(None, path.split(".")):
+        tree._modules.setdefault(name, nn.Module())
+        tree = tree.get_submodule(name)
+    return tree
 
 
 def around_of(segment: Segment, root: nn.Module) -> tuple[str, ...]:
@@ -234,8 +241,7 @@ def _draws(operation: Operation, root: nn.Module) -> bool:
         return module_draws(root.get_submodule(operation.target))
     if operation.kind == "network":
         return True
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return name in RANDOM_FUNCTIONS
+    return operation.call in RANDOM_FUNCTIONS
 
 
 def module_draws(module: nn.Module) -> bool:

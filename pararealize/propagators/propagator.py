@@ -104,6 +104,26 @@ class Propagator(nn.Module, ABC):
             return self.propagate(*values)
 
 
+class Around(Propagator):
+    """A propagator that applies another one, ``inner``, and is as that one is."""
+
+    inner: Propagator
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that the inner one reads besides the state."""
+        return self.inner.inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether the inner one may draw random numbers."""
+        return self.inner.draws
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules in which an evaluation of the inner one may move buffers or attributes."""
+        return self.inner.stateful()
+
+
 def with_state(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Modules, and parts of them, in which an evaluation may move something."""
     parts = (part for module in modules for part in module.modules())

@@ -147,5 +147,6 @@ def _written_in(program: Program, model: nn.Module) -> dict[str, str]:
 
 
 def _is_view(operation: Operation, model: nn.Module) -> bool:
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return operation.kind != "module" and (name in VIEWS or bool(written_by(operation, model)))
+    return operation.kind != "module" and (
+        operation.call in VIEWS or bool(written_by(operation, model))
+    )
