@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, final
 
-from pararealize.explain.table import WIDTH, Table, folded
+from pararealize.explain.table import WIDTH, Table, page
 from pararealize.runtime.monitoring.progress import Lines, Progress
 
 
@@ -26,11 +26,8 @@ class Printer:
 
     def __call__(self, *parts: Table | str) -> None:
         """Print tables, an empty line after each, and paragraphs."""
-        if self.quiet:
-            return
-        for part in parts:
-            text = f"{part.text(width())}\n" if isinstance(part, Table) else folded(part, width())
-            print(text)
+        if not self.quiet:
+            print(page(parts, width()))
 
     @property
     def progress(self) -> Progress:

@@ -37,7 +37,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What training came to: the loss of every step, and test loss and accuracy at the end."""
 
     losses: tuple[float, ...] = field(repr=False)
@@ -45,11 +45,11 @@ class Outcome:
     accuracy: float
 
 
-def train(net: nn.Module, digits: Digits, recipe: Recipe, on_step: OnStep) -> Outcome:
+def train(net: nn.Module, digits: Digits, recipe: Recipe, on_step: OnStep) -> TrainingOutcome:
     """Train ``net`` on the training digits and test it."""
     steps = recipe.steps(len(digits.train_labels))
     losses = descend(net, _batches(digits, recipe), steps, recipe, on_step)
-    return Outcome(losses, *test(net, digits))
+    return TrainingOutcome(losses, *test(net, digits))
 
 
 def descend(

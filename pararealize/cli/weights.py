@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pararealize.errors import DataError
+from pararealize.explain.table import some
 
 #: Under what names checkpoints keep the weights beside other things.
 INSIDE = ("state_dict", "model_state_dict", "model")
@@ -78,14 +79,9 @@ def fill(model: nn.Module, path: Path) -> None:
     ]
     problems = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     if any(problems.values()):
-        said = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        said = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
         raise DataError(
             f"--weights {path} are not those of {type(model).__name__}: {said}. Name the model "
             "that they were trained in."
         )
     model.load_state_dict(given)
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

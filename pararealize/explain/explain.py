@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pararealize.explain.calibrated import sentences, sweeps_table
-from pararealize.explain.table import WIDTH, Table, page
+from pararealize.explain.table import WIDTH, Table, page, some
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Piece, Plan, Stack
 
@@ -116,12 +116,7 @@ def _whole(plan: Plan) -> list[str]:
     paths: dict[str, list[str]] = {}
     for path, reason in plan.tracing.found.items():
         paths.setdefault(reason, []).append(path)
-    return [f"Called whole: {_some(names)}. {reason}." for reason, names in paths.items()]
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return [f"Called whole: {some(names)}. {reason}." for reason, names in paths.items()]
 
 
 def _cycles(plan: Plan) -> list[str]:

@@ -99,28 +99,20 @@ def parareal_schedule(
     return next(_stages(writer, n, head=head))
 
 
-def later_sweeps(
+def parareal_stages(
     n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
 ) -> tuple[Schedule, ...]:
-    """Where a tolerance is set, what follows :func:`parareal_schedule`: one more sweep each.
+    """The parareal network and, where a tolerance is set, what may follow it: one more sweep each.
 
     A sweep reads what those before it made, and makes nothing again; the last is the one that makes
     the network exact. Its output is called ``out.{k}``, after k sweeps.
     """
+    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
     if method.tolerance is None or method.least == 0:
-        return ()
+        return (once,)
     writer = _SweepWriter(method, shared, corrections=corrections)
     first, *later = _stages(writer, n, head=head)
     in_a_row((first, *later))
-    return tuple(later)
-
-
-def parareal_stages(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
-) -> tuple[Schedule, ...]:
-    """The parareal network, and what may follow it."""
-    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
-    later = later_sweeps(n, method, shared=shared, head=head, corrections=corrections)
     return once, *later
 
 

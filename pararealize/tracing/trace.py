@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.program import Operation, Program, Ref
@@ -204,27 +205,20 @@ def merge(train: Program, evaluate: Program) -> Program | None:
     for a, b in zip(train, evaluate, strict=True):
         if (a.name, a.kind, a.target) != (b.name, b.kind, b.target):
             return None
-        flag = Ref(f"training_of_{a.scope.replace('.', '_') or 'root'}")
-        args = _unify((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), flag)
-        if args is None:
+        mine, form = tree_flatten((a.args, dict(a.kwargs)))
+        theirs, other_form = tree_flatten((b.args, dict(b.kwargs)))
+        flagged = [x is True and y is False for x, y in zip(mine, theirs, strict=False)]
+        pairs = zip(mine, theirs, flagged, strict=False)
+        if form != other_form or not all(known or _is_same(x, y) for x, y, known in pairs):
             return None
-        merged = Operation(a.name, a.kind, a.target, args[0], args[1], a.scope)
-        if flag.name in merged.uses:
+        flag = Ref(f"training_of_{a.scope.replace('.', '_') or 'root'}")
+        if any(flagged):
             flags[flag.name] = Operation(flag.name, "training", a.scope, scope=a.scope)
-        operations.append(merged)
+        leaves = [flag if known else x for x, known in zip(mine, flagged, strict=True)]
+        args, kwargs = tree_unflatten(leaves, form)
+        operations.append(replace(a, args=args, kwargs=kwargs))
     return Program(tuple(flags.values()) + tuple(operations))
 
 
-def _unify(a: Any, b: Any, flag: Ref) -> Any:
-    if a is True and b is False:
-        return flag
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        values = {key: _unify(a[key], b[key], flag) for key in a}
-        return None if any(values[k] is None and a[k] is not None for k in a) else values
-    if isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
-        items = [_unify(x, y, flag) for x, y in zip(a, b, strict=True)]
-        if any(item is None and x is not None for item, x in zip(items, a, strict=True)):
-            return None
-        return type(a)(items)
-    same = a is b or (type(a) is type(b) and bool(a == b))
-    return a if same else None
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other))
