@@ -17,8 +17,7 @@ from pararealize.calibration.certify import certify
 from pararealize.calibration.data import batches, divided
 from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
 from pararealize.calibration.observe import Observed, observe
-from pararealize.calibration.rounds import Rounds
-from pararealize.calibration.start import start
+from pararealize.calibration.rounds import Rounds, start
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
@@ -100,7 +99,7 @@ class _Calibration:
         self.stand = Stand.on(self.subject, self.observed.held_out[0])
         self.plan = measured_plan(self.stand)
         self._rounds(self.observed).guesses(self.guesses)
-        compared = kinds(self.subject)
+        compared = tuple(kinds(self.subject))
         if len(compared) > 1:
             few = self.observed.first(FEW)
             for kind in compared:

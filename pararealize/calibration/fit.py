@@ -165,8 +165,7 @@ def fit(
     if not weights or fitter.module is None:
         return best
     kept = copy.deepcopy(fitter.module.state_dict())
-    steps = options.epochs * len(samples.fitted)
-    steps = min(steps, options.steps or steps)
+    steps = steps_of(options, len(samples.fitted))
     optimizer = torch.optim.Adam(weights, lr=options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     since = 0
@@ -190,6 +189,12 @@ def fit(
     fitter.module.load_state_dict(kept)
     optimizer.zero_grad()
     return best
+
+
+def steps_of(options: Fitting, batches: int) -> int:
+    """The most steps that fitting to so many batches takes."""
+    steps = options.epochs * batches
+    return min(steps, options.steps or steps)
 
 
 @contextmanager

@@ -82,19 +82,16 @@ def measured_plan(stand: Stand) -> Plan:
     if subject.method.guess == "network":
         states |= dict.fromkeys(target for target in parts if target.kind is Kind.GUESS)
     seconds = stand.time(parts, states)
-    pieces = tuple(_with(piece, seconds) for piece in plan.pieces)
+    pieces = tuple(_timed(piece, seconds) for piece in plan.pieces)
     head = seconds.get(HEAD, 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
     return replace(plan, pieces=pieces, head_seconds=head, serial_seconds=serial)
 
 
-def _with(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
+def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
     guess = seconds.get(Target.guess(piece.index - 1), piece.guess_seconds)
-    return replace(
-        piece,
-        seconds=seconds[Target.fine(piece.index)],
-        guess_seconds=guess if piece.guess != "none" else 0.0,
-    )
+    guess = guess if piece.guess != "none" else 0.0
+    return replace(piece, seconds=seconds[Target.fine(piece.index)], guess_seconds=guess)
 
 
 def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:

@@ -15,7 +15,7 @@ from pararealize.emit.assemble import fine_propagators, guess_propagators
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.errors import CalibrationError, MethodError
-from pararealize.ir.decisions import Decisions
+from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.stages import watches_in_order
@@ -57,14 +57,14 @@ class Subject:
         return cls(emission, network, method)
 
     @property
-    def decisions(self) -> Decisions:
-        """What was decided for the network."""
-        return self.emission.decisions
+    def partition(self) -> Partition:
+        """The network cut into subnetworks."""
+        return self.emission.decisions.partition
 
     @property
     def n(self) -> int:
         """Number of subnetworks."""
-        return self.decisions.partition.n
+        return self.partition.n
 
     @property
     def transport(self) -> Transport | None:
@@ -111,7 +111,7 @@ class Subject:
     @property
     def head(self) -> bool:
         """Whether a head follows the last subnetwork."""
-        return self.decisions.partition.has_head
+        return self.partition.has_head
 
     def together(self, found: dict[Any, Any]) -> dict[Any, Any]:
         """What all ranks found."""
@@ -194,7 +194,7 @@ def completed(subject: Subject) -> Subject:
     A schedule of no sweep, or of several, does not need each of them, and they are left out when it
     is compiled. Guess networks that are made here are new ones.
     """
-    emission, partition = subject.emission, subject.decisions.partition
+    emission, partition = subject.emission, subject.partition
     parts: dict[Target, Propagator] = dict(emission.propagators)
     every = targets(subject.schedule(1))
     if emission.transport is None:

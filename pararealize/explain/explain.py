@@ -11,6 +11,8 @@ from pararealize.ir.plan import Piece, Plan, Stack
 
 #: Columns of words.
 WORDS = ("layers", "guess", "coarse")
+#: Where the batch is cut into slices.
+FLOW = "Corrections flow through the ranks in {} slices of the batch."
 
 
 def explain_tables(plan: Plan) -> Iterator[Table]:
@@ -90,7 +92,7 @@ def summary(plan: Plan) -> list[str]:
         "heaviest subnetwork).",
         *_wide(plan),
         *_whole(plan),
-        *([_flow(plan)] if plan.chunks > 1 else []),
+        *([FLOW.format(plan.chunks)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
         *_cycles(plan),
         *_sweeps(plan),
@@ -158,10 +160,6 @@ def _stack(stack: Stack) -> str:
         f"On one device {len(stack.slices)} slices ({first} … {last}) advance as one batch over "
         f"depth, measured {stack.speedup:.2f}× as fast as one after another."
     )
-
-
-def _flow(plan: Plan) -> str:
-    return f"Corrections flow through the ranks in {plan.chunks} slices of the batch."
 
 
 def explain(plan: Plan, width: int = WIDTH) -> str:

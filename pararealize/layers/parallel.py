@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pararealize.compiler import pararealize
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
+from pararealize.ir.options import is_count
 from pararealize.layers.euler import EulerStep, chain_of
 from pararealize.layers.translate import translate
 from pararealize.network import ParallelNetwork
@@ -135,8 +136,7 @@ class LayerParallel(nn.Module):
 
 
 def _layers(local_num_steps: Any, horizon: float) -> int:
-    whole = isinstance(local_num_steps, int) and not isinstance(local_num_steps, bool)
-    if not whole or local_num_steps < 1 or not horizon > 0:
+    if not is_count(local_num_steps, 1) or not horizon > 0:
         raise MethodError(
             f"local_num_steps={local_num_steps!r}, Tf={horizon!r}: expected at least one layer a "
             "rank and a time above 0."
@@ -154,8 +154,7 @@ def _slices(count: int, ranks: int, chosen: Mapping[str, Any]) -> int:
 
 
 def _check_slices(slices: Any, count: int, ranks: int) -> None:
-    whole = isinstance(slices, int) and not isinstance(slices, bool)
-    if not whole or not ranks <= slices <= count:
+    if not is_count(slices, ranks) or slices > count:
         raise MethodError(
             f"slices={slices!r}: expected an integer from {ranks}, one for each rank, to {count}, "
             "one for each layer."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,11 +96,8 @@ class Propagator(nn.Module, ABC):
         moving = () if commits else tuple(self.stateful())
         if self.masks is None and not moving:
             return self.propagate(*values)
-        with ExitStack() as stack:
-            if self.masks is not None:
-                stack.enter_context(self.masks.drawn(values))
-            if moving:
-                stack.enter_context(frozen_statistics(moving))
+        drawn = nullcontext() if self.masks is None else self.masks.drawn(values)
+        with drawn, frozen_statistics(moving):
             return self.propagate(*values)
 
 
