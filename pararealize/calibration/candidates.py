@@ -91,7 +91,7 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
 
 
 def _coarse(subject: Subject, kind: CoarseKind, j: int, seed: int) -> tuple[Coarse, bool]:
-    """Of this kind, or what stands in for it; and whether it is of this kind.
+    """A coarse propagator of the kind, or what stands in for it; and whether it is of the kind.
 
     Raises:
         CoarseError: none of them exists for the subnetwork.

@@ -158,7 +158,7 @@ def _bounded(
 
 
 def _judged(certificate: Certificate, interfaces: Sequence[int], seen: Seen) -> Certificate:
-    """With what it is worth on samples that it was not made of."""
+    """The certificate with what it is worth on samples that it was not made of."""
     found = estimate(certificate, dict(zip(interfaces, seen.jumps.T, strict=True)))
     away = dict(zip(interfaces, seen.distances.T, strict=True))
     return replace(

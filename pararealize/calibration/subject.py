@@ -95,7 +95,7 @@ class Subject:
         return parareal_schedule(self.n, method, shared=shared, head=head, corrections=True)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
-        """The same where the network lies, and what may follow it until it is exact."""
+        """Schedules of so many sweeps where the network lies, and of those until it is exact."""
         method = replace(self.method, iterations=iterations)
         stages = certified_stages(self.n, method, shared=self._shared, head=self.head)
         if self.ranks == 1:

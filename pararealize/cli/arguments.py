@@ -165,7 +165,7 @@ class ReadingOptions:
 
     @property
     def reading(self) -> Reading:
-        """The same with numbers.
+        """How data is read, in numbers.
 
         Raises:
             MethodError: some are none.
@@ -195,7 +195,7 @@ class FittingOptions:
     seed: Annotated[int, typer.Option(help="Of fitting.")] = Fitting.seed
 
     def fitting(self, batch: int) -> Fitting:
-        """The same for batches of so many samples."""
+        """Options of a calibration with batches of so many samples."""
         return Fitting(**vars(self), batch=batch)
 
 

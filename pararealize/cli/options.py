@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,7 @@ def integers(text: str, option: str) -> tuple[int, ...]:
         MethodError: they are none.
 
     """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected integers such as 2,3,6.") from error
+    return _split(text, option, int, "integers such as 2,3,6")
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -80,10 +77,14 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         MethodError: they are none.
 
     """
+    return _split(text, option, float, "numbers such as 0.5,0.5,0.5") if text else ()
+
+
+def _split(text: str, option: str, kind: Callable[[str], Any], expected: str) -> tuple[Any, ...]:
     try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
+        return tuple(map(kind, text.split(",")))
     except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected numbers such as 0.5,0.5,0.5.") from error
+        raise MethodError(f"{option} {text!r}: expected {expected}.") from error
 
 
 def depths(values: Sequence[int]) -> int | tuple[int, ...]:

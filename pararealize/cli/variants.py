@@ -138,8 +138,8 @@ def ceiling(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> V
     def forward() -> Any:
         results = []
         for piece, state in zip(pieces, given, strict=False):
-            nest = (state,) if len(state) > 1 else state
-            results.append(piece(*nest, *(x for _ in piece.inputs)))
+            given_state = (state,) if len(state) > 1 else state
+            results.append(piece(*given_state, *(x for _ in piece.inputs)))
         if len(pieces) > len(given):
             results[-1] = pieces[-1](results[-1], *(x for _ in pieces[-1].inputs))
         return results

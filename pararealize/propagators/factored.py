@@ -81,7 +81,7 @@ def products_left(layer: nn.Module, share: float) -> float:
 
 
 def by_channel(layer: Layer, answer: Tensor) -> Tensor:
-    """The layer's answer as ``[places, channels]``."""
+    """The layer's answer as ``[positions, channels]``."""
     spatial = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
     return answer.movedim(-1 - spatial, -1).flatten(0, -2)
 

@@ -152,7 +152,7 @@ def _sweeper(j: int, method: Parareal) -> Target:
 
 
 def _guesses(writer: _SweepWriter, n: int) -> list[str]:
-    """u^0_0 … u^0_{n-1}, and a place for the network's last state."""
+    """u^0_0 … u^0_{n-1}, and an empty name for the network's last state."""
     states, method = [INPUT], writer.method
     for j in range(1, n):
         if method.guess == "network":
@@ -173,11 +173,10 @@ def guesser(j: int, method: Parareal) -> int:
 
 
 def _fine_sweep(writer: _SweepWriter, n: int, k: int, old: list[str]) -> list[str]:
-    """v_1 … v_n, after a place for none."""
-    found = [""]
-    for j in range(1, n + 1):
-        found.append(writer.apply(f"v{j}.{k}", Role.FINE, Target.fine(j), old[j - 1], j))
-    return found
+    """v_1 … v_n, after an empty name for none."""
+    pieces = range(1, n + 1)
+    fine = [writer.apply(f"v{j}.{k}", Role.FINE, Target.fine(j), old[j - 1], j) for j in pieces]
+    return ["", *fine]
 
 
 def _correct(writer: _SweepWriter, k: int, old: list[str], fine: list[str]) -> list[str]:
