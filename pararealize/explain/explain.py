@@ -56,16 +56,13 @@ def _network_row(p: Piece) -> tuple[str, ...]:
 
 
 def _added_row(p: Piece) -> tuple[str, ...]:
+    coarse = p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
     return (
         str(p.index),
         _size(p.interface_bytes) if p.interface_bytes else "–",
         *_extra(p.guess, p.guess_parameters, p.guess_seconds),
-        *_extra(_measured(p), p.coarse_parameters, p.coarse_seconds),
+        *_extra(coarse, p.coarse_parameters, p.coarse_seconds),
     )
-
-
-def _measured(p: Piece) -> str:
-    return p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
 
 
 def _extra(kind: str, parameters: int, seconds: float) -> tuple[str, str, str]:

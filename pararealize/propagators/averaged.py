@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import Any, final
 
@@ -81,15 +82,13 @@ class Averaged(Around):
         return self.inner.propagate(*values)
 
     def _versions(self) -> tuple[Any, ...]:
-        tensors = (t for paths in self.averages.values() for p in paths for t in self._tensors(p))
-        modes = tuple(_training(self.root, path) for path in self.averages)
+        modes = [getattr(attrgetter(path)(self.root), "training", True) for path in self.averages]
+        tensors: list[Tensor] = []
+        for path in chain.from_iterable(self.averages.values()):
+            found = attrgetter(path)(self.root)
+            whole = isinstance(found, nn.Module)
+            tensors += (*found.parameters(), *found.buffers()) if whole else (found,)
         return (*modes, *((id(t), t._version, t.dtype, t.device) for t in tensors))
-
-    def _tensors(self, path: str) -> Iterable[Tensor]:
-        found = attrgetter(path)(self.root)
-        if isinstance(found, Tensor):
-            return (found,)
-        return (*found.parameters(), *found.buffers())
 
     @torch.no_grad()
     def _refresh(self) -> None:
@@ -127,11 +126,6 @@ def borrowed(
     if averages:
         return Averaged(root, segment, averages, label)
     return Fine(root, segment, segment, label, borrows=True)
-
-
-def _training(root: nn.Module, path: str) -> bool:
-    found = attrgetter(path)(root)
-    return bool(found.training) if isinstance(found, nn.Module) else True
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:

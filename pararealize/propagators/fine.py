@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -57,13 +58,11 @@ class Fine(Propagator):
         self._read = [path for path in dict.fromkeys(self.paths()) if path not in called]
         self._stateful: dict[int, tuple[list[int], tuple[nn.Module, ...]]] = {}
 
-    def _compile(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        train, evaluate = self.segments
-        function = self._function(train)
-        return function, function if evaluate == train else self._function(evaluate)
-
-    def _function(self, segment: Segment) -> Callable[..., Any]:
-        return compile_segment(replace(segment, inputs=self.inputs), self.root, self.label)
+    def _compile(self) -> list[Callable[..., Any]]:
+        train, evaluate = (replace(segment, inputs=self.inputs) for segment in self.segments)
+        segments = (train,) if train == evaluate else (train, evaluate)
+        functions = [compile_segment(segment, self.root, self.label) for segment in segments]
+        return [functions[0], functions[-1]]
 
     def forward(self, *values: Any, commits: bool = True) -> Any:
         """The next state; statistics that are only borrowed never move."""
@@ -119,9 +118,9 @@ class Fine(Propagator):
 
     def _find_stateful(self, segment: Segment) -> Iterable[nn.Module]:
         owners = {o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute"}
-        around = (p for p in around_of(segment, self.root) if _is_module(self.root, p))
-        paths = dict.fromkeys((*modules_of(segment), *around))
-        called = with_state(self.root.get_submodule(path) for path in paths)
+        paths = dict.fromkeys((*modules_of(segment), *around_of(segment, self.root)))
+        found = (attrgetter(path)(self.root) for path in paths)
+        called = with_state(module for module in found if isinstance(module, nn.Module))
         read = (self.root.get_submodule(owner) for owner in owners)
         return dict.fromkeys((*called, *(module for module in read if module._buffers)))
 
@@ -166,11 +165,6 @@ class Fine(Propagator):
         self.__dict__.update(state)
         self._functions = self._compile()
         self._stateful = {}
-
-
-def _is_module(root: nn.Module, path: str) -> bool:
-    parent, _, name = path.rpartition(".")
-    return name in root.get_submodule(parent)._modules
 
 
 @final

@@ -187,16 +187,13 @@ def alike(one: Fine, other: Fine) -> bool:
         renamed = b.renamed(names)
         if (a.kind, a.args, a.kwargs) != (renamed.kind, renamed.args, renamed.kwargs):
             return False
-        if a.kind == "module" and not _alike(one, a.target, other, b.target):
-            return False
         if a.kind != "module" and a.target != b.target:
             return False
+        if a.kind == "module":
+            layer, its = one.root.get_submodule(a.target), other.root.get_submodule(b.target)
+            if repr(layer) != repr(its) or type(layer) is not type(its):
+                return False
     return slots_match(one, other)
-
-
-def _alike(one: Fine, path: str, other: Fine, another: str) -> bool:
-    mine, theirs = one.root.get_submodule(path), other.root.get_submodule(another)
-    return repr(mine) == repr(theirs) and type(mine) is type(theirs)
 
 
 def slots_match(one: Fine, other: Fine) -> bool:

@@ -47,7 +47,7 @@ class CycleWriter:
         for _ in range(self.method.sweeps):
             self.c_relax(level, points, ends)
             ends = self.f_relax(level, points, sources)
-        coarse = self.restrict(level, points)
+        coarse = [points[point] for point in self.c_points(level)]  # restriction
         self.watch_residual(level, coarse, ends, number)
         below = self.fas_sources(level, coarse, ends)
         coarse = self.cycle(level + 1, coarse, below, kind, number)
@@ -81,10 +81,6 @@ class CycleWriter:
         """C-relaxation: the C-points become what the intervals before them end with."""
         for point, value in zip(self.c_points(level), ends, strict=True):
             points[point] = value
-
-    def restrict(self, level: int, points: Sequence[str]) -> list[str]:
-        """The points of the next level: the C-points of this one."""
-        return [points[point] for point in self.c_points(level)]
 
     def watch_residual(
         self, level: int, coarse: Sequence[str], ends: Sequence[str], number: int

@@ -56,10 +56,9 @@ def check_module(model: object) -> None:
 
     """
     if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
         hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
-        raise NotAModuleError(
-            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
-        )
+        raise NotAModuleError(f"expected a torch.nn.Module to compile, found {found}.{hint}")
     tensors = (*model.named_parameters(), *model.named_buffers())
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None:
@@ -67,10 +66,6 @@ def check_module(model: object) -> None:
             f"{empty!r} is on the meta device and has no numbers: give it some before compiling, "
             "model.to_empty(device='cpu') and then your initialisation or load_state_dict."
         )
-
-
-def _described(model: object) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
 
 
 def trace(
