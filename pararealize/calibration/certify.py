@@ -92,27 +92,20 @@ def _seen(
     records: Store,
 ) -> Seen:
     near = {(watches[j].sweep, j): RegionDistance(here).distances for j, here in known.items()}
-    jumps, distances, wrong, outputs, moved = [], [], [], [], []
+    rows: list[tuple[Tensor | None, ...]] = []
     for record in records:
         output, pairs = run(record["inputs"])
         found, serial = answer(output), answer(record["output"])
         here = [watches[j] for j in pairs]
-        rows = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
-        each = subject.together(dict(zip(pairs, rows, strict=True)))
+        own = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
+        each = subject.together(dict(zip(pairs, own, strict=True)))
         every = [Measure(w.sweep, j, *each[j]) for j, w in watches.items()]
-        jumps.append(torch.stack([m.relative for m in every], 1))
-        distances.append(torch.stack([m.distances for m in every], 1))
-        wrong.append(errors(found, serial).cpu())
-        outputs.append(found.cpu())
-        moved.append(swaps(found, serial))
-    swapped = [row.cpu() for row in moved if row is not None]
-    return Seen(
-        torch.cat(jumps),
-        torch.cat(distances),
-        torch.cat(wrong),
-        torch.cat(outputs),
-        torch.cat(swapped) if swapped else None,
-    )
+        jumps = torch.stack([m.relative for m in every], 1)
+        distances = torch.stack([m.distances for m in every], 1)
+        rows.append((jumps, distances, errors(found, serial), found, swaps(found, serial)))
+    columns = [[p.cpu() for p in column if p is not None] for column in zip(*rows, strict=True)]
+    joined: list[Any] = [torch.cat(column) if column else None for column in columns]
+    return Seen(*joined)
 
 
 def _weigh(
