@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pararealize.calibration.observe import Observed
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Pairs, Subject
+from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch
 from pararealize.ir.target import Target
@@ -86,7 +86,7 @@ def certify(
 
 def _seen(
     subject: Subject,
-    run: Callable[[Mapping[str, Any]], tuple[Any, Pairs]],
+    run: Evaluation,
     watches: Mapping[int, Watch],
     known: Mapping[int, Region],
     records: Store,

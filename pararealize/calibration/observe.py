@@ -11,7 +11,7 @@ import torch
 
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Pairs, Subject
+from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.schedule import Schedule, Watch, needed
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import INPUT, Role, Task
@@ -73,7 +73,7 @@ def serial_schedule(n: int, *, head: bool) -> Schedule:
     return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
 
 
-def serial_run(subject: Subject) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
+def serial_run(subject: Subject) -> Evaluation:
     """A function of the inputs: the serial output, and the states after and before each piece."""
     return subject.run(serial_schedule(subject.n, head=subject.head), {})
 
