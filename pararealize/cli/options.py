@@ -87,11 +87,6 @@ def _split(text: str, option: str, kind: Callable[[str], Any], expected: str) ->
         raise MethodError(f"{option} {text!r}: expected {expected}.") from error
 
 
-def depths(values: Sequence[int]) -> int | tuple[int, ...]:
-    """``coarse_depth``: one number for all subnetworks, or several, one for each."""
-    return tuple(values) if len(values) > 1 else values[0]
-
-
 def check_kinds(context: Context, coarse: str) -> None:
     """Refuse options of coarse networks that a kind does not heed.
 

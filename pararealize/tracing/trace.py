@@ -141,7 +141,8 @@ def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str
     modules = dict(model.named_modules())
     found: set[str] = set()
     for leaf in leaves:
-        paths = [name for name, module in modules.items() if _is_meant(leaf, name, module)]
+        kind = leaf if isinstance(leaf, type) else ()
+        paths = [name for name, m in modules.items() if name == leaf or isinstance(m, kind)]
         if not paths or "" in paths:
             near = difflib.get_close_matches(str(leaf), filter(None, modules), 3, 0.4)
             hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
@@ -151,10 +152,6 @@ def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str
             )
         found.update(paths)
     return frozenset(found)
-
-
-def _is_meant(leaf: str | type, name: str, module: nn.Module) -> bool:
-    return isinstance(module, leaf) if isinstance(leaf, type) else name == leaf
 
 
 def _defaults(model: nn.Module, given: set[str]) -> dict[str, Any]:
