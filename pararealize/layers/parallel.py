@@ -164,14 +164,11 @@ def _check_slices(slices: Any, count: int, ranks: int) -> None:
 def _keep(own: Mapping[str, Any], net: ParallelNetwork) -> None:
     """Make ``net`` hold the tensors that it was compiled from, with the weights of rank 0."""
     held = net.state_dict(keep_vars=True)
-    kept = {name: own[name] for name in held if _is_kept(own.get(name))}
+    # Tensors that were made in inference mode cannot be trained; their copies can.
+    kept = {n: t for n, t in own.items() if isinstance(t, Tensor) and not t.is_inference()}
+    kept = {name: kept[name] for name in held if name in kept}
     for name, mine in kept.items():
         if not torch.equal(mine, held[name]):
             with torch.no_grad():
                 mine.copy_(held[name])
     net.load_state_dict({**held, **kept}, assign=True)
-
-
-def _is_kept(value: Any) -> bool:
-    """Whether a tensor can be trained; those made in inference mode cannot, their copies can."""
-    return isinstance(value, Tensor) and not value.is_inference()

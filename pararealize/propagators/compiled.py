@@ -64,16 +64,6 @@ MARK = "pararealize_module_"
 NETWORK = "network_function_"
 
 
-class _Source:
-    """Lets tracebacks show the lines of generated code."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def get_source(self, _name: str) -> str:
-        return self.text
-
-
 def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
     """The segment as a ``torch.fx.Graph``: arguments are its state, then the inputs it reads.
 
@@ -121,8 +111,9 @@ def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..
     for operation in segment.operations:
         if operation.kind in {"network", "context"}:
             scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
-    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"  # "<…>" alone has no lines
-    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
+    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"
+    # Tracebacks show the lines of generated code.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
     return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
