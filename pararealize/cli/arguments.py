@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pararealize.cli import data as sources
 from pararealize.cli import options
 from pararealize.cli.data import Reading
-from pararealize.cli.groups import names_of
 from pararealize.cli.launch import launch, world
+from pararealize.cli.options import names_of
 from pararealize.cli.specs import FORMS
 from pararealize.compiler import pararealize
 from pararealize.errors import SlowerThanSerialWarning

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -13,13 +14,43 @@ from pararealize.compiler import pararealize
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import is_count
-from pararealize.layers.euler import EulerStep, chain_of
 from pararealize.layers.translate import translate
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 
 #: Most slices, and most layers that one coarse layer stands for, unless asked for.
 MOST, COARSEST = 16, 8
+
+
+@final
+class EulerStep(nn.Module):
+    """Forward Euler step of x' = φ(x), ``y = x + dt * block(x)``; shapes are those of x.
+
+    Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.03341).
+    """
+
+    def __init__(self, block: nn.Module, dt: float) -> None:
+        super().__init__()
+        self.block, self.dt = block, dt
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The state a step later."""
+        # Out of place: a residual layer is found by its sum, and blocks may give what they keep.
+        later: Tensor = x + self.dt * self.block(x)
+        return later
+
+    def extra_repr(self) -> str:
+        """The step size."""
+        return f"dt={self.dt}"
+
+
+def chain_of(steps: Iterable[EulerStep]) -> nn.Sequential:
+    """The steps between two identities, so that the first and the last are as all others.
+
+    A step that reads the network's input, or makes its output, is no part of a coarse chain.
+    """
+    named = {str(i): step for i, step in enumerate(steps)}
+    return nn.Sequential(OrderedDict({"first": nn.Identity(), **named, "last": nn.Identity()}))
 
 
 @final

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from pararealize.cli import arguments
-from pararealize.cli.groups import names_of
-from pararealize.cli.options import refuse
+from pararealize.cli.options import names_of, refuse
 from pararealize.cli.terminal import Printer
 
 
