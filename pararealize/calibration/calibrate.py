@@ -30,7 +30,7 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.registered import Registered
+from pararealize.propagators.registered import moved
 from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.rules import answer
@@ -149,22 +149,14 @@ class _Calibration:
             return None
         if before is None and self.subject.emission.plan.calibration is None:
             start(self.subject, built, observed)
-        built = replace(built, parts={**built.parts, **self._guessing()})
+        emission = self.subject.emission
+        guessing = moved(emission.propagators, emission.registries["guess"], self.guesses)
+        built = replace(built, parts={**built.parts, **guessing})
         fits = self._rounds(observed).coarse(built)
         plan = coarse_plan(self.stand, self.plan, built)
         candidate = Candidate(kind, fits, self._score(built, plan))
         self.tried[kind] = Tried(built, plan, candidate)
         return self.tried[kind]
-
-    def _guessing(self) -> dict[Target, Propagator]:
-        """Guess networks as they were fitted."""
-        parts = self.subject.emission.propagators
-        registry = self.subject.emission.registries["guess"]
-        return {
-            target: part.within(self.guesses)
-            for target, part in parts.items()
-            if isinstance(part, Registered) and part.registry is registry
-        }
 
     def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
         """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""

@@ -137,8 +137,8 @@ class Fitter:
         return combine("+-", here, self._apply(self.corrector, sample.guess, sample))
 
     def _apply(self, part: Propagator, state: Any, sample: Sample) -> Any:
-        extra = [sample.inputs[name] for name in part.inputs]
-        return part(*extra, commits=False) if state is None else part(state, *extra, commits=False)
+        given = [] if state is None else [state]
+        return part(*given, *(sample.inputs[name] for name in part.inputs), commits=False)
 
 
 def squared(value: Any) -> Tensor:

@@ -62,8 +62,8 @@ class Stand:
         inputs = self.subject.named(self.inputs)
 
         def call(part: Propagator, state: Any) -> Callable[[], object]:
-            extra = [inputs[name] for name in part.inputs]
-            return partial(part, *extra) if state is None else partial(part, state, *extra)
+            given = [] if state is None else [state]
+            return partial(part, *given, *(inputs[name] for name in part.inputs))
 
         targets = [target for target in states if target in parts]
         with torch.no_grad():

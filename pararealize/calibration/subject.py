@@ -21,7 +21,7 @@ from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.stages import watches_in_order
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.registered import Registered
+from pararealize.propagators.registered import moved
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.rank_programs import StaticProgram
@@ -203,9 +203,7 @@ def completed(subject: Subject) -> Subject:
     modules = {str(j): guess.module for j, guess in made.items() if guess.module is not None}
     old = emission.registries["guess"]
     registry = nn.ModuleDict({**dict(old.items()), **modules})
-    for target, part in parts.items():
-        if isinstance(part, Registered) and part.registry is old:
-            parts[target] = part.within(registry)
+    parts |= moved(parts, old, registry)
     parts |= guess_propagators(made, emission.serial, registry)
     registries = {**emission.registries, "guess": registry.eval()}
     return replace(subject, emission=replace(emission, propagators=parts, registries=registries))
