@@ -24,7 +24,7 @@ from pararealize.cli.launch import meet, world
 from pararealize.cli.variants import threads as threads_are
 from pararealize.cost.measure import turns
 from pararealize.explain.table import Table
-from pararealize.layers.euler import chain_of
+from pararealize.layers.parallel import chain_of
 from pararealize.models.odenet import ConvStep, DenseStep
 from studies.running import again, start, timed_anyway
 

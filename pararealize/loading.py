@@ -65,18 +65,16 @@ def load(
     with at_rest(), together(transport), _foreign(saved):
         request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
         network = compile_as(model, request, transport, plan if same else None)
-        _fill(network, saved if same else _without_added(saved), whole=same)
+        _fill(network, saved, whole=same)
         if isinstance(method, MGRIT) and method.coarse == "fitted":
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
 
 
-def _without_added(saved: Saved) -> Saved:
-    return replace(saved, weights={k: v for k, v in saved.weights.items() if not is_added(k)})
-
-
 def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
     """Load what was saved; coarse and guess networks stay as they are unless it is ``whole``."""
+    if not whole:
+        saved = replace(saved, weights={k: v for k, v in saved.weights.items() if not is_added(k)})
     own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     wanted = {k: v for k, v in own.items() if whole or not is_added(k)}
     match(saved, [name for name in network.names if whole or not is_added(name)], wanted)

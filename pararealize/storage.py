@@ -130,11 +130,11 @@ def _separate(weights: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise StorageError(f"{name} is a {type(value).__name__}, and only tensors are saved.")
-        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and place in seen:
-            aliases[name] = seen[place]
+        memory = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and memory in seen:
+            aliases[name] = seen[memory]
             continue
-        seen[place] = name
+        seen[memory] = name
         tensors[name] = value.detach().contiguous().cpu().clone()
     return tensors, aliases
 

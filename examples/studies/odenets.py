@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pararealize.cli.training import OnStep, Outcome, fit, score
+from pararealize.cli.training import OnStep, TrainingOutcome, fit, score
 from studies.labelled import Examples
 
 #: What is trained in place of a network, with the same parameters.
@@ -45,7 +45,7 @@ def train(
     recipe: AdamRecipe,
     prepare: Prepare = serial,
     on_step: OnStep = ignore,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train ``prepare(net)`` and test it; ``net`` is trained with it, as they share parameters.
 
     Kingma and Ba, "Adam" (arXiv:1412.6980); Smith and Topin, "Super-Convergence"
@@ -57,4 +57,4 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
     batches = examples.batches(recipe.batch, recipe.epochs, recipe.seed, recipe.shift)
     losses = fit(prepared, batches, optimizer, schedule, on_step)
-    return Outcome(losses, *score(prepared, examples.test_inputs, examples.test_labels))
+    return TrainingOutcome(losses, *score(prepared, examples.test_inputs, examples.test_labels))

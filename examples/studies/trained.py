@@ -12,7 +12,7 @@ from torch import nn
 
 from pararealize import models
 from pararealize.cli.digits import load_digits, smaller
-from pararealize.cli.training import Outcome, Recipe, descend, score
+from pararealize.cli.training import Recipe, TrainingOutcome, descend, score
 from pararealize.errors import ModelSpecError, StorageError
 from studies import checkpoint, odenets
 from studies.checkpoint import Checkpoint
@@ -111,12 +111,12 @@ def _train(study: Study, data: Examples, start: Trained | None) -> Checkpoint:
     return Checkpoint(weights, study.said, seconds, outcome.test_loss, outcome.accuracy)
 
 
-def _fit(model: nn.Module, data: Examples, recipe: Recipe | AdamRecipe) -> Outcome:
+def _fit(model: nn.Module, data: Examples, recipe: Recipe | AdamRecipe) -> TrainingOutcome:
     if isinstance(recipe, AdamRecipe):
         return odenets.train(model, data, recipe)
     batches = data.batches(recipe.batch, recipe.epochs, recipe.seed, recipe.shift)
     losses = descend(model, batches, recipe.steps(len(data.train_labels)), recipe, ignore)
-    return Outcome(losses, *score(model, data.test_inputs, data.test_labels))
+    return TrainingOutcome(losses, *score(model, data.test_inputs, data.test_labels))
 
 
 def _filled(study: Study, found: Checkpoint) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,15 +14,12 @@ from torch import nn
 
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
-from pararealize.calibration.complete import completed
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.latency import Stand, coarse_plan, measured_plan, predicted
+from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
 from pararealize.calibration.observe import Observed, observe
-from pararealize.calibration.rounds import Rounds
-from pararealize.calibration.score import score
-from pararealize.calibration.start import start
+from pararealize.calibration.rounds import Rounds, start
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Subject, evaluating
+from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import rule_of
 from pararealize.emit.emission import Emission
@@ -33,8 +30,10 @@ from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.registered import Registered
+from pararealize.propagators.registered import moved
+from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
+from pararealize.runtime.monitoring.rules import answer
 
 #: Sweeps after which a candidate is scored in any case.
 LOOK = 2
@@ -52,11 +51,7 @@ class Tried:
 
 
 def calibrate(
-    network: nn.Module,
-    emission: Emission,
-    data: Any,
-    options: Fitting,
-    progress: Progress,
+    network: nn.Module, emission: Emission, data: Any, options: Fitting, progress: Progress
 ) -> tuple[Emission, Calibration]:
     """The network with coarse networks fitted to its weights, and as many sweeps as it takes.
 
@@ -94,7 +89,7 @@ class _Calibration:
         self.tried: dict[str, Tried] = {}
 
     def run(self, data: Any) -> tuple[Emission, Calibration]:
-        """All of it."""
+        """Observe the data, fit every kind to a few of them, and the best of them to all."""
         emission, options = self.subject.emission, self.options
         every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
         device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
@@ -104,7 +99,7 @@ class _Calibration:
         self.stand = Stand.on(self.subject, self.observed.held_out[0])
         self.plan = measured_plan(self.stand)
         self._rounds(self.observed).guesses(self.guesses)
-        compared = kinds(self.subject)
+        compared = tuple(kinds(self.subject))
         if len(compared) > 1:
             few = self.observed.first(FEW)
             for kind in compared:
@@ -154,22 +149,14 @@ class _Calibration:
             return None
         if before is None and self.subject.emission.plan.calibration is None:
             start(self.subject, built, observed)
-        built = replace(built, parts={**built.parts, **self._guessing()})
+        emission = self.subject.emission
+        guessing = moved(emission.propagators, emission.registries["guess"], self.guesses)
+        built = replace(built, parts={**built.parts, **guessing})
         fits = self._rounds(observed).coarse(built)
         plan = coarse_plan(self.stand, self.plan, built)
         candidate = Candidate(kind, fits, self._score(built, plan))
         self.tried[kind] = Tried(built, plan, candidate)
         return self.tried[kind]
-
-    def _guessing(self) -> dict[Target, Propagator]:
-        """Guess networks as they were fitted."""
-        parts = self.subject.emission.propagators
-        registry = self.subject.emission.registries["guess"]
-        return {
-            target: part.within(self.guesses)
-            for target, part in parts.items()
-            if isinstance(part, Registered) and part.registry is registry
-        }
 
     def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
         """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""
@@ -179,8 +166,9 @@ class _Calibration:
         for k in range(self.subject.n):
             if k > least and max(row.agreement for row in rows) >= enough:
                 break
+            seconds = timed(plan, self.subject.schedule(k)).parallel_seconds
             found = score(self.subject, built.parts, k, self.observed.held_out)
-            rows.append(Sweeps(k, *found, predicted(self.subject, plan, k)))
+            rows.append(Sweeps(k, *found, seconds))
         return tuple(rows)
 
     def _emission(self, chosen: Tried, row: Sweeps) -> tuple[Emission, Calibration]:
@@ -217,6 +205,19 @@ class _Calibration:
         """Since it began, on the slowest rank: all keep the same plan."""
         mine, transport = time.perf_counter() - self.begun, self.subject.transport
         return mine if transport is None else max(transport.exchange(mine))
+
+
+def score(
+    subject: Subject, parts: Mapping[Target, Propagator], iterations: int, records: Store
+) -> tuple[float, float]:
+    """Share of held-out answers that are the serial network's, and their mean relative error."""
+    run = subject.run(subject.schedule(iterations), parts)
+    agreed, wrong = [], []
+    for record in records:
+        found, serial = answer(run(record["inputs"])[0]), answer(record["output"])
+        agreed.append(agreements(found, serial).double())
+        wrong.append(errors(found, serial))
+    return float(torch.cat(agreed).mean()), float(torch.cat(wrong).mean())
 
 
 def _unreached(best: Candidate, n: int, agreement: float) -> str:

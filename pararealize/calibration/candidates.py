@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,13 +59,8 @@ def wanted(subject: Subject) -> list[int]:
     return [j for j in pieces if guesser(j, subject.method) in subject.pieces]
 
 
-def kinds(subject: Subject) -> tuple[str, ...]:
-    """What the kinds to compare are called: all for ``"auto"``, else that of the network."""
-    return tuple(_kinds(subject))
-
-
-def _kinds(subject: Subject) -> dict[str, CoarseKind]:
-    """The kinds to compare, a network's own by what its method calls it."""
+def kinds(subject: Subject) -> dict[str, CoarseKind]:
+    """The kinds to compare: all for ``"auto"``, else the network's, as its method calls it."""
     method = subject.method
     if method.coarse == "auto":
         return {str(kind): kind for kind in candidates()}
@@ -77,7 +73,7 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
 
     Weights of their own start from the network's, or those that the network already has.
     """
-    described = _kinds(subject)[kind]
+    described = kinds(subject)[kind]
     found = {j: _coarse(subject, described, j, seed) for j in wanted(subject)}
     has = any(own for _, own in found.values())
     if subject.transport is not None:
@@ -88,15 +84,14 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     serial, parts = subject.emission.serial, subject.emission.propagators
     modules = {str(j): c.module for j, c in coarse.items() if c.module is not None}
     registry = nn.ModuleDict(modules).eval()
-    partition = subject.decisions.partition
-    made = coarse_propagators(partition, serial, subject.method, coarse, registry, parts)
+    made = coarse_propagators(subject.partition, serial, subject.method, coarse, registry, parts)
     if subject.method.guess == "network":
         made = {t: part for t, part in made.items() if t.kind is not Kind.GUESS}
     return Built(kind, coarse, made, registry)
 
 
 def _coarse(subject: Subject, kind: CoarseKind, j: int, seed: int) -> tuple[Coarse, bool]:
-    """Of this kind, or what stands in for it; and whether it is of this kind.
+    """A coarse propagator of the kind, or what stands in for it; and whether it is of the kind.
 
     Raises:
         CoarseError: none of them exists for the subnetwork.
@@ -122,23 +117,14 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
         zero = corrector is not None and not isinstance(corrector, ZeroPreserving)
         inputs = (corrector or parts[Target.guess(j)]).inputs
         module = copy.deepcopy(registry[key])
-        return Coarse(
-            piece.coarse,
-            Cost(),
-            module,
-            inputs=inputs,
-            zero_preserving=zero,
-            name=piece.coarse_kind,
-            options=piece.coarse_options,
-        )
+        said: dict[str, Any] = {"name": piece.coarse_kind, "options": piece.coarse_options}
+        return Coarse(piece.coarse, Cost(), module, None, inputs, zero_preserving=zero, **said)
     chosen = saved_kinds((piece,), subject.method)
     return _builder(subject, seed + j)(j, chosen.get(j))
 
 
 def _builder(subject: Subject, seed: int) -> CoarseBuilder:
     torch.manual_seed(seed)
-    decisions, plan = subject.decisions, subject.emission.plan
-    probe = Probe(decisions.partition, subject.emission.serial, {}, seed)
-    return CoarseBuilder(
-        decisions.partition, subject.emission.serial, subject.method, plan.machine, probe
-    )
+    partition, serial = subject.partition, subject.emission.serial
+    machine, probe = subject.emission.plan.machine, Probe(partition, serial, {}, seed)
+    return CoarseBuilder(partition, serial, subject.method, machine, probe)

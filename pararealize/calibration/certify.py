@@ -1,8 +1,8 @@
-"""Certify: from the jumps of the last sweep, an estimate of an answer's error."""
+"""Certify: from the jumps of the last sweep an error is estimated; strange states are noticed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from pararealize.calibration.observe import Observed
-from pararealize.calibration.regions import regions
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Pairs, Subject
+from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.answers import entropies, errors, swaps
 from pararealize.runtime.monitoring.measures import Measure, batch_of, tables
-from pararealize.runtime.monitoring.region_distance import RegionDistance
+from pararealize.runtime.monitoring.region_distance import RegionDistance, features
 from pararealize.runtime.monitoring.rules import answer, doubtful, estimate
 
 #: Share of samples whose true error an estimate has to cover where it is made, and that are as sure
@@ -35,6 +34,10 @@ UNUSUAL = 0.03
 LEAST = 1e-6
 #: Rounds of coordinate descent for non-negative weights.
 ROUNDS = 200
+#: Variance of every feature that is added to the one seen, as a share of the mean variance.
+RIDGE = 1e-3
+#: Significant digits that a saved region keeps.
+DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,8 @@ class Seen:
 
     def __getitem__(self, rows: slice) -> Seen:
         """Some of the samples."""
-        swaps = None if self.swaps is None else self.swaps[rows]
-        return Seen(
-            self.jumps[rows], self.distances[rows], self.true[rows], self.outputs[rows], swaps
-        )
+        parts: dict[str, Any] = {k: v if v is None else v[rows] for k, v in vars(self).items()}
+        return Seen(**parts)
 
 
 def certify(
@@ -85,33 +86,26 @@ def certify(
 
 def _seen(
     subject: Subject,
-    run: Callable[[Mapping[str, Any]], tuple[Any, Pairs]],
+    run: Evaluation,
     watches: Mapping[int, Watch],
     known: Mapping[int, Region],
     records: Store,
 ) -> Seen:
     near = {(watches[j].sweep, j): RegionDistance(here).distances for j, here in known.items()}
-    jumps, distances, wrong, outputs, moved = [], [], [], [], []
+    rows: list[tuple[Tensor | None, ...]] = []
     for record in records:
         output, pairs = run(record["inputs"])
         found, serial = answer(output), answer(record["output"])
         here = [watches[j] for j in pairs]
-        rows = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
-        each = subject.together(dict(zip(pairs, rows, strict=True)))
+        own = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
+        each = subject.together(dict(zip(pairs, own, strict=True)))
         every = [Measure(w.sweep, j, *each[j]) for j, w in watches.items()]
-        jumps.append(torch.stack([m.relative for m in every], 1))
-        distances.append(torch.stack([m.distances for m in every], 1))
-        wrong.append(errors(found, serial).cpu())
-        outputs.append(found.cpu())
-        moved.append(swaps(found, serial))
-    swapped = [row.cpu() for row in moved if row is not None]
-    return Seen(
-        torch.cat(jumps),
-        torch.cat(distances),
-        torch.cat(wrong),
-        torch.cat(outputs),
-        torch.cat(swapped) if swapped else None,
-    )
+        jumps = torch.stack([m.relative for m in every], 1)
+        distances = torch.stack([m.distances for m in every], 1)
+        rows.append((jumps, distances, errors(found, serial), found, swaps(found, serial)))
+    columns = [[p.cpu() for p in column if p is not None] for column in zip(*rows, strict=True)]
+    joined: list[Any] = [torch.cat(column) if column else None for column in columns]
+    return Seen(*joined)
 
 
 def _weigh(
@@ -131,23 +125,17 @@ def _weigh(
     if float(fitted.true.max()) > LEAST:  # else it is exact, whatever the input
         certificate = replace(
             certificate,
-            margin=_margin(fitted.swaps),
-            unsure=_unsure(fitted.outputs),
+            margin=None if fitted.swaps is None else CAUTION * _covering(fitted.swaps),
+            unsure=None if (found := entropies(fitted.outputs)) is None else _covering(found),
             usual=float((fitted.jumps @ weights).median()),
             regions=_bounded(known, interfaces, fitted),
         )
     return _judged(certificate, interfaces, judged)
 
 
-def _margin(swaps: Tensor | None) -> float | None:
-    """How near the two best classes may be."""
-    return None if swaps is None else CAUTION * float(torch.quantile(swaps, COVER))
-
-
-def _unsure(outputs: Tensor) -> float | None:
-    """The mean entropy that few samples of many answers exceed."""
-    found = entropies(outputs)
-    return None if found is None else float(torch.quantile(found, COVER))
+def _covering(values: Tensor) -> float:
+    """What few of the samples exceed."""
+    return float(torch.quantile(values, COVER))
 
 
 def _bounded(
@@ -163,7 +151,7 @@ def _bounded(
 
 
 def _judged(certificate: Certificate, interfaces: Sequence[int], seen: Seen) -> Certificate:
-    """With what it is worth on samples that it was not made of."""
+    """The certificate with what it is worth on samples that it was not made of."""
     found = estimate(certificate, dict(zip(interfaces, seen.jumps.T, strict=True)))
     away = dict(zip(interfaces, seen.distances.T, strict=True))
     return replace(
@@ -192,3 +180,38 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     if len(a) < 2 or float(a.std()) == 0 or float(b.std()) == 0:
         return 0.0
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def regions(subject: Subject, interfaces: Iterable[int], records: Store) -> dict[int, Region]:
+    """By interface of this rank, the region of the serial network's states.
+
+    There is none where samples are not told apart, or are fewer than two.
+    """
+    mine = [j for j in interfaces if j in subject.pieces]
+    seen: dict[int, list[Tensor | None]] = {j: [] for j in mine}
+    for record in records:
+        for j in mine:
+            seen[j].append(features(record["states"][j][1], batch_of(record["inputs"])))
+    found = {j: region(j, rows) for j, rows in seen.items()}
+    return {j: here for j, here in found.items() if here is not None}
+
+
+def region(interface: int, rows: Iterable[Tensor | None]) -> Region | None:
+    """The region of features `[samples, features]`, as far out as the farthest of them."""
+    known = [row for row in rows if row is not None]
+    every = torch.cat(known) if known else torch.zeros(0, 1)
+    if len(every) < 2 or not bool(torch.isfinite(every).all()):
+        return None
+    centre = every.mean(0)
+    spread = torch.cov(every.T).reshape(len(centre), len(centre))
+    least = RIDGE * spread.diagonal().mean().clamp(min=1e-30)
+    one = torch.eye(len(centre), dtype=spread.dtype)
+    factor = torch.linalg.cholesky(spread + least * one)
+    whitening = torch.linalg.solve_triangular(factor, one, upper=False)
+    away = ((every - centre) @ whitening.T).norm(dim=1) / len(centre) ** 0.5
+    corners = whitening[tuple(torch.tril_indices(len(centre), len(centre)))]
+    return Region(interface, _short(centre), _short(corners), float(away.max()))
+
+
+def _short(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values.tolist())

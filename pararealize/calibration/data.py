@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,7 @@ Inputs = dict[str, Any]
 
 
 def batches(
-    data: Any,
-    specs: Mapping[str, TensorSpec],
-    expectations: Mapping[str, Expectation],
-    batch: int,
+    data: Any, specs: Mapping[str, TensorSpec], expectations: Mapping[str, Expectation], batch: int
 ) -> Iterator[Inputs]:
     """The tensor arguments of every call by name, each as it was compiled for.
 
@@ -121,20 +119,15 @@ def divided(inputs: Iterable[Inputs], held_out: float) -> Iterator[tuple[Inputs,
         CalibrationError: the single batch has one sample only.
 
     """
-    every = max(2, round(1 / held_out))
-    previous: Inputs | None = None
-    count = held = 0
-    for found in inputs:
-        if previous is not None:
-            count += 1
-            held += count % every == 0
-            yield previous, count % every == 0
-        previous = found
-    assert previous is not None
-    if count:
-        yield previous, not held or (count + 1) % every == 0
-        return
-    yield from _halves(previous, held_out)
+    every, held = max(2, round(1 / held_out)), False
+    for count, (given, following) in enumerate(pairwise(chain(inputs, [None])), start=1):
+        assert given is not None
+        if following is None and count == 1:
+            yield from _halves(given, held_out)
+            return
+        out = count % every == 0 or (following is None and not held)
+        held = held or out
+        yield given, out
 
 
 def _halves(inputs: Inputs, held_out: float) -> Iterator[tuple[Inputs, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,9 @@ from pararealize.runtime.values.pytree import leaves_of
 
 #: Epochs without a better held-out error after which fitting ends.
 PATIENCE = 4
-
-
 #: Weight of the divergence of answers, in nats, beside relative errors. With a distance of the same
 #: size (10 times Hellinger's, squared) a language model in two pieces gave the serial character
-#: in 91% instead of 89% of places; digits did not care.
+#: in 91% instead of 89% of positions; digits did not care.
 ANSWERS = 2.5
 
 #: Relative errors of states and of responses.
@@ -69,13 +68,7 @@ class Misfit:
     answers: Any = 0.0
 
     def __add__(self, other: Misfit) -> Misfit:
-        return Misfit(
-            self.step + other.step,
-            self.states + other.states,
-            self.response + other.response,
-            self.jumps + other.jumps,
-            self.answers + other.answers,
-        )
+        return Misfit(*map(operator.add, vars(self).values(), vars(other).values()))
 
     @property
     def loss(self) -> Tensor:
@@ -89,8 +82,7 @@ class Misfit:
     def errors(self) -> Errors:
         """Relative errors of states and of responses; ``None`` where there were none."""
         terms = ((self.step, self.states), (self.response, self.jumps))
-        found = (math.sqrt(float(a) / float(b)) if float(b) else None for a, b in terms)
-        step, response = found
+        step, response = (math.sqrt(float(a) / float(b)) if float(b) else None for a, b in terms)
         return step, response
 
 
@@ -126,16 +118,14 @@ class Fitter:
         if self.corrector is not None and sample.guess is not None:
             corrected = combine("++", sample.guessed, self._response(sample, here))
             ends = (corrected, sample.result, sample.guessed)
-            reached, wanted, guessed = (self._seen(end, sample) for end in ends)
+            if self.head is not None:
+                ends = tuple(self._apply(self.head, end, sample) for end in ends)
+            reached, wanted, guessed = ends
             wrong, jump = combine("+-", reached, wanted), combine("+-", wanted, guessed)
             found += Misfit(response=squared(wrong), jumps=squared(jump))
-            found.answers = self._divergence(reached, wanted)
+            apart = None if self.head is None else divergence(answer(reached), answer(wanted))
+            found.answers = 0.0 if apart is None else apart  # they are no scores of classes
         return found
-
-    def _divergence(self, reached: Any, wanted: Any) -> Any:
-        """How far the head's answers are apart, where they are scores of classes."""
-        here = None if self.head is None else divergence(answer(reached), answer(wanted))
-        return 0.0 if here is None else here
 
     def _response(self, sample: Sample, here: Any) -> Any:
         assert self.corrector is not None
@@ -146,12 +136,9 @@ class Fitter:
             here = self._apply(self.corrector, sample.state, sample)
         return combine("+-", here, self._apply(self.corrector, sample.guess, sample))
 
-    def _seen(self, state: Any, sample: Sample) -> Any:
-        return state if self.head is None else self._apply(self.head, state, sample)
-
     def _apply(self, part: Propagator, state: Any, sample: Sample) -> Any:
-        extra = [sample.inputs[name] for name in part.inputs]
-        return part(*extra, commits=False) if state is None else part(state, *extra, commits=False)
+        given = [] if state is None else [state]
+        return part(*given, *(sample.inputs[name] for name in part.inputs), commits=False)
 
 
 def squared(value: Any) -> Tensor:
@@ -167,11 +154,7 @@ def measure(fitter: Fitter, samples: Sequence[Callable[[], Sample]]) -> Errors:
 
 
 def fit(
-    fitter: Fitter,
-    samples: Samples,
-    options: Fitting,
-    seed: int,
-    progress: Callable[[], None],
+    fitter: Fitter, samples: Samples, options: Fitting, seed: int, progress: Callable[[], None]
 ) -> Errors:
     """Fit the weights; those with the least held-out error are kept. Their relative errors.
 
@@ -182,8 +165,7 @@ def fit(
     if not weights or fitter.module is None:
         return best
     kept = copy.deepcopy(fitter.module.state_dict())
-    steps = options.epochs * len(samples.fitted)
-    steps = min(steps, options.steps or steps)
+    steps = steps_of(options, len(samples.fitted))
     optimizer = torch.optim.Adam(weights, lr=options.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     since = 0
@@ -207,6 +189,12 @@ def fit(
     fitter.module.load_state_dict(kept)
     optimizer.zero_grad()
     return best
+
+
+def steps_of(options: Fitting, batches: int) -> int:
+    """The most steps that fitting to so many batches takes."""
+    steps = options.epochs * batches
+    return min(steps, options.steps or steps)
 
 
 @contextmanager

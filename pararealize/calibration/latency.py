@@ -13,7 +13,7 @@ from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
 from pararealize.cost.measure import medians, wait
-from pararealize.cost.predict import count, timed
+from pararealize.cost.predict import count
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
 from pararealize.ir.target import HEAD, Kind, Target
@@ -62,8 +62,8 @@ class Stand:
         inputs = self.subject.named(self.inputs)
 
         def call(part: Propagator, state: Any) -> Callable[[], object]:
-            extra = [inputs[name] for name in part.inputs]
-            return partial(part, *extra) if state is None else partial(part, state, *extra)
+            given = [] if state is None else [state]
+            return partial(part, *given, *(inputs[name] for name in part.inputs))
 
         targets = [target for target in states if target in parts]
         with torch.no_grad():
@@ -80,21 +80,18 @@ def measured_plan(stand: Stand) -> Plan:
     if subject.n in pairs and subject.head:
         states[HEAD] = pairs[subject.n][0]
     if subject.method.guess == "network":
-        states |= {target: None for target in parts if target.kind is Kind.GUESS}
+        states |= dict.fromkeys(target for target in parts if target.kind is Kind.GUESS)
     seconds = stand.time(parts, states)
-    pieces = tuple(_with(piece, seconds) for piece in plan.pieces)
+    pieces = tuple(_timed(piece, seconds) for piece in plan.pieces)
     head = seconds.get(HEAD, 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
     return replace(plan, pieces=pieces, head_seconds=head, serial_seconds=serial)
 
 
-def _with(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
+def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
     guess = seconds.get(Target.guess(piece.index - 1), piece.guess_seconds)
-    return replace(
-        piece,
-        seconds=seconds[Target.fine(piece.index)],
-        guess_seconds=guess if piece.guess != "none" else 0.0,
-    )
+    guess = guess if piece.guess != "none" else 0.0
+    return replace(piece, seconds=seconds[Target.fine(piece.index)], guess_seconds=guess)
 
 
 def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
@@ -107,34 +104,15 @@ def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
     states = {Target.fine(j): stand.before(j) for j in stand.pairs}
     states |= {Target.coarse(j): stand.before(j) for j in wanted(subject)}
     seconds = stand.time({**subject.emission.propagators, **built.parts}, states)
-    kinds = subject.together(
-        {
-            j: {
-                "coarse": c.kind,
-                "coarse_kind": c.name,
-                "coarse_options": c.options,
-                "coarse_parameters": count(c.module),
-            }
-            for j, c in built.coarse.items()
-        }
-    )
-    pieces = tuple(
-        replace(
-            piece,
-            **kinds[piece.index],
-            coarse_seconds=seconds[Target.coarse(piece.index)],
-            coarse_launches=0,
-        )
-        if piece.index in kinds
-        else piece
-        for piece in plan.pieces
-    )
-    return replace(plan, pieces=pieces)
-
-
-def predicted(subject: Subject, plan: Plan, iterations: int) -> float:
-    """Seconds of one evaluation with so many sweeps, on its ranks or one device a subnetwork."""
-    return timed(plan, subject.schedule(iterations)).parallel_seconds
+    names = ("coarse", "coarse_kind", "coarse_options", "coarse_parameters")
+    coarse = built.coarse.items()
+    kinds = subject.together({j: (c.kind, c.name, c.options, count(c.module)) for j, c in coarse})
+    pieces = list(plan.pieces)
+    for j, values in kinds.items():
+        found: dict[str, Any] = dict(zip(names, values, strict=True))
+        found["coarse_seconds"] = seconds[Target.coarse(j)]
+        pieces[j - 1] = replace(pieces[j - 1], **found, coarse_launches=0)
+    return replace(plan, pieces=tuple(pieces))
 
 
 def _waited(function: Callable[[], Any]) -> Callable[[], None]:

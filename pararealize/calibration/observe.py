@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararealize.calibration.data import Inputs
 from pararealize.calibration.store import Store
-from pararealize.calibration.subject import Pairs, Subject
+from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.schedule import Schedule, Watch, needed
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import INPUT, Role, Task
@@ -74,7 +73,7 @@ def serial_schedule(n: int, *, head: bool) -> Schedule:
     return Schedule(tuple(tasks), tasks[-1].value, watches, (INPUT,), title="serial").verify()
 
 
-def serial_run(subject: Subject) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
+def serial_run(subject: Subject) -> Evaluation:
     """A function of the inputs: the serial output, and the states after and before each piece."""
     return subject.run(serial_schedule(subject.n, head=subject.head), {})
 
@@ -98,17 +97,14 @@ def observe(
     """Run the serial network once over the data and keep its states."""
     run = serial_run(subject)
     for inputs, held_out in batches:
-        given = {name: _plain(value).to(device) for name, value in inputs.items()}
+        # Autograd may see copies of what was made in inference mode.
+        plain = {k: v.clone() if v.is_inference() else v for k, v in inputs.items()}
+        given = {name: value.to(device) for name, value in plain.items()}
         output, pairs = run(given)
         states = {j: (None if j == 1 else before, after) for j, (after, before) in pairs.items()}
         record = {"inputs": given, "output": output, "states": states}
         (into.held_out if held_out else into.fitted).append(record)
         progress()
-
-
-def _plain(value: Tensor) -> Tensor:
-    """A tensor that autograd may see, though it was made in inference mode."""
-    return value.clone() if value.is_inference() else value
 
 
 def respond(

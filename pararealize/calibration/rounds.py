@@ -1,23 +1,29 @@
-"""Rounds: all coarse and guess networks of a rank fitted to the states kept there."""
+"""Rounds: networks of a rank start from the states kept there, and are fitted to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pararealize.calibration.candidates import Built, wanted
-from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure
+from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure, steps_of
 from pararealize.calibration.observe import Observed, respond, states_of
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject
+from pararealize.coarse.copies import replica
 from pararealize.cost.predict import count
 from pararealize.ir.calibration import Fit, Fitting
 from pararealize.ir.target import Target
+from pararealize.propagators.factored import FactoredLayer, Layer, by_channel
+from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.monitoring.progress import Progress
+from pararealize.runtime.values.pytree import leaves_of
 
 #: What was made of guesses: of the records fitted to, and of those held out.
 Responses = tuple[Store, Store]
@@ -78,8 +84,7 @@ class Rounds:
 
     @property
     def _steps(self) -> int:
-        steps = self.options.epochs * len(self.observed.fitted)
-        return min(steps, self.options.steps or steps)
+        return steps_of(self.options, len(self.observed.fitted))
 
     def _samples(self, j: int, responses: Responses | None, *, guess: bool = False) -> Samples:
         def read(store: Store, response: Store | None, i: int) -> Sample:
@@ -95,3 +100,79 @@ class Rounds:
 
         near, far = responses or (None, None)
         return Samples(every(self.observed.fitted, near), every(self.observed.held_out, far))
+
+
+@dataclass
+class Moments:
+    """Count, sum and sum of products of a layer's answers, over samples and positions."""
+
+    count: int = 0
+    total: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+
+    def add(self, answers: Tensor) -> None:
+        """Count more answers, ``[positions, channels]``."""
+        answers = answers.double()
+        self.count += len(answers)
+        self.total = self.total + answers.sum(0)
+        self.products = self.products + answers.T @ answers
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of every channel."""
+        return torch.as_tensor(self.total / self.count)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance of the channels, ``[channels, channels]``."""
+        return torch.as_tensor(self.products / self.count) - torch.outer(self.mean, self.mean)
+
+
+@torch.no_grad()
+def start(subject: Subject, built: Built, observed: Observed) -> None:
+    """Let every factored layer have the least squared error on the stored states."""
+    for j, coarse in built.coarse.items():
+        module = coarse.module
+        if not isinstance(module, Fresh):
+            continue
+        factored = {k: m for k, m in module.layers.items() if isinstance(m, FactoredLayer)}
+        if factored:
+            whole = _whole(subject, j)
+            originals = {key: cast("Layer", whole.layers[key]) for key in factored}
+            moments = _moments(whole, originals, _values(subject, j, coarse.inputs, observed))
+            for key, seen in moments.items():
+                factored[key].project(originals[key], seen.mean, seen.covariance)
+
+
+def _whole(subject: Subject, j: int) -> Fresh:
+    """A copy of subnetwork j with all of its layers as they are."""
+    partition, serial = subject.partition, subject.emission.serial
+    segment = replica(partition.chain, serial, *partition.piece(j))
+    return Fresh(serial, segment, bias=True, trained=True).eval()
+
+
+def _values(
+    subject: Subject, j: int, names: tuple[str, ...], observed: Observed
+) -> Iterator[list[Any]]:
+    """What subnetwork j was given, batch by batch."""
+    for record in observed.fitted:
+        inputs = subject.named(record["inputs"])
+        before = states_of(record, j)[0]
+        state = [] if before is None else leaves_of(before)
+        yield [*state, *(inputs[name] for name in names)]
+
+
+def _moments(
+    whole: Fresh, layers: Mapping[str, Layer], values: Iterator[list[Any]]
+) -> dict[str, Moments]:
+    """Moments of what these layers of a copy answer to the values."""
+    found = {key: Moments() for key in layers}
+
+    def note(key: str, layer: Layer, _inputs: Any, answer: Tensor) -> None:
+        found[key].add(by_channel(layer, answer))
+
+    for key, layer in layers.items():
+        layer.register_forward_hook(partial(note, key))
+    for given in values:
+        whole(*given)
+    return found

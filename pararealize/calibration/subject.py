@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pararealize.coarse.guesses import build_guesses
+from pararealize.emit.assemble import fine_propagators, guess_propagators
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.errors import CalibrationError, MethodError
-from pararealize.ir.decisions import Decisions
+from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.stages import watches_in_order
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.registered import moved
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.rank_programs import StaticProgram
@@ -27,6 +30,8 @@ from pararealize.schedule.parareal import certified_stages, parareal_schedule
 from pararealize.schedule.place import owner, place, place_stages
 
 Pairs = dict[int, tuple[Any, Any]]
+#: Of the inputs by argument: the output, and the pairs watched, by interface.
+Evaluation = Callable[[Mapping[str, Any]], tuple[Any, Pairs]]
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,14 @@ class Subject:
         return cls(emission, network, method)
 
     @property
-    def decisions(self) -> Decisions:
-        """What was decided for the network."""
-        return self.emission.decisions
+    def partition(self) -> Partition:
+        """The network cut into subnetworks."""
+        return self.emission.decisions.partition
 
     @property
     def n(self) -> int:
         """Number of subnetworks."""
-        return self.decisions.partition.n
+        return self.partition.n
 
     @property
     def transport(self) -> Transport | None:
@@ -78,28 +83,29 @@ class Subject:
         arguments = self.emission.arguments
         return {a.name: given.get(a.target, a.args[0] if a.args else None) for a in arguments}
 
+    def is_here(self, rank: int) -> bool:
+        """Whether a rank's tasks are done in this process."""
+        return self.transport is None or self.transport.rank == rank
+
     @property
     def pieces(self) -> list[int]:
         """Subnetworks that lie on this rank."""
-        rank = None if self.transport is None else self.transport.rank
         every = range(1, self.n + 1)
-        return [j for j in every if rank is None or owner(j, self.n, self.ranks) == rank]
+        return [j for j in every if self.is_here(owner(j, self.n, self.ranks))]
 
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        shared, head = self._shared, self.head
-        return parareal_schedule(self.n, method, shared=shared, head=head, corrections=True)
+        return parareal_schedule(
+            self.n, method, shared=self._shared, head=self.head, corrections=True
+        )
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
-        """The same where the network lies, and what may follow it until it is exact."""
+        """Schedules of so many sweeps where the network lies, and of those until it is exact."""
         method = replace(self.method, iterations=iterations)
         stages = certified_stages(self.n, method, shared=self._shared, head=self.head)
-        if self.ranks == 1:
-            return stages
-        first, *later = stages
-        deliver = self.transport is not None
-        return place_stages((self.placed(first), *later), self.n, self.ranks, deliver=deliver)
+        stages = (self.placed(stages[0]), *stages[1:])
+        return place_stages(stages, self.n, self.ranks, deliver=self.transport is not None)
 
     @property
     def _shared(self) -> bool:
@@ -108,7 +114,7 @@ class Subject:
     @property
     def head(self) -> bool:
         """Whether a head follows the last subnetwork."""
-        return self.decisions.partition.has_head
+        return self.partition.has_head
 
     def together(self, found: dict[Any, Any]) -> dict[Any, Any]:
         """What all ranks found."""
@@ -118,13 +124,9 @@ class Subject:
 
     def placed(self, schedule: Schedule) -> Schedule:
         """A schedule where the network lies."""
-        if self.ranks == 1:
-            return schedule
         return place(schedule, self.n, self.ranks, deliver=self.transport is not None)
 
-    def run(
-        self, schedule: Schedule, parts: Mapping[Target, Propagator]
-    ) -> Callable[[Mapping[str, Any]], tuple[Any, Pairs]]:
+    def run(self, schedule: Schedule, parts: Mapping[Target, Propagator]) -> Evaluation:
         """A function of the inputs by argument: the output, and the pairs watched, by interface.
 
         It applies ``parts`` instead of the network's own propagators of the same targets.
@@ -140,8 +142,7 @@ class Subject:
         return _on_rank(runner, program)
 
     def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
-        rank = None if self.transport is None else self.transport.rank
-        here = targets(task for task in placed if rank is None or task.rank == rank)
+        here = targets(task for task in placed if self.is_here(task.rank))
         missing = [target for target in here if target not in parts]
         if missing:
             raise CalibrationError(
@@ -150,24 +151,21 @@ class Subject:
             )
 
 
-Evaluation = Callable[[Mapping[str, Any]], tuple[Any, Pairs]]
-
-
 def _on_graph(graph: fx.GraphModule, placed: Schedule) -> Evaluation:
-    watches = watches_in_order((placed,))
+    interfaces = [watch.interface for watch in watches_in_order((placed,))]
 
+    @torch.no_grad()
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
-        with torch.no_grad():
-            output, pairs = graph(**inputs)
-        return output, {w.interface: p for w, p in zip(watches, pairs, strict=True)}
+        output, pairs = graph(**inputs)
+        return output, dict(zip(interfaces, pairs, strict=True))
 
     return evaluate
 
 
 def _on_rank(runner: RankRunner, program: StaticProgram) -> Evaluation:
+    @torch.no_grad()
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
-        with torch.no_grad():
-            output = runner.run((), inputs, None)
+        output = runner.run((), inputs, None)
         return output, {w.interface: p for w, p in program.watched}
 
     return evaluate
@@ -183,3 +181,29 @@ def evaluating(network: nn.Module, serial: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def completed(subject: Subject) -> Subject:
+    """The subject with all subnetworks and guesses of this rank that one sweep evaluates.
+
+    A schedule of no sweep, or of several, does not need each of them, and they are left out when it
+    is compiled. Guess networks that are made here are new ones.
+    """
+    emission, partition = subject.emission, subject.partition
+    parts: dict[Target, Propagator] = dict(emission.propagators)
+    every = targets(subject.schedule(1))
+    if emission.transport is None:
+        fine = fine_propagators(partition, emission.serial)
+        parts = {**{target: fine[target] for target in every if target in fine}, **parts}
+    here = {Target.guess(j - 1) for j in subject.pieces}
+    missing = frozenset(t for t in every if t in here and t not in parts)
+    made = build_guesses(partition, emission.serial, subject.method, emission.plan.machine, missing)
+    if not made:
+        return replace(subject, emission=replace(emission, propagators=parts))
+    modules = {str(j): guess.module for j, guess in made.items() if guess.module is not None}
+    old = emission.registries["guess"]
+    registry = nn.ModuleDict({**dict(old.items()), **modules})
+    parts |= moved(parts, old, registry)
+    parts |= guess_propagators(made, emission.serial, registry)
+    registries = {**emission.registries, "guess": registry.eval()}
+    return replace(subject, emission=replace(emission, propagators=parts, registries=registries))

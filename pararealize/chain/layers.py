@@ -68,7 +68,7 @@ class LayerBuilder:
         if before is None or after is None or len(before.values) != 1:
             return None
         last = self.program[after.values[0]]
-        name = getattr(last.target, "__name__", last.target)
+        name = last.call
         operands = [a.name for a in last.args if isinstance(a, Ref)]
         if name not in ADDITIONS or len(operands) != 2 or before.values[0] not in operands:
             return None

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from pararealize.calibration.latency import predicted
 from pararealize.cli.comparison import Agreement, Comparison, SweepRow
 from pararealize.cli.data import Reading, open_data
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer
+from pararealize.cost.predict import timed
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.explain.calibrated import ABOVE
 from pararealize.explain.table import Table
@@ -65,7 +65,8 @@ def check(question: Question, reading: Reading, say: Printer, comm: Any = None) 
         ranks = 1 if comm is None else comm.size
         # The saved plan has the seconds that were measured, and is asked about these ranks.
         here = saved if comm is None else replace(saved, ranks=ranks)
-        seconds = predicted(comparison.subject, here, _sweeps(saved))
+        schedule = comparison.subject.schedule(_sweeps(saved))
+        seconds = timed(here, schedule).parallel_seconds
         _print(found, saved, wanted, _latency(found, saved, seconds, ranks), say)
     return good if comm is None else bool(comm.bcast(good))
 

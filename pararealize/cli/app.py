@@ -10,7 +10,7 @@ from pararealize.cli.commands.check import check
 from pararealize.cli.commands.convert import convert
 from pararealize.cli.commands.demo import demo
 from pararealize.cli.commands.explain import explain
-from pararealize.cli.groups import grouped
+from pararealize.cli.options import grouped
 
 app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",

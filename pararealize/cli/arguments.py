@@ -11,18 +11,10 @@ import typer
 from torch import Tensor, nn
 
 from pararealize.cli import data as sources
+from pararealize.cli import options
 from pararealize.cli.data import Reading
-from pararealize.cli.groups import names_of
 from pararealize.cli.launch import launch, world
-from pararealize.cli.options import (
-    check_kinds,
-    depths,
-    example_of,
-    integers,
-    method_of,
-    numbers,
-    refuse,
-)
+from pararealize.cli.options import names_of
 from pararealize.cli.specs import FORMS
 from pararealize.compiler import pararealize
 from pararealize.errors import SlowerThanSerialWarning
@@ -58,8 +50,7 @@ class MethodOptions:
     """How a network is made parallel; what is empty is as usual."""
 
     coarse: Annotated[
-        str,
-        typer.Option(help=f"One of {KINDS}. {USUAL.format('network', 'auto')}"),
+        str, typer.Option(help=f"One of {KINDS}. {USUAL.format('network', 'auto')}")
     ] = ""
     correction: Annotated[
         str, typer.Option(help=f"residual or difference. {USUAL.format('residual', 'difference')}")
@@ -79,8 +70,7 @@ class MethodOptions:
         float, typer.Option(help="Share of their rank that factored layers keep.")
     ] = Parareal.coarse_rank
     mgrit: Annotated[
-        str,
-        typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean."),
+        str, typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean.")
     ] = ""
 
     def method(
@@ -97,15 +87,16 @@ class MethodOptions:
         guess = self.guess or ("coarse" if calibrated else "network")
         if self.mgrit:
             names = {*names_of(MethodOptions), "tolerance"} - {"mgrit"}
-            refuse(context, sorted(names), "with --mgrit, name its own options there")
-        check_kinds(context, coarse)
-        depth = depths(integers(self.coarse_depth, "--coarse-depth"))
+            options.refuse(context, sorted(names), "with --mgrit, name its own options there")
+        options.check_kinds(context, coarse)
+        depths = options.integers(self.coarse_depth, "--coarse-depth")
+        depth = depths if len(depths) > 1 else depths[0]
         parareal = Parareal(
             *(coarse, correction, self.iterations, guess, depth, self.coarse_budget),
             tolerance=tolerance,
             coarse_rank=self.coarse_rank,
         )
-        return method_of(self.mgrit, parareal)
+        return options.method_of(self.mgrit, parareal)
 
 
 #: Shape of a network's input.
@@ -139,7 +130,7 @@ class Cutting:
 
         An ``example`` comes before the shape.
         """
-        example = example or example_of(self.shape)
+        example = example or options.example_of(self.shape)
         count: Any = int(self.n) if self.n.lstrip("-").isdigit() else self.n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowerThanSerialWarning)
@@ -167,13 +158,14 @@ class ReadingOptions:
 
     @property
     def reading(self) -> Reading:
-        """The same with numbers.
+        """How data is read, in numbers.
 
         Raises:
             MethodError: some are none.
 
         """
-        return Reading(self.batch, numbers(self.mean, "--mean"), numbers(self.std, "--std"))
+        mean, std = options.numbers(self.mean, "--mean"), options.numbers(self.std, "--std")
+        return Reading(self.batch, mean, std)
 
 
 @final
@@ -197,7 +189,7 @@ class FittingOptions:
     seed: Annotated[int, typer.Option(help="Of fitting.")] = Fitting.seed
 
     def fitting(self, batch: int) -> Fitting:
-        """The same for batches of so many samples."""
+        """Options of a calibration with batches of so many samples."""
         return Fitting(**vars(self), batch=batch)
 
 

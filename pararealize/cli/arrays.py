@@ -38,14 +38,11 @@ def open_array(path: Path, name: str = "") -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, DataError):
             raise
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"{path} cannot be read as an array of numbers ({_first_line(error)}): write it with "
+            f"{path} cannot be read as an array of numbers ({reason}): write it with "
             "numpy.save(path, array) or safetensors.torch.save_file({'data': tensor}, path)."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _chosen(path: Path, names: list[str], name: str) -> str:

@@ -123,7 +123,9 @@ class Comparison:
         specs, first = self.net.plan.specs, None
         run = {k: self.subject.run(self.subject.schedule(k), {}) for k in self.counts}
         with torch.no_grad():
-            for inputs, labels in labelled(data, specs, self.subject.decisions.expectations):
+            for inputs, labels in labelled(
+                data, specs, self.subject.emission.decisions.expectations
+            ):
                 first = first or cut_to(inputs, specs)
                 found = {k: answer(run[k](inputs)[0]) for k in self.counts}
                 called = answer(self.net(**inputs))

@@ -104,7 +104,7 @@ class Batches:
         return None
 
     def batches(self, _specs: Mapping[str, TensorSpec]) -> Iterator[Any]:
-        """As they are."""
+        """The batches as the factory made them."""
         return iter(self.found)
 
 

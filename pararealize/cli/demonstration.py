@@ -15,7 +15,7 @@ from torch import nn
 from pararealize.cli.digits import Digits, load_digits, smaller
 from pararealize.cli.plot import draw_curves, draw_schedule, write_figure
 from pararealize.cli.terminal import Printer
-from pararealize.cli.training import Outcome, Recipe, predict, running_mean, train
+from pararealize.cli.training import Recipe, TrainingOutcome, predict, running_mean, train
 from pararealize.compiler import pararealize
 from pararealize.cost.predict import predict as predict_time
 from pararealize.explain.table import Table
@@ -47,7 +47,7 @@ class DemoRow:
     """One trained network."""
 
     name: str
-    outcome: Outcome
+    outcome: TrainingOutcome
     plan: Plan | None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,13 @@ def differences(found: StepOutcome, wanted: StepOutcome) -> list[Difference]:
     rows = []
     for kind in ("outputs", "gradients", "buffers"):
         here, there = getattr(found, kind), getattr(wanted, kind)
-        scale = max((_norm(there[name]) for name in here if name in there), default=0.0)
-        each = [
-            Difference(kind, n, _relative(here[n], there[n], scale)) for n in here if n in there
-        ]
-        rows += [max(each, key=lambda difference: difference.relative)] if each else []
-    return [*rows, *_together(found.gradients, wanted.gradients)]
+        names = [name for name in here if name in there]
+        scale = max((_norm(there[name]) for name in names), default=0.0)
+        rows += [Difference(kind, n, _relative(here[n], there[n], scale)) for n in names]
+    return [*worst_of(rows), *_whole_gradient(found.gradients, wanted.gradients)]
 
 
-def _together(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Difference]:
+def _whole_gradient(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Difference]:
     """The gradient of all parameters as one vector: single ones may be next to nothing."""
     names = [name for name in found if name in wanted]
     wrong = sum(_norm(found[name].double() - wanted[name].double()) ** 2 for name in names)
@@ -111,23 +110,20 @@ def compare(
     net: nn.Module, other: nn.Module, inputs: Mapping[str, Any], modes: tuple[bool, ...]
 ) -> list[Difference]:
     """Differences over the modes, on copies, so that no statistics move."""
-    worst: dict[str, Difference] = {}
+    rows: list[Difference] = []
     for training in modes:
         here, there = (outcome(copy.deepcopy(m).train(training), inputs) for m in (net, other))
-        for row in differences(here, there):
-            if row.kind not in worst or row.relative > worst[row.kind].relative:
-                worst[row.kind] = row
+        rows += differences(here, there)
+    return worst_of(rows)
+
+
+def worst_of(rows: Iterable[Difference]) -> list[Difference]:
+    """The worst of each kind."""
+    worst: dict[str, Difference] = {}
+    for row in rows:
+        if row.kind not in worst or row.relative > worst[row.kind].relative:
+            worst[row.kind] = row
     return list(worst.values())
-
-
-def worst_of(rows: list[list[Difference]]) -> list[Difference]:
-    """Over all ranks, the worst of each kind."""
-    kinds = dict.fromkeys(row.kind for part in rows for row in part)
-    every = [row for part in rows for row in part]
-    return [
-        max((row for row in every if row.kind == kind), key=lambda row: row.relative)
-        for kind in kinds
-    ]
 
 
 def tell(title: str, rows: list[Difference], tolerance: float, say: Printer) -> bool:
@@ -152,7 +148,7 @@ def on_ranks(
     net = _network(target, model, n, example, transport)
     rows = compare(net.double(), alone.double(), _double(alone), (True, False))
     title = f"{alone.plan.model}, n = {alone.plan.n}: {comm.size} ranks beside one process, float64"
-    return title, worst_of(transport.exchange(rows))
+    return title, worst_of(chain.from_iterable(transport.exchange(rows)))
 
 
 def exact(

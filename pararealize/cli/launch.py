@@ -13,18 +13,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pararealize.cli.extras import missing
 from pararealize.errors import MethodError, RankError
 
 #: What glibc's allocator is told. ``heap`` keeps large blocks on the heap instead of giving them
 #: back to the system after every use: page faults cost more than many a layer.
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
-    "heap": {
-        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
-    },
+    "heap": {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(64 << 30)},
 }
+#: The extra of this package that brings an optional one.
+EXTRAS = {"typer": "cli", "rich": "cli", "matplotlib": "cli", "mpi4py": "mpi", "mpich": "mpi"}
+
+
+def missing(package: str) -> str:
+    """A sentence that says how a missing package is installed."""
+    return f'{package} is not installed: pip install "pararealize[{EXTRAS[package]}]".'
 
 
 def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int:

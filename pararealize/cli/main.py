@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pararealize.cli.extras import EXTRAS, missing
-from pararealize.cli.launch import is_first
+from pararealize.cli.launch import EXTRAS, is_first, missing
 from pararealize.cli.terminal import width
 from pararealize.errors import PararealizeError
 from pararealize.explain.table import folded

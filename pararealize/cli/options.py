@@ -1,12 +1,13 @@
-"""Options: what the texts given on a command line mean."""
+"""Options: what the texts given on a command line mean, and groups that commands share."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -67,10 +68,7 @@ def integers(text: str, option: str) -> tuple[int, ...]:
         MethodError: they are none.
 
     """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected integers such as 2,3,6.") from error
+    return _split(text, option, int, "integers such as 2,3,6")
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -80,15 +78,14 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         MethodError: they are none.
 
     """
+    return _split(text, option, float, "numbers such as 0.5,0.5,0.5") if text else ()
+
+
+def _split(text: str, option: str, kind: Callable[[str], Any], expected: str) -> tuple[Any, ...]:
     try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
+        return tuple(map(kind, text.split(",")))
     except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected numbers such as 0.5,0.5,0.5.") from error
-
-
-def depths(values: Sequence[int]) -> int | tuple[int, ...]:
-    """``coarse_depth``: one number for all subnetworks, or several, one for each."""
-    return tuple(values) if len(values) > 1 else values[0]
+        raise MethodError(f"{option} {text!r}: expected {expected}.") from error
 
 
 def check_kinds(context: Context, coarse: str) -> None:
@@ -103,3 +100,41 @@ def check_kinds(context: Context, coarse: str) -> None:
         if coarse not in kinds:
             named = " or ".join(map(repr, kinds))
             refuse(context, (name,), f"it is for --coarse {named}, and this is {coarse!r}")
+
+
+def names_of(*groups: type) -> tuple[str, ...]:
+    """The names of all options of these groups."""
+    return tuple(field.name for group in groups for field in fields(group))
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the fields of dataclasses that it takes as options of their own.
+
+    Typer reads options off a signature, and this one has a parameter for every field.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {k: v for k, v in hints.items() if is_dataclass(v)}
+    own = inspect.signature(command).parameters.values()
+    flat = [_keyword(p.name, hints[p.name], p.default) for p in own if p.name not in groups]
+    for group in groups.values():
+        of_fields = get_type_hints(group, include_extras=True)
+        flat += [
+            _keyword(field.name, of_fields[field.name], field.default) for field in fields(group)
+        ]
+
+    def call(**given: Any) -> None:
+        made = {
+            name: group(**{option: given.pop(option) for option in names_of(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
+
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    return call
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)

@@ -37,7 +37,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What training came to: the loss of every step, and test loss and accuracy at the end."""
 
     losses: tuple[float, ...] = field(repr=False)
@@ -45,11 +45,11 @@ class Outcome:
     accuracy: float
 
 
-def train(net: nn.Module, digits: Digits, recipe: Recipe, on_step: OnStep) -> Outcome:
+def train(net: nn.Module, digits: Digits, recipe: Recipe, on_step: OnStep) -> TrainingOutcome:
     """Train ``net`` on the training digits and test it."""
     steps = recipe.steps(len(digits.train_labels))
     losses = descend(net, _batches(digits, recipe), steps, recipe, on_step)
-    return Outcome(losses, *test(net, digits))
+    return TrainingOutcome(losses, *score(net, digits.test_images, digits.test_labels))
 
 
 def descend(
@@ -124,11 +124,6 @@ def predict(net: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
     net.eval()
     with torch.no_grad():
         return torch.cat([net(part) for part in torch.split(images, batch)])
-
-
-def test(net: nn.Module, digits: Digits) -> tuple[float, float]:
-    """Mean loss and accuracy on the test digits."""
-    return score(net, digits.test_images, digits.test_labels)
 
 
 def score(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:

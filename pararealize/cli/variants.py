@@ -121,10 +121,15 @@ def states(net: ParallelNetwork, x: Tensor) -> list[tuple[Tensor, ...]]:
     before: tuple[str, ...] = ()
     for piece in net.plan.pieces:
         if f"fine.{piece.index}" in net.propagators:
-            specs = [TensorSpec.parse(text) for text in before]
-            found.append(tuple(torch.randn(len(x), *s.shape[1:], dtype=s.dtype) for s in specs))
+            leaves = _leaves(before)
+            found.append(tuple(torch.randn(len(x), *s, dtype=dtype) for s, dtype in leaves))
         before = piece.state
     return found
+
+
+def _leaves(state: tuple[str, ...]) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape of one sample, and kind of numbers, of every tensor of a state."""
+    return [(spec.shape[1:], spec.dtype) for spec in map(TensorSpec.parse, state)]
 
 
 def ceiling(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> Variant:
@@ -138,8 +143,8 @@ def ceiling(net: ParallelNetwork, x: Tensor, ranks: int, *, training: bool) -> V
     def forward() -> Any:
         results = []
         for piece, state in zip(pieces, given, strict=False):
-            nest = (state,) if len(state) > 1 else state
-            results.append(piece(*nest, *(x for _ in piece.inputs)))
+            given_state = (state,) if len(state) > 1 else state
+            results.append(piece(*given_state, *(x for _ in piece.inputs)))
         if len(pieces) > len(given):
             results[-1] = pieces[-1](results[-1], *(x for _ in pieces[-1].inputs))
         return results
@@ -194,30 +199,22 @@ def _pipeline(
     stage_module = PipelineModule(net)
     micro = len(x) // count
     first, last = rank == 0, rank == ranks - 1
-    bounds = [piece.state for piece in net.plan.pieces if _is_here(net, piece.index)]
-    entry = [piece.state for piece in net.plan.pieces if _is_here(net, piece.index + 1)]
+    here = {piece.index for piece in net.plan.pieces if f"fine.{piece.index}" in net.propagators}
+    bounds = [piece.state for piece in net.plan.pieces if piece.index in here]
+    entry = [piece.state for piece in net.plan.pieces if piece.index + 1 in here]
 
-    def batch(state: tuple[str, ...], size: int) -> tuple[Tensor, ...]:
-        specs = [TensorSpec.parse(text) for text in state]
-        return tuple(
-            torch.empty(
-                size,
-                *s.shape[1:],
-                dtype=s.dtype,
-                device="meta",
-                requires_grad=s.dtype.is_floating_point,
-            )
-            for s in specs
-        )
+    def batch(state: tuple[str, ...]) -> tuple[Tensor, ...]:
+        leaves = (torch.empty(micro, *shape, dtype=dtype) for shape, dtype in _leaves(state))
+        return tuple(t.to("meta").requires_grad_(t.is_floating_point()) for t in leaves)
 
-    before = (x[:micro].to("meta"),) if first else batch(entry[0], micro)
+    before = (x[:micro].to("meta"),) if first else batch(entry[0])
     output = torch.empty(micro, 1, device="meta")
     with torch.no_grad():
         if last:
             probe = copy.deepcopy(stage_module).eval()
             output = probe(*(torch.zeros(t.shape, dtype=t.dtype) for t in before)).to("meta")
     output.requires_grad_()
-    after = (output,) if last else batch(bounds[-1], micro)
+    after = (output,) if last else batch(bounds[-1])
     stage = PipelineStage(
         stage_module, rank, ranks, torch.device("cpu"), input_args=before, output_args=after
     )
@@ -238,10 +235,6 @@ def _pipeline(
         return torch.stack(losses).mean().item() if losses else None
 
     return run
-
-
-def _is_here(net: ParallelNetwork, index: int) -> bool:
-    return f"fine.{index}" in net.propagators
 
 
 def start_gloo(folder: str, rank: int, ranks: int) -> None:

@@ -178,7 +178,7 @@ def _source(chain: Chain, operation: Operation) -> str | None:
 
 def _drops(chain: Chain, model: nn.Module, operation: Operation) -> str | None:
     """The value that an operation leaves parts out of, where that is all it does."""
-    name = str(getattr(operation.target, "__name__", operation.target))
+    name = operation.call
     drops = "dropout" in name or name == "stochastic_depth"
     if operation.kind == "module":
         module = model.get_submodule(operation.target)

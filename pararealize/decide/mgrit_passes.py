@@ -85,7 +85,7 @@ def cycles_of(builder: LevelBuilder) -> Iteration:
     """The cycles of a partition's hierarchy, not placed on ranks."""
     partition, method = builder.partition, builder.method
     levels = find_levels(partition, method)
-    return iteration(levels, method, head=partition.has_head, seeing=builder.features)
+    return iteration(levels, method, head=partition.has_head, with_features=builder.features)
 
 
 def decide_levels(

@@ -12,8 +12,7 @@ from pararealize.ir.features import without
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.target import Target
 from pararealize.propagators.averaged import borrowed
-from pararealize.propagators.checkpointed import Checkpointed
-from pararealize.propagators.fine import Fine
+from pararealize.propagators.fine import Checkpointed, Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.propagators.zero_preserving import ZeroPreserving

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pararealize.explain.calibrated import sentences, sweeps_table
-from pararealize.explain.table import WIDTH, Table, page
+from pararealize.explain.table import WIDTH, Table, page, some
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Piece, Plan, Stack
 
 #: Columns of words.
 WORDS = ("layers", "guess", "coarse")
+#: Where the batch is cut into slices.
+FLOW = "Corrections flow through the ranks in {} slices of the batch."
 
 
 def explain_tables(plan: Plan) -> Iterator[Table]:
@@ -54,16 +56,13 @@ def _network_row(p: Piece) -> tuple[str, ...]:
 
 
 def _added_row(p: Piece) -> tuple[str, ...]:
+    coarse = p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
     return (
         str(p.index),
         _size(p.interface_bytes) if p.interface_bytes else "–",
         *_extra(p.guess, p.guess_parameters, p.guess_seconds),
-        *_extra(_measured(p), p.coarse_parameters, p.coarse_seconds),
+        *_extra(coarse, p.coarse_parameters, p.coarse_seconds),
     )
-
-
-def _measured(p: Piece) -> str:
-    return p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
 
 
 def _extra(kind: str, parameters: int, seconds: float) -> tuple[str, str, str]:
@@ -90,7 +89,7 @@ def summary(plan: Plan) -> list[str]:
         "heaviest subnetwork).",
         *_wide(plan),
         *_whole(plan),
-        *([_flow(plan)] if plan.chunks > 1 else []),
+        *([FLOW.format(plan.chunks)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
         *_cycles(plan),
         *_sweeps(plan),
@@ -116,12 +115,7 @@ def _whole(plan: Plan) -> list[str]:
     paths: dict[str, list[str]] = {}
     for path, reason in plan.tracing.found.items():
         paths.setdefault(reason, []).append(path)
-    return [f"Called whole: {_some(names)}. {reason}." for reason, names in paths.items()]
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return [f"Called whole: {some(names)}. {reason}." for reason, names in paths.items()]
 
 
 def _cycles(plan: Plan) -> list[str]:
@@ -163,10 +157,6 @@ def _stack(stack: Stack) -> str:
         f"On one device {len(stack.slices)} slices ({first} … {last}) advance as one batch over "
         f"depth, measured {stack.speedup:.2f}× as fast as one after another."
     )
-
-
-def _flow(plan: Plan) -> str:
-    return f"Corrections flow through the ranks in {plan.chunks} slices of the batch."
 
 
 def explain(plan: Plan, width: int = WIDTH) -> str:

@@ -81,6 +81,12 @@ class Table:
         return part.ljust(width) if column in self.left else part.rjust(width)
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def page(parts: Iterable[Table | str], width: int = WIDTH) -> str:
     """Tables, an empty line after each, and sentences, one a paragraph."""
     texts = (

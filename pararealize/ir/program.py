@@ -77,12 +77,15 @@ class Operation:
         return replace(self, args=args, kwargs=kwargs)
 
     @property
+    def call(self) -> str:
+        """The name of the function or method, or the path, that it calls."""
+        return str(getattr(self.target, "__name__", self.target))
+
+    @property
     def describe(self) -> str:
         """What a reader of an error message recognises: the module's path, or the call."""
-        target = getattr(self.target, "__name__", self.target)
-        if self.kind == "module":
-            return f"{target}"
-        return f"{target} in {self.scope}" if self.scope else f"{target}"
+        inside = self.scope and self.kind != "module"
+        return f"{self.call} in {self.scope}" if inside else self.call
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,7 @@
 """Layers: what users build networks with that are deep in time, and train level by level."""
 
-from pararealize.layers.euler import EulerStep
 from pararealize.layers.nested import nested_iteration, refine
-from pararealize.layers.parallel import LayerParallel
+from pararealize.layers.parallel import EulerStep, LayerParallel
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 
-__all__ = [
-    "EulerStep",
-    "GRUStep",
-    "ImplicitGRUStep",
-    "LayerParallel",
-    "nested_iteration",
-    "refine",
-]
+__all__ = ["EulerStep", "GRUStep", "ImplicitGRUStep", "LayerParallel", "nested_iteration", "refine"]

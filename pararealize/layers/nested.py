@@ -43,9 +43,7 @@ def refine(coarse: nn.Module, fine: nn.Module) -> nn.Module:
 
 
 def nested_iteration(
-    factory: Callable[[int], nn.Module],
-    depths: Sequence[int],
-    train: Callable[[nn.Module], None],
+    factory: Callable[[int], nn.Module], depths: Sequence[int], train: Callable[[nn.Module], None]
 ) -> nn.Module:
     """Train on the first depth, then refine and train on every further one.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -12,13 +13,44 @@ from torch import Tensor, nn
 from pararealize.compiler import pararealize
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
-from pararealize.layers.euler import EulerStep, chain_of
+from pararealize.ir.options import is_count
 from pararealize.layers.translate import translate
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 
 #: Most slices, and most layers that one coarse layer stands for, unless asked for.
 MOST, COARSEST = 16, 8
+
+
+@final
+class EulerStep(nn.Module):
+    """Forward Euler step of x' = φ(x), ``y = x + dt * block(x)``; shapes are those of x.
+
+    Haber and Ruthotto, "Stable Architectures for Deep Neural Networks" (arXiv:1705.03341).
+    """
+
+    def __init__(self, block: nn.Module, dt: float) -> None:
+        super().__init__()
+        self.block, self.dt = block, dt
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The state a step later."""
+        # Out of place: a residual layer is found by its sum, and blocks may give what they keep.
+        later: Tensor = x + self.dt * self.block(x)
+        return later
+
+    def extra_repr(self) -> str:
+        """The step size."""
+        return f"dt={self.dt}"
+
+
+def chain_of(steps: Iterable[EulerStep]) -> nn.Sequential:
+    """The steps between two identities, so that the first and the last are as all others.
+
+    A step that reads the network's input, or makes its output, is no part of a coarse chain.
+    """
+    named = {str(i): step for i, step in enumerate(steps)}
+    return nn.Sequential(OrderedDict({"first": nn.Identity(), **named, "last": nn.Identity()}))
 
 
 @final
@@ -135,8 +167,7 @@ class LayerParallel(nn.Module):
 
 
 def _layers(local_num_steps: Any, horizon: float) -> int:
-    whole = isinstance(local_num_steps, int) and not isinstance(local_num_steps, bool)
-    if not whole or local_num_steps < 1 or not horizon > 0:
+    if not is_count(local_num_steps, 1) or not horizon > 0:
         raise MethodError(
             f"local_num_steps={local_num_steps!r}, Tf={horizon!r}: expected at least one layer a "
             "rank and a time above 0."
@@ -154,8 +185,7 @@ def _slices(count: int, ranks: int, chosen: Mapping[str, Any]) -> int:
 
 
 def _check_slices(slices: Any, count: int, ranks: int) -> None:
-    whole = isinstance(slices, int) and not isinstance(slices, bool)
-    if not whole or not ranks <= slices <= count:
+    if not is_count(slices, ranks) or slices > count:
         raise MethodError(
             f"slices={slices!r}: expected an integer from {ranks}, one for each rank, to {count}, "
             "one for each layer."
@@ -165,14 +195,11 @@ def _check_slices(slices: Any, count: int, ranks: int) -> None:
 def _keep(own: Mapping[str, Any], net: ParallelNetwork) -> None:
     """Make ``net`` hold the tensors that it was compiled from, with the weights of rank 0."""
     held = net.state_dict(keep_vars=True)
-    kept = {name: own[name] for name in held if _is_kept(own.get(name))}
+    # Tensors that were made in inference mode cannot be trained; their copies can.
+    kept = {n: t for n, t in own.items() if isinstance(t, Tensor) and not t.is_inference()}
+    kept = {name: kept[name] for name in held if name in kept}
     for name, mine in kept.items():
         if not torch.equal(mine, held[name]):
             with torch.no_grad():
                 mine.copy_(held[name])
     net.load_state_dict({**held, **kept}, assign=True)
-
-
-def _is_kept(value: Any) -> bool:
-    """Whether a tensor can be trained; those made in inference mode cannot, their copies can."""
-    return isinstance(value, Tensor) and not value.is_inference()

@@ -8,6 +8,7 @@ from typing import Any
 
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
+from pararealize.ir.options import is_count
 
 #: What XBraid numbers keep of the states: C-points, or all points.
 STORAGE: Mapping[Any, str] = {-1: "intervals", 0: "all"}
@@ -19,7 +20,7 @@ def _same(*names: str) -> Callable[[Any], dict[str, Any]]:
 
 def _relaxation(count: Any) -> dict[str, Any]:
     """``"F" + count × "CF"``."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not is_count(count, 0):
         raise MethodError(
             f"num_relax={count!r}: expected the number of C-relaxations of a cycle, 0 for 'F', "
             "1 for 'FCF'."

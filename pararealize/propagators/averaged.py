@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from itertools import chain
+from operator import attrgetter
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Segment
-from pararealize.propagators.compiled import modules_of
+from pararealize.propagators.compiled import made_submodule, modules_of
 from pararealize.propagators.fine import Fine
-from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.propagator import Around, Propagator
 
 
 @final
-class Averaged(Propagator):
+class Averaged(Around):
     """A segment run with x + m φ(x) whose weights are the mean of m layers' weights.
 
     The means are taken anew when a weight has changed; they are no parameters, and take no
@@ -32,15 +34,11 @@ class Averaged(Propagator):
 
     root: nn.Module
     _shadow: nn.Module
-    _inner: Fine
+    inner: Fine
     _seen: tuple[Any, ...] | None
 
     def __init__(
-        self,
-        root: nn.Module,
-        segment: Segment,
-        averages: Mapping[str, tuple[str, ...]],
-        label: str,
+        self, root: nn.Module, segment: Segment, averages: Mapping[str, tuple[str, ...]], label: str
     ) -> None:
         super().__init__(label, len(segment.state))
         self.segment, self.averages = segment, dict(averages)
@@ -51,20 +49,18 @@ class Averaged(Propagator):
         """A tree of modules with the names that the segment uses."""
         shadow = nn.Module()
         for path in (*modules_of(self.segment), *self._read()):
-            self._put(shadow, path, _found(self.root, path))
+            self._put(shadow, path, attrgetter(path)(self.root))
         object.__setattr__(self, "_shadow", shadow)
         object.__setattr__(self, "_seen", None)
         inner = Fine(shadow, self.segment, self.segment, self.label, borrows=True)
-        object.__setattr__(self, "_inner", inner)
+        object.__setattr__(self, "inner", inner)
 
     def _read(self) -> Iterable[str]:
         return (o.target for o in self.segment.operations if o.kind == "attribute")
 
     def _put(self, shadow: nn.Module, path: str, value: Any) -> None:
-        *owners, name = path.split(".")
-        for owner in owners:
-            shadow._modules.setdefault(owner, nn.Module())
-            shadow = shadow.get_submodule(owner)
+        owner, _, name = path.rpartition(".")
+        shadow = made_submodule(shadow, owner)
         if isinstance(value, nn.Module):
             shadow._modules[name] = copy.deepcopy(value) if path in self.averages else value
         else:
@@ -83,55 +79,39 @@ class Averaged(Propagator):
 
     def propagate(self, *values: Any) -> Any:
         """The next state, with the means taken last."""
-        return self._inner.propagate(*values)
+        return self.inner.propagate(*values)
 
     def _versions(self) -> tuple[Any, ...]:
-        tensors = (t for paths in self.averages.values() for p in paths for t in self._tensors(p))
-        modes = tuple(_training(self.root, path) for path in self.averages)
+        modes = [getattr(attrgetter(path)(self.root), "training", True) for path in self.averages]
+        tensors: list[Tensor] = []
+        for path in chain.from_iterable(self.averages.values()):
+            found = attrgetter(path)(self.root)
+            whole = isinstance(found, nn.Module)
+            tensors += (*found.parameters(), *found.buffers()) if whole else (found,)
         return (*modes, *((id(t), t._version, t.dtype, t.device) for t in tensors))
-
-    def _tensors(self, path: str) -> Iterable[Tensor]:
-        found = _found(self.root, path)
-        if isinstance(found, Tensor):
-            return (found,)
-        return (*found.parameters(), *found.buffers())
 
     @torch.no_grad()
     def _refresh(self) -> None:
         for path in (*modules_of(self.segment), *self._read()):
             if path not in self.averages:
-                self._put(self._shadow, path, _found(self.root, path))
+                self._put(self._shadow, path, attrgetter(path)(self.root))
         for path, sources in self.averages.items():
-            means = [_found(self.root, source) for source in sources]
+            means = [attrgetter(source)(self.root) for source in sources]
             if isinstance(means[0], Tensor):
                 self._put(self._shadow, path, _mean(means))
             else:
                 _average(self._shadow.get_submodule(path), means)
         self._shadow.training = self.root.training
 
-    def stateful(self) -> Iterable[nn.Module]:
-        """Modules of the segment that hold state."""
-        return self._inner.stateful()
-
     def paths(self) -> Iterable[str]:
         """Everything of the network that it reads."""
-        yield from self._inner.paths()
+        yield from self.inner.paths()
         for sources in self.averages.values():
             yield from sources
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs that it reads besides the state."""
-        return self._inner.inputs
-
-    @property
-    def draws(self) -> bool:
-        """Whether it may draw random numbers."""
-        return self._inner.draws
-
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the means."""
-        return {k: v for k, v in self.__dict__.items() if k not in {"_inner", "_shadow", "_seen"}}
+        return {k: v for k, v in self.__dict__.items() if k not in {"inner", "_shadow", "_seen"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the tree again."""
@@ -146,16 +126,6 @@ def borrowed(
     if averages:
         return Averaged(root, segment, averages, label)
     return Fine(root, segment, segment, label, borrows=True)
-
-
-def _found(root: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
-
-
-def _training(root: nn.Module, path: str) -> bool:
-    found = _found(root, path)
-    return bool(found.training) if isinstance(found, nn.Module) else True
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:

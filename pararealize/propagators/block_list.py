@@ -111,17 +111,17 @@ class Context(OutsideBlocks):
     """What blocks are given besides the state, as masks and positions.
 
     Attributes:
-        places: for every tensor, the block whose call has it and where.
+        positions: for every tensor, the block whose call has it and its number there.
 
     """
 
-    places: tuple[tuple[int, int], ...] = ()
+    positions: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, root: nn.Module, *values: Any) -> tuple[Tensor, ...]:
         """The tensors for these inputs; the caller's random numbers do not move."""
         with torch.random.fork_rng(devices=_devices(values)):
             calls = self._calls(root, values)
-        return tuple(leaves_of_call(*calls[block])[leaf] for block, leaf in self.places)
+        return tuple(leaves_of_call(*calls[block])[leaf] for block, leaf in self.positions)
 
 
 @final

@@ -46,7 +46,7 @@ ALLOCATING = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
 )
-#: As above, functions and methods.
+#: Functions and methods whose result never shares memory with what they read.
 ALLOCATING_FUNCTIONS = frozenset(
     {
         *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
@@ -62,16 +62,6 @@ MANY = 64
 MARK = "pararealize_module_"
 #: Stands before the name of a function of the whole network.
 NETWORK = "network_function_"
-
-
-class _Source:
-    """Lets tracebacks show the lines of generated code."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def get_source(self, _name: str) -> str:
-        return self.text
 
 
 def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
@@ -121,8 +111,9 @@ def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..
     for operation in segment.operations:
         if operation.kind in {"network", "context"}:
             scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
-    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"  # "<…>" alone has no lines
-    linecache.lazycache(file, {"__name__": file, "__loader__": _Source(source)})
+    file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"
+    # Tracebacks show the lines of generated code.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
     return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
@@ -173,7 +164,7 @@ def written_by_call(operation: Operation) -> tuple[str, ...]:
     """Names of the values that a function or a method writes on; none for modules."""
     if operation.kind not in {"function", "method"}:
         return ()
-    name = str(getattr(operation.target, "__name__", operation.target))
+    name = operation.call
     operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
     trailing = name.endswith("_") and not name.endswith("__")
     flagged = operation.kwargs.get("inplace") not in (None, False)
@@ -198,13 +189,20 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
 def _allocates(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return isinstance(root.get_submodule(operation.target), ALLOCATING)
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return name in ALLOCATING_FUNCTIONS
+    return operation.call in ALLOCATING_FUNCTIONS
 
 
 def modules_of(segment: Segment) -> tuple[str, ...]:
     """Paths of the modules that the segment calls."""
     return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
+
+
+def made_submodule(tree: nn.Module, path: str) -> nn.Module:
+    """The module at a path of a tree; empty ones are made on the way where there is none."""
+    for name in filter(None, path.split(".")):
+        tree._modules.setdefault(name, nn.Module())
+        tree = tree.get_submodule(name)
+    return tree
 
 
 def around_of(segment: Segment, root: nn.Module) -> tuple[str, ...]:
@@ -234,8 +232,7 @@ def _draws(operation: Operation, root: nn.Module) -> bool:
         return module_draws(root.get_submodule(operation.target))
     if operation.kind == "network":
         return True
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return name in RANDOM_FUNCTIONS
+    return operation.call in RANDOM_FUNCTIONS
 
 
 def module_draws(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @final
-class Factored(nn.Module):
+class FactoredLayer(nn.Module):
     """A layer y = W x + b with weights of low rank: y = U (V x) + b', U of ``rank`` columns.
 
     ``reduce`` (V) is the layer with as many channels as the rank, ``expand`` (U, b') a linear map
@@ -81,7 +81,7 @@ def products_left(layer: nn.Module, share: float) -> float:
 
 
 def by_channel(layer: Layer, answer: Tensor) -> Tensor:
-    """The layer's answer as ``[places, channels]``."""
+    """The layer's answer as ``[positions, channels]``."""
     spatial = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0
     return answer.movedim(-1 - spatial, -1).flatten(0, -2)
 

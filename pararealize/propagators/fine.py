@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
 from pararealize.propagators.compiled import around_of, compile_segment, is_random, modules_of
-from pararealize.propagators.propagator import Propagator, with_state
+from pararealize.propagators.propagator import Around, Propagator, with_state
+from pararealize.runtime.effects.statistics import frozen_statistics
 from pararealize.runtime.values.pytree import parameters_of
 
 
@@ -52,13 +58,11 @@ class Fine(Propagator):
         self._read = [path for path in dict.fromkeys(self.paths()) if path not in called]
         self._stateful: dict[int, tuple[list[int], tuple[nn.Module, ...]]] = {}
 
-    def _compile(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        train, evaluate = self.segments
-        function = self._function(train)
-        return function, function if evaluate == train else self._function(evaluate)
-
-    def _function(self, segment: Segment) -> Callable[..., Any]:
-        return compile_segment(replace(segment, inputs=self.inputs), self.root, self.label)
+    def _compile(self) -> list[Callable[..., Any]]:
+        train, evaluate = (replace(segment, inputs=self.inputs) for segment in self.segments)
+        segments = (train,) if train == evaluate else (train, evaluate)
+        functions = [compile_segment(segment, self.root, self.label) for segment in segments]
+        return [functions[0], functions[-1]]
 
     def forward(self, *values: Any, commits: bool = True) -> Any:
         """The next state; statistics that are only borrowed never move."""
@@ -114,9 +118,9 @@ class Fine(Propagator):
 
     def _find_stateful(self, segment: Segment) -> Iterable[nn.Module]:
         owners = {o.target.rpartition(".")[0] for o in segment.operations if o.kind == "attribute"}
-        around = (p for p in around_of(segment, self.root) if _is_module(self.root, p))
-        paths = dict.fromkeys((*modules_of(segment), *around))
-        called = with_state(self.root.get_submodule(path) for path in paths)
+        paths = dict.fromkeys((*modules_of(segment), *around_of(segment, self.root)))
+        found = (attrgetter(path)(self.root) for path in paths)
+        called = with_state(module for module in found if isinstance(module, nn.Module))
         read = (self.root.get_submodule(owner) for owner in owners)
         return dict.fromkeys((*called, *(module for module in read if module._buffers)))
 
@@ -163,6 +167,55 @@ class Fine(Propagator):
         self._stateful = {}
 
 
-def _is_module(root: nn.Module, path: str) -> bool:
-    parent, _, name = path.rpartition(".")
-    return name in root.get_submodule(parent)._modules
+@final
+class Checkpointed(Around):
+    """Φ_j as its intervals one after another, each run again when its adjoint is asked for.
+
+    Args:
+        whole: the slice.
+        intervals: the same layers in parts, each of which takes the state that the last one made.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
+
+    """
+
+    inner: Fine
+    intervals: tuple[Fine, ...]
+
+    def __init__(self, whole: Fine, intervals: Sequence[Fine]) -> None:
+        super().__init__(whole.label, whole.leaves)
+        object.__setattr__(self, "inner", whole)
+        object.__setattr__(self, "intervals", tuple(intervals))
+
+    def propagate(self, *values: Any) -> Any:
+        """Φ_j(state)."""
+        inputs = dict(zip(self.inputs, values[self.leaves :], strict=True))
+        state = values[: self.leaves]
+        for part in self.intervals:
+            made = self._run(part, *state, *(inputs[name] for name in part.inputs))
+            state = made if isinstance(made, tuple) else (made,)
+        return made
+
+    def _run(self, part: Fine, *values: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return part.propagate(*values)
+        contexts = partial(_contexts, part)
+        return checkpoint(part.propagate, *values, use_reentrant=False, context_fn=contexts)
+
+    def paths(self) -> Iterable[str]:
+        """Modules, tensors and flags of the network that the slice reads, by path."""
+        return self.inner.paths()
+
+    def weights(self) -> Iterable[Tensor]:
+        """Parameters and buffers of the network that the slice reads."""
+        return self.inner.weights()
+
+
+def _contexts(part: Fine) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around the first run and the second, in which no statistics move."""
+    return nullcontext(), frozen_statistics(_stateful_later(part))
+
+
+def _stateful_later(part: Fine) -> Iterator[nn.Module]:
+    """Modules of a part that hold state when they are asked for."""
+    yield from part.stateful()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -13,12 +14,7 @@ from torch import Tensor, nn
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import compile_segment
 
-NORMALISATIONS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 @final
@@ -60,8 +56,7 @@ class Fresh(nn.Module):
             return replace(operation, target="")  # its own flag
         if operation.kind != "attribute":
             return operation
-        owner, _, name = operation.target.rpartition(".")
-        value = getattr(root.get_submodule(owner), name)
+        value = attrgetter(operation.target)(root)
         key = self._weight_keys[operation.target]
         if isinstance(value, nn.Parameter):
             copied = nn.Parameter(value.detach().clone())
@@ -112,9 +107,7 @@ def _copied(layer: nn.Module) -> nn.Module:
         _clear_hooks(part)
         if hasattr(part, "inplace"):
             part.inplace = False  # type: ignore[assignment]
-    for parameter in layer.parameters():
-        parameter.requires_grad_(True)
-    return layer
+    return layer.requires_grad_(True)
 
 
 def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
@@ -130,9 +123,7 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
                 setattr(part, name, _like(value))
         if strips and isinstance(getattr(part, "bias", None), Tensor):
             part.register_parameter("bias", None)
-    for parameter in layer.parameters():
-        parameter.requires_grad_(True)  # those that were drawn anew
-    return layer.to(device).train()
+    return layer.requires_grad_(True).to(device).train()  # also what was drawn anew
 
 
 def _clear_hooks(module: nn.Module) -> None:

@@ -33,21 +33,15 @@ class Resize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The resized state."""
-        if self.down is not None:
-            if all(size == 1 for size in self.down):
-                return x
-            pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
-            return pool[len(self.down) - 1](x, self.down)
-        if self.up is not None:
+        if self.down is None and self.up is not None:
             for axis, factor in enumerate(self.up, start=2):
                 x = x.repeat_interleave(factor, dim=axis)
             return x
-        adaptive: tuple[Any, ...] = (
-            functional.adaptive_avg_pool1d,
-            functional.adaptive_avg_pool2d,
-            functional.adaptive_avg_pool3d,
-        )
-        resized: Tensor = adaptive[len(self.after) - 1](x, self.after)
+        if self.down is not None and all(size == 1 for size in self.down):
+            return x
+        kind = "adaptive_avg_pool" if self.down is None else "avg_pool"
+        pool = getattr(functional, f"{kind}{len(self.after)}d")
+        resized: Tensor = pool(x, self.down or self.after)
         return resized
 
     def extra_repr(self) -> str:
@@ -123,8 +117,7 @@ class PooledLinear(nn.Module):
 
     def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
         super().__init__()
-        flat = TensorSpec(source.shape[:2], source.dtype)
-        self.linear = LowRank(flat, TensorSpec(target.shape, target.dtype), bias=bias)
+        self.linear = LowRank(TensorSpec(source.shape[:2], source.dtype), target, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The mapped state."""
@@ -145,12 +138,9 @@ class PatchGuess(nn.Module):
         axes = len(ratio)
         width = max(1, target.shape[1] // RANK_SHARE)
         convolution = CONVOLUTIONS[axes]
-        sizes: dict[str, Any] = {
-            "kernel_size": tuple(2 * r + 1 for r in ratio),
-            "stride": ratio,
-            "padding": ratio,
-        }
-        self.patches = convolution(source.shape[1], width, **sizes, bias=False)
+        size: Any = tuple(2 * r + 1 for r in ratio)
+        step: Any = ratio
+        self.patches = convolution(source.shape[1], width, size, step, step, bias=False)
         self.norm = NORMS[axes](width)
         self.mix = convolution(width, target.shape[1], 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,12 +96,29 @@ class Propagator(nn.Module, ABC):
         moving = () if commits else tuple(self.stateful())
         if self.masks is None and not moving:
             return self.propagate(*values)
-        with ExitStack() as stack:
-            if self.masks is not None:
-                stack.enter_context(self.masks.drawn(values))
-            if moving:
-                stack.enter_context(frozen_statistics(moving))
+        drawn = nullcontext() if self.masks is None else self.masks.drawn(values)
+        with drawn, frozen_statistics(moving):
             return self.propagate(*values)
+
+
+class Around(Propagator):
+    """A propagator that applies another one, ``inner``, and is as that one is."""
+
+    inner: Propagator
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the network's inputs that the inner one reads besides the state."""
+        return self.inner.inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether the inner one may draw random numbers."""
+        return self.inner.draws
+
+    def stateful(self) -> Iterable[nn.Module]:
+        """Modules in which an evaluation of the inner one may move buffers or attributes."""
+        return self.inner.stateful()
 
 
 def with_state(modules: Iterable[nn.Module]) -> list[nn.Module]:

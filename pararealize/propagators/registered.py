@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 
 from torch import nn
 
+from pararealize.ir.target import Target
 from pararealize.propagators.compiled import module_draws
 from pararealize.propagators.propagator import Propagator, with_state
 
@@ -57,3 +58,11 @@ class Registered(Propagator):
     def draws(self) -> bool:
         """Whether it may draw random numbers."""
         return module_draws(self.module)
+
+
+def moved(
+    parts: Mapping[Target, Propagator], old: nn.ModuleDict, new: nn.ModuleDict
+) -> dict[Target, Propagator]:
+    """The propagators of one registry, with the modules of another."""
+    found = {target: part for target, part in parts.items() if isinstance(part, Registered)}
+    return {target: part.within(new) for target, part in found.items() if part.registry is old}

@@ -14,7 +14,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.features import split
 from pararealize.ir.program import Segment
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import compile_segment, modules_of
+from pararealize.propagators.compiled import compile_segment, made_submodule, modules_of
 from pararealize.propagators.fine import Fine
 
 #: A dictionary, a name in it, and what has that name.
@@ -168,12 +168,8 @@ def _tree(root: nn.Module, segment: Segment) -> nn.Module:
     """A copy of the modules that a segment calls, under the same names."""
     tree = nn.Module()
     for path in modules_of(segment):
-        *owners, name = path.split(".")
-        at = tree
-        for owner in owners:
-            at._modules.setdefault(owner, nn.Module())
-            at = at.get_submodule(owner)
-        at._modules[name] = copy.deepcopy(root.get_submodule(path))
+        owner, _, name = path.rpartition(".")
+        made_submodule(tree, owner)._modules[name] = copy.deepcopy(root.get_submodule(path))
     return tree
 
 
@@ -182,29 +178,26 @@ def alike(one: Fine, other: Fine) -> bool:
     mine, theirs = one.segments[0], other.segments[0]
     if len(mine.operations) != len(theirs.operations):
         return False
-    names = dict(zip(theirs.state, mine.state, strict=False))
     if len(mine.features) != len(theirs.features):
         return False
+    names = dict(zip(theirs.state, mine.state, strict=False))
     names |= dict(zip(theirs.features, mine.features, strict=True))
     for a, b in zip(mine.operations, theirs.operations, strict=True):
         names[b.name] = a.name
         renamed = b.renamed(names)
         if (a.kind, a.args, a.kwargs) != (renamed.kind, renamed.args, renamed.kwargs):
             return False
-        if a.kind == "module" and not _alike(one, a.target, other, b.target):
-            return False
         if a.kind != "module" and a.target != b.target:
             return False
+        if a.kind == "module":
+            layer, its = one.root.get_submodule(a.target), other.root.get_submodule(b.target)
+            if repr(layer) != repr(its) or type(layer) is not type(its):
+                return False
     return slots_match(one, other)
 
 
-def _alike(one: Fine, path: str, other: Fine, another: str) -> bool:
-    mine, theirs = one.root.get_submodule(path), other.root.get_submodule(another)
-    return repr(mine) == repr(theirs) and type(mine) is type(theirs)
-
-
 def slots_match(one: Fine, other: Fine) -> bool:
-    """Whether weights lie in corresponding places, with equal shapes."""
+    """Whether weights lie in corresponding slots, with equal shapes."""
 
     def shapes(part: Fine) -> list[tuple[str, torch.Size, torch.dtype]]:
         every = ((key, part.root.get_submodule(path)._parameters[key]) for path, key in slots(part))

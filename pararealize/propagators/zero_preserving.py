@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from typing import Any, final
 
 import torch
-from torch import nn
 
-from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.propagator import Around, Propagator
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.values.combine import combine
 from pararealize.runtime.values.pytree import map_tensors
 
 
 @final
-class ZeroPreserving(Propagator):
+class ZeroPreserving(Around):
     """F(r) = G(r) - G(0): a residual-form correction made of any propagator G.
 
     Where G is affine this is its linear part; where it is linear, G itself.
@@ -24,17 +23,10 @@ class ZeroPreserving(Propagator):
     belong to its own evaluations and stay.
     """
 
-    inner: Propagator
-
     def __init__(self, inner: Propagator, *, shared: bool) -> None:
         super().__init__(inner.label, 1)
         self.shared = shared
         object.__setattr__(self, "inner", inner)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Those of G."""
-        return self.inner.inputs
 
     @property
     def draws(self) -> bool:
@@ -49,9 +41,5 @@ class ZeroPreserving(Propagator):
         return combine("+-", here, self.inner(zero, *inputs, commits=False))
 
     def step_masks(self) -> Iterable[Masks]:
-        """Those of G."""
+        """Masks of G to forget when a step begins."""
         return self.inner.step_masks()
-
-    def stateful(self) -> Iterable[nn.Module]:
-        """Modules of G that hold state."""
-        return self.inner.stateful()

@@ -103,13 +103,12 @@ class _Cutter:
         if joined not in self.known:
             self.known.add(joined)
             reads = tuple(self.slice(name, i) for i in range(self.parts))
-            self.tasks.append(
-                Task(joined, "join", Role.BATCH, reads, piece=piece, parts=self.parts)
-            )
+            task = Task(joined, "join", Role.BATCH, reads, piece=piece, parts=self.parts)
+            self.tasks.append(task)
         return joined
 
     def watch(self, watch: Watch) -> list[Watch]:
-        """The same jump, slice by slice."""
+        """A jump, slice by slice."""
         pairs = [(self.slice(watch.new, i), self.slice(watch.old, i)) for i in range(self.parts)]
         return [replace(watch, new=new, old=old) for new, old in pairs]
 

@@ -24,6 +24,7 @@ class CycleWriter:
         self.direction, self.levels, self.method = direction, direction.levels, method
         self.watches: list[Watch] = []
         self.relaxed: list[str] = []
+        self.none: list[Source | None] = [None] * len(self.levels[0].bounds)
 
     def cycle(
         self,
@@ -47,7 +48,7 @@ class CycleWriter:
         for _ in range(self.method.sweeps):
             self.c_relax(level, points, ends)
             ends = self.f_relax(level, points, sources)
-        coarse = self.restrict(level, points)
+        coarse = [points[point] for point in self.c_points(level)]  # restriction
         self.watch_residual(level, coarse, ends, number)
         below = self.fas_sources(level, coarse, ends)
         coarse = self.cycle(level + 1, coarse, below, kind, number)
@@ -81,10 +82,6 @@ class CycleWriter:
         """C-relaxation: the C-points become what the intervals before them end with."""
         for point, value in zip(self.c_points(level), ends, strict=True):
             points[point] = value
-
-    def restrict(self, level: int, points: Sequence[str]) -> list[str]:
-        """The points of the next level: the C-points of this one."""
-        return [points[point] for point in self.c_points(level)]
 
     def watch_residual(
         self, level: int, coarse: Sequence[str], ends: Sequence[str], number: int
@@ -132,21 +129,19 @@ class CycleWriter:
         """The first states at the points of level 1 that level 2 has as well."""
         self.direction.coarse = Role.GUESS
         top = 2 if self.method.guess in {"coarse", "previous"} else len(self.levels)
-        none: list[Source | None] = [None] * (len(self.levels[0].bounds))
-        points = list(previous) if previous else self.forward_solve(top, start, none)
+        points = list(previous) if previous else self.forward_solve(top, start, self.none)
         for level in range(top - 1, 0, -1):
             blank = [start] * len(self.levels[level - 1].bounds)
-            points = self.error_correction(level, blank, points, none)
+            points = self.error_correction(level, blank, points, self.none)
             if level > 1 and self.method.guess == "full":
-                points = self.cycle(level, points, none, "V", 0)
+                points = self.cycle(level, points, self.none, "V", 0)
         self.watches.clear()
         self.direction.coarse = Role.COARSE
         return points
 
     def solve(self, start: str, cycles: int, previous: Sequence[str] | None = None) -> list[str]:
         """The points of level 1 after some cycles."""
-        none: list[Source | None] = [None] * len(self.levels[0].bounds)
         points = self.guess(start, previous)
         for number in range(cycles):
-            points = self.cycle(1, points, none, self.method.cycle, number)
+            points = self.cycle(1, points, self.none, self.method.cycle, number)
         return points

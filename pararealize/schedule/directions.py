@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import ClassVar, final
 
 from pararealize.ir.hierarchy import Feature, Level, propagator
 from pararealize.ir.target import Target
@@ -20,9 +20,12 @@ Source = tuple[str, str]
 class Direction(ABC):
     """Writes tasks along a chain; the same operation on the same values is written once.
 
-    ``coarse`` is what steps of coarse levels are for now: the first guess, or corrections.
+    ``coarse`` is what steps of coarse levels are for now: the first guess, or corrections;
+    ``names`` begin values of fine propagators, of coarse ones, and of corrections.
     """
 
+    names: ClassVar[tuple[str, str, str]]
+    transposed: ClassVar[bool] = False
     levels: tuple[Level, ...]
     tasks: list[Task] = field(default_factory=list)
     known: dict[tuple[Target | str, ...], str] = field(default_factory=dict)
@@ -31,25 +34,21 @@ class Direction(ABC):
     coarse: Role = Role.COARSE
 
     @abstractmethod
-    def task(self, level: int, step: int, read: str) -> Task:
-        """The application of a level's step, its value not numbered yet."""
-
-    @abstractmethod
-    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
-        """The combination that makes the point after a level's step, its value not numbered yet."""
+    def position(self, level: int, step: int) -> tuple[int, int, int]:
+        """The step counted from the chain's start, the interface it ends at, and its subnetwork."""
 
     def apply(self, level: int, step: int, read: str) -> str:
         """The step of a level from a point."""
-        task = self.task(level, step, read)
-        seen = () if task.transposed else self.features.get(task.applied, ())
-        for feature in seen:
-            self._see(feature)
-        reads = (read, *(feature.value for feature in seen))
-        return self._once((task.applied, read), replace(task, reads=reads))
-
-    def role(self, level: int) -> Role:
-        """What the steps of a level are for."""
-        return Role.FINE if level == 1 else self.coarse
+        number, end, piece = self.position(level, step)
+        fine, coarse, _ = self.names
+        name = fine if level == 1 else coarse if level == 2 else f"{coarse}{level}_"
+        role, applied = Role.FINE if level == 1 else self.coarse, propagator(level, number)
+        own = self.features.get(applied, ())
+        for feature in own:
+            self._compute(feature)
+        reads = (read, *(feature.value for feature in own))
+        task = Task(f"{name}{end}", "apply", role, reads, applied, piece=piece)
+        return self._once((applied, read), replace(task, transposed=self.transposed))
 
     def step(self, level: int, step: int, read: str, source: Source | None) -> str:
         """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
@@ -60,9 +59,11 @@ class Direction(ABC):
         if made == before:
             return relaxed
         reads = (made, relaxed, before)
-        return self._once(reads, self.corrected(level, step, reads))
+        _, end, piece = self.position(level, step)
+        value, role = f"{self.names[-1]}{end}", Role.CORRECTION
+        return self._once(reads, Task(value, "combine", role, reads, signs="++-", piece=piece))
 
-    def _see(self, feature: Feature) -> None:
+    def _compute(self, feature: Feature) -> None:
         """What a slice computes of the network's inputs, before its first use."""
         target, value = feature
         if (target,) not in self.known:
@@ -81,42 +82,32 @@ class Direction(ABC):
 
 @final
 class Forward(Direction):
-    """States u_j = Φ_j(u_{j-1}): v of fine, g of coarse propagators, u of corrections."""
+    """States u_j = Φ_j(u_{j-1}): v of fine, g of coarse propagators, u of corrections.
 
-    def task(self, level: int, step: int, read: str) -> Task:
-        """v_j = fine.j(u_{j-1}), g_j = coarse.j(u_{j-1})."""
-        end = self.levels[level - 1].bounds[step]
-        name = "v" if level == 1 else "g" if level == 2 else f"g{level}_"
-        applied = propagator(level, step)
-        return Task(f"{name}{end}", "apply", self.role(level), (read,), applied, piece=end)
+    v_j = fine.j(u_{j-1}), g_j = coarse.j(u_{j-1}), u_j = g_j + v_j - g_j of the old state.
+    """
 
-    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
-        """u_j = g_j + v_j - g_j of the old state."""
+    names = ("v", "g", "u")
+
+    def position(self, level: int, step: int) -> tuple[int, int, int]:
+        """The step itself, and where it ends."""
         end = self.levels[level - 1].bounds[step]
-        return Task(f"u{end}", "combine", Role.CORRECTION, reads, signs="++-", piece=end)
+        return step, end, end
 
 
 @final
 class Adjoint(Direction):
     """Adjoints λ_{j-1} = Φ_jᵀ λ_j: μ of fine, γ of coarse propagators, λ of corrections.
 
+    μ_{j-1} = fine.jᵀ λ_j, γ_{j-1} = coarse.jᵀ λ_j, λ_j = γ_j + μ_j - γ_j of the old adjoint.
     ``levels`` are mirrored.
     """
 
-    def _place(self, level: int, step: int) -> tuple[int, int, int]:
+    names = ("μ", "γ", "λ")
+    transposed = True
+
+    def position(self, level: int, step: int) -> tuple[int, int, int]:
         """The step counted from the chain's start, where it ends, and its last slice."""
         mirrored = self.levels[level - 1]
         n = mirrored.bounds[-1]
         return mirrored.steps + 1 - step, n - mirrored.bounds[step], n - mirrored.bounds[step - 1]
-
-    def task(self, level: int, step: int, read: str) -> Task:
-        """μ_{j-1} = fine.jᵀ λ_j, γ_{j-1} = coarse.jᵀ λ_j."""
-        number, end, piece = self._place(level, step)
-        name = "μ" if level == 1 else "γ" if level == 2 else f"γ{level}_"
-        role, applied = self.role(level), propagator(level, number)
-        return Task(f"{name}{end}", "apply", role, (read,), applied, piece=piece, transposed=True)
-
-    def corrected(self, level: int, step: int, reads: tuple[str, ...]) -> Task:
-        """λ_j = γ_j + μ_j - γ_j of the old adjoint."""
-        _, end, piece = self._place(level, step)
-        return Task(f"λ{end}", "combine", Role.CORRECTION, reads, signs="++-", piece=piece)

@@ -80,14 +80,14 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
 
 
 def iteration(
-    levels: tuple[Level, ...], method: MGRIT, *, head: bool, seeing: Iterable[int] = ()
+    levels: tuple[Level, ...], method: MGRIT, *, head: bool, with_features: Iterable[int] = ()
 ) -> Iteration:
     """Schedules of as many cycles as the method asks for, of more, and of the serial network.
 
-    The slices ``seeing`` compute values of the network's inputs alone.
+    Of the slices ``with_features`` values of the network's inputs are computed apart.
     """
     exact = levels[1].steps
-    features = _features(levels, frozenset(seeing))
+    features = _features(levels, frozenset(with_features))
     write = partial(mgrit_schedule, levels, method, head=head, features=features)
 
     def counts(first: int) -> list[int]:
@@ -111,10 +111,10 @@ def _guess(bound: int) -> str:
 
 
 def _features(
-    levels: tuple[Level, ...], seeing: frozenset[int]
+    levels: tuple[Level, ...], with_features: frozenset[int]
 ) -> dict[Target, tuple[Feature, ...]]:
     """What every propagator reads besides the state: that of its slices."""
-    every = {j: Feature(Target.inputs(j), f"f{j}.0") for j in sorted(seeing)}
+    every = {j: Feature(Target.inputs(j), f"f{j}.0") for j in sorted(with_features)}
     found = {}
     for number, level in enumerate(levels, start=1):
         for step, (first, last) in enumerate(pairwise(level.bounds), start=1):

@@ -99,38 +99,20 @@ def parareal_schedule(
     return next(_stages(writer, n, head=head))
 
 
-def later_sweeps(
-    n: int,
-    method: Parareal,
-    *,
-    shared: bool = False,
-    head: bool = True,
-    corrections: bool = False,
+def parareal_stages(
+    n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
 ) -> tuple[Schedule, ...]:
-    """Where a tolerance is set, what follows :func:`parareal_schedule`: one more sweep each.
+    """The parareal network and, where a tolerance is set, what may follow it: one more sweep each.
 
     A sweep reads what those before it made, and makes nothing again; the last is the one that makes
     the network exact. Its output is called ``out.{k}``, after k sweeps.
     """
+    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
     if method.tolerance is None or method.least == 0:
-        return ()
+        return (once,)
     writer = _SweepWriter(method, shared, corrections=corrections)
     first, *later = _stages(writer, n, head=head)
     in_a_row((first, *later))
-    return tuple(later)
-
-
-def parareal_stages(
-    n: int,
-    method: Parareal,
-    *,
-    shared: bool = False,
-    head: bool = True,
-    corrections: bool = False,
-) -> tuple[Schedule, ...]:
-    """The parareal network, and what may follow it."""
-    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
-    later = later_sweeps(n, method, shared=shared, head=head, corrections=corrections)
     return once, *later
 
 
@@ -170,7 +152,7 @@ def _sweeper(j: int, method: Parareal) -> Target:
 
 
 def _guesses(writer: _SweepWriter, n: int) -> list[str]:
-    """u^0_0 … u^0_{n-1}, and a place for the network's last state."""
+    """u^0_0 … u^0_{n-1}, and an empty name for the network's last state."""
     states, method = [INPUT], writer.method
     for j in range(1, n):
         if method.guess == "network":
@@ -191,11 +173,10 @@ def guesser(j: int, method: Parareal) -> int:
 
 
 def _fine_sweep(writer: _SweepWriter, n: int, k: int, old: list[str]) -> list[str]:
-    """v_1 … v_n, after a place for none."""
-    found = [""]
-    for j in range(1, n + 1):
-        found.append(writer.apply(f"v{j}.{k}", Role.FINE, Target.fine(j), old[j - 1], j))
-    return found
+    """v_1 … v_n, after an empty name for none."""
+    pieces = range(1, n + 1)
+    fine = [writer.apply(f"v{j}.{k}", Role.FINE, Target.fine(j), old[j - 1], j) for j in pieces]
+    return ["", *fine]
 
 
 def _correct(writer: _SweepWriter, k: int, old: list[str], fine: list[str]) -> list[str]:

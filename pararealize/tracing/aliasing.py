@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 from torch import nn
 
-from pararealize.ir.program import AMBIENT, Operation, Program
+from pararealize.ir.program import AMBIENT, Program
 from pararealize.propagators.compiled import memory_of, written_by
 
 #: What ``y += …`` computes, besides writing on y.
@@ -86,10 +86,10 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
     last_use = {name: i for i, operation in enumerate(program) for name in operation.uses}
     memories = []
     for values in _sharing(program, root):
-        places = [i for name in values & writes.keys() for i in writes[name]]
-        if places:
-            ambient = tuple(last_use.get(n, -1) for n in values if _is_ambient(program[n]))
-            memories.append(_Memory(frozenset(values), min(places), max(places), ambient))
+        positions = [i for name in values & writes.keys() for i in writes[name]]
+        if positions:
+            ambient = tuple(last_use.get(n, -1) for n in values if program[n].kind in AMBIENT)
+            memories.append(_Memory(frozenset(values), min(positions), max(positions), ambient))
     return memories
 
 
@@ -102,7 +102,3 @@ def _sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
         graph.add_edges_from((operation.name, n) for n in used if program[n].kind != "training")
     found: Iterator[set[str]] = nx.connected_components(graph)
     return found
-
-
-def _is_ambient(operation: Operation) -> bool:
-    return operation.kind in AMBIENT

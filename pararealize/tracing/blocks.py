@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] |
 def trace_blocks(
     model: nn.Module, path: str, given: Mapping[str, Any] | None, constants: Mapping[str, Any]
 ) -> Trace:
-    """The program of a network around its list of blocks ``path``; it serves both modes.
+    """The program of a network around its list of blocks ``path``; one program for both modes.
 
     Raises:
         TraceError: there is no such list, or its blocks do not form a chain; says where.
@@ -97,12 +98,12 @@ def _inputs(
     return found
 
 
+@dataclass(frozen=True)
 class _Calls:
     """How every block was called, and what it gave."""
 
-    def __init__(self) -> None:
-        self.arguments: list[tuple[Any, Any]] = []
-        self.results: list[Any] = []
+    arguments: list[tuple[Any, Any]] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
 
 
 def _run(model: nn.Module, blocks: tuple[str, ...], given: Mapping[str, Any]) -> _Calls:
@@ -167,14 +168,17 @@ def _written(
     inputs: list[Operation], blocks: tuple[str, ...], calls: _Calls, around: dict[str, Any]
 ) -> Trace:
     reads = tuple(Ref(name) for name in around["arguments"])
-    places = _places(calls)
-    operations = [*inputs, *_context(places, around, reads)]
+    positions = _positions(calls)
+    operations = [*inputs, *_context(positions, around, reads)]
     operations.append(Operation("stem", "network", Stem(**around), reads))
     state = "stem"
     for path, (args, kwargs), result in zip(blocks, calls.arguments, calls.results, strict=True):
         name = path.replace(".", "_")
         first = leaves_of_call(args, kwargs)[0]
-        refs = {id(first): Ref(state), **{key: Ref(f"context_{i}") for i, key in enumerate(places)}}
+        refs = {
+            id(first): Ref(state),
+            **{key: Ref(f"context_{i}") for i, key in enumerate(positions)},
+        }
         named = {key: _refer(value, refs) for key, value in kwargs.items()}
         operations.append(
             Operation(name, "module", path, tuple(_refer(args, refs)), named, scope=path)
@@ -189,7 +193,7 @@ def _written(
     return Trace(program, program)
 
 
-def _places(calls: _Calls) -> dict[int, tuple[int, int]]:
+def _positions(calls: _Calls) -> dict[int, tuple[int, int]]:
     """For every tensor that blocks are given besides the state, one call and leaf where it is."""
     found: dict[int, tuple[int, int]] = {}
     for block, (args, kwargs) in enumerate(calls.arguments):
@@ -199,14 +203,13 @@ def _places(calls: _Calls) -> dict[int, tuple[int, int]]:
 
 
 def _context(
-    places: Mapping[int, tuple[int, int]], around: dict[str, Any], reads: tuple[Ref, ...]
+    positions: Mapping[int, tuple[int, int]], around: dict[str, Any], reads: tuple[Ref, ...]
 ) -> list[Operation]:
-    if not places:
+    if not positions:
         return []
-    whole = Context(**around, places=tuple(places.values()))
-    items = [
-        Operation(f"context_{i}", "context", Item(i), (Ref("context"),)) for i in range(len(places))
-    ]
+    whole = Context(**around, positions=tuple(positions.values()))
+    given, count = (Ref("context"),), len(positions)
+    items = [Operation(f"context_{i}", "context", Item(i), given) for i in range(count)]
     return [Operation("context", "context", whole, reads), *items]
 
 

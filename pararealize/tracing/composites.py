@@ -38,14 +38,9 @@ def _transformer(
     **_padding: None,
 ) -> Any:
     memory = both.encoder(src, mask=src_mask, is_causal=src_is_causal)
-    return both.decoder(
-        tgt,
-        memory,
-        tgt_mask=tgt_mask,
-        memory_mask=memory_mask,
-        tgt_is_causal=tgt_is_causal,
-        memory_is_causal=memory_is_causal,
-    )
+    masks = {"tgt_mask": tgt_mask, "memory_mask": memory_mask}
+    causal = {"tgt_is_causal": tgt_is_causal, "memory_is_causal": memory_is_causal}
+    return both.decoder(tgt, memory, **masks, **causal)
 
 
 def _encoder(
@@ -66,15 +61,10 @@ def _decoder(
     memory_is_causal: bool = False,
     **_padding: None,
 ) -> Any:
+    masks = {"tgt_mask": tgt_mask, "memory_mask": memory_mask}
+    causal = {"tgt_is_causal": bool(tgt_is_causal), "memory_is_causal": memory_is_causal}
     for layer in stack.layers:
-        tgt = layer(
-            tgt,
-            memory,
-            tgt_mask=tgt_mask,
-            memory_mask=memory_mask,
-            tgt_is_causal=bool(tgt_is_causal),
-            memory_is_causal=memory_is_causal,
-        )
+        tgt = layer(tgt, memory, **masks, **causal)
     return tgt if stack.norm is None else stack.norm(tgt)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pararealize.errors import TraceError
-from pararealize.ir.program import Operation, Program, Ref
+from pararealize.ir.program import Program, Ref
 from pararealize.propagators.compiled import written_by
 from pararealize.runtime.effects.statistics import buffer_copies
 from pararealize.tracing.trace import Trace, trace
@@ -139,13 +139,10 @@ def _written_in(program: Program, model: nn.Module) -> dict[str, str]:
         first = operation.args[0] if operation.args else None
         if operation.kind == "attribute":
             views[operation.name] = operation.target
-        elif isinstance(first, Ref) and first.name in views and _is_view(operation, model):
-            views[operation.name] = views[first.name]
-            if written_by(operation, model):
+        elif isinstance(first, Ref) and first.name in views and operation.kind != "module":
+            writes = bool(written_by(operation, model))
+            if writes:
                 found[operation.scope] = views[first.name].rpartition(".")[2]
+            if writes or operation.call in VIEWS:
+                views[operation.name] = views[first.name]
     return found
-
-
-def _is_view(operation: Operation, model: nn.Module) -> bool:
-    name = str(getattr(operation.target, "__name__", operation.target))
-    return operation.kind != "module" and (name in VIEWS or bool(written_by(operation, model)))

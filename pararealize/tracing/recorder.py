@@ -7,13 +7,13 @@ import operator
 import random
 import traceback
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_arg
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
@@ -68,20 +68,13 @@ def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, A
 class _Value(fx.Proxy):
     """A traced value that can be written on: ``y += 1`` changes what else is called ``y``."""
 
-    def __iadd__(self, other: Any) -> Any:
-        return self._written(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._written(operator.isub, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._written(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._written(operator.itruediv, other)
-
     def _written(self, call: Callable[..., Any], other: Any) -> Any:
         return self.tracer.create_proxy("call_function", call, (self, other), {})
+
+    __iadd__ = partialmethod(_written, operator.iadd)
+    __isub__ = partialmethod(_written, operator.isub)
+    __imul__ = partialmethod(_written, operator.imul)
+    __itruediv__ = partialmethod(_written, operator.itruediv)
 
 
 class _Tracer(fx.Tracer):
@@ -116,15 +109,12 @@ class _Tracer(fx.Tracer):
             return super().call_module(m, forward, args, kwargs)
         try:
             if inside is not None:
-                with self._inside(path, m):
+                with fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(m))):
                     return inside(*args, **kwargs)
             return self.watched(partial(super().call_module, m, forward, args, kwargs))
         except Exception:
             self.failed = self.failed or path
             raise
-
-    def _inside(self, path: str, module: nn.Module) -> fx.proxy.ScopeContextManager:
-        return fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(module)))
 
     def watched(self, call: Callable[[], Any]) -> Any:
         """The result of the call, which may draw no random numbers of its own.
@@ -175,10 +165,10 @@ def _is_impure(node: fx.Node) -> bool:
 
 
 def _operation(node: fx.Node) -> Operation:
-    def reference(leaf: Any) -> Any:
-        return Ref(leaf.name) if isinstance(leaf, fx.Node) else leaf
+    def reference(read: fx.Node) -> Any:
+        return Ref(read.name)
 
-    args: Any = map_aggregate((node.args, dict(node.kwargs)), reference)
+    args: Any = map_arg((node.args, dict(node.kwargs)), reference)
     scope = node.meta.get("scope", "")
     return Operation(node.name, KINDS[node.op], node.target, tuple(args[0]), dict(args[1]), scope)
 

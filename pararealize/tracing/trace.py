@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.program import Operation, Program, Ref
@@ -55,10 +56,9 @@ def check_module(model: object) -> None:
 
     """
     if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
         hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
-        raise NotAModuleError(
-            f"expected a torch.nn.Module to compile, found {_described(model)}.{hint}"
-        )
+        raise NotAModuleError(f"expected a torch.nn.Module to compile, found {found}.{hint}")
     tensors = (*model.named_parameters(), *model.named_buffers())
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None:
@@ -66,10 +66,6 @@ def check_module(model: object) -> None:
             f"{empty!r} is on the meta device and has no numbers: give it some before compiling, "
             "model.to_empty(device='cpu') and then your initialisation or load_state_dict."
         )
-
-
-def _described(model: object) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
 
 
 def trace(
@@ -145,7 +141,8 @@ def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str
     modules = dict(model.named_modules())
     found: set[str] = set()
     for leaf in leaves:
-        paths = [name for name, module in modules.items() if _is_meant(leaf, name, module)]
+        kind = leaf if isinstance(leaf, type) else ()
+        paths = [name for name, m in modules.items() if name == leaf or isinstance(m, kind)]
         if not paths or "" in paths:
             near = difflib.get_close_matches(str(leaf), filter(None, modules), 3, 0.4)
             hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
@@ -155,10 +152,6 @@ def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str
             )
         found.update(paths)
     return frozenset(found)
-
-
-def _is_meant(leaf: str | type, name: str, module: nn.Module) -> bool:
-    return isinstance(module, leaf) if isinstance(leaf, type) else name == leaf
 
 
 def _defaults(model: nn.Module, given: set[str]) -> dict[str, Any]:
@@ -204,27 +197,20 @@ def merge(train: Program, evaluate: Program) -> Program | None:
     for a, b in zip(train, evaluate, strict=True):
         if (a.name, a.kind, a.target) != (b.name, b.kind, b.target):
             return None
-        flag = Ref(f"training_of_{a.scope.replace('.', '_') or 'root'}")
-        args = _unify((a.args, dict(a.kwargs)), (b.args, dict(b.kwargs)), flag)
-        if args is None:
+        mine, form = tree_flatten((a.args, dict(a.kwargs)))
+        theirs, other_form = tree_flatten((b.args, dict(b.kwargs)))
+        flagged = [x is True and y is False for x, y in zip(mine, theirs, strict=False)]
+        pairs = zip(mine, theirs, flagged, strict=False)
+        if form != other_form or not all(known or _is_same(x, y) for x, y, known in pairs):
             return None
-        merged = Operation(a.name, a.kind, a.target, args[0], args[1], a.scope)
-        if flag.name in merged.uses:
+        flag = Ref(f"training_of_{a.scope.replace('.', '_') or 'root'}")
+        if any(flagged):
             flags[flag.name] = Operation(flag.name, "training", a.scope, scope=a.scope)
-        operations.append(merged)
+        leaves = [flag if known else x for x, known in zip(mine, flagged, strict=True)]
+        args, kwargs = tree_unflatten(leaves, form)
+        operations.append(replace(a, args=args, kwargs=kwargs))
     return Program(tuple(flags.values()) + tuple(operations))
 
 
-def _unify(a: Any, b: Any, flag: Ref) -> Any:
-    if a is True and b is False:
-        return flag
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        values = {key: _unify(a[key], b[key], flag) for key in a}
-        return None if any(values[k] is None and a[k] is not None for k in a) else values
-    if isinstance(a, (tuple, list)) and type(a) is type(b) and len(a) == len(b):
-        items = [_unify(x, y, flag) for x, y in zip(a, b, strict=True)]
-        if any(item is None and x is not None for item, x in zip(items, a, strict=True)):
-            return None
-        return type(a)(items)
-    same = a is b or (type(a) is type(b) and bool(a == b))
-    return a if same else None
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other))

@@ -17,6 +17,6 @@ def test_tasks_of_parareal() -> None:
 
 
 def test_what_the_network_computes_of_its_inputs_alone_is_drawn_as_its_own() -> None:
-    solved = iteration(hierarchy([4] * 2, (4,)), MGRIT(), head=True, seeing=(2,))
+    solved = iteration(hierarchy([4] * 2, (4,)), MGRIT(), head=True, with_features=(2,))
     found = {task.value: drawn_as(task) for task in solved.forward[0].schedule}
     assert (found["f2.0"], found["v2.0"], found["g1.0"]) == ("fine", "fine", "guess")

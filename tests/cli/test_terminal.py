@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pararealize.cli.bars import Bars
-from pararealize.cli.terminal import Printer
+from pararealize.cli.terminal import Bars, Printer
 from pararealize.explain.table import Table
 from pararealize.runtime.monitoring.progress import Lines
 

@@ -92,7 +92,7 @@ def test_nothing_takes_no_time() -> None:
 def test_what_the_network_computes_of_its_inputs_alone_is_not_coarse() -> None:
     """Of two steps seen by slices of their own: only a coarse step is not the network's."""
     levels = hierarchy([4] * 2, (4,))
-    solved = iteration(levels, MGRIT(), head=True, seeing=(2,))
+    solved = iteration(levels, MGRIT(), head=True, with_features=(2,))
     schedule = place(solved.forward[0].schedule, 2, 1)
     seen = [task.value for task in schedule if task.role is Role.FEATURES]
     timeline = simulate(schedule, clock, lambda _: 0.0)

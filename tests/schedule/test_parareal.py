@@ -12,7 +12,7 @@ from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import answered, in_a_row, kept, made_in, taken
 from pararealize.ir.target import Target
 from pararealize.ir.task import Role, Task
-from pararealize.schedule.parareal import certified_stages, later_sweeps, parareal_schedule
+from pararealize.schedule.parareal import certified_stages, parareal_schedule, parareal_stages
 from pararealize.schedule.place import place, place_stages
 from sampling import pairwise
 
@@ -129,7 +129,7 @@ def test_watches_are_the_jumps_that_were_corrected() -> None:
 def test_what_the_last_sweep_corrected_is_watched_where_that_is_asked_for(shared: bool) -> None:
     """At interface n, of every stage the last sweep's; also where v_n is known as a G."""
     method = Parareal("fine" if shared else "network", "difference", 2, tolerance=math.inf)
-    plain = (parareal_schedule(4, method, shared=shared), *later_sweeps(4, method, shared=shared))
+    plain = parareal_stages(4, method, shared=shared)
     stages = certified_stages(4, method, shared=shared)
     assert [replace(stage, watches=()) for stage in stages] == [
         replace(stage, watches=()) for stage in plain
@@ -167,7 +167,7 @@ out.3 = head(v3.2)"""
 
 
 def staged(n: int, method: Parareal, **options: bool) -> tuple[Schedule, ...]:
-    return parareal_schedule(n, method, **options), *later_sweeps(n, method, **options)
+    return parareal_stages(n, method, **options)
 
 
 def test_a_later_sweep_makes_only_what_is_new() -> None:
@@ -183,7 +183,7 @@ def test_before_the_first_sweep_there_is_no_jump_to_judge() -> None:
     assert staged(3, Parareal(iterations=0, tolerance=0.1)) == staged(3, Parareal(tolerance=0.1))
     never = Parareal(iterations=0, tolerance=math.inf)
     assert staged(3, never) == (parareal_schedule(3, Parareal(iterations=0)),)
-    assert later_sweeps(3, Parareal()) == ()
+    assert staged(3, Parareal()) == (parareal_schedule(3, Parareal()),)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_cycles_of_multigrid_forward_and_back() -> None:
 
 
 def test_what_slices_see_is_the_networks_own() -> None:
-    solved = iteration(hierarchy([4] * 3, (4,)), MGRIT(), head=True, seeing=(2, 3))
+    solved = iteration(hierarchy([4] * 3, (4,)), MGRIT(), head=True, with_features=(2, 3))
     (task, other) = (t for t in solved.forward[0].schedule if t.role is Role.FEATURES)
     assert (str(task), str(other)) == ("f2.0 = inputs.2(x)", "f3.0 = inputs.3(x)")
     assert task.role.is_network

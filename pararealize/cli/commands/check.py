@@ -9,8 +9,7 @@ import torch
 import typer
 
 from pararealize.cli.arguments import Checked, RankOptions, ReadingOptions, Shape
-from pararealize.cli.groups import names_of
-from pararealize.cli.options import example_of, refuse
+from pararealize.cli.options import example_of, names_of, refuse
 from pararealize.cli.terminal import Printer
 from pararealize.errors import SlowerThanSerialWarning
 

@@ -7,34 +7,23 @@ from typing import Annotated
 
 import typer
 
-from pararealize.cli.arguments import (
-    Calibrate,
-    Cutting,
-    FittingOptions,
-    MethodOptions,
-    Model,
-    RankOptions,
-    ReadingOptions,
-    Tolerance,
-    Weights,
-)
-from pararealize.cli.groups import names_of
-from pararealize.cli.options import refuse
+from pararealize.cli import arguments
+from pararealize.cli.options import names_of, refuse
 from pararealize.cli.terminal import Printer
 
 
 def convert(
     ctx: typer.Context,
-    model: Model,
+    model: arguments.Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write.")],
-    options: MethodOptions,
-    cutting: Cutting,
-    fit: FittingOptions,
-    read: ReadingOptions,
-    ranks: RankOptions,
-    weights: Weights = None,
-    data: Calibrate = "",
-    tolerance: Tolerance = None,
+    options: arguments.MethodOptions,
+    cutting: arguments.Cutting,
+    fit: arguments.FittingOptions,
+    read: arguments.ReadingOptions,
+    ranks: arguments.RankOptions,
+    weights: arguments.Weights = None,
+    data: arguments.Calibrate = "",
+    tolerance: arguments.Tolerance = None,
 ) -> None:
     """Compile a model and write it: safetensors weights and a JSON plan in one folder.
 
@@ -44,7 +33,7 @@ def convert(
     often, nothing is written and the exit code is 2.
     """
     if not data:
-        names = names_of(FittingOptions, ReadingOptions)
+        names = names_of(arguments.FittingOptions, arguments.ReadingOptions)
         refuse(ctx, names, "nothing is fitted without --calibrate DATA")
     method = options.method(ctx, tolerance, calibrated=bool(data))
     ranks.start(ctx)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pararealize.calibration.regions import region
+from pararealize.calibration.certify import region
 from pararealize.ir.calibration import Region
 from pararealize.runtime.monitoring.region_distance import (
     MOST,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pararealize.cli.weights import fill, read_weights
+from pararealize.cli.conversion import fill, read_weights
 from pararealize.errors import DataError
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from pararealize.cli.groups import grouped, names_of
+from pararealize.cli.options import grouped, names_of
 
 
 @dataclass(frozen=True)
