@@ -194,5 +194,5 @@ def _place(decisions: Decisions, passes: MethodPasses, transport: Transport | No
     if transport is not None:
         return passes.on_ranks(decisions)
     if passes.ranks > 1:
-        return passes.on_devices(decisions)
+        return passes.placed(decisions, deliver=False)
     return passes.on_one_device(decisions)

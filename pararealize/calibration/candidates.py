@@ -139,6 +139,4 @@ def _builder(subject: Subject, seed: int) -> CoarseBuilder:
     torch.manual_seed(seed)
     decisions, plan = subject.decisions, subject.emission.plan
     probe = Probe(decisions.partition, subject.emission.serial, {}, seed)
-    return CoarseBuilder(
-        decisions.partition, subject.emission.serial, subject.method, plan.machine, probe
-    )
+    return CoarseBuilder(probe, subject.method, plan.machine)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import final
 
-from pararealize.coarse.identity import Identity
-from pararealize.coarse.intervals import Rediscretized
+from pararealize.coarse.intervals import Identity, Rediscretized
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.network import Network
 from pararealize.coarse.setting import Setting, Site
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import Method, Parareal
 
 #: A sweep must at least halve an error for a coarse propagator without weights to be chosen.
 CONTRACTS = 0.5
@@ -34,13 +32,6 @@ class Auto(CoarseKind):
     keeps_zero = True
     depth: int = 1
     budget: float = 0.75
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's depth and budget, for networks."""
-        if not isinstance(method, Parareal):
-            return cls()
-        return cls(method.depth(j), method.coarse_budget)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of networks: what contracts is known of built propagators only."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Self, final
+from typing import final
 
 from pararealize.coarse.copies import replica, replica_costs
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.setting import LayerCosts, Setting, Site, can_copy
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.program import Operation
 from pararealize.propagators.factored import Factored as FactoredLayer
 from pararealize.propagators.factored import is_plain, products_left, rank_of
@@ -29,18 +28,8 @@ class Factored(CoarseKind):
 
     name = "factored"
     heeds = ("coarse_rank",)
+    candidates = ({"rank": 0.5},)
     rank: float = 0.25
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's rank."""
-        del j
-        return cls(method.coarse_rank) if isinstance(method, Parareal) else cls()
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """Of half the rank."""
-        return (cls(0.5),)
 
     def __str__(self) -> str:
         return f"{self.name} {self.rank:g}"

@@ -26,8 +26,9 @@ def interval_error(
     adjoints: max(e ρ^K, e' ρ^(K' - 1)) after K cycles forward and K' back, whose last takes no
     correction. ``start`` is the slice boundary at which the span of layers begins.
     """
-    state = probe.trajectory[start]
-    fine, rough = probe.layers(*span), on_copy(probe, coarse)
+    assert coarse.segment is not None
+    state, fine = probe.trajectory[start], probe.layers(*span)
+    rough = borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(probe.seed)
         exact, guess = _run(probe, fine, state), _run(probe, rough, state)
@@ -42,12 +43,6 @@ def interval_error(
         back = [_transposed(probe, p, state, adjoint) for p in (rough, fine)]
     forward = error * rate**method.forward_cycles
     return max(forward, _relative(*back) * rate ** (method.backward_cycles - 1))
-
-
-def on_copy(probe: Probe, coarse: Coarse) -> Propagator:
-    """A coarse propagator with the weights of the probe's copy of the network."""
-    assert coarse.segment is not None
-    return borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
 
 
 @torch.no_grad()

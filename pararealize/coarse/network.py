@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 from torch import nn
 
@@ -14,7 +14,6 @@ from pararealize.coarse.setting import Setting, Site, can_copy, like
 from pararealize.cost.profile import module_cost
 from pararealize.ir.chain import Cost, State
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import Method, Parareal
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse
 
@@ -34,17 +33,8 @@ class OwnLayers(CoarseKind):
     methods = ()
     keeps_zero = True
     advice = EXACT
+    substitutes = ({},)
     depth: int = 1
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's depth."""
-        return cls(method.depth(j)) if isinstance(method, Parareal) else cls()
-
-    @classmethod
-    def substitutes(cls) -> tuple[CoarseKind, ...]:
-        """With one layer."""
-        return (cls(),)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the layers kept."""
@@ -85,16 +75,7 @@ class Generic(CoarseKind):
     methods = ()
     keeps_zero = True
     advice = EXACT
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
-
-    @classmethod
-    def substitutes(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
+    candidates = substitutes = ({},)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs by the states' shapes."""
@@ -140,13 +121,6 @@ class Network(CoarseKind):
     advice = EXACT
     depth: int = 1
     budget: float = 0.75
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's depth and budget."""
-        if not isinstance(method, Parareal):
-            return cls()
-        return cls(method.depth(j), method.coarse_budget)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the choice."""

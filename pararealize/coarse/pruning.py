@@ -97,10 +97,7 @@ def prune(
         if i not in wanted:
             names.update(bypass_layer(chain, i, names))
             continue
-        body = chain.segment(i, i + 1, training=True)
-        for operation in body.operations:
-            if operation.kind in AMBIENT:
-                continue
+        for operation in chain.segment(i, i + 1, training=True).own_operations:
             source = _skipped(chain, model, operation, chain.layers[i], how)
             if source is not None:
                 names[operation.name] = names.get(source, source)

@@ -7,13 +7,13 @@ from dataclasses import fields
 from typing import Any, TypeGuard
 
 from pararealize.coarse.auto import Auto
-from pararealize.coarse.copies import Whole
+from pararealize.coarse.copies import Stepped, Thinned, Whole
 from pararealize.coarse.custom import Custom
 from pararealize.coarse.exact import Exact
 from pararealize.coarse.factored import Factored
-from pararealize.coarse.identity import Identity
+from pararealize.coarse.fitted import Fitted
 from pararealize.coarse.intervals import (
-    Fitted,
+    Identity,
     IntervalKind,
     Mean,
     Rediscretized,
@@ -22,8 +22,6 @@ from pararealize.coarse.intervals import (
 )
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.network import Generic, Network, OwnLayers
-from pararealize.coarse.stepped import Stepped
-from pararealize.coarse.thinned import Thinned
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece
@@ -53,12 +51,12 @@ def heeding(option: str) -> tuple[str, ...]:
 
 def candidates() -> tuple[CoarseKind, ...]:
     """What calibration compares."""
-    return tuple(kind for family in KINDS for kind in family.candidates())
+    return tuple(kind(**options) for kind in KINDS for options in kind.candidates)
 
 
 def substitutes() -> tuple[CoarseKind, ...]:
     """What stands in where a subnetwork has no candidate of a kind."""
-    return tuple(kind for family in KINDS for kind in family.substitutes())
+    return tuple(kind(**options) for kind in KINDS for options in kind.substitutes)
 
 
 def measurable() -> tuple[type[IntervalKind], ...]:

@@ -73,13 +73,11 @@ class Setting:
         return found
 
     @property
-    def bodies(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """Every layer by itself."""
-        chain = self.chain
-        count = len(chain.layers)
+        chain, count = self.chain, len(self.chain.layers)
         return self.once(
-            "bodies",
-            lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count)),
+            "segments", lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count))
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,7 +70,6 @@ class Parareal:
 
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
-        _check_coarse(self)
         for name in ("iterations", "seed"):
             check_count(self, name, 0)
         each: Any = self.coarse_depth if isinstance(self.coarse_depth, tuple) else None
@@ -90,13 +90,17 @@ class Parareal:
                 f"Parareal(tolerance={given!r}): expected a number of 0 or more, relative to the "
                 "states, or None for as many sweeps as iterations says."
             )
+        _check_coarse(self)
 
-    def depth(self, j: int | None) -> int:
-        """``coarse_depth`` of subnetwork j, counted from 1; of one not known yet, the mean."""
-        each = self.coarse_depth
-        if not isinstance(each, tuple):
-            return each
-        return round(sum(each) / len(each)) if j is None else each[j - 1]
+    def parameters(self, j: int | None) -> Mapping[str, Any]:
+        """What coarse propagators of subnetwork j, counted from 1, take of it, by their names.
+
+        For a subnetwork that is not known yet the depth is the mean of all.
+        """
+        depth = self.coarse_depth
+        if isinstance(depth, tuple):
+            depth = round(sum(depth) / len(depth)) if j is None else depth[j - 1]
+        return {"depth": depth, "budget": self.coarse_budget, "rank": self.coarse_rank}
 
     @property
     def owns_weights(self) -> bool:
@@ -229,6 +233,11 @@ class MGRIT:
                 f"more, or {self.levels - 1} of them, one for each coarse level: "
                 f"MGRIT(levels={self.levels}, coarsening=8)."
             )
+
+    def parameters(self, j: int | None) -> Mapping[str, Any]:
+        """What coarse propagators take of it, the same for all subnetworks."""
+        del j
+        return {"samples": self.samples}
 
     @property
     def factors(self) -> tuple[int, ...]:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from torch.fx.node import map_aggregate
 
-Kind = Literal[
-    "input",
-    "attribute",
-    "training",
-    "context",
-    "module",
-    "function",
-    "method",
-    "network",
-    "output",
-]
+Kind = (
+    Literal["input", "attribute", "training", "context"]
+    | Literal["module", "function", "method", "network", "output"]
+)
 
 #: Operations that any segment may repeat for itself: they are no part of the state.
 AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training", "context"})
@@ -127,6 +120,11 @@ class Segment:
     results: tuple[str, ...] | None
     features: tuple[str, ...] = ()
 
+    @property
+    def own_operations(self) -> tuple[Operation, ...]:
+        """Its operations but the ambient ones."""
+        return tuple(o for o in self.operations if o.kind not in AMBIENT)
+
     def rewritten(self, operations: Iterable[Operation], names: Mapping[str, str]) -> Segment:
         """Other operations in place of its own; ``names`` says what stands for its results."""
         results = self.results and tuple(names.get(name, name) for name in self.results)
@@ -141,13 +139,23 @@ def cut_segment(
     results: tuple[str, ...] | None,
 ) -> Segment:
     """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
-    body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
-    wanted = {name for operation in body for name in operation.uses} | set(results or ())
-    for operation in reversed(program.operations):
-        if operation.kind == "context" and operation.name in wanted:
-            wanted.update(operation.uses)
-    places = sorted(program.index[name] for name in wanted if program[name].kind in AMBIENT)
-    ambient = [program.operations[i] for i in places]
-    inputs = tuple(o.name for o in ambient if o.kind == "input")
-    constants = tuple(o for o in ambient if o.kind != "input")
-    return Segment(constants + tuple(body), state, inputs, results)
+    own = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
+    inputs = (o.name for o in program.inputs)
+    return with_ambient(program.operations, inputs, own, state, results)
+
+
+def with_ambient(
+    every: Sequence[Operation],
+    inputs: Iterable[str],
+    own: Sequence[Operation],
+    state: tuple[str, ...],
+    results: tuple[str, ...] | None,
+) -> Segment:
+    """A segment of its ``own`` operations with those inputs and ambient operations it reads."""
+    read = {name for operation in own for name in operation.uses} | set(results or ())
+    for operation in reversed(every):
+        if operation.kind == "context" and operation.name in read:
+            read.update(operation.uses)
+    kinds = AMBIENT - {"input"}
+    ambient = (o for o in every if o.name in read and o.kind in kinds)
+    return Segment((*ambient, *own), state, tuple(n for n in inputs if n in read), results)
