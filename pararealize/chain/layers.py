@@ -29,28 +29,25 @@ class LayerBuilder:
         self, start: int, stop: int, before: Interface | None, after: Interface | None
     ) -> Layer:
         """The layer of the operations ``start`` … ``stop - 1``."""
-        body = [
-            o
-            for o in self.program.operations[start:stop]
-            if o.kind not in AMBIENT and o.kind != "output"
-        ]
-        costs = [self.profile.costs[o.name] for o in body]
+        skipped = AMBIENT | {"output"}
+        own = [o for o in self.program.operations[start:stop] if o.kind not in skipped]
+        costs = [self.profile.costs[o.name] for o in own]
         preserves = before is not None and after is not None and before.state == after.state
         return Layer(
-            name=_layer_name(body, after),
+            name=_layer_name(own, after),
             start=start,
             stop=stop,
-            parameters=self._parameters(body),
+            parameters=self._parameters(own),
             cost=sum(costs, Cost()),
             preserves=preserves,
             branch=self._branch(before, after) if preserves else None,
-            signature=tuple(self._signature(o) for o in body),
+            signature=tuple(self._signature(o) for o in own),
             span=self._span(before, after) if preserves else None,
         )
 
-    def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
+    def _parameters(self, operations: list[Operation]) -> tuple[str, ...]:
         names: dict[str, None] = {}
-        for operation in body:
+        for operation in operations:
             if operation.kind == "module":
                 module = self.model.get_submodule(operation.target)
                 prefix = f"{operation.target}." if operation.target else ""
@@ -109,11 +106,11 @@ def _is_in(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _layer_name(body: list[Operation], after: Interface | None) -> str:
+def _layer_name(operations: list[Operation], after: Interface | None) -> str:
     if after is not None and after.module:
         return after.module
-    paths = [module_path(o) for o in body if module_path(o)]
-    return paths[-1] if paths else (body[-1].name if body else "output")
+    paths = [module_path(o) for o in operations if module_path(o)]
+    return paths[-1] if paths else (operations[-1].name if operations else "output")
 
 
 def module_path(operation: Operation) -> str:

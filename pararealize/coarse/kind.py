@@ -6,7 +6,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Any, ClassVar, Self
 
 import torch
@@ -87,10 +86,6 @@ class CoarseKind(ABC):
             CoarseError: there is none, for a reason of its own.
 
         """
-
-    def cost(self, setting: Setting, first: int, last: int) -> Cost | None:
-        """Cost of one evaluation of its propagator of the layers ``first`` … ``last - 1``."""
-        return next(islice(self.costs(setting, first), last - first - 1, None))
 
     def reason(self, site: Site) -> str:
         """Why there is none."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
-from typing import Any, TypeGuard
+from typing import Any
 
 from pararealize.coarse.auto import Auto
 from pararealize.coarse.copies import Stepped, Thinned, Whole
@@ -35,7 +36,7 @@ KINDS: tuple[type[CoarseKind], ...] = (
 
 
 def find(name: str) -> type[CoarseKind] | None:
-    """The kinds of a name, if there are any."""
+    """The kind of a name, if there is one."""
     return next((kind for kind in KINDS if kind.name == name), None)
 
 
@@ -65,27 +66,21 @@ def measurable() -> tuple[type[IntervalKind], ...]:
     return tuple(kind for kind in found if not kind.fits)
 
 
-def is_kind(value: object) -> TypeGuard[CoarseKind]:
-    """Whether a value is a kind of coarse propagator with its parameters."""
-    return isinstance(value, CoarseKind)
-
-
 def shortest(method: Method) -> str | CoarseKind:
     """The kind that a method was given, or its name where the method makes the same of that."""
     kind = method.coarse
-    assert is_kind(kind)
+    assert isinstance(kind, CoarseKind)
     return kind.name if find(kind.name) is type(kind) and kind == kind.of(method) else kind
 
 
 def asked(method: Method, j: int | None = None) -> CoarseKind:
     """The kind that a method asks for, for subnetwork j or for one not known yet."""
     given = method.coarse
-    if is_kind(given):
+    if isinstance(given, CoarseKind):
         return given
     if callable(given):
         return Custom(given)
-    found = find(str(given))
-    if found is None:
+    if (found := find(str(given))) is None:
         raise MethodError(f"no kind of coarse propagator is called {given!r}.")
     return found.of(method, j)
 
@@ -111,11 +106,9 @@ def described(values: Mapping[str, Any]) -> CoarseKind:
 def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKind]:
     """The kinds that a saved plan chose, by subnetwork; a user's own function is asked again."""
     given = method.coarse
-    if callable(given):
-        return {}
     found: dict[int, CoarseKind] = {}
-    for piece in (piece for piece in pieces if piece.coarse != "none"):
-        if is_kind(given) and piece.coarse == str(given):
+    for piece in (p for p in pieces if p.coarse != "none" and not callable(given)):
+        if isinstance(given, CoarseKind) and piece.coarse == str(given):
             found[piece.index] = given
         elif piece.coarse_kind:
             found[piece.index] = described({**piece.coarse_options, "kind": piece.coarse_kind})
@@ -132,17 +125,11 @@ def kind_of_saved(text: str, method: Method, j: int) -> CoarseKind:
 
     """
     name, _, number = text.partition(" ")
-    try:
-        match name:
-            case "thinned":
-                return Thinned(int(number))
-            case "stepped":
-                return Stepped(int(number))
-            case "factored":
-                return Factored(float(number))
-    except ValueError as error:
-        raise CoarseError(f"no kind of coarse propagator was written {text!r}.") from error
-    found = find(text)
-    if found is None:
-        raise CoarseError(f"no kind of coarse propagator was written {text!r}.")
-    return found.of(method, j)
+    numbered = {"thinned": (Thinned, int), "stepped": (Stepped, int), "factored": (Factored, float)}
+    with suppress(ValueError):
+        if name in numbered:
+            kind, number_of = numbered[name]
+            return kind(number_of(number))
+        if found := find(text):
+            return found.of(method, j)
+    raise CoarseError(f"no kind of coarse propagator was written {text!r}.")

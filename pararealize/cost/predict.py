@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.cost.simulate import Timeline, critical_coarse_seconds, simulate
+from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.chain import Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
@@ -100,11 +100,8 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
 def timed(plan: Plan, schedule: Schedule) -> Plan:
     """The plan with the predicted time of a schedule that is not placed yet."""
     timeline = predict(plan, place(schedule, plan.n, plan.devices))
-    return replace(
-        plan,
-        parallel_seconds=timeline.makespan,
-        critical_coarse_seconds=critical_coarse_seconds(timeline),
-    )
+    seconds, coarse = timeline.makespan, timeline.critical_coarse_seconds
+    return replace(plan, parallel_seconds=seconds, critical_coarse_seconds=coarse)
 
 
 def _piece(

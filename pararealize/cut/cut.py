@@ -36,17 +36,12 @@ def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> t
     """
     if not 1 <= n <= size:
         raise CutError(f"{size} layers cannot be cut into {n} pieces.")
-    bound = _upper_bound(size, n, weight)
+    equal = [round(j * size / n) for j in range(n + 1)]  # its heaviest piece bounds the best's
+    bound = max(weight(a, b) for a, b in pairwise(equal))
     table = _weights(size, weight, least or (lambda _a, _b: 0.0), bound)
     best = _solve(table, n, np.maximum)[0]
     allowed = np.where(table <= best * (1 + 1e-9), table, np.inf)
     return _solve(allowed**2, n, np.add)[1]
-
-
-def _upper_bound(size: int, n: int, weight: Weight) -> float:
-    """Largest weight of the partition into runs of equal length."""
-    bounds = [round(j * size / n) for j in range(n + 1)]
-    return max(weight(a, b) for a, b in pairwise(bounds))
 
 
 def _weights(size: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
@@ -93,12 +88,11 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine
     waits = _first_guess(weights, method, end, n)
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
 
-    def weight(first: int, last: int) -> float:
-        value = weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
-        return value + (waits if first else 0.0) + weights.added(first, last)
-
     def bare(first: int, last: int) -> float:
         return weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
+
+    def weight(first: int, last: int) -> float:
+        return bare(first, last) + (waits if first else 0.0) + weights.added(first, last)
 
     best = min_max(end, n, weight, weights.fine)
     known = all(map(isfinite, starmap(weight, pairwise(best))))
@@ -119,7 +113,7 @@ def _first_guess(weights: Weights, method: Method, end: int, n: int) -> float:
 
 
 def check_count(chain: Chain, n: int) -> None:
-    """Whether the chain can be cut into ``n``.
+    """Raise where the chain cannot be cut into ``n``.
 
     Raises:
         CutError: says how many pieces are possible and what to write.

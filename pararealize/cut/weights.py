@@ -34,9 +34,7 @@ class Weights:
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
-        self.guesses: list[Cost | None] = (
-            guess_costs(self.setting, len(chain.layers)) if guessed else []
-        )
+        self.guesses = guess_costs(self.setting, len(chain.layers)) if guessed else []
 
     def fine(self, first: int, last: int) -> float:
         """The piece itself."""
@@ -71,10 +69,6 @@ class Weights:
             sweeps = isinstance(method, Parareal) and method.guess == "coarse"
             return inf if sweeps and self.coarse(first, last) == inf else 0.0
         count = method.iterations if isinstance(method, Parareal) else 1
-        corrections = count * self.evaluations * self.coarse(first, last) if count else 0.0
+        evaluations = 1 if self.setting.difference or self.kind.keeps_zero else 2
+        corrections = count * evaluations * self.coarse(first, last) if count else 0.0
         return self.guess(first) + corrections
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the coarse propagator that a correction takes."""
-        return 1 if self.setting.difference or self.kind.keeps_zero else 2

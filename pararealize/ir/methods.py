@@ -114,7 +114,7 @@ class Parareal:
         return len(self.coarse_depth) if isinstance(self.coarse_depth, tuple) else None
 
     def check_subnetworks(self, n: int) -> None:
-        """Whether options that name every subnetwork are for as many as there are.
+        """Raise where options that name every subnetwork are for another number of them.
 
         Raises:
             MethodError: they are not.
@@ -225,9 +225,8 @@ class MGRIT:
         if isinstance(given, list):
             object.__setattr__(self, "coarsening", tuple(given))
         factors = given if isinstance(given, (tuple, list)) else (given,)
-        whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 2 for c in factors)
-        count = len(factors) == self.levels - 1 or isinstance(given, int)
-        if not whole or not count:
+        fits = len(factors) == self.levels - 1 or isinstance(given, int)
+        if not fits or not all(is_count(factor, 2) for factor in factors):
             raise MethodError(
                 f"MGRIT(levels={self.levels}, coarsening={given!r}): expected one factor of 2 or "
                 f"more, or {self.levels - 1} of them, one for each coarse level: "
@@ -272,7 +271,7 @@ def _check_coarse(method: Method) -> None:
 
     A kind's object that the method would make of its name itself is replaced by the name.
     """
-    if isinstance(method, Parareal) and coarse_registry().is_kind(method.coarse):
+    if isinstance(method, Parareal) and isinstance(method.coarse, coarse_registry().CoarseKind):
         object.__setattr__(method, "coarse", coarse_registry().shortest(method))
     else:
         check_choices(method, {"coarse": coarse_names(type(method))})

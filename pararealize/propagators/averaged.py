@@ -51,7 +51,7 @@ class Averaged(Propagator):
         """A tree of modules with the names that the segment uses."""
         shadow = nn.Module()
         for path in (*modules_of(self.segment), *self._read()):
-            self._put(shadow, path, _found(self.root, path))
+            self._put(shadow, path, attribute(self.root, path))
         object.__setattr__(self, "_shadow", shadow)
         object.__setattr__(self, "_seen", None)
         inner = Fine(shadow, self.segment, self.segment, self.label, borrows=True)
@@ -91,7 +91,7 @@ class Averaged(Propagator):
         return (*modes, *((id(t), t._version, t.dtype, t.device) for t in tensors))
 
     def _tensors(self, path: str) -> Iterable[Tensor]:
-        found = _found(self.root, path)
+        found = attribute(self.root, path)
         if isinstance(found, Tensor):
             return (found,)
         return (*found.parameters(), *found.buffers())
@@ -100,9 +100,9 @@ class Averaged(Propagator):
     def _refresh(self) -> None:
         for path in (*modules_of(self.segment), *self._read()):
             if path not in self.averages:
-                self._put(self._shadow, path, _found(self.root, path))
+                self._put(self._shadow, path, attribute(self.root, path))
         for path, sources in self.averages.items():
-            means = [_found(self.root, source) for source in sources]
+            means = [attribute(self.root, source) for source in sources]
             if isinstance(means[0], Tensor):
                 self._put(self._shadow, path, _mean(means))
             else:
@@ -148,13 +148,14 @@ def borrowed(
     return Fine(root, segment, segment, label, borrows=True)
 
 
-def _found(root: nn.Module, path: str) -> Any:
+def attribute(root: nn.Module, path: str) -> Any:
+    """What a path says of a network: a module, a parameter, a buffer or another attribute."""
     owner, _, name = path.rpartition(".")
     return getattr(root.get_submodule(owner), name)
 
 
 def _training(root: nn.Module, path: str) -> bool:
-    found = _found(root, path)
+    found = attribute(root, path)
     return bool(found.training) if isinstance(found, nn.Module) else True
 
 
