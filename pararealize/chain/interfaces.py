@@ -11,7 +11,7 @@ from torch import nn
 
 from pararealize.chain.layers import LayerBuilder, module_path
 from pararealize.errors import CutError
-from pararealize.ir.chain import Chain, Interface, Profile, State, TensorSpec
+from pararealize.ir.chain import Chain, Interface, Profile, State
 from pararealize.ir.program import AMBIENT, Program
 from pararealize.tracing.aliasing import parting
 from pararealize.tracing.trace import Trace
@@ -56,7 +56,8 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
     interfaces = []
     for values in pairs:
         live, _, stop, _ = values
-        state = tuple(_tensor(profile, name) for name in live)
+        specs = (profile.specs[value] for value in live)
+        state = tuple(spec for spec in specs if spec is not None)  # as none of them is
         name, module = traced.train.operations[stop - 1].name, makers.get(stop - 1, "")
         interfaces.append(Interface(name, module, *values, states.setdefault(state, state)))
     return _chain(model, traced, profile, tuple(interfaces))
@@ -73,13 +74,6 @@ def _chain(
         builder(*span, *ends) for span, ends in zip(pairwise(stops), around, strict=True)
     )
     return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
-
-
-def _tensor(profile: Profile, name: str) -> TensorSpec:
-    spec = profile.specs[name]
-    if spec is None:
-        raise CutError(f"the value {name} that crosses an interface is no tensor.")
-    return spec
 
 
 def _legal(

@@ -1,4 +1,4 @@
-"""Copies: coarse networks made of a subnetwork's own layers, which start from their weights."""
+"""Copies: the subnetwork itself, and networks of its own layers that start from their weights."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ THIN = Pruning(normalisation=True, whole=True)
 
 def replica(chain: Chain, model: nn.Module, first: int, last: int) -> Segment:
     """The piece ``first`` … ``last - 1`` to run with weights of its own, without dropout."""
-    return without_dropout(
-        chain, model, without_dead_code(chain.segment(first, last, training=True))
-    )
+    segment = without_dead_code(chain.segment(first, last, training=True))
+    return without_dropout(chain, model, segment)
 
 
 def replica_costs(setting: Setting) -> LayerCosts:
@@ -60,6 +59,24 @@ def copy_of(kind: CoarseKind, site: Site, segment: Segment | None, *, whole: boo
         return None
     module = Fresh(site.setting.model, segment, bias=True, trained=True)
     return kind.network(site, cost, module, segment.inputs)
+
+
+@final
+@dataclass(frozen=True)
+class Exact(CoarseKind):
+    """The subnetwork itself: the exact case."""
+
+    name = "fine"
+    takes_tuples = True
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of the layers themselves."""
+        for last in range(first + 1, len(setting.chain.layers) + 1):
+            yield setting.fine.between(first, last)
+
+    def build(self, site: Site) -> Coarse | None:
+        """The subnetwork's fine propagator, which is there."""
+        return self.coarse(site.fine)
 
 
 @final
@@ -113,7 +130,7 @@ class Thinned(CoarseKind):
     def build(self, site: Site) -> Coarse | None:
         """The copy, or ``None`` where it would be whole."""
         chain = site.setting.chain
-        selection = Selection(chain, site.first).until(site.last)
+        selection = Selection(chain, *site.span)
         kept = THIN.kept(selection, self._repeated(chain, *site.span))
         segment = prune(chain, site.setting.model, *site.span, kept, THIN)
         return copy_of(self, site, segment, whole=False)

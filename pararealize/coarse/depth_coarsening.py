@@ -42,7 +42,7 @@ class IntervalCosts:
         self.strided: dict[tuple[int, int], list[Cost]] = {}
 
     def between(self, first: int, last: int, runs: Sequence[RepeatedBlocks], stride: int) -> Cost:
-        """Of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
+        """Cost of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
         total, at = Cost(), first
         for run in runs:
             if run.start > at:
@@ -52,7 +52,7 @@ class IntervalCosts:
         return total + self.layers.between(at, last) if at < last else total
 
     def run(self, run: RepeatedBlocks, stride: int) -> Cost:
-        """Of a run's intervals of ``stride`` blocks; the last may be shorter."""
+        """Cost of a run in intervals of ``stride`` blocks, of which the last may be shorter."""
         whole, rest = divmod(run.count, stride)
         if not whole:
             return self.interval(run.start, run.period, rest)
@@ -65,7 +65,7 @@ class IntervalCosts:
         return total + self.interval(run.start + length, run.period, rest) if rest else total
 
     def interval(self, start: int, period: int, count: int) -> Cost:
-        """Of an interval of so many blocks from the layer ``start`` on."""
+        """Cost of an interval of so many blocks from the layer ``start`` on."""
         first = self.layers.between(start, start + period)
         if count == 1:
             return first
@@ -82,7 +82,7 @@ class IntervalCosts:
         return total
 
     def _strided(self, period: int, stride: int) -> list[Cost]:
-        """For every layer the intervals from there on, one after another to the chain's end."""
+        """Cost of the intervals from every layer on, one after another to the chain's end."""
         if (period, stride) not in self.strided:
             size, length = len(self.layers.each), period * stride
             found = [Cost()] * (size + 1)
@@ -149,10 +149,12 @@ class IntervalWriter:
             return
         indices = self.taken(len(layers))
         factors = self.weights.get(first, [len(layers) / len(indices)] * len(indices))
-        terms = [
-            self._scaled(self._branch(layers[i], first), factor)
-            for i, factor in zip(indices, factors, strict=True)
-        ]
+        terms = []
+        for i, factor in zip(indices, factors, strict=True):
+            term = self._branch(layers[i], first)
+            if factor != 1:
+                term = self._write(f"{term}_scaled", operator.mul, Ref(term), float(factor))
+            terms.append(term)
         total = terms[0]
         for term in terms[1:]:
             total = self._write(f"{term}_sum", operator.add, Ref(total), Ref(term))
@@ -165,11 +167,6 @@ class IntervalWriter:
         names = {**self.names, before: self.names.get(start, start)}
         self.operations += [o.renamed(names) for o in self._operations(layer)[:-1]]
         return self.chain.layers[layer].branch or ""
-
-    def _scaled(self, name: str, factor: float) -> str:
-        if factor == 1:
-            return name
-        return self._write(f"{name}_scaled", operator.mul, Ref(name), float(factor))
 
     def _write(self, name: str, function: object, *args: object) -> str:
         self.operations.append(Operation(name, "function", function, args))

@@ -27,7 +27,7 @@ class Fitted(IntervalKind):
     samples: int = 2
 
     def taken(self, count: int) -> Sequence[int]:
-        """Those in the middle of equal parts, or all."""
+        """The layers in the middle of equal parts, or all."""
         return spread(count, self.samples)
 
     @torch.no_grad()

@@ -109,7 +109,7 @@ class Identity(IntervalKind):
     candidates = ({},)
 
     def taken(self, count: int) -> Sequence[int]:
-        """None."""
+        """No layer."""
         return range(count)[:0]
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
@@ -136,7 +136,7 @@ class Rediscretized(IntervalKind):
     candidates = ({},)
 
     def taken(self, count: int) -> Sequence[int]:
-        """The first."""
+        """The first layer."""
         return range(count)[:1]
 
 
@@ -150,7 +150,7 @@ class Mean(IntervalKind):
     candidates = ({},)
 
     def taken(self, count: int) -> Sequence[int]:
-        """The first, with other weights."""
+        """The first layer, with other weights."""
         return range(count)[:1]
 
 
@@ -164,7 +164,7 @@ class Sampled(IntervalKind):
     samples: int = 2
 
     def taken(self, count: int) -> Sequence[int]:
-        """Those in the middle of equal parts, or all."""
+        """The layers in the middle of equal parts, or all."""
         return spread(count, self.samples)
 
 
@@ -176,7 +176,7 @@ class Summed(IntervalKind):
     name = "summed"
 
     def taken(self, count: int) -> Sequence[int]:
-        """All."""
+        """All layers."""
         return range(count)
 
 

@@ -88,12 +88,12 @@ class CoarseKind(ABC):
         """
 
     def reason(self, site: Site) -> str:
-        """Why there is none."""
+        """Why there is no propagator of this kind."""
         before, after = (" and ".join(map(str, state)) for state in site.states)
         return f"none is known from {before or 'the inputs'} to {after or 'the output'}"
 
     def refusal(self, site: Site) -> CoarseError:
-        """The error that there is none; says why and what to write."""
+        """The error that there is no propagator of this kind; says why and what to write."""
         layers = site.setting.chain.layers
         return CoarseError(
             f"no {self.name!r} coarse propagator for subnetwork {site.number} "

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
 from pararealize.coarse.builder import CoarseBuilder
-from pararealize.coarse.interval_error import interval_error
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
-from pararealize.cost.probe import Probe
+from pararealize.cost.probe import Probe, perturbed, relative_error
 from pararealize.errors import CoarseError, CutError, MethodError
 from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse
@@ -21,7 +25,10 @@ from pararealize.ir.hierarchy import Level, hierarchy, propagator
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Machine
 from pararealize.ir.target import Target
+from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.compiled import is_random, modules_of
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.values.combine import combine
 
 
 def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
@@ -134,7 +141,9 @@ class LevelBuilder:
         pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
         features = [self.features[j] for j in pieces if j in self.features]
         if features and not whole:
-            layers = without(layers, tuple(name for each in features for name in each.names))
+            layers = without(
+                layers, tuple(name for each in features for name in each.segment.results or ())
+            )
         coarse = kind.borrowed(self.chain, layers, averages)
         return coarse if segment else replace(coarse, kind="own layers", name="", options={})
 
@@ -153,7 +162,7 @@ class LevelBuilder:
 
 
 def _check_runs(partition: Partition, method: MGRIT) -> None:
-    """Raise where no layers repeat, of which one could stand for several."""
+    """Raise where no layers repeat, so that none could stand for several."""
     chain, first, last = partition.chain, partition.bounds[0], partition.bounds[-1]
     if repeated_blocks(chain, first, last):
         return
@@ -171,3 +180,45 @@ def _check_runs(partition: Partition, method: MGRIT) -> None:
         "pararealize(model, n, method=Parareal()), or give a function "
         "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
     )
+
+
+def interval_error(
+    probe: Probe, span: tuple[int, int], start: int, coarse: Coarse, method: MGRIT
+) -> float:
+    """The relative error to expect of states and adjoints after the method's cycles.
+
+    With e = ‖Φ(u) - G(u)‖ / ‖Φ(u)‖, ρ what a cycle leaves of a jump, and e' the like of e for
+    adjoints: max(e ρ^K, e' ρ^(K' - 1)) after K cycles forward and K' back, whose last takes no
+    correction. ``start`` is the slice boundary at which the span of layers begins.
+    """
+    assert coarse.segment is not None
+    state, fine = probe.trajectory[start], probe.layers(*span)
+    rough = borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(probe.seed)
+        exact, guess = _run(probe, fine, state), _run(probe, rough, state)
+        error = relative_error(guess, exact)
+        if state is None:
+            return error
+        moved = tree_map_only(Tensor, perturbed, state)
+        jump = combine("+-", _run(probe, fine, moved), exact)
+        response = combine("+-", _run(probe, rough, moved), guess)
+        rate = relative_error(response, jump)
+        adjoint = tree_map_only(Tensor, torch.randn_like, exact)
+        back = [_transposed(probe, p, state, adjoint) for p in (rough, fine)]
+    forward = error * rate**method.forward_cycles
+    return max(forward, relative_error(*back) * rate ** (method.backward_cycles - 1))
+
+
+@torch.no_grad()
+def _run(probe: Probe, propagator: Propagator, state: Any) -> Any:
+    return probe.run(propagator, state)
+
+
+def _transposed(probe: Probe, propagator: Propagator, state: Any, adjoint: Any) -> Any:
+    """The adjoint before a propagator, of the one after it."""
+    with torch.enable_grad():
+        leaf = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(), state)
+        result = probe.run(propagator, leaf)
+        found = torch.autograd.grad(tree_leaves(result), tree_leaves(leaf), tree_leaves(adjoint))
+    return tuple(found)

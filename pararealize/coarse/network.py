@@ -1,13 +1,12 @@
-"""Network: small fresh networks, of a subnetwork's own kinds of layers or generic ones."""
+"""Network: small fresh networks, of own kinds of layers or generic ones, where one is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-from torch import nn
-
+from pararealize.coarse.intervals import Identity, Rediscretized
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, Site, can_copy, like
@@ -22,6 +21,9 @@ EXACT = "coarse='fine', correction='difference'"
 
 #: What equal costs may differ by that were summed in another order.
 ROUNDING = 1e-9
+
+#: A sweep must at least halve an error for a coarse propagator without weights to be chosen.
+CONTRACTS = 0.5
 
 
 @final
@@ -50,7 +52,7 @@ class OwnLayers(CoarseKind):
         """The layers with fresh weights, without biases where jumps are corrected."""
         chain, model = site.setting.chain, site.setting.model
         how = Pruning(site.setting.difference)
-        selection = Selection(chain, site.first).until(site.last)
+        selection = Selection(chain, *site.span)
         kept = how.kept(selection, self._repeated(selection))
         segment = prune(chain, model, *site.span, kept, how)
         if not can_copy(segment):
@@ -92,17 +94,16 @@ class Generic(CoarseKind):
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
         source, target = site.states
-        module = self._module(site.setting, source, target)
+        module = generic_coarse(source, target, bias=site.setting.difference)
         if module is None:
             return None
         module = like(module, site.setting.model)
         return self.network(site, module_cost(module, source, site.setting.machine), module)
 
     def _price(self, setting: Setting, source: State, target: State) -> Cost | None:
-        return setting.price(lambda: (self._module(setting, source, target), source))
-
-    def _module(self, setting: Setting, source: State, target: State) -> nn.Module | None:
-        return generic_coarse(source, target, bias=setting.difference)
+        return setting.price(
+            lambda: (generic_coarse(source, target, bias=setting.difference), source)
+        )
 
 
 @final
@@ -143,3 +144,42 @@ class Network(CoarseKind):
 
     def _is_dear(self, own: Cost, fine: float) -> bool:
         return own.seconds > self.budget * fine * (1 + ROUNDING)
+
+
+@final
+@dataclass(frozen=True)
+class Auto(CoarseKind):
+    """Identity or rediscretized where a probe says that they contract, else a fresh network.
+
+    Multigrid chooses among intervals by their errors, and calibration among all candidates.
+    """
+
+    name = "auto"
+    methods = ("Parareal", "MGRIT")
+    heeds = ("coarse_depth", "coarse_budget")
+    takes_tuples = True
+    keeps_zero = True
+    depth: int = 1
+    budget: float = 0.75
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of networks: what contracts is known of built propagators only."""
+        return Network(self.depth, self.budget).costs(setting, first)
+
+    def build(self, site: Site) -> Coarse | None:
+        """The choice.
+
+        Raises:
+            CoarseError: nothing contracts, and no network is known.
+
+        """
+        free = [c for c in (Identity().build(site), Rediscretized().build(site)) if c is not None]
+        for coarse in sorted(free, key=lambda c: c.cost.seconds) if site.probe else ():
+            assert site.probe is not None
+            error = site.probe.response_error(site.number, coarse.module, coarse.segment)
+            if error < CONTRACTS:
+                return replace(coarse, error=error)
+        network = Network(self.depth, self.budget)
+        if (found := network.build(site)) is None:
+            raise network.refusal(site)
+        return found

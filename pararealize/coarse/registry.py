@@ -7,10 +7,8 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
-from pararealize.coarse.auto import Auto
-from pararealize.coarse.copies import Stepped, Thinned, Whole
+from pararealize.coarse.copies import Exact, Stepped, Thinned, Whole
 from pararealize.coarse.custom import Custom
-from pararealize.coarse.exact import Exact
 from pararealize.coarse.factored import Factored
 from pararealize.coarse.fitted import Fitted
 from pararealize.coarse.intervals import (
@@ -22,7 +20,7 @@ from pararealize.coarse.intervals import (
     Summed,
 )
 from pararealize.coarse.kind import CoarseKind
-from pararealize.coarse.network import Generic, Network, OwnLayers
+from pararealize.coarse.network import Auto, Generic, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece

@@ -86,10 +86,9 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
             return 0.0
         if task.op == "join":
             return plan.machine.cost(0.0, 2 * sizes[task.piece - 1], launches=1).seconds
-        moved = (
-            (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1) / task.parts
-        )
-        return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
+        size, count = sizes[task.piece] or sizes.get(task.piece - 1, 0), len(task.reads)
+        moved = size * (count + 1) / task.parts
+        return plan.machine.cost(0.0, moved, launches=count - 1).seconds
 
     def message(task: Task) -> float:
         return plan.machine.message(sizes[task.piece - 1] / task.parts)

@@ -94,7 +94,7 @@ class Probe:
             moved = map_tensors(perturbed, state)
             exact = combine("+-", self.run(fine, moved), self.run(fine, state))
             guess = combine("+-", coarse(moved), coarse(state))
-        return norm(combine("+-", exact, guess)) / max(norm(exact), 1e-30)
+        return relative_error(guess, exact)
 
     def shapes(self, module: nn.Module, state: State) -> list[tuple[int, ...]]:
         """Shapes of what a module makes of a state."""
@@ -103,6 +103,11 @@ class Probe:
             result = probe(*(random_like(spec, self.model) for spec in state))
         leaves = result if isinstance(result, tuple) else (result,)
         return [tuple(leaf.shape) for leaf in leaves]
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    """The norm of a difference of two states or adjoints, relative to the one that is wanted."""
+    return norm(combine("+-", found, wanted)) / max(norm(wanted), 1e-30)
 
 
 def perturbed(leaf: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ REFUSALS = (
     *(AssertionError, NotImplementedError),
 )
 
+#: What an operation gives, its floating-point operations and the bytes that it moves.
+Measured = tuple[Any, tuple[float, float]]
+
 
 def profile(
     program: Program,
@@ -80,9 +83,7 @@ def without_data(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _measure(
-    function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[Any, tuple[float, float]]:
+def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
@@ -98,11 +99,11 @@ class _Evaluator:
 
     def __init__(self, model: nn.Module, training: bool) -> None:
         self.model, self.training = model, training
-        self.known: dict[Any, tuple[Any, tuple[float, float]]] = {}
+        self.known: dict[Any, Measured] = {}
 
     def __call__(
         self, operation: Operation, values: Mapping[str, Any], inputs: Mapping[str, Any]
-    ) -> tuple[Any, tuple[float, float]]:
+    ) -> Measured:
         args, kwargs = operation.map_refs(lambda ref: values[ref.name])
         match operation.kind:
             case "input":
@@ -116,7 +117,7 @@ class _Evaluator:
                 return None, (0.0, 0.0)
         return self._run(operation, args, kwargs)
 
-    def _run(self, operation: Operation, args: Any, kwargs: Any) -> tuple[Any, tuple[float, float]]:
+    def _run(self, operation: Operation, args: Any, kwargs: Any) -> Measured:
         module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
         key = (_identity(operation, module), _key(args), _key(kwargs))
         if key in self.known:
@@ -140,7 +141,7 @@ class _Evaluator:
 
     def _computed(
         self, operation: Operation, module: nn.Module, args: Any, kwargs: Any
-    ) -> tuple[Any, tuple[float, float]]:
+    ) -> Measured:
         """The shapes of a module that looks at numbers: it is run once, on random ones."""
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         try:

@@ -29,12 +29,7 @@ from pararealize.schedule.place import place_iteration
 class MGRITPasses(MethodPasses):
     """What multigrid reduction in time decides."""
 
-    @property
-    def method(self) -> MGRIT:
-        """Its options."""
-        method = self.request.method
-        assert isinstance(method, MGRIT)
-        return method
+    method: MGRIT
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""

@@ -27,12 +27,7 @@ from pararealize.schedule.place import owner, place, place_stages
 class PararealPasses(MethodPasses):
     """What parareal decides."""
 
-    @property
-    def method(self) -> Parareal:
-        """Its options."""
-        method = self.request.method
-        assert isinstance(method, Parareal)
-        return method
+    method: Parareal
 
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks.
@@ -98,12 +93,13 @@ class PararealPasses(MethodPasses):
 
         """
         asked = self.request.chunks
-        counts = chunk_counts(decisions) if asked is None else (asked,)
-        whole = inseparable(decisions) if max(counts) > 1 else None
-        if whole is not None:
+        whole = None if asked == 1 else inseparable(decisions)
+        if asked is not None and whole is not None:
             raise MethodError(
                 f"chunks={asked}: the coarse network of subnetwork {whole} does not treat every "
                 "sample of a batch by itself (BatchNorm?), so that slices would change what it "
                 "computes: leave chunks out, or choose another coarse network."
             )
-        return counts if self.ranks > 1 else (1,)
+        if asked is not None and self.ranks > 1:
+            return (asked,)
+        return chunk_counts(decisions) if whole is None and self.ranks > 1 else (1,)

@@ -35,6 +35,7 @@ class MethodPasses(ABC):
 
     def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:
         self.request, self.serial, self.ranks, self.saved = request, serial, ranks, saved
+        self.method: Any = request.method
 
     @abstractmethod
     def decide(self, probe: Probe, ranks: int) -> Decisions:
@@ -60,7 +61,7 @@ class MethodPasses(ABC):
 
     def probe(self, partition: Partition, given: Mapping[str, Any] | None = None) -> Probe:
         """Evaluations of a partition's parts on inputs that were ``given``, or on random ones."""
-        return Probe(partition, self.serial, dict(given or {}), self.request.method.seed)
+        return Probe(partition, self.serial, dict(given or {}), self.method.seed)
 
     def decided(self, probe: Probe, plan: Plan, **parts: Any) -> Decisions:
         """The decisions of a plan and other parts, with what the network and its tracing say."""

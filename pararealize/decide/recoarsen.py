@@ -22,7 +22,6 @@ from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
-from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import together
 
 
@@ -51,9 +50,12 @@ def recoarsened(
         plan, levels = _decided(emission.decisions, whole, args, kwargs)
     if transport is not None:
         plan, levels = transport.exchange((plan, levels))[0]
+    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
+    coarse = propagators_of(own, emission.serial)
+    share_masks(coarse, dict.fromkeys(coarse, 2))
     return replace(
         emission.with_plan(plan),
-        propagators={**emission.propagators, **_coarse(emission, levels)},
+        propagators={**emission.propagators, **coarse},
         own_streams=any(p.draws for p in propagators_of(levels, whole).values()),
     )
 
@@ -86,11 +88,3 @@ def _decided(
         _, levels, new = decide_levels(builder, plan.ranks)
     changed = ("pieces", "levels", "parallel_seconds", "critical_coarse_seconds")
     return replace(plan, **{name: getattr(new, name) for name in changed}), levels
-
-
-def _coarse(emission: Emission, levels: Mapping[Target, Coarse]) -> dict[Target, Propagator]:
-    """The new coarse propagators that this process applies, with the masks that they need."""
-    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
-    found = propagators_of(own, emission.serial)
-    share_masks(found, dict.fromkeys(found, 2))
-    return found

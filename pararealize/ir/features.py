@@ -56,11 +56,10 @@ def _part(
 class Features:
     """Values of a slice that do not depend on its state: what a recurrent network sees.
 
-    ``segment`` computes them; ``names`` are its results, in order.
+    ``segment`` computes them; they are its results, in order.
     """
 
     segment: Segment
-    names: tuple[str, ...]
     cost: Cost
 
 
@@ -80,4 +79,4 @@ def find_features(chain: Chain, first: int, last: int) -> Features | None:
     read = {name for operation in later for name in operation.uses} | set(segment.results or ())
     names = tuple(o.name for o in operations if o.name in read)
     part = _part(segment, operations, (), names)
-    return Features(part, names, chain.profile.cost(operations)) if names else None
+    return Features(part, chain.profile.cost(operations)) if names else None

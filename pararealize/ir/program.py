@@ -98,10 +98,15 @@ class Program:
     def __getitem__(self, name: str) -> Operation:
         return self.operations[self.index[name]]
 
+    @cached_property
+    def ambient(self) -> tuple[Operation, ...]:
+        """The operations that any segment may repeat for itself."""
+        return tuple(o for o in self.operations if o.kind in AMBIENT)
+
     @property
     def inputs(self) -> tuple[Operation, ...]:
         """The network's arguments."""
-        return tuple(o for o in self.operations if o.kind == "input")
+        return tuple(o for o in self.ambient if o.kind == "input")
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,12 @@ class Segment:
 
 
 def cut_segment(
-    program: Program,
-    start: int,
-    stop: int,
-    state: tuple[str, ...],
-    results: tuple[str, ...] | None,
+    program: Program, start: int, stop: int, state: tuple[str, ...], results: tuple[str, ...] | None
 ) -> Segment:
     """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
     own = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
     inputs = (o.name for o in program.inputs)
-    return with_ambient(program.operations, inputs, own, state, results)
+    return with_ambient(program.ambient, inputs, own, state, results)
 
 
 def with_ambient(
