@@ -14,7 +14,7 @@ from pararealize.calibration.candidates import Built
 from pararealize.calibration.observe import Observed, states_of
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.copies import replica
-from pararealize.propagators.factored import Factored, Layer, by_channel
+from pararealize.propagators.factored import FactoredLayer, Layer, by_channel
 from pararealize.propagators.fresh import Fresh
 from pararealize.runtime.values.pytree import leaves_of
 
@@ -52,7 +52,7 @@ def start(subject: Subject, built: Built, observed: Observed) -> None:
         module = coarse.module
         if not isinstance(module, Fresh):
             continue
-        factored = {k: m for k, m in module.layers.items() if isinstance(m, Factored)}
+        factored = {k: m for k, m in module.layers.items() if isinstance(m, FactoredLayer)}
         if factored:
             whole = _whole(subject, j)
             originals = {key: cast("Layer", whole.layers[key]) for key in factored}

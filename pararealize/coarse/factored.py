@@ -13,8 +13,7 @@ from pararealize.coarse.setting import LayerCosts, Setting, Site, can_copy
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.program import Operation
-from pararealize.propagators.factored import Factored as FactoredLayer
-from pararealize.propagators.factored import is_plain, products_left, rank_of
+from pararealize.propagators.factored import FactoredLayer, is_plain, products_left, rank_of
 from pararealize.propagators.fresh import Fresh
 
 

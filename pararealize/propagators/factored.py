@@ -14,7 +14,7 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @final
-class Factored(nn.Module):
+class FactoredLayer(nn.Module):
     """A layer y = W x + b with weights of low rank: y = U (V x) + b', U of ``rank`` columns.
 
     ``reduce`` (V) is the layer with as many channels as the rank, ``expand`` (U, b') a linear map

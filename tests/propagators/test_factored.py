@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pararealize.propagators.factored import Factored, by_channel, is_plain, products_left, rank_of
+from pararealize.propagators.factored import (
+    FactoredLayer,
+    by_channel,
+    is_plain,
+    products_left,
+    rank_of,
+)
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 10), (5, 3, 6)),
@@ -36,9 +42,9 @@ def moments(layer: nn.Module, answer: Tensor) -> tuple[Tensor, Tensor]:
 def test_of_full_rank_it_is_the_layer(name: str) -> None:
     """Both where it starts and on data; products of orthogonal matrices are exact to rounding."""
     layer, x = drawn(name)
-    factored = Factored(layer, min(layer.weight.flatten(1).shape))
+    factored = FactoredLayer(layer, min(layer.weight.flatten(1).shape))
     assert torch.allclose(factored(x), layer(x), rtol=0, atol=1e-12)
-    whole = Factored(layer, len(layer.weight)) if name == "2d" else factored
+    whole = FactoredLayer(layer, len(layer.weight)) if name == "2d" else factored
     whole.project(layer, *moments(layer, layer(x)))
     assert torch.allclose(whole(x), layer(x), rtol=0, atol=1e-12)
 
@@ -49,7 +55,7 @@ def test_on_data_it_leaves_out_what_varies_least(name: str) -> None:
     layer, x = drawn(name)
     answer = layer(x).detach()
     mean, covariance = moments(layer, answer)
-    factored = Factored(layer, 2)
+    factored = FactoredLayer(layer, 2)
     factored.project(layer, mean, covariance)
     wrong = by_channel(layer, factored(x) - answer).detach()
     left = torch.linalg.eigvalsh(covariance)[:-2].sum()
@@ -59,7 +65,7 @@ def test_on_data_it_leaves_out_what_varies_least(name: str) -> None:
 
 def test_it_starts_from_the_leading_singular_vectors() -> None:
     layer, _ = drawn("linear")
-    factored = Factored(layer, 3)
+    factored = FactoredLayer(layer, 3)
     product = factored.expand.weight @ factored.reduce.weight
     left = torch.linalg.svdvals(layer.weight.detach())[3:]
     wrong = torch.linalg.norm(product - layer.weight).item()
@@ -72,7 +78,7 @@ def test_what_is_left_is_what_its_weights_are(name: str) -> None:
     layer, _ = drawn(name)
     rank = rank_of(layer, 0.4)
     assert rank is not None
-    factored = Factored(layer, rank)
+    factored = FactoredLayer(layer, rank)
     weights = factored.reduce.weight.numel() + factored.expand.weight.numel()
     assert products_left(layer, 0.4) == pytest.approx(weights / layer.weight.numel())
     assert weights < layer.weight.numel()
@@ -100,7 +106,7 @@ def test_other_layers_stay_as_they_are(layer: nn.Module) -> None:
 
 def test_a_frozen_half_precision_layer_gets_trainable_factors_of_its_kind() -> None:
     layer = nn.Linear(8, 64).bfloat16().requires_grad_(False)
-    factored = Factored(layer, 2)
+    factored = FactoredLayer(layer, 2)
     assert all(p.requires_grad and p.dtype == torch.bfloat16 for p in factored.parameters())
     assert not any(p.requires_grad for p in layer.parameters())
     assert factored(torch.randn(3, 8).bfloat16()).shape == (3, 64)
