@@ -1,4 +1,4 @@
-"""Factored copies: whole subnetworks with weights of low rank, and what they cost."""
+"""FactoredLayer copies: whole subnetworks with weights of low rank, and what they cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pararealize import Parareal, pararealize
 from pararealize.errors import CoarseError
 from pararealize.ir.methods import Method
 from pararealize.ir.serialise import read
-from pararealize.propagators.factored import Factored
+from pararealize.propagators.factored import FactoredLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -41,7 +41,7 @@ def wide() -> nn.Module:
 def test_every_layer_is_kept_with_a_share_of_its_rank() -> None:
     x = torch.randn(3, 16, dtype=torch.float64)
     net = pararealize(wide(), 2, method=method(), example_inputs=(x,), interfaces=["2"])
-    factored = [m for m in net.coarse["1"].modules() if isinstance(m, Factored)]
+    factored = [m for m in net.coarse["1"].modules() if isinstance(m, FactoredLayer)]
     assert [m.reduce.weight.shape[0] for m in factored] == [4] * 6
     assert [piece.coarse for piece in net.plan.pieces] == ["factored 0.25"] * 2
     assert [piece.coarse_parameters for piece in net.plan.pieces] == [3 * (320 + 320 + 64 + 16)] * 2
