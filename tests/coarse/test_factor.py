@@ -1,4 +1,4 @@
-"""FactoredLayer copies: whole subnetworks with weights of low rank, and what they cost."""
+"""Factored copies: whole subnetworks with weights of low rank, and what they cost."""
 
 from __future__ import annotations
 
