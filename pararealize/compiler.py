@@ -26,7 +26,7 @@ from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.ranks import release
 from pararealize.errors import SlowerThanSerialWarning
-from pararealize.ir.chain import Chain, Profile
+from pararealize.ir.chain import Chain
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Plan, Tracing
@@ -137,8 +137,7 @@ def compile_as(
         share_weights(serial, transport)
     with _in_turn(transport):
         traced = trace_network(serial, request.tracing, request.given)
-        costs = _profile(traced, serial, request)
-        chain = _chain(traced, costs, serial, request)
+        chain = _chain(traced, serial, request)
     chain = _with_one_cost(chain, request, transport)
     with _in_turn(transport):
         passes = passes_of(request, serial, places, saved)
@@ -163,15 +162,12 @@ def _in_turn(transport: Transport | None) -> AbstractContextManager[Any]:
     return nullcontext() if transport is None else transport.alone()
 
 
-def _profile(traced: Trace, serial: nn.Module, request: Request) -> Profile:
-    """Shapes and predicted costs, of the inputs given or of inferred ones."""
-    if request.given is None:
-        return infer_profile(traced.train, serial, request.machine)
-    return profile(traced.train, serial, request.given, request.machine)
-
-
-def _chain(traced: Trace, costs: Profile, serial: nn.Module, request: Request) -> Chain:
+def _chain(traced: Trace, serial: nn.Module, request: Request) -> Chain:
     """The layers between legal interfaces, through several tensors where that is better."""
+    if request.given is None:
+        costs = infer_profile(traced.train, serial, request.machine)
+    else:
+        costs = profile(traced.train, serial, request.given, request.machine)
     narrow = build_chain(serial, traced, costs)
     wide = partial(build_chain, serial, traced, costs, width=WIDEST)
     tuples = asked(request.method).takes_tuples
@@ -194,5 +190,5 @@ def _place(decisions: Decisions, passes: MethodPasses, transport: Transport | No
     if transport is not None:
         return passes.on_ranks(decisions)
     if passes.ranks > 1:
-        return passes.on_devices(decisions)
+        return passes.placed(decisions, deliver=False)
     return passes.on_one_device(decisions)

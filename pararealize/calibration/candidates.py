@@ -125,6 +125,6 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
 
 def _builder(subject: Subject, seed: int) -> CoarseBuilder:
     torch.manual_seed(seed)
-    partition, serial = subject.partition, subject.emission.serial
-    machine, probe = subject.emission.plan.machine, Probe(partition, serial, {}, seed)
-    return CoarseBuilder(partition, serial, subject.method, machine, probe)
+    machine = subject.emission.plan.machine
+    probe = Probe(subject.partition, subject.emission.serial, {}, seed)
+    return CoarseBuilder(probe, subject.method, machine)

@@ -6,53 +6,31 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
-import networkx as nx
 from torch import nn
 
 from pararealize.chain.layers import LayerBuilder, module_path
 from pararealize.errors import CutError
-from pararealize.ir.chain import Chain, Interface, Profile, State, TensorSpec
+from pararealize.ir.chain import Chain, Interface, Profile, State
 from pararealize.ir.program import AMBIENT, Program
 from pararealize.tracing.aliasing import parting
 from pararealize.tracing.trace import Trace
 
 
-def uses(program: Program) -> Any:
-    """Data flow between computing operations, as a ``networkx.DiGraph`` of their names.
-
-    Network inputs, weights and mode flags are no nodes: every segment reads them for itself.
-    """
-    graph = nx.DiGraph()
-    for operation in program:
-        if operation.kind not in AMBIENT:
-            graph.add_node(operation.name)
-            graph.add_edges_from(
-                (name, operation.name)
-                for name in operation.uses
-                if program[name].kind not in AMBIENT
-            )
-    return graph
-
-
 def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
     """Positions (just after an operation) crossed by at most ``width`` values, with those values.
 
-    A value is live from its operation to its last use; position i lies before operation i.
+    A value is live from its operation to its last use; position i lies before operation i. Network
+    inputs, weights and mode flags are no values: every segment reads them for itself.
     """
-    graph = uses(program)
-    last = {
-        name: max((program.index[user] for user in graph.successors(name)), default=-1)
-        for name in graph
-    }
+    own = [(i, o) for i, o in enumerate(program) if o.kind not in AMBIENT]
+    last = {name: i for i, operation in own for name in operation.uses}
     found: dict[int, tuple[str, ...]] = {}
     live: dict[str, int] = {}
-    for i, operation in enumerate(program):
-        if operation.kind in AMBIENT or operation.kind == "output":
+    for i, operation in own:
+        if operation.kind == "output":
             continue
-        if last[operation.name] > i:
-            live[operation.name] = last[operation.name]
+        live[operation.name] = last.get(operation.name, -1)
         live = {name: end for name, end in live.items() if end > i}
         if 0 < len(live) <= width:
             found[i + 1] = tuple(live)
@@ -68,31 +46,21 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
     """
     train = _legal(traced.train, profile, width, parting(traced.train, model))
     if traced.train is traced.eval:
-        pairs = [(i, i, live, live) for i, live in train.items()]
+        pairs = [(live, live, i, i) for i, live in train.items()]
     else:
         parts = parting(traced.eval, model)
         evaluate = {i: v for i, v in live_values(traced.eval, width).items() if not parts(i, v)}
         pairs = _matched(traced, train, evaluate)
     makers = _last_writers(traced.train)
     states: dict[State, State] = {}  # equal states are one object, which is cheap to compare
-
-    def state(live: tuple[str, ...]) -> State:
-        specs = tuple(_tensor(profile, name) for name in live)
-        return states.setdefault(specs, specs)
-
-    interfaces = tuple(
-        Interface(
-            name=traced.train.operations[stop - 1].name,
-            module=makers.get(stop - 1, ""),
-            values=live,
-            eval_values=eval_live,
-            stop=stop,
-            eval_stop=eval_stop,
-            state=state(live),
-        )
-        for stop, eval_stop, live, eval_live in pairs
-    )
-    return _chain(model, traced, profile, interfaces)
+    interfaces = []
+    for values in pairs:
+        live, _, stop, _ = values
+        specs = (profile.specs[value] for value in live)
+        state = tuple(spec for spec in specs if spec is not None)  # as none of them is
+        name, module = traced.train.operations[stop - 1].name, makers.get(stop - 1, "")
+        interfaces.append(Interface(name, module, *values, states.setdefault(state, state)))
+    return _chain(model, traced, profile, tuple(interfaces))
 
 
 def _chain(
@@ -101,23 +69,11 @@ def _chain(
     stops = [0, *(i.stop for i in interfaces), len(traced.train)]
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     builder = LayerBuilder(model, traced.train, profile)
+    around = pairwise((None, *interfaces, None))
     layers = tuple(
-        builder(
-            start,
-            stop,
-            interfaces[i - 1] if i else None,
-            interfaces[i] if i < len(interfaces) else None,
-        )
-        for i, (start, stop) in enumerate(pairwise(stops))
+        builder(*span, *ends) for span, ends in zip(pairwise(stops), around, strict=True)
     )
     return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
-
-
-def _tensor(profile: Profile, name: str) -> TensorSpec:
-    spec = profile.specs[name]
-    if spec is None:
-        raise CutError(f"the value {name} that crosses an interface is no tensor.")
-    return spec
 
 
 def _legal(
@@ -136,8 +92,11 @@ def _legal(
 
 def _matched(
     traced: Trace, train: Mapping[int, tuple[str, ...]], evaluate: Mapping[int, tuple[str, ...]]
-) -> list[tuple[int, int, tuple[str, ...], tuple[str, ...]]]:
-    """Interfaces of the train program that the eval program has as well, in order in both."""
+) -> list[tuple[tuple[str, ...], tuple[str, ...], int, int]]:
+    """Interfaces of the train program that the eval program has as well, in order in both.
+
+    Of each the live values and the position in both programs.
+    """
     train_keys, eval_keys = _keys(traced.train), _keys(traced.eval)
     there = {tuple(eval_keys[n] for n in live): (i, live) for i, live in evaluate.items()}
     pairs = []
@@ -145,7 +104,7 @@ def _matched(
     for stop, live in train.items():
         eval_stop, eval_live = there.get(tuple(train_keys[n] for n in live), (0, ()))
         if eval_stop > reached:
-            pairs.append((stop, eval_stop, live, eval_live))
+            pairs.append((live, eval_live, stop, eval_stop))
             reached = eval_stop
     return pairs
 
@@ -161,14 +120,10 @@ def _keys(program: Program) -> dict[str, Hashable]:
     return keys
 
 
-def _ancestors(path: str) -> list[str]:
-    parts = path.split(".") if path else []
-    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-
-
 def module_ends(program: Program) -> dict[str, int]:
     """For every module that ran, the position of the last operation it wrote."""
-    return {path: i for i, o in enumerate(program) for path in _ancestors(module_path(o))}
+    names = ((i, module_path(o).split(".")) for i, o in enumerate(program) if module_path(o))
+    return {".".join(path[:k]): i for i, path in names for k in range(1, len(path) + 1)}
 
 
 def _last_writers(program: Program) -> dict[int, str]:

@@ -29,28 +29,28 @@ class LayerBuilder:
         self, start: int, stop: int, before: Interface | None, after: Interface | None
     ) -> Layer:
         """The layer of the operations ``start`` … ``stop - 1``."""
-        body = [
-            o
-            for o in self.program.operations[start:stop]
-            if o.kind not in AMBIENT and o.kind != "output"
-        ]
-        costs = [self.profile.costs[o.name] for o in body]
+        skipped = AMBIENT | {"output"}
+        own = [o for o in self.program.operations[start:stop] if o.kind not in skipped]
+        costs = [self.profile.costs[o.name] for o in own]
         preserves = before is not None and after is not None and before.state == after.state
+        single: tuple[str, ...] = ()
+        if before and after and preserves and len(before.values) == 1:
+            single = before.values + after.values
         return Layer(
-            name=_layer_name(body, after),
+            name=_layer_name(own, after),
             start=start,
             stop=stop,
-            parameters=self._parameters(body),
+            parameters=self._parameters(own),
             cost=sum(costs, Cost()),
             preserves=preserves,
-            branch=self._branch(before, after) if preserves else None,
-            signature=tuple(self._signature(o) for o in body),
-            span=self._span(before, after) if preserves else None,
+            branch=self._branch(*single) if single else None,
+            signature=tuple(self._signature(o) for o in own),
+            span=self._span(*single) if single else None,
         )
 
-    def _parameters(self, body: list[Operation]) -> tuple[str, ...]:
+    def _parameters(self, operations: list[Operation]) -> tuple[str, ...]:
         names: dict[str, None] = {}
-        for operation in body:
+        for operation in operations:
             if operation.kind == "module":
                 module = self.model.get_submodule(operation.target)
                 prefix = f"{operation.target}." if operation.target else ""
@@ -63,26 +63,22 @@ class LayerBuilder:
             names.update({self.names[path]: None for path in attributes if path in self.names})
         return tuple(names)
 
-    def _branch(self, before: Interface | None, after: Interface | None) -> str | None:
+    def _branch(self, before: str, after: str) -> str | None:
         """φ where the layer is x + φ(x): the other operand of an addition that ends it."""
-        if before is None or after is None or len(before.values) != 1:
-            return None
-        last = self.program[after.values[0]]
+        last = self.program[after]
         name = last.call
         operands = [a.name for a in last.args if isinstance(a, Ref)]
-        if name not in ADDITIONS or len(operands) != 2 or before.values[0] not in operands:
+        if name not in ADDITIONS or len(operands) != 2 or before not in operands:
             return None
         if last.kwargs or operands[0] == operands[1]:
             return None
-        return operands[1] if operands[0] == before.values[0] else operands[0]
+        return operands[1] if operands[0] == before else operands[0]
 
-    def _span(self, before: Interface | None, after: Interface | None) -> str | None:
+    def _span(self, before: str, after: str) -> str | None:
         """The call that makes the layer's state of the one before it, where it is a Step."""
-        if before is None or after is None or len(before.values) != 1:
-            return None
-        last = self.program[after.values[0]]
+        last = self.program[after]
         steps = last.kind == "module" and isinstance(self.model.get_submodule(last.target), Step)
-        return last.name if steps and last.args[:1] == (Ref(before.values[0]),) else None
+        return last.name if steps and last.args[:1] == (Ref(before),) else None
 
     def _signature(self, operation: Operation) -> tuple[Any, ...]:
         spec = self.profile.specs[operation.name]
@@ -109,11 +105,11 @@ def _is_in(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _layer_name(body: list[Operation], after: Interface | None) -> str:
+def _layer_name(operations: list[Operation], after: Interface | None) -> str:
     if after is not None and after.module:
         return after.module
-    paths = [module_path(o) for o in body if module_path(o)]
-    return paths[-1] if paths else (body[-1].name if body else "output")
+    paths = [module_path(o) for o in operations if module_path(o)]
+    return paths[-1] if paths else (operations[-1].name if operations else "output")
 
 
 def module_path(operation: Operation) -> str:

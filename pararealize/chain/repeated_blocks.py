@@ -30,15 +30,11 @@ class RepeatedBlocks:
         block = chain.layers[self.start : self.start + self.period]
         return sum(layer.is_weighted for layer in block)
 
-    def blocks(self, first: int, last: int) -> list[tuple[int, ...]]:
-        """The layers of the blocks ``first`` … ``last - 1``."""
-        starts = (self.start + i * self.period for i in range(first, last))
-        return [tuple(range(start, start + self.period)) for start in starts]
-
     def intervals(self, stride: int) -> Iterator[list[tuple[int, ...]]]:
-        """Its blocks in groups of ``stride``; the last group may be shorter."""
-        for i in range(0, self.count, stride):
-            yield self.blocks(i, min(i + stride, self.count))
+        """Its blocks, as their layers, in groups of ``stride``; the last group may be shorter."""
+        starts = range(self.start, self.stop, self.period)
+        blocks = [tuple(range(i, i + self.period)) for i in starts]
+        return (blocks[i : i + stride] for i in range(0, self.count, stride))
 
 
 def repeated_blocks(chain: Chain, first: int, last: int) -> list[RepeatedBlocks]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked
 from pararealize.coarse.setting import Setting, Site
 from pararealize.cost.probe import Probe
-from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
@@ -19,11 +17,9 @@ from pararealize.ir.target import Target
 
 
 def build_coarse(
-    partition: Partition,
-    model: nn.Module,
+    probe: Probe,
     method: Parareal,
     machine: Machine,
-    probe: Probe,
     used: frozenset[Target],
     chosen: Mapping[int, CoarseKind],
 ) -> dict[int, Coarse]:
@@ -36,27 +32,20 @@ def build_coarse(
         CoarseError: none of the asked kind exists for a subnetwork; names it and its shapes.
     """
     sweeps = method.guess == "coarse"
-    pieces = range(1, partition.n + 1)
+    pieces = range(1, probe.partition.n + 1)
     wanted = [j for j in pieces if Target.coarse(j) in used or (sweeps and Target.guess(j) in used)]
-    builder = CoarseBuilder(partition, model, method, machine, probe)
+    builder = CoarseBuilder(probe, method, machine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
         return {j: builder(j, chosen.get(j)) for j in wanted}
 
 
 class CoarseBuilder:
-    """Makes the coarse propagators of a partition; called with a subnetwork's number."""
+    """Makes the coarse propagators of a probe's subnetworks; called with a subnetwork's number."""
 
-    def __init__(
-        self,
-        partition: Partition,
-        model: nn.Module,
-        method: Method,
-        machine: Machine,
-        probe: Probe,
-    ) -> None:
-        self.partition, self.method, self.probe = partition, method, probe
-        self.setting = Setting.of(partition.chain, model, machine, method)
+    def __init__(self, probe: Probe, method: Method, machine: Machine) -> None:
+        self.probe, self.method = probe, method
+        self.setting = Setting.of(probe.partition.chain, probe.model, machine, method)
 
     def __call__(self, j: int, kind: CoarseKind | None = None) -> Coarse:
         """The coarse propagator of subnetwork j, of a kind or of that which the method asks for.
@@ -65,11 +54,10 @@ class CoarseBuilder:
             CoarseError: there is none.
 
         """
-        site = Site(self.setting, *self.partition.piece(j), j, self.probe)
+        site = Site(self.setting, *self.probe.partition.piece(j), j, self.probe)
         given = kind or asked(self.method, j)
-        kinds = (given,) if kind is not None else (given, *given.instead)
-        found = (kind.build(site) for kind in kinds)
-        coarse = next((choice for choice in found if choice is not None), None)
-        if coarse is None:
-            raise given.refusal(site)
-        return coarse
+        for each in (given,) if kind is not None else (given, *given.instead):
+            coarse = each.build(site)
+            if coarse is not None:
+                return coarse
+        raise given.refusal(site)

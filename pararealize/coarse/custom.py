@@ -12,7 +12,7 @@ from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.setting import Setting, Site, like
 from pararealize.cost.profile import module_cost
 from pararealize.errors import CoarseError
-from pararealize.ir.chain import Cost, State
+from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.options import CoarseFactory
 
@@ -59,14 +59,10 @@ class Custom(CoarseKind):
         module = like(module, site.setting.model)
         found = site.probe.shapes(module, source)
         if found != [spec.shape for spec in target]:
-            raise self._misfit(site.number, source, target, found)
+            raise CoarseError(
+                f"the coarse network {self} made for subnetwork {site.number} maps "
+                f"{[list(s.shape) for s in source]} to {[list(s) for s in found]}, and the "
+                f"interface after it has {[list(s.shape) for s in target]}: make its output "
+                "that shape."
+            )
         return self.network(site, module_cost(module, source, site.setting.machine), module)
-
-    def _misfit(
-        self, j: int, source: State, target: State, found: list[tuple[int, ...]]
-    ) -> CoarseError:
-        return CoarseError(
-            f"the coarse network {self} made for subnetwork {j} maps "
-            f"{[list(s.shape) for s in source]} to {[list(s) for s in found]}, and the "
-            f"interface after it has {[list(s.shape) for s in target]}: make its output that shape."
-        )

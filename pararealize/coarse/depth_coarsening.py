@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from pararealize.chain.repeated_blocks import RepeatedBlocks, repeated_blocks
+from pararealize.chain.repeated_blocks import RepeatedBlocks
 from pararealize.coarse.pruning import bypass_layer, without_dead_code
 from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost
@@ -15,7 +15,6 @@ from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 
 #: Weights of an interval's residuals, by the index of the interval's first layer.
 Weights = Mapping[int, Sequence[float]]
-
 
 #: Which of so many layers in an interval are evaluated, side by side; none for the identity.
 Taken = Callable[[int], Sequence[int]]
@@ -25,23 +24,19 @@ Taken = Callable[[int], Sequence[int]]
 class IntervalCosts:
     """Costs of runs of repeated blocks with one layer in place of several.
 
-    Args:
-        setting: of the chain.
-        layers: costs of the layers as they are copied.
-        taken: which layers of an interval are evaluated.
-
+    ``layers`` are costs of the layers as they are copied.
     """
 
     def __init__(self, setting: Setting, layers: LayerCosts, taken: Taken) -> None:
         chain, costs = setting.chain, setting.chain.profile.costs
         self.layers, self.taken = layers, taken
-        bodies = zip(chain.layers, setting.bodies, layers.each, strict=True)
+        each = zip(chain.layers, setting.segments, layers.each, strict=True)
         self.residuals = LayerCosts(
             tuple(
-                cost - costs[body.operations[-1].name]
+                cost - costs[segment.operations[-1].name]
                 if layer.branch is not None and layer.span is None
                 else Cost()
-                for layer, body, cost in bodies
+                for layer, segment, cost in each
             )
         )
         both = zip(layers.each, self.residuals.each, strict=True)
@@ -49,7 +44,7 @@ class IntervalCosts:
         self.strided: dict[tuple[int, int], list[Cost]] = {}
 
     def between(self, first: int, last: int, runs: Sequence[RepeatedBlocks], stride: int) -> Cost:
-        """Of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
+        """Cost of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
         total, at = Cost(), first
         for run in runs:
             if run.start > at:
@@ -59,7 +54,7 @@ class IntervalCosts:
         return total + self.layers.between(at, last) if at < last else total
 
     def run(self, run: RepeatedBlocks, stride: int) -> Cost:
-        """Of a run's intervals of ``stride`` blocks; the last may be shorter."""
+        """Cost of a run in intervals of ``stride`` blocks, of which the last may be shorter."""
         whole, rest = divmod(run.count, stride)
         if not whole:
             return self.interval(run.start, run.period, rest)
@@ -72,7 +67,7 @@ class IntervalCosts:
         return total + self.interval(run.start + length, run.period, rest) if rest else total
 
     def interval(self, start: int, period: int, count: int) -> Cost:
-        """Of an interval of so many blocks from the layer ``start`` on."""
+        """Cost of an interval of so many blocks from the layer ``start`` on."""
         taken = self.taken(count) if count > 1 else (0,)
         if not taken:
             return Cost()
@@ -86,7 +81,7 @@ class IntervalCosts:
         return total
 
     def _strided(self, period: int, stride: int) -> list[Cost]:
-        """For every layer the intervals from there on, one after another to the chain's end."""
+        """Cost of the intervals from every layer on, one after another to the chain's end."""
         if (period, stride) not in self.strided:
             size, length = len(self.layers.each), period * stride
             found = [Cost()] * (size + 1)
@@ -96,42 +91,12 @@ class IntervalCosts:
         return self.strided[period, stride]
 
 
-def coarsened(
-    chain: Chain,
-    first: int,
-    last: int,
-    stride: int,
-    taken: Taken,
-    *,
-    averages: bool = False,
-    weights: Weights | None = None,
-) -> tuple[Segment | None, Mapping[str, tuple[str, ...]]]:
-    """The layers ``first`` … ``last - 1`` with one layer for each ``stride`` of a run.
-
-    Weights are the interval's first layer's, or with ``averages`` the means of all. ``None`` where
-    nothing repeats. Beside it stand, for the modules and attributes of layers with
-    mean weights, those that the mean is taken of.
-    """
-    runs = repeated_blocks(chain, first, last)
-    if not runs:
-        return None, {}
-    writer = _IntervalWriter(chain, taken, averages, weights or {})
-    whole = chain.segment(first, last, training=True)
-    operations = [o for o in whole.operations if o.kind in AMBIENT]
-    starts = {run.start: run for run in runs}
-    at = first
-    while at < last:
-        run = starts.get(at, RepeatedBlocks(at, 1, 1))
-        for interval in run.intervals(stride):
-            writer.interval(interval)
-        at = run.stop
-    segment = whole.rewritten((*operations, *writer.operations), writer.names)
-    return without_dead_code(segment), writer.averages
-
-
 @final
-class _IntervalWriter:
-    """Operations of the new layers; ``names`` says what stands for the values of the old ones."""
+class IntervalWriter:
+    """Operations of one layer for each interval; ``names`` says what stands for the values before.
+
+    Weights are the interval's first layer's, or with ``means`` the means of all.
+    """
 
     def __init__(self, chain: Chain, taken: Taken, means: bool, weights: Weights) -> None:
         self.chain, self.taken, self.means, self.weights = chain, taken, means, weights
@@ -139,73 +104,78 @@ class _IntervalWriter:
         self.names: dict[str, str] = {}
         self.averages: dict[str, tuple[str, ...]] = {}
 
+    def segment(self, first: int, last: int, runs: list[RepeatedBlocks], stride: int) -> Segment:
+        """The layers ``first`` … ``last - 1``, whose runs have intervals of ``stride`` blocks."""
+        whole = self.chain.segment(first, last, training=True)
+        starts = {run.start: run for run in runs}
+        at = first
+        while at < last:
+            run = starts.get(at, RepeatedBlocks(at, 1, 1))
+            for interval in run.intervals(stride):
+                self.interval(interval)
+            at = run.stop
+        ambient = (o for o in whole.operations if o.kind in AMBIENT)
+        return without_dead_code(whole.rewritten((*ambient, *self.operations), self.names))
+
     def interval(self, blocks: list[tuple[int, ...]]) -> None:
         """One layer for each position in the blocks, in place of all of theirs."""
         if len(blocks) == 1:
             for layer in blocks[0]:
-                self._copy(self._body(layer))
+                self._copy(self._operations(layer))
             return
         if not self.taken(len(blocks)):
             self._skip(i for block in blocks for i in block)
             return
         if self.means:
             self._average(blocks)
-        for place in range(len(blocks[0])):
-            self._layer([block[place] for block in blocks])
-        self._rename(blocks[0][-1], blocks[-1][-1])
+        for layers in zip(*blocks, strict=True):
+            self._layer(layers)
+        # What was made in place of the first layer stands for the last one's value.
+        made, meant = (self.chain.interfaces[b[-1]].values[0] for b in (blocks[0], blocks[-1]))
+        self.names[meant] = self.names.get(made, made)
         self._skip(i for block in blocks[1:-1] for i in block)
 
-    def _layer(self, layers: list[int]) -> None:
-        """The layers at one place of all blocks: the first of them, and what others add to it."""
-        first, body = layers[0], self._body(layers[0])
+    def _layer(self, layers: tuple[int, ...]) -> None:
+        """One layer for those at one position of all blocks: the first, and what others add."""
+        first, own = layers[0], self._operations(layers[0])
         branch, span = self.chain.layers[first].branch, self.chain.layers[first].span
         if span is not None:
-            options = {**body[-1].kwargs, "span": float(len(layers))}
-            self._copy((*body[:-1], replace(body[-1], kwargs=options)))
+            options = {**own[-1].kwargs, "span": float(len(layers))}
+            self._copy((*own[:-1], replace(own[-1], kwargs=options)))
             return
         if branch is None:
-            self._copy(body)
+            self._copy(own)
             return
         indices = self.taken(len(layers))
         factors = self.weights.get(first, [len(layers) / len(indices)] * len(indices))
-        terms = [
-            self._scaled(self._branch(layers[i], first), factor)
-            for i, factor in zip(indices, factors, strict=True)
-        ]
+        terms = []
+        for i, factor in zip(indices, factors, strict=True):
+            term = self._branch(layers[i], first)
+            if factor != 1:
+                term = self._write(f"{term}_scaled", operator.mul, Ref(term), float(factor))
+            terms.append(term)
         total = terms[0]
         for term in terms[1:]:
             total = self._write(f"{term}_sum", operator.add, Ref(total), Ref(term))
-        self.operations.append(body[-1].renamed({**self.names, branch: total}))
+        self.operations.append(own[-1].renamed({**self.names, branch: total}))
 
     def _branch(self, layer: int, first: int) -> str:
         """φ of a layer, evaluated at what comes before the first."""
         before = self.chain.interfaces[layer - 1].values[0]
         start = self.chain.interfaces[first - 1].values[0]
         names = {**self.names, before: self.names.get(start, start)}
-        self.operations += [o.renamed(names) for o in self._body(layer)[:-1]]
+        self.operations += [o.renamed(names) for o in self._operations(layer)[:-1]]
         return self.chain.layers[layer].branch or ""
-
-    def _scaled(self, name: str, factor: float) -> str:
-        if factor == 1:
-            return name
-        return self._write(f"{name}_scaled", operator.mul, Ref(name), float(factor))
 
     def _write(self, name: str, function: object, *args: object) -> str:
         self.operations.append(Operation(name, "function", function, args))
         return name
 
-    def _body(self, layer: int) -> tuple[Operation, ...]:
-        whole = self.chain.segment(layer, layer + 1, training=True).operations
-        return tuple(o for o in whole if o.kind not in AMBIENT)
+    def _operations(self, layer: int) -> tuple[Operation, ...]:
+        return self.chain.segment(layer, layer + 1, training=True).own_operations
 
-    def _copy(self, body: Iterable[Operation]) -> None:
-        self.operations += [operation.renamed(self.names) for operation in body]
-
-    def _rename(self, first: int, last: int) -> None:
-        """What was made in place of the first layer stands for the last one's value."""
-        values = (self.chain.interfaces[i].values[0] for i in (first, last))
-        made, meant = values
-        self.names[meant] = self.names.get(made, made)
+    def _copy(self, operations: Iterable[Operation]) -> None:
+        self.operations += [operation.renamed(self.names) for operation in operations]
 
     def _skip(self, layers: Iterable[int]) -> None:
         for layer in layers:
@@ -213,8 +183,8 @@ class _IntervalWriter:
 
     def _average(self, blocks: list[tuple[int, ...]]) -> None:
         train = self.chain.train
-        bodies = [[o for i in block for o in self._body(i)] for block in blocks]
-        for same in zip(*bodies, strict=True):
+        each = [[o for i in block for o in self._operations(i)] for block in blocks]
+        for same in zip(*each, strict=True):
             if same[0].kind == "module" and len({o.target for o in same}) > 1:
                 self.averages[same[0].target] = tuple(o.target for o in same)
             for names in zip(*(o.uses for o in same), strict=True):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Self, final
+from typing import final
 
 from pararealize.coarse.copies import replica, replica_costs
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.setting import LayerCosts, Setting, Site, can_copy
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.program import Operation
 from pararealize.propagators.factored import FactoredLayer, is_plain, products_left, rank_of
 from pararealize.propagators.fresh import Fresh
@@ -28,18 +27,8 @@ class Factored(CoarseKind):
 
     name = "factored"
     heeds = ("coarse_rank",)
+    candidates = ({"rank": 0.5},)
     rank: float = 0.25
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's rank."""
-        del j
-        return cls(method.coarse_rank) if isinstance(method, Parareal) else cls()
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """Of half the rank."""
-        return (cls(0.5),)
 
     def __str__(self) -> str:
         return f"{self.name} {self.rank:g}"
@@ -53,13 +42,9 @@ class Factored(CoarseKind):
 
     def _layers(self, setting: Setting) -> tuple[LayerCosts, list[int]]:
         """Their costs, and the count of those made cheaper before each one."""
-        copies = [
-            replica(setting.chain, setting.model, i, i + 1).operations
-            for i in range(len(setting.chain.layers))
-        ]
-        each = tuple(
-            sum((self._cost(setting, o) for o in operations), Cost()) for operations in copies
-        )
+        chain, model = setting.chain, setting.model
+        copies = [replica(chain, model, i, i + 1).operations for i in range(len(chain.layers))]
+        each = tuple(self._total(setting, operations) for operations in copies)
         cheaper = (sum(self._left(setting, o) < 1 for o in operations) for operations in copies)
         refused = replica_costs(setting).refused
         return LayerCosts(each, refused), list(accumulate(cheaper, initial=0))
@@ -71,23 +56,22 @@ class Factored(CoarseKind):
         if not can_copy(segment):
             return None
         module = Fresh(setting.model, segment, bias=True, trained=True)
-        if not self._factor(module):
-            return None
-        cost = sum((self._cost(setting, o) for o in segment.operations), Cost())
-        return self.network(site, cost, module, segment.inputs)
-
-    def _factor(self, module: Fresh) -> bool:
-        """Give layers a share of their largest rank, where that takes less; whether one has it."""
         ranks = {key: rank_of(layer, self.rank) for key, layer in module.layers.items()}
+        if not any(ranks.values()):
+            return None
         for key, rank in ranks.items():
             layer = module.layers[key]
             if rank is not None and is_plain(layer):
                 module.layers[key] = FactoredLayer(layer, rank)
-        return any(ranks.values())
+        cost = self._total(setting, segment.operations)
+        return self.network(site, cost, module, segment.inputs)
 
-    def _cost(self, setting: Setting, operation: Operation) -> Cost:
-        cost, left = setting.chain.profile.cost((operation,)), self._left(setting, operation)
-        return replace(cost, flops=left * cost.flops, seconds=left * cost.seconds)
+    def _total(self, setting: Setting, operations: Iterable[Operation]) -> Cost:
+        total = Cost()
+        for operation in operations:
+            cost, left = setting.chain.profile.cost((operation,)), self._left(setting, operation)
+            total += replace(cost, flops=left * cost.flops, seconds=left * cost.seconds)
+        return total
 
     def _left(self, setting: Setting, operation: Operation) -> float:
         """Products for each of the operation's own."""
@@ -96,7 +80,7 @@ class Factored(CoarseKind):
         return products_left(setting.model.get_submodule(operation.target), self.rank)
 
     def reason(self, site: Site) -> str:
-        """The rank."""
+        """The rank at which no layer becomes cheaper."""
         del site
         share = f"coarse_rank={self.rank:g} of its largest rank"
         return f"no layer of it is cheaper with {share}"

@@ -61,7 +61,7 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
             break
         state = setting.chain.state(layer)
         if state not in known:
-            known[state] = setting.price(partial(_priced, setting, state))
+            known[state] = setting.price(partial(_network, setting, state))
         guess = known[state]
         if guess is None:
             guess = _stem_cost(setting, layer) if _has_blocks(setting.chain) else cost(0)
@@ -77,8 +77,14 @@ def _guess(setting: Setting, layer: int, j: int) -> Guess:
         module = like(module, model)
         return Guess(kind, module_cost(module, specs, setting.machine), module, names)
     if _has_blocks(chain):
-        return _stem(setting, layer, j)
-    kept = HOW.kept(Selection(chain, 0).until(layer), 0)
+        if (cost := _stem_cost(setting, layer)) is None:
+            raise CoarseError(
+                f"no guess is known for interface {j}, whose state {chain.state(layer)[0]} is not "
+                f"shaped like the first block's, {chain.state(1)[0]}: cut elsewhere, or use n=1."
+            )
+        stem = chain.segment(0, 1, training=True)
+        return Guess("stem", cost, None, stem.inputs, stem)
+    kept = HOW.kept(Selection(chain, 0, layer), 0)
     segment = prune(chain, model, 0, layer, kept, HOW)
     cost = chain.profile.cost(segment.operations)
     return Guess("own layers", cost, Fresh(model, segment, bias=True), segment.inputs)
@@ -95,14 +101,11 @@ def _network(
         return module, (source,), "patches", input_names(chain)
     for name, spec in chain.profile.inputs.items() if _has_blocks(chain) else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
-            module = token_guess(spec, target, _vocabulary(setting.model))
+            tables = (m for m in setting.model.modules() if isinstance(m, nn.Embedding))
+            module = token_guess(spec, target, next((m.num_embeddings for m in tables), 0))
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
-
-
-def _priced(setting: Setting, state: State) -> tuple[nn.Module | None, State]:
-    return _network(setting, state)[:2]
 
 
 def _has_blocks(chain: Chain) -> bool:
@@ -110,24 +113,7 @@ def _has_blocks(chain: Chain) -> bool:
     return chain.train.operations[-2].kind == "network"
 
 
-def _stem(setting: Setting, layer: int, j: int) -> Guess:
-    """For a network around a list of blocks: the first state."""
-    chain, cost = setting.chain, _stem_cost(setting, layer)
-    if cost is None:
-        raise CoarseError(
-            f"no guess is known for interface {j}, whose state {chain.state(layer)[0]} is not "
-            f"shaped like the first block's, {chain.state(1)[0]}: cut elsewhere, or use n=1."
-        )
-    stem = chain.segment(0, 1, training=True)
-    return Guess("stem", cost, None, stem.inputs, stem)
-
-
 def _stem_cost(setting: Setting, layer: int) -> Cost | None:
+    """Cost of the first state of a network around a list of blocks, where a layer's is like it."""
     chain = setting.chain
     return chain.layers[0].cost if chain.state(1) == chain.state(layer) else None
-
-
-def _vocabulary(model: nn.Module) -> int:
-    """How many tokens the first embedding knows; 0 where there is none."""
-    found = (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
-    return next(found, 0)

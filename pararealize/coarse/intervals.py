@@ -5,19 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, final
+from typing import ClassVar, final
 
 from pararealize.chain.repeated_blocks import RepeatedBlocks, repeated_blocks
-from pararealize.coarse.depth_coarsening import IntervalCosts, Weights, coarsened
-from pararealize.coarse.fitted import fitted
+from pararealize.coarse.depth_coarsening import IntervalCosts, IntervalWriter, Weights
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.pruning import without_dead_code
 from pararealize.coarse.setting import Setting, Site
 from pararealize.cost.probe import Probe
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import MGRIT, Method
 from pararealize.ir.program import Segment
+from pararealize.propagators.generic import has_identity, identity
 
 
 class IntervalKind(CoarseKind):
@@ -42,29 +41,28 @@ class IntervalKind(CoarseKind):
         """Which of an interval's layers are evaluated, side by side; none for the identity."""
 
     def weights(
-        self, probe: Probe, runs: Sequence[RepeatedBlocks], first: int, stride: int, state: Any
+        self, probe: Probe, runs: Sequence[RepeatedBlocks], boundary: int, stride: int
     ) -> Weights:
-        """Factors of the residuals that are no m/s; for a ``state`` before the layer ``first``."""
-        del probe, runs, first, stride, state
+        """Factors of the residuals that are no m/s, in runs that follow a slice boundary."""
+        del probe, runs, boundary, stride
         return {}
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs with one interval in each run; ``None`` where nothing repeats."""
-        costs = self.interval_costs(setting)
+        costs = self._interval_costs(setting)
         for last in range(first + 1, len(setting.chain.layers) + 1):
             runs = repeated_blocks(setting.chain, first, last)
             yield costs.between(first, last, runs, last - first) if runs else None
 
     def level_costs(self, setting: Setting, first: int, stride: int) -> Iterator[Cost]:
         """Costs on a level of multigrid that strides inside the layers."""
-        costs = self.interval_costs(setting)
+        costs = self._interval_costs(setting)
         for last in range(first + 1, len(setting.chain.layers) + 1):
             runs = repeated_blocks(setting.chain, first, last)
             yield costs.between(first, last, runs, stride)
 
-    def interval_costs(self, setting: Setting) -> IntervalCosts:
-        """Costs of its intervals."""
-        layers = setting.rewritten("alive", lambda i: without_dead_code(setting.bodies[i]))
+    def _interval_costs(self, setting: Setting) -> IntervalCosts:
+        layers = setting.rewritten("alive", lambda i: without_dead_code(setting.segments[i]))
         return setting.once(self, lambda: IntervalCosts(setting, layers, self.taken))
 
     def build(self, site: Site) -> Coarse | None:
@@ -76,10 +74,16 @@ class IntervalKind(CoarseKind):
     def coarsened(
         self, chain: Chain, first: int, last: int, stride: int, weights: Weights | None = None
     ) -> tuple[Segment | None, Mapping[str, tuple[str, ...]]]:
-        """The layers with intervals of ``stride`` blocks, and what means are taken of."""
-        return coarsened(
-            chain, first, last, stride, self.taken, averages=self.averages, weights=weights
-        )
+        """The layers ``first`` … ``last - 1`` with one layer for each ``stride`` blocks of a run.
+
+        ``None`` where nothing repeats. Beside it stand, for the modules and attributes of layers
+        with mean weights, those that the mean is taken of.
+        """
+        runs = repeated_blocks(chain, first, last)
+        if not runs:
+            return None, {}
+        writer = IntervalWriter(chain, self.taken, self.averages, weights or {})
+        return writer.segment(first, last, runs, stride), writer.averages
 
     def borrowed(
         self, chain: Chain, segment: Segment, averages: Mapping[str, tuple[str, ...]]
@@ -89,10 +93,38 @@ class IntervalKind(CoarseKind):
         return self.coarse(cost, segment=segment, inputs=segment.inputs, averages=averages)
 
     def reason(self, site: Site) -> str:
-        """Where nothing repeats, that."""
+        """Why there is none: nothing repeats, or no map between the states is known."""
         if repeated_blocks(site.setting.chain, *site.span):
             return super().reason(site)
         return "it has no two neighbouring residual layers x + φ(x) of equal shape"
+
+
+@final
+@dataclass(frozen=True)
+class Identity(IntervalKind):
+    """x, pooled, cut off or padded where the shape changes; on multigrid's levels, x itself."""
+
+    name = "identity"
+    keeps_zero = True
+    candidates = ({},)
+
+    def taken(self, count: int) -> Sequence[int]:
+        """No layer."""
+        return range(count)[:0]
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Nothing; ``None`` where shapes are too different."""
+        for last in range(first + 1, len(setting.chain.layers) + 1):
+            yield Cost() if has_identity(*setting.states(first, last)) else None
+
+    def build(self, site: Site) -> Coarse | None:
+        """The map without parameters between the states' shapes."""
+        module = identity(*site.states)
+        return None if module is None else self.network(site, Cost(), module)
+
+    def reason(self, site: Site) -> str:
+        """The shapes between which no map is known."""
+        return CoarseKind.reason(self, site)
 
 
 @final
@@ -101,14 +133,10 @@ class Rediscretized(IntervalKind):
     """x + m φ_1(x)."""
 
     name = "rediscretized"
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
+    candidates = ({},)
 
     def taken(self, count: int) -> Sequence[int]:
-        """The first."""
+        """The first layer."""
         return range(count)[:1]
 
 
@@ -119,39 +147,25 @@ class Mean(IntervalKind):
 
     name = "mean"
     averages = True
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
+    candidates = ({},)
 
     def taken(self, count: int) -> Sequence[int]:
-        """The first, with other weights."""
+        """The first layer, with other weights."""
         return range(count)[:1]
 
 
 @final
 @dataclass(frozen=True)
 class Sampled(IntervalKind):
-    """x + m/s Σ φ_i(x), s of them, side by side."""
+    """x + m/s Σ φ_i(x), s of them, side by side; as many as multigrid is told to take."""
 
     name = "sampled"
+    candidates = ({},)
     samples: int = 2
 
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """With as many samples as multigrid is told to take."""
-        del j
-        return cls(method.samples) if isinstance(method, MGRIT) else cls()
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """With two samples."""
-        return (cls(),)
-
     def taken(self, count: int) -> Sequence[int]:
-        """Those in the middle of equal parts, or all."""
-        return _spread(count, self.samples)
+        """The layers in the middle of equal parts, or all."""
+        return spread(count, self.samples)
 
 
 @final
@@ -162,43 +176,12 @@ class Summed(IntervalKind):
     name = "summed"
 
     def taken(self, count: int) -> Sequence[int]:
-        """All."""
+        """All layers."""
         return range(count)
 
 
-@final
-@dataclass(frozen=True)
-class Fitted(IntervalKind):
-    """x + Σ a_i φ_i(x), s of them, with weights that fit the interval on a probe."""
-
-    name = "fitted"
-    methods = ("MGRIT",)
-    fits = True
-    samples: int = 2
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """With as many samples as multigrid is told to take."""
-        del j
-        return cls(method.samples) if isinstance(method, MGRIT) else cls()
-
-    def taken(self, count: int) -> Sequence[int]:
-        """Those in the middle of equal parts, or all."""
-        return _spread(count, self.samples)
-
-    def weights(
-        self, probe: Probe, runs: Sequence[RepeatedBlocks], first: int, stride: int, state: Any
-    ) -> Weights:
-        """Least squares on the probe's trajectory.
-
-        Raises:
-            CoarseError: a block has several residual layers, or the state is no single tensor.
-
-        """
-        return fitted(probe, runs, first, stride, self.taken, state)
-
-
-def _spread(count: int, samples: int) -> Sequence[int]:
+def spread(count: int, samples: int) -> Sequence[int]:
+    """Which of so many layers lie in the middle of ``samples`` equal parts; or all of them."""
     if samples >= count:
         return range(count)
     return [(2 * i + 1) * count // (2 * samples) for i in range(samples)]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ class CoarseKind(ABC):
         keeps_zero: whether F(0) = 0 is expected of it where jumps are corrected: one evaluation
             then is a correction, else F(r) - F(0) takes two.
         advice: options to write where it is refused.
+        candidates: parameters of those that calibration compares.
+        substitutes: parameters of those that stand in where calibration finds no other for a
+            subnetwork.
 
     """
 
@@ -47,22 +50,14 @@ class CoarseKind(ABC):
     owns_weights: ClassVar[bool] = False
     keeps_zero: ClassVar[bool] = False
     advice: ClassVar[str] = "coarse='network'"
+    candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    substitutes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     @classmethod
-    def of(cls, method: Method, j: int | None = None) -> CoarseKind:
+    def of(cls, method: Method, j: int | None = None) -> Self:
         """The kind with a method's options for subnetwork j, or for one not known yet."""
-        del method, j
-        return cls()
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """Those of the kind that calibration compares."""
-        return ()
-
-    @classmethod
-    def substitutes(cls) -> tuple[CoarseKind, ...]:
-        """Those of the kind that stand in where calibration finds no other for a subnetwork."""
-        return ()
+        given = method.parameters(j)
+        return cls(**{name: given[name] for name in cls.__dataclass_fields__ if name in given})
 
     @property
     def instead(self) -> tuple[CoarseKind, ...]:
@@ -93,17 +88,13 @@ class CoarseKind(ABC):
 
         """
 
-    def cost(self, setting: Setting, first: int, last: int) -> Cost | None:
-        """Cost of one evaluation of its propagator of the layers ``first`` … ``last - 1``."""
-        return next(islice(self.costs(setting, first), last - first - 1, None))
-
     def reason(self, site: Site) -> str:
-        """Why there is none."""
+        """Why there is no propagator of this kind."""
         before, after = (" and ".join(map(str, state)) for state in site.states)
         return f"none is known from {before or 'the inputs'} to {after or 'the output'}"
 
     def refusal(self, site: Site) -> CoarseError:
-        """The error that there is none; says why and what to write."""
+        """The error that there is no propagator of this kind; says why and what to write."""
         layers = site.setting.chain.layers
         return CoarseError(
             f"no {self.name!r} coarse propagator for subnetwork {site.number} "

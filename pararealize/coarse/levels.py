@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
 from pararealize.coarse.builder import CoarseBuilder
-from pararealize.coarse.interval_error import interval_error
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
-from pararealize.cost.probe import Probe
+from pararealize.cost.probe import Probe, perturbed, relative_error
 from pararealize.errors import CoarseError, CutError, MethodError
 from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse
@@ -22,9 +24,11 @@ from pararealize.ir.features import Features, find_features, without
 from pararealize.ir.hierarchy import Level, hierarchy, propagator
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Machine
-from pararealize.ir.program import Segment
 from pararealize.ir.target import Target
+from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.compiled import is_random, modules_of
+from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.values.combine import combine
 
 
 def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
@@ -55,21 +59,14 @@ class LevelBuilder:
     """
 
     def __init__(
-        self,
-        partition: Partition,
-        model: nn.Module,
-        method: MGRIT,
-        machine: Machine,
-        probe: Probe,
-        chosen: Mapping[int, CoarseKind],
+        self, probe: Probe, method: MGRIT, machine: Machine, chosen: Mapping[int, CoarseKind]
     ) -> None:
-        self.partition, self.model, self.method = partition, model, method
-        self.machine, self.probe, self.chain = machine, probe, partition.chain
-        self.chosen = chosen
+        self.probe, self.method, self.machine, self.chosen = probe, method, machine, chosen
+        self.partition, self.chain = probe.partition, probe.partition.chain
         self.features = self._find_features()
 
     def _find_features(self) -> dict[int, Features]:
-        """What slices see; nothing, where the order of evaluations matters.
+        """What slices compute of the inputs alone; nothing, where the order of evaluations matters.
 
         It does to statistics that slices share, and to random numbers.
         """
@@ -79,9 +76,9 @@ class LevelBuilder:
         users = Counter(path for segment in whole for path in set(modules_of(segment)))
         seen = {j: features for j, features in found.items() if features is not None}
         paths = {path for features in seen.values() for path in modules_of(features.segment)}
-        shared = [self.model.get_submodule(path) for path in paths if users[path] > 1]
+        shared = [self.probe.model.get_submodule(path) for path in paths if users[path] > 1]
         moves = any(True for module in shared for _ in module.buffers())
-        draws = any(is_random(features.segment, self.model) for features in seen.values())
+        draws = any(is_random(features.segment, self.probe.model) for features in seen.values())
         return {} if moves or draws else seen
 
     def build(self, levels: tuple[Level, ...], used: Iterable[Target]) -> dict[Target, Coarse]:
@@ -114,10 +111,10 @@ class LevelBuilder:
         """The cheapest kind whose error is as wanted, or the most accurate one."""
         level = levels[1]
         middle = (level.steps + 2) // 2
-        options: list[tuple[float, float, str, CoarseKind]] = []
+        options: list[tuple[float, float, str, IntervalKind]] = []
         for family in measurable():
             kind = family.of(self.method)
-            coarse = self.coarse(level, middle, kind, sighted=False)
+            coarse = self.coarse(level, middle, kind, whole=True)
             span, start = self.span(level, middle), level.bounds[middle - 1]
             error = interval_error(self.probe, span, start, coarse, self.method)
             options.append((coarse.cost.seconds, error, kind.name, kind))
@@ -125,10 +122,10 @@ class LevelBuilder:
         _, error, _, kind = min(good) if good else min(options, key=lambda option: option[1])
         return kind, error
 
-    def coarse(self, level: Level, step: int, kind: CoarseKind, *, sighted: bool = True) -> Coarse:
+    def coarse(self, level: Level, step: int, kind: CoarseKind, *, whole: bool = False) -> Coarse:
         """The propagator of one step of a coarse level.
 
-        Where it is ``sighted``, it takes what its slices see as arguments.
+        It takes what its slices compute of the inputs alone as arguments, unless it is ``whole``.
 
         Raises:
             CoarseError: there is none; names the layers.
@@ -138,19 +135,17 @@ class LevelBuilder:
             return self._custom(level, step, kind)
         first, last = self.span(level, step)
         runs = repeated_blocks(self.chain, first, last)
-        at = self.probe.trajectory[level.bounds[step - 1]] if kind.fits else None
-        weights = kind.weights(self.probe, runs, first, level.stride, at)
+        weights = kind.weights(self.probe, runs, level.bounds[step - 1], level.stride)
         segment, averages = kind.coarsened(self.chain, first, last, level.stride, weights)
-        whole = segment or self.chain.segment(first, last, training=True)
-        whole = self.without_features(whole, level, step) if sighted else whole
-        coarse = kind.borrowed(self.chain, whole, averages)
-        return coarse if segment else replace(coarse, kind="own layers", name="", options={})
-
-    def without_features(self, segment: Segment, level: Level, step: int) -> Segment:
-        """The segment of a step with what its slices compute of the inputs as arguments."""
+        layers = segment or self.chain.segment(first, last, training=True)
         pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
-        names = [n for j in pieces if j in self.features for n in self.features[j].names]
-        return without(segment, tuple(names)) if names else segment
+        features = [self.features[j] for j in pieces if j in self.features]
+        if features and not whole:
+            layers = without(
+                layers, tuple(name for each in features for name in each.segment.results or ())
+            )
+        coarse = kind.borrowed(self.chain, layers, averages)
+        return coarse if segment else replace(coarse, kind="own layers", name="", options={})
 
     def _custom(self, level: Level, step: int, kind: CoarseKind) -> Coarse:
         if level.steps < self.partition.n:
@@ -158,8 +153,7 @@ class LevelBuilder:
                 "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
                 "slices, and a function makes the propagator of one: take fewer subnetworks."
             )
-        builder = CoarseBuilder(self.partition, self.model, self.method, self.machine, self.probe)
-        return builder(step, kind)
+        return CoarseBuilder(self.probe, self.method, self.machine)(step, kind)
 
     def span(self, level: Level, step: int) -> tuple[int, int]:
         """First layer of a step and the one after its last."""
@@ -168,20 +162,63 @@ class LevelBuilder:
 
 
 def _check_runs(partition: Partition, method: MGRIT) -> None:
-    first, last = partition.bounds[0], partition.bounds[-1]
-    if not repeated_blocks(partition.chain, first, last):
-        single = sum(len(interface.state) == 1 for interface in partition.chain.interfaces)
-        if partition.n > single + 1:
-            raise CutError(
-                f"{partition.n} subnetworks are more than the {single} positions where one tensor "
-                f"carries the state can separate: MGRIT keeps residual layers whole. Write "
-                f"pararealize(model, n={single + 1}, method=MGRIT(...)), or a smaller n."
-            )
-        layers = partition.chain.layers
-        raise CoarseError(
-            f"no {method.coarse!r} coarse propagator: the network "
-            f"({layers[first].name} … {layers[last - 1].name}) has no two neighbouring "
-            "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
-            "pararealize(model, n, method=Parareal()), or give a function "
-            "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
+    """Raise where no layers repeat, so that none could stand for several."""
+    chain, first, last = partition.chain, partition.bounds[0], partition.bounds[-1]
+    if repeated_blocks(chain, first, last):
+        return
+    single = sum(len(interface.state) == 1 for interface in chain.interfaces)
+    if partition.n > single + 1:
+        raise CutError(
+            f"{partition.n} subnetworks are more than the {single} positions where one tensor "
+            f"carries the state can separate: MGRIT keeps residual layers whole. Write "
+            f"pararealize(model, n={single + 1}, method=MGRIT(...)), or a smaller n."
         )
+    raise CoarseError(
+        f"no {method.coarse!r} coarse propagator: the network "
+        f"({chain.layers[first].name} … {chain.layers[last - 1].name}) has no two neighbouring "
+        "residual layers x + φ(x) of equal shape, whose steps could be made longer. Write "
+        "pararealize(model, n, method=Parareal()), or give a function "
+        "MGRIT(coarse=(fine, interface_in, interface_out) -> nn.Module)."
+    )
+
+
+def interval_error(
+    probe: Probe, span: tuple[int, int], start: int, coarse: Coarse, method: MGRIT
+) -> float:
+    """The relative error to expect of states and adjoints after the method's cycles.
+
+    With e = ‖Φ(u) - G(u)‖ / ‖Φ(u)‖, ρ what a cycle leaves of a jump, and e' the like of e for
+    adjoints: max(e ρ^K, e' ρ^(K' - 1)) after K cycles forward and K' back, whose last takes no
+    correction. ``start`` is the slice boundary at which the span of layers begins.
+    """
+    assert coarse.segment is not None
+    state, fine = probe.trajectory[start], probe.layers(*span)
+    rough = borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(probe.seed)
+        exact, guess = _run(probe, fine, state), _run(probe, rough, state)
+        error = relative_error(guess, exact)
+        if state is None:
+            return error
+        moved = tree_map_only(Tensor, perturbed, state)
+        jump = combine("+-", _run(probe, fine, moved), exact)
+        response = combine("+-", _run(probe, rough, moved), guess)
+        rate = relative_error(response, jump)
+        adjoint = tree_map_only(Tensor, torch.randn_like, exact)
+        back = [_transposed(probe, p, state, adjoint) for p in (rough, fine)]
+    forward = error * rate**method.forward_cycles
+    return max(forward, relative_error(*back) * rate ** (method.backward_cycles - 1))
+
+
+@torch.no_grad()
+def _run(probe: Probe, propagator: Propagator, state: Any) -> Any:
+    return probe.run(propagator, state)
+
+
+def _transposed(probe: Probe, propagator: Propagator, state: Any, adjoint: Any) -> Any:
+    """The adjoint before a propagator, of the one after it."""
+    with torch.enable_grad():
+        leaf = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(), state)
+        result = probe.run(propagator, leaf)
+        found = torch.autograd.grad(tree_leaves(result), tree_leaves(leaf), tree_leaves(adjoint))
+    return tuple(found)

@@ -1,20 +1,20 @@
-"""Network: small fresh networks, of a subnetwork's own kinds of layers or generic ones."""
+"""Network: small fresh networks, of own kinds of layers or generic ones, where one is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Self, final
+from dataclasses import dataclass, replace
+from typing import final
 
 from torch import nn
 
+from pararealize.coarse.intervals import Identity, Rediscretized
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, Site, can_copy, like
 from pararealize.cost.profile import module_cost
 from pararealize.ir.chain import Cost, State
 from pararealize.ir.decisions import Coarse
-from pararealize.ir.methods import Method, Parareal
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_coarse
 
@@ -23,6 +23,9 @@ EXACT = "coarse='fine', correction='difference'"
 
 #: What equal costs may differ by that were summed in another order.
 ROUNDING = 1e-9
+
+#: A sweep must at least halve an error for a coarse propagator without weights to be chosen.
+CONTRACTS = 0.5
 
 
 @final
@@ -34,17 +37,8 @@ class OwnLayers(CoarseKind):
     methods = ()
     keeps_zero = True
     advice = EXACT
+    substitutes = ({},)
     depth: int = 1
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's depth."""
-        return cls(method.depth(j)) if isinstance(method, Parareal) else cls()
-
-    @classmethod
-    def substitutes(cls) -> tuple[CoarseKind, ...]:
-        """With one layer."""
-        return (cls(),)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the layers kept."""
@@ -61,7 +55,7 @@ class OwnLayers(CoarseKind):
         """The layers with fresh weights, without biases where jumps are corrected."""
         chain, model = site.setting.chain, site.setting.model
         how = Pruning(site.setting.difference)
-        selection = Selection(chain, site.first).until(site.last)
+        selection = Selection(chain, *site.span)
         kept = how.kept(selection, self._repeated(selection))
         segment = prune(chain, model, *site.span, kept, how)
         if not can_copy(segment):
@@ -86,16 +80,7 @@ class Generic(CoarseKind):
     methods = ()
     keeps_zero = True
     advice = EXACT
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
-
-    @classmethod
-    def substitutes(cls) -> tuple[CoarseKind, ...]:
-        """It."""
-        return (cls(),)
+    candidates = substitutes = ({},)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs by the states' shapes."""
@@ -106,21 +91,18 @@ class Generic(CoarseKind):
         """Cost of a network from one state's shapes to another's."""
 
         def make() -> tuple[nn.Module | None, State]:
-            return self._module(setting, source, target), source
+            return generic_coarse(source, target, bias=setting.difference), source
 
         return setting.once((self, source, target), lambda: setting.price(make))
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
         source, target = site.states
-        module = self._module(site.setting, source, target)
+        module = generic_coarse(source, target, bias=site.setting.difference)
         if module is None:
             return None
         module = like(module, site.setting.model)
         return self.network(site, module_cost(module, source, site.setting.machine), module)
-
-    def _module(self, setting: Setting, source: State, target: State) -> nn.Module | None:
-        return generic_coarse(source, target, bias=setting.difference)
 
 
 @final
@@ -139,13 +121,6 @@ class Network(CoarseKind):
     advice = EXACT
     depth: int = 1
     budget: float = 0.75
-
-    @classmethod
-    def of(cls, method: Method, j: int | None = None) -> Self:
-        """Of the method's depth and budget."""
-        if not isinstance(method, Parareal):
-            return cls()
-        return cls(method.depth(j), method.coarse_budget)
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the choice."""
@@ -167,3 +142,42 @@ class Network(CoarseKind):
 
     def _is_dear(self, own: Cost, fine: float) -> bool:
         return own.seconds > self.budget * fine * (1 + ROUNDING)
+
+
+@final
+@dataclass(frozen=True)
+class Auto(CoarseKind):
+    """Identity or rediscretized where a probe says that they contract, else a fresh network.
+
+    Multigrid chooses among intervals by their errors, and calibration among all candidates.
+    """
+
+    name = "auto"
+    methods = ("Parareal", "MGRIT")
+    heeds = ("coarse_depth", "coarse_budget")
+    takes_tuples = True
+    keeps_zero = True
+    depth: int = 1
+    budget: float = 0.75
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs of networks: what contracts is known of built propagators only."""
+        return Network(self.depth, self.budget).costs(setting, first)
+
+    def build(self, site: Site) -> Coarse | None:
+        """The choice.
+
+        Raises:
+            CoarseError: nothing contracts, and no network is known.
+
+        """
+        free = [c for c in (Identity().build(site), Rediscretized().build(site)) if c is not None]
+        for coarse in sorted(free, key=lambda c: c.cost.seconds) if site.probe else ():
+            assert site.probe is not None
+            error = site.probe.response_error(site.number, coarse.module, coarse.segment)
+            if error < CONTRACTS:
+                return replace(coarse, error=error)
+        network = Network(self.depth, self.budget)
+        if (found := network.build(site)) is None:
+            raise network.refusal(site)
+        return found

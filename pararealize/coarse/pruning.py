@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain as chained
-from typing import Self, final
+from typing import final
 
 from torch import nn
 
@@ -24,12 +25,14 @@ class Selection:
     and of layers without weights (activations, normalisation) those that follow them.
     """
 
-    def __init__(self, chain: Chain, first: int) -> None:
+    def __init__(self, chain: Chain, first: int, last: int | None = None) -> None:
         self.layers, self.stop = chain.layers, first
         self.changing = 0
         self.always: list[int] = []
         self.repeated: list[list[int]] = []
         self._home, self._firm = self.always, first - 1
+        for _ in range(first, first if last is None else last):
+            self.take()
 
     def take(self) -> int:
         """Take the next layer in; where it belongs: to all versions (0), or to a repeated layer."""
@@ -47,18 +50,12 @@ class Selection:
         self.stop += 1
         return 0 if home is self.always else len(self.repeated)
 
-    def until(self, last: int) -> Self:
-        """The selection, with the layers before ``last`` taken in."""
-        while self.stop < last:
-            self.take()
-        return self
-
     def kept(self, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""
         return sorted(chained(self.always, *self.repeated[:count]))
 
     def rectifiers(self, count: int) -> list[int]:
-        """Those of them at the end that only rectify: a correction may have either sign."""
+        """Layers kept at the end that only rectify: a correction may have either sign."""
         index = min(count, len(self.repeated)) - 1
         last = self.repeated[index] if index >= 0 else []
         firm = max(self._firm, last[0]) if last else self._firm
@@ -101,15 +98,8 @@ def prune(
         if i not in wanted:
             names.update(bypass_layer(chain, i, names))
             continue
-        body = chain.segment(i, i + 1, training=True)
-        for operation in body.operations:
-            if operation.kind in AMBIENT:
-                continue
-            source = _skipped(chain, model, operation, chain.layers[i], how)
-            if source is not None:
-                names[operation.name] = names.get(source, source)
-            else:
-                operations.append(operation.renamed(names))
+        skipped = partial(_skipped, chain, model, chain.layers[i], how)
+        operations += _kept(chain.segment(i, i + 1, training=True).own_operations, skipped, names)
     return without_dead_code(whole.rewritten(operations, names))
 
 
@@ -158,14 +148,24 @@ def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, st
 def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment:
     """The segment without what draws random numbers: corrections are differences of two states."""
     names: dict[str, str] = {}
-    operations: list[Operation] = []
-    for operation in segment.operations:
-        source = _drops(chain, model, operation)
+    operations = _kept(segment.operations, partial(_drops, chain, model), names)
+    return _wanted(segment.rewritten(operations, names))
+
+
+def _kept(
+    operations: Iterable[Operation],
+    skipped: Callable[[Operation], str | None],
+    names: dict[str, str],
+) -> list[Operation]:
+    """Operations but those in whose place a value stands, which is added to the names."""
+    kept: list[Operation] = []
+    for operation in operations:
+        source = skipped(operation)
         if source is None:
-            operations.append(operation.renamed(names))
+            kept.append(operation.renamed(names))
         else:
             names[operation.name] = names.get(source, source)
-    return _wanted(segment.rewritten(operations, names))
+    return kept
 
 
 def _source(chain: Chain, operation: Operation) -> str | None:
@@ -187,7 +187,7 @@ def _drops(chain: Chain, model: nn.Module, operation: Operation) -> str | None:
 
 
 def _skipped(
-    chain: Chain, model: nn.Module, operation: Operation, layer: Layer, how: Pruning
+    chain: Chain, model: nn.Module, layer: Layer, how: Pruning, operation: Operation
 ) -> str | None:
     """The value to use instead of an operation that a thin network leaves out, or ``None``."""
     source, dropped = _source(chain, operation), _drops(chain, model, operation)
@@ -200,13 +200,8 @@ def _skipped(
     return source if inner and 0 < heavy < layer.cost.flops else None
 
 
-def without_dead_code(segment: Segment) -> Segment:
-    """Without operations whose values nothing reads any more, nothing written over."""
-    return _copying(_wanted(segment))
-
-
 def _wanted(segment: Segment) -> Segment:
-    """Without operations whose values nothing reads any more."""
+    """The segment without operations whose values nothing reads any more."""
     wanted = set(segment.results or ())
     kept: list[Operation] = []
     for operation in reversed(segment.operations):
@@ -217,12 +212,13 @@ def _wanted(segment: Segment) -> Segment:
     return replace(segment, operations=tuple(reversed(kept)), inputs=inputs)
 
 
-def _copying(segment: Segment) -> Segment:
-    """With functions and methods that write on copies of what they are given.
+def without_dead_code(segment: Segment) -> Segment:
+    """The segment without operations whose values nothing reads any more, nothing written over.
 
-    Where layers were left out they would write on other values than in the network, and autograd
-    may need those.
+    Functions and methods write on copies of what they are given: where layers were left out they
+    would write on other values than in the network, and autograd may need those.
     """
+    segment = _wanted(segment)
     operations: list[Operation] = []
     names: dict[str, str] = {}
     for operation in segment.operations:

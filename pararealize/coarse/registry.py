@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
-from typing import Any, TypeGuard
+from typing import Any
 
-from pararealize.coarse.auto import Auto
-from pararealize.coarse.copies import Whole
+from pararealize.coarse.copies import Exact, Stepped, Thinned, Whole
 from pararealize.coarse.custom import Custom
-from pararealize.coarse.exact import Exact
 from pararealize.coarse.factored import Factored
-from pararealize.coarse.identity import Identity
+from pararealize.coarse.fitted import Fitted
 from pararealize.coarse.intervals import (
-    Fitted,
+    Identity,
     IntervalKind,
     Mean,
     Rediscretized,
@@ -21,9 +20,7 @@ from pararealize.coarse.intervals import (
     Summed,
 )
 from pararealize.coarse.kind import CoarseKind
-from pararealize.coarse.network import Generic, Network, OwnLayers
-from pararealize.coarse.stepped import Stepped
-from pararealize.coarse.thinned import Thinned
+from pararealize.coarse.network import Auto, Generic, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece
@@ -37,7 +34,7 @@ KINDS: tuple[type[CoarseKind], ...] = (
 
 
 def find(name: str) -> type[CoarseKind] | None:
-    """The kinds of a name, if there are any."""
+    """The kind of a name, if there is one."""
     return next((kind for kind in KINDS if kind.name == name), None)
 
 
@@ -53,12 +50,12 @@ def heeding(option: str) -> tuple[str, ...]:
 
 def candidates() -> tuple[CoarseKind, ...]:
     """What calibration compares."""
-    return tuple(kind for family in KINDS for kind in family.candidates())
+    return tuple(kind(**options) for kind in KINDS for options in kind.candidates)
 
 
 def substitutes() -> tuple[CoarseKind, ...]:
     """What stands in where a subnetwork has no candidate of a kind."""
-    return tuple(kind for family in KINDS for kind in family.substitutes())
+    return tuple(kind(**options) for kind in KINDS for options in kind.substitutes)
 
 
 def measurable() -> tuple[type[IntervalKind], ...]:
@@ -67,27 +64,21 @@ def measurable() -> tuple[type[IntervalKind], ...]:
     return tuple(kind for kind in found if not kind.fits)
 
 
-def is_kind(value: object) -> TypeGuard[CoarseKind]:
-    """Whether a value is a kind of coarse propagator with its parameters."""
-    return isinstance(value, CoarseKind)
-
-
 def shortest(method: Method) -> str | CoarseKind:
     """The kind that a method was given, or its name where the method makes the same of that."""
     kind = method.coarse
-    assert is_kind(kind)
+    assert isinstance(kind, CoarseKind)
     return kind.name if find(kind.name) is type(kind) and kind == kind.of(method) else kind
 
 
 def asked(method: Method, j: int | None = None) -> CoarseKind:
     """The kind that a method asks for, for subnetwork j or for one not known yet."""
     given = method.coarse
-    if is_kind(given):
+    if isinstance(given, CoarseKind):
         return given
     if callable(given):
         return Custom(given)
-    found = find(str(given))
-    if found is None:
+    if (found := find(str(given))) is None:
         raise MethodError(f"no kind of coarse propagator is called {given!r}.")
     return found.of(method, j)
 
@@ -125,7 +116,7 @@ def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKi
 
 def _saved_kind(piece: Piece, method: Method) -> CoarseKind:
     given = method.coarse
-    if is_kind(given) and piece.coarse == str(given):
+    if isinstance(given, CoarseKind) and piece.coarse == str(given):
         return given
     if not piece.coarse_kind:
         return kind_of_saved(piece.coarse, method, piece.index)
@@ -146,17 +137,11 @@ def kind_of_saved(text: str, method: Method, j: int) -> CoarseKind:
 
     """
     name, _, number = text.partition(" ")
-    try:
-        match name:
-            case "thinned":
-                return Thinned(int(number))
-            case "stepped":
-                return Stepped(int(number))
-            case "factored":
-                return Factored(float(number))
-        found = find(text)
-    except ValueError:
-        found = None
-    if found is None:
-        raise CoarseError(f"no kind of coarse propagator was written {text!r}.")
-    return found.of(method, j)
+    numbered = {"thinned": (Thinned, int), "stepped": (Stepped, int), "factored": (Factored, float)}
+    with suppress(ValueError):
+        if name in numbered:
+            kind, number_of = numbered[name]
+            return kind(number_of(number))
+        if found := find(text):
+            return found.of(method, j)
+    raise CoarseError(f"no kind of coarse propagator was written {text!r}.")

@@ -15,15 +15,11 @@ from pararealize.ir.decisions import Decisions
 #: Numbers of slices of a batch that are considered.
 COUNTS = (1, 2, 4, 8)
 
-#: The slices that a network is tried on, the smallest and the largest.
-HALVES = (slice(0, 1), slice(1, None))
-
 
 def chunk_counts(decisions: Decisions) -> tuple[int, ...]:
-    """Numbers of slices worth considering, that do not change what the network computes."""
+    """Numbers of slices that a batch can be cut into, at least one."""
     batch = _batch(decisions)
-    whole = inseparable(decisions) is not None
-    return tuple(count for count in COUNTS if count == 1 or (not whole and count <= batch))
+    return tuple(count for count in COUNTS if count == 1 or count <= batch)
 
 
 def inseparable(decisions: Decisions) -> int | None:
@@ -56,12 +52,13 @@ def is_separable(module: nn.Module, state: State, batch: int) -> bool:
         like = first if first is not None else torch.empty(0, dtype=state[0].dtype)
         leaves = [torch.randn(spec.shape).to(like) for spec in state]
         try:
-            whole = probe(*leaves)
-            halves = [probe(*(leaf[part] for leaf in leaves)) for part in HALVES]
+            whole, *halves = (
+                tree_leaves(probe(*(leaf[part] for leaf in leaves)))
+                for part in (slice(None), slice(0, 1), slice(1, None))
+            )
         except (ValueError, RuntimeError):
             return False  # BatchNorm, for one, refuses a single sample
-    pairs = zip(tree_leaves(whole), *(tree_leaves(half) for half in halves), strict=True)
-    return all(_is_joined(*leaves) for leaves in pairs)
+    return all(_is_joined(*parts) for parts in zip(whole, *halves, strict=True))
 
 
 def _is_joined(whole: Any, *halves: Any) -> bool:

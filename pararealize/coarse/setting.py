@@ -33,11 +33,11 @@ class LayerCosts:
 
     @cached_property
     def before(self) -> tuple[Cost, ...]:
-        """Of all layers before each one, and of all."""
+        """Cost of all layers before each one, and of all of them."""
         return tuple(accumulate(self.each, initial=Cost()))
 
     def between(self, first: int, last: int) -> Cost:
-        """Of the layers ``first`` … ``last - 1``."""
+        """Cost of the layers ``first`` … ``last - 1``."""
         return self.before[last] - self.before[first]
 
     def seconds(self, first: int, last: int) -> float:
@@ -77,13 +77,11 @@ class Setting:
         return found
 
     @property
-    def bodies(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """Every layer by itself."""
-        chain = self.chain
-        count = len(chain.layers)
+        chain, count = self.chain, len(self.chain.layers)
         return self.once(
-            "bodies",
-            lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count)),
+            "segments", lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count))
         )
 
     @property
@@ -116,10 +114,12 @@ class Setting:
         spec = self.chain.profile.specs[values[0]] if len(values) == 1 else None
         return (spec,) if spec is not None else ()
 
-    def price(self, make: Callable[[], tuple[nn.Module | None, State]]) -> Cost | None:
+    def price(
+        self, make: Callable[[], tuple[nn.Module | None, State, *tuple[Any, ...]]]
+    ) -> Cost | None:
         """Cost of one call of a new module on a state; ``None`` where there is none."""
         with torch.device("meta"):
-            module, state = make()
+            module, state, *_ = make()
         if module is None:
             return None
         weight = _weight(self.model)

@@ -36,11 +36,15 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
     """
     if method.batched == "never" or probe.partition.n < 3 or method.storage != "all":
         return ()
-    fine = {j: _sighted(probe, j, features.get(j)) for j in range(1, probe.partition.n + 1)}
+    fine = {j: probe.fine(j) for j in range(1, probe.partition.n + 1)}
+    for j, part in fine.items():
+        if j in features:
+            segment = without(part.segments[0], features[j].results or ())
+            fine[j] = Fine(probe.copy, segment, segment, part.label)
     entry = _entry(probe, fine)
     if entry:
         fine[1] = divided(fine[1], entry)[1]
-    groups = [group for group in _groups(fine) if len(group) > 1]
+    groups = _groups(fine)
     if not groups and method.batched == "always":
         raise MethodError(
             "MGRIT(batched='always'): no two slices can be advanced as one batch: they have to be "
@@ -49,15 +53,6 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
         )
     measured = [_measured(probe, {j: fine[j] for j in g}, features, entry) for g in groups]
     return tuple(s for s in measured if s.speedup > 1 or method.batched == "always")
-
-
-def _sighted(probe: Probe, j: int, seen: Segment | None) -> Fine:
-    """A slice on the probe's copy, with what it sees as arguments."""
-    part = probe.fine(j)
-    if seen is None:
-        return part
-    segment = without(part.segments[0], seen.results or ())
-    return Fine(probe.copy, segment, segment, part.label)
 
 
 def _entry(probe: Probe, fine: Mapping[int, Fine]) -> str:
@@ -83,32 +78,30 @@ def _is_plain(part: Fine, lead: Segment) -> bool:
 
 
 def _groups(fine: Mapping[int, Fine]) -> list[list[int]]:
+    """Slices, two or more, that compute the same function with other weights."""
     groups: list[list[int]] = []
-    for j, part in fine.items():
-        if not is_stackable(part):
-            continue
-        home = next((g for g in groups if alike(fine[g[0]], part)), None)
-        if home is None:
-            groups.append([j])
-        else:
-            home.append(j)
-    return groups
+    for j in (j for j, part in fine.items() if is_stackable(part)):
+        group = next((g for g in groups if alike(fine[g[0]], fine[j])), [])
+        if not group:
+            groups.append(group)
+        group.append(j)
+    return [group for group in groups if len(group) > 1]
 
 
 def _measured(
     probe: Probe, group: Mapping[int, Fine], features: Mapping[int, Segment], entry: str
 ) -> Stack:
-    """How many times faster a group is at once."""
+    """A group of slices with how many times faster they are at once."""
     parts = {Target.fine(j): part for j, part in group.items()}
     stacked = Stacked(parts)
     lead = divided(probe.fine(1), entry)[0] if entry and 1 in group else None
     first = probe.trajectory[0] if lead is None else probe.run(lead, None)
     states = [_leaf(first if j == 1 else probe.trajectory[j - 1]) for j in group]
-    seen = [_seen(probe, features.get(j)) for j in group]
-    columns = [torch.stack(column) for column in zip(*seen, strict=True)]
+    made = [_features(probe, features.get(j)) for j in group]
+    columns = [torch.stack(column) for column in zip(*made, strict=True)]
 
     def loop() -> None:
-        rows = zip(parts.values(), states, seen, strict=True)
+        rows = zip(parts.values(), states, made, strict=True)
         results = [part(state, *row) for part, state, row in rows]
         torch.autograd.grad(results, states, [torch.ones_like(r) for r in results])
 
@@ -125,8 +118,8 @@ def _measured(
 
 
 @torch.no_grad()
-def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
-    """What a slice sees on the probe's inputs."""
+def _features(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
+    """What a slice computes of the probe's inputs alone."""
     if segment is None:
         return ()
     made = probe.run(Fine(probe.copy, segment, segment, "what a slice sees"), None)
@@ -135,6 +128,5 @@ def _seen(probe: Probe, segment: Segment | None) -> tuple[Tensor, ...]:
 
 def _leaf(state: Tensor) -> Tensor:
     (leaf,) = leaves_of(state)
-    # A copy: the inputs may have been made in inference mode.
-    found: Tensor = leaf.detach().clone().requires_grad_()
-    return found
+    copy: Tensor = leaf.detach().clone()  # inputs may have been made in inference mode
+    return copy.requires_grad_()

@@ -105,20 +105,13 @@ def _try(
         profiled = profile(program, model, inputs, machine)
     except ShapeError:
         return None
-    enlarged = any(
-        _enlarges(profiled.specs, operation.uses, profiled.specs[operation.name])
-        for operation in program
-        if operation.kind == "module"
-        and isinstance(model.get_submodule(operation.target), nn.AdaptiveAvgPool2d)
-    )
-    return None if enlarged else profiled
-
-
-def _enlarges(specs: Any, uses: tuple[str, ...], result: TensorSpec | None) -> bool:
-    source = specs[uses[0]] if uses else None
-    if source is None or result is None:
-        return False
-    return any(a < b for a, b in zip(source.shape[2:], result.shape[2:], strict=True))
+    for operation in (o for o in program if o.kind == "module" and o.uses):
+        if isinstance(model.get_submodule(operation.target), nn.AdaptiveAvgPool2d):
+            ends = profiled.specs[operation.uses[0]], profiled.specs[operation.name]
+            source, result = (spec.shape[2:] if spec else () for spec in ends)
+            if any(a < b for a, b in zip(source, result, strict=False)):
+                return None
+    return profiled
 
 
 def _candidates(program: Program, model: nn.Module) -> Iterator[TensorSpec]:

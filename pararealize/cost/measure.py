@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +46,7 @@ def medians(
     return [median(found) for found in turns(*functions, runs=runs, before=before)]
 
 
+#: Rounds of which the median is taken.
 REPEATS = 5
 
 
@@ -63,22 +63,22 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
         torch.manual_seed(seed)
         fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
         rounds = [_round(probe, fine) for _ in range(REPEATS + 1)]
-    medians = [statistics.median(each) for each in zip(*rounds[1:], strict=True)]
     layers = [
-        replace(layer, cost=replace(layer.cost, seconds=seconds))
-        for layer, seconds in zip(chain.layers, medians, strict=True)
+        replace(layer, cost=replace(layer.cost, seconds=median(seconds)))
+        for layer, *seconds in zip(chain.layers, *rounds[1:], strict=True)
     ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
 
 
 def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:
     """Seconds of every layer, run once."""
+    device = next((p.device for p in probe.model.parameters()), torch.device("cpu"))
     state: Any = None
     seconds = []
     for layer in fine:
         begin = time.perf_counter()
         state = probe.run(layer, state)
-        _wait(probe.model)
+        wait(device)
         seconds.append(time.perf_counter() - begin)
     return seconds
 
@@ -93,9 +93,3 @@ def _scaled(chain: Chain, layers: Sequence[Layer]) -> Profile:
             seconds = costs[name].seconds * layer.cost.seconds / total
             costs[name] = replace(costs[name], seconds=seconds)
     return replace(chain.profile, costs=costs)
-
-
-def _wait(model: nn.Module) -> None:
-    parameter = next(model.parameters(), None)
-    if parameter is not None:
-        wait(parameter.device)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from pararealize.cost.simulate import Timeline, critical_coarse_seconds, simulate
+from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.chain import Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
-from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import HEAD, Target
@@ -25,41 +25,43 @@ def make_plan(
     model: nn.Module,
     method: Method,
     machine: Machine,
-    coarse: Mapping[int, Coarse],
-    guesses: Mapping[int, Guess],
-    ranks: int = 0,
-    levels: Mapping[Target, Coarse] | None = None,
+    ranks: int,
+    coarse: Mapping[Target, Coarse],
+    guesses: Mapping[int, Guess] | None = None,
     features: Mapping[int, Features] | None = None,
 ) -> Plan:
     """What was decided, and what it should be worth on ``ranks`` ranks.
 
-    By default there is one device a subnetwork.
+    With 0 ranks there is one device a subnetwork. A subnetwork's own coarse propagator is that of
+    level 2; where slices are joined, multigrid's levels have others.
     """
-    chain, n = partition.chain, partition.n
-    end = len(chain.layers)
-    head = chain.layers[partition.bounds[-1] : end]
+    chain, n, start = partition.chain, partition.n, partition.bounds[-1]
+    head, whole, given = chain.layers[start:], len(chain.layers), guesses or {}
+    pieces = tuple(
+        _piece(partition, method, j, coarse.get(Target.coarse(j)), given.get(j - 1))
+        for j in range(1, n + 1)
+    )
+    multigrid = isinstance(method, MGRIT)
     plan = Plan(
         model=type(model).__name__,
-        pieces=tuple(_piece(partition, method, j, coarse, guesses) for j in range(1, n + 1)),
+        pieces=pieces,
         head=" … ".join(dict.fromkeys((head[0].name, head[-1].name))) if head else "",
         inputs={chain.train[n].target: str(spec) for n, spec in chain.profile.inputs.items()},
         method=method,
         machine=machine,
-        serial_seconds=chain.cost(0, end).seconds,
+        serial_seconds=chain.cost(0, whole).seconds,
         parallel_seconds=0.0,
         critical_coarse_seconds=0.0,
-        head_seconds=chain.cost(partition.bounds[-1], end).seconds,
+        head_seconds=chain.cost(start, whole).seconds,
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
-        levels={str(target): coarse.cost.seconds for target, coarse in (levels or {}).items()},
+        levels={str(t): c.cost.seconds for t, c in coarse.items()} if multigrid else {},
     )
     for j, seen in (features or {}).items():
         rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
         parts = {Target.inputs(j): seen.cost.seconds, Target.fine(j): rest}
         plan.levels.update({str(target): seconds for target, seconds in parts.items()})
-    if levels:
-        plan = replace(plan, pieces=tuple(_with_level(piece, levels) for piece in plan.pieces))
     return timed(plan, schedule)
 
 
@@ -84,10 +86,9 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
             return 0.0
         if task.op == "join":
             return plan.machine.cost(0.0, 2 * sizes[task.piece - 1], launches=1).seconds
-        moved = (
-            (sizes[task.piece] or sizes.get(task.piece - 1, 0)) * (len(task.reads) + 1) / task.parts
-        )
-        return plan.machine.cost(0.0, moved, launches=len(task.reads) - 1).seconds
+        size, count = sizes[task.piece] or sizes.get(task.piece - 1, 0), len(task.reads)
+        moved = size * (count + 1) / task.parts
+        return plan.machine.cost(0.0, moved, launches=count - 1).seconds
 
     def message(task: Task) -> float:
         return plan.machine.message(sizes[task.piece - 1] / task.parts)
@@ -98,36 +99,12 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
 def timed(plan: Plan, schedule: Schedule) -> Plan:
     """The plan with the predicted time of a schedule that is not placed yet."""
     timeline = predict(plan, place(schedule, plan.n, plan.devices))
-    return replace(
-        plan,
-        parallel_seconds=timeline.makespan,
-        critical_coarse_seconds=critical_coarse_seconds(timeline),
-    )
-
-
-def _with_level(piece: Piece, levels: Mapping[Target, Coarse]) -> Piece:
-    """With the coarse propagator of level 2, where the slice has one of its own."""
-    coarse = levels.get(Target.coarse(piece.index))
-    if coarse is None:
-        return piece
-    return replace(
-        piece,
-        coarse=coarse.kind,
-        coarse_kind=coarse.name,
-        coarse_options=coarse.options,
-        coarse_parameters=count(coarse.module),
-        coarse_seconds=coarse.cost.seconds,
-        coarse_launches=coarse.cost.launches,
-        error=coarse.error,
-    )
+    seconds, coarse = timeline.makespan, timeline.critical_coarse_seconds
+    return replace(plan, parallel_seconds=seconds, critical_coarse_seconds=coarse)
 
 
 def _piece(
-    partition: Partition,
-    method: Method,
-    j: int,
-    coarse: Mapping[int, Coarse],
-    guesses: Mapping[int, Guess],
+    partition: Partition, method: Method, j: int, coarse: Coarse | None, guess: Guess | None
 ) -> Piece:
     chain = partition.chain
     first, last = partition.piece(j)
@@ -135,7 +112,7 @@ def _piece(
     names = dict.fromkeys(name for layer in layers for name in layer.parameters)
     after = partition.interface(j) if j < partition.n else None
     cost = chain.cost(first, last)
-    correct, guess = coarse.get(j), guesses.get(j - 1)
+    corrected = _correction(coarse, method)
     return Piece(
         index=j,
         layers=(layers[0].name, layers[-1].name),
@@ -148,16 +125,16 @@ def _piece(
         memory=_activations(partition, j),
         flops=cost.flops,
         seconds=cost.seconds,
-        coarse=correct.kind if correct else "none",
-        coarse_kind=correct.name if correct else "",
-        coarse_options=correct.options if correct else {},
-        coarse_parameters=count(correct.module if correct else None),
-        coarse_seconds=_correction(correct, method).seconds if correct else 0.0,
-        coarse_launches=_correction(correct, method).launches if correct else 0,
+        coarse=coarse.kind if coarse else "none",
+        coarse_kind=coarse.name if coarse else "",
+        coarse_options=coarse.options if coarse else {},
+        coarse_parameters=count(coarse.module) if coarse else 0,
+        coarse_seconds=corrected.seconds,
+        coarse_launches=corrected.launches,
         guess=guess.kind if guess else "none",
-        guess_parameters=count(guess.module if guess else None),
+        guess_parameters=count(guess.module) if guess else 0,
         guess_seconds=guess.cost.seconds if guess else 0.0,
-        error=correct.error if correct else None,
+        error=coarse.error if coarse else None,
     )
 
 
@@ -169,8 +146,10 @@ def _activations(partition: Partition, j: int) -> int:
     return sum(spec.bytes for spec in specs if spec is not None)
 
 
-def _correction(coarse: Coarse, method: Method) -> Cost:
+def _correction(coarse: Coarse | None, method: Method) -> Cost:
     """One correction: a residual one made zero-preserving evaluates its network twice."""
+    if coarse is None:
+        return Cost()
     residual = isinstance(method, Parareal) and method.correction == "residual"
     twice = residual and not coarse.zero_preserving
     return coarse.cost + coarse.cost if twice else coarse.cost

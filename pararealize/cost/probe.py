@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.cost.profile import random_like
 from pararealize.ir.chain import Partition, State, TensorSpec
 from pararealize.ir.program import Segment
 from pararealize.propagators.fine import Fine
@@ -50,13 +51,7 @@ class Probe:
         argument, spec = chain.train[name], chain.profile.inputs[name]
         default = argument.args[0] if argument.args else None
         value = self.inputs.get(argument.target, default if spec is None else spec)
-        return self._random(value) if isinstance(value, TensorSpec) else value
-
-    def _random(self, spec: TensorSpec) -> Tensor:
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        if spec.dtype.is_floating_point:
-            return torch.randn(spec.shape, dtype=spec.dtype).to(device)
-        return torch.zeros(spec.shape, dtype=spec.dtype, device=device)
+        return random_like(value, self.model) if isinstance(value, TensorSpec) else value
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -99,15 +94,20 @@ class Probe:
             moved = map_tensors(perturbed, state)
             exact = combine("+-", self.run(fine, moved), self.run(fine, state))
             guess = combine("+-", coarse(moved), coarse(state))
-        return norm(combine("+-", exact, guess)) / max(norm(exact), 1e-30)
+        return relative_error(guess, exact)
 
     def shapes(self, module: nn.Module, state: State) -> list[tuple[int, ...]]:
         """Shapes of what a module makes of a state."""
         probe = copy.deepcopy(module).eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            result = probe(*(self._random(spec) for spec in state))
+            result = probe(*(random_like(spec, self.model) for spec in state))
         leaves = result if isinstance(result, tuple) else (result,)
         return [tuple(leaf.shape) for leaf in leaves]
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    """The norm of a difference of two states or adjoints, relative to the one that is wanted."""
+    return norm(combine("+-", found, wanted)) / max(norm(wanted), 1e-30)
 
 
 def perturbed(leaf: Tensor) -> Tensor:

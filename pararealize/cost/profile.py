@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ REFUSALS = (
     *(RuntimeError, ValueError, TypeError, IndexError, AttributeError),
     *(AssertionError, NotImplementedError),
 )
+
+#: What an operation gives, its floating-point operations and the bytes that it moves.
+Measured = tuple[Any, tuple[float, float]]
 
 
 def profile(
@@ -51,15 +55,10 @@ def profile(
         for operation in program:
             values[operation.name], flops[operation.name] = evaluator(operation, values, inputs)
         specs = {name: _spec(value) for name, value in values.items()}
-    costs = {
-        operation.name: machine.cost(*flops[operation.name], launches=_launches(operation))
-        for operation in program
-    }
+    launching = {"module", "function", "method"}
+    counts = {o.name: int(o.kind in launching) for o in program}
+    costs = {name: machine.cost(*flops[name], launches=count) for name, count in counts.items()}
     return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs})
-
-
-def _launches(operation: Operation) -> int:
-    return int(operation.kind in {"module", "function", "method"})
 
 
 def _spec(value: Any) -> TensorSpec | None:
@@ -84,9 +83,7 @@ def without_data(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _measure(
-    function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[Any, tuple[float, float]]:
+def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
@@ -102,31 +99,29 @@ class _Evaluator:
 
     def __init__(self, model: nn.Module, training: bool) -> None:
         self.model, self.training = model, training
-        self.known: dict[Any, tuple[Any, tuple[float, float]]] = {}
+        self.known: dict[Any, Measured] = {}
 
     def __call__(
         self, operation: Operation, values: Mapping[str, Any], inputs: Mapping[str, Any]
-    ) -> tuple[Any, tuple[float, float]]:
+    ) -> Measured:
         args, kwargs = operation.map_refs(lambda ref: values[ref.name])
         match operation.kind:
             case "input":
                 default = operation.args[0] if operation.args else None
                 return _meta(inputs.get(operation.target, default)), (0.0, 0.0)
             case "attribute":
-                return _meta(_attribute(self.model, operation.target)), (0.0, 0.0)
+                return _meta(attrgetter(operation.target)(self.model)), (0.0, 0.0)
             case "training":
                 return self.training, (0.0, 0.0)
             case "output":
                 return None, (0.0, 0.0)
-        result: tuple[Any, tuple[float, float]] = self._run(operation, args, kwargs)
-        return result
+        return self._run(operation, args, kwargs)
 
-    def _run(self, operation: Operation, args: Any, kwargs: Any) -> Any:
+    def _run(self, operation: Operation, args: Any, kwargs: Any) -> Measured:
         module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
         key = (_identity(operation, module), _key(args), _key(kwargs))
         if key in self.known:
             return self.known[key]
-        result: tuple[Any, tuple[float, float]]
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
@@ -144,13 +139,14 @@ class _Evaluator:
         """The whole network without data."""
         return without_data(self.model)
 
-    def _computed(self, operation: Operation, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _computed(
+        self, operation: Operation, module: nn.Module, args: Any, kwargs: Any
+    ) -> Measured:
         """The shapes of a module that looks at numbers: it is run once, on random ones."""
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        random = partial(_random, device=device)
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
-                given = map_tensors(random, (args, kwargs))
+                given = map_tensors(partial(random_like, model=module), (args, kwargs))
                 twin = copy.deepcopy(module).train(self.training)
                 whole = operation.kind != "module"
                 result, cost = _measure(partial(operation.target, twin) if whole else twin, *given)
@@ -170,9 +166,11 @@ class _Evaluator:
         return function
 
 
-def _random(like: Tensor, device: torch.device) -> Tensor:
-    if like.is_floating_point():
-        return torch.randn(like.shape, dtype=like.dtype, device=device)
+def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
+    """A random tensor of a shape and dtype on a model's device; zeros where it counts something."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if like.dtype.is_floating_point:
+        return torch.randn(like.shape, dtype=like.dtype, device="cpu").to(device)
     return torch.zeros(like.shape, dtype=like.dtype, device=device)
 
 
@@ -184,11 +182,6 @@ def _meta(value: Any) -> Any:
     if isinstance(value, TensorSpec):
         return torch.empty(value.shape, dtype=value.dtype, device="meta")
     return map_tensors(lambda t: torch.empty_like(t, device="meta"), value)
-
-
-def _attribute(model: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(owner), name)
 
 
 def _identity(operation: Operation, module: nn.Module | None) -> Any:

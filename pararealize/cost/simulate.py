@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.task import Task
 
-#: Seconds that a task takes.
-Clock = Callable[[Task], float]
-
 
 @dataclass(frozen=True)
 class Timeline:
@@ -26,15 +23,19 @@ class Timeline:
         """Seconds from the first start to the last stop."""
         return max(self.stop, default=0.0)
 
-    def critical_seconds(self, wanted: Callable[[Task], bool]) -> float:
-        """Seconds that the tasks ``wanted`` take on the critical path."""
-        tasks = self.schedule.tasks
-        return sum(self.stop[i] - self.start[i] for i in self.critical if wanted(tasks[i]))
+    @property
+    def critical_coarse_seconds(self) -> float:
+        """Seconds of guesses, coarse propagators and combinations on the critical path."""
+        coarse = (i for i in self.critical if not self.schedule.tasks[i].role.is_network)
+        return sum(self.stop[i] - self.start[i] for i in coarse)
 
 
-def simulate(schedule: Schedule, clock: Clock, message: Callable[[Task], float]) -> Timeline:
+def simulate(
+    schedule: Schedule, clock: Callable[[Task], float], message: Callable[[Task], float]
+) -> Timeline:
     """The timeline of a placed schedule, every rank running its tasks in order.
 
+    ``clock`` gives the seconds that a task takes, ``message`` those that a message travels.
     A receive ends ``message(recv)`` seconds after its send began, or when the rank gets to it;
     sends cost the sender nothing (they overlap with what it computes next).
     """
@@ -65,8 +66,3 @@ def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
         path.append(at)
         at = cause[at]
     return tuple(reversed(path))
-
-
-def critical_coarse_seconds(timeline: Timeline) -> float:
-    """Seconds of guesses, coarse propagators and combinations on the critical path."""
-    return timeline.critical_seconds(lambda task: not task.role.is_network)

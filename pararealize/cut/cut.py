@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, starmap
-from math import isfinite
+from math import inf, isfinite
+from typing import final
 
 import numpy as np
 from torch import nn
 
 from pararealize.chain.interfaces import find_interface
-from pararealize.cut.weights import Weights
+from pararealize.coarse.guesses import guess_costs
+from pararealize.coarse.intervals import IntervalKind, Rediscretized
+from pararealize.coarse.kind import costs_of
+from pararealize.coarse.registry import asked
+from pararealize.coarse.setting import Setting
 from pararealize.errors import CutError
-from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.chain import Chain, Cost, Partition
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.schedule.parareal import guesser
@@ -117,6 +122,60 @@ def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int,
     return float(reach[-1]), tuple(reversed(bounds))
 
 
+@final
+class Weights:
+    """Predicted seconds of the piece ``first`` … ``last - 1`` and of what a method adds to it.
+
+    They are infinite where what is asked for does not exist.
+    """
+
+    def __init__(self, chain: Chain, model: nn.Module, method: Method, machine: Machine) -> None:
+        self.method = method
+        self.setting = Setting.of(chain, model, machine, method)
+        self.kind = asked(method)
+        self._walks: dict[int, Iterator[Cost | None]] = {}
+        self._coarse: dict[int, list[float]] = {}
+        guessed = isinstance(method, Parareal) and method.guess == "network"
+        self.guesses = guess_costs(self.setting, len(chain.layers)) if guessed else []
+
+    def fine(self, first: int, last: int) -> float:
+        """Seconds of the piece itself."""
+        return self.setting.fine.seconds(first, last)
+
+    def coarse(self, first: int, last: int) -> float:
+        """Seconds of one evaluation of its coarse propagator."""
+        known = self._coarse.setdefault(first, [])
+        if len(known) < last - first:
+            walk = self._walks.setdefault(first, self._walk(first))
+            while len(known) < last - first:
+                cost = next(walk)
+                known.append(inf if cost is None else cost.seconds)
+        return known[last - first - 1]
+
+    def _walk(self, first: int) -> Iterator[Cost | None]:
+        """Costs of coarse propagators from a layer on, in multigrid those of level 2."""
+        if isinstance(self.method, Parareal):
+            return costs_of(self.kind, self.setting, first)
+        kind = self.kind if isinstance(self.kind, IntervalKind) else Rediscretized()
+        return kind.level_costs(self.setting, first, self.method.factors[0])
+
+    def guess(self, first: int) -> float:
+        """Seconds of the guess of the state before it, by a network of its own."""
+        cost = self.guesses[first] if self.guesses else Cost()
+        return inf if cost is None else cost.seconds
+
+    def added(self, first: int, last: int) -> float:
+        """Seconds of its guess and corrections; the first piece has none, and may have to guess."""
+        method = self.method
+        if first == 0:
+            sweeps = isinstance(method, Parareal) and method.guess == "coarse"
+            return inf if sweeps and self.coarse(first, last) == inf else 0.0
+        count = method.iterations if isinstance(method, Parareal) else 1
+        evaluations = 1 if self.setting.difference or self.kind.keeps_zero else 2
+        corrections = count * evaluations * self.coarse(first, last) if count else 0.0
+        return self.guess(first) + corrections
+
+
 def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
     """The partition into ``n`` subnetworks whose heaviest one is lightest.
 
@@ -134,12 +193,11 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine
     waits = _first_guess(weights, method, end, n)
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
 
-    def weight(first: int, last: int) -> float:
-        value = weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
-        return value + (waits if first else 0.0) + weights.added(first, last)
-
     def bare(first: int, last: int) -> float:
         return weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
+
+    def weight(first: int, last: int) -> float:
+        return bare(first, last) + (waits if first else 0.0) + weights.added(first, last)
 
     best = min_max(end, n, weight, weights.fine)
     known = all(map(isfinite, starmap(weight, pairwise(best))))
@@ -160,7 +218,7 @@ def _first_guess(weights: Weights, method: Method, end: int, n: int) -> float:
 
 
 def check_count(chain: Chain, n: int) -> None:
-    """Whether the chain can be cut into ``n``.
+    """Raise where the chain cannot be cut into ``n``.
 
     Raises:
         CutError: says how many pieces are possible and what to write.

@@ -11,12 +11,10 @@ from torch import Tensor
 from pararealize.coarse.levels import LevelBuilder, find_levels
 from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.depth_batching import find_stacks
-from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import make_plan
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
 from pararealize.emit.fastest import faster_of_both
-from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
@@ -31,41 +29,24 @@ from pararealize.schedule.place import place_iteration
 class MGRITPasses(MethodPasses):
     """What multigrid reduction in time decides."""
 
-    @property
-    def method(self) -> MGRIT:
-        """Its options."""
-        method = self.request.method
-        assert isinstance(method, MGRIT)
-        return method
+    method: MGRIT
 
-    def decide(self, partition: Partition, probe: Probe, ranks: int) -> Decisions:
+    def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
-        request = self.request
         chosen = saved_kinds(self.saved.pieces, self.method) if self.saved else {}
-        builder = LevelBuilder(partition, self.serial, self.method, request.machine, probe, chosen)
-        cycles = cycles_of(builder)
-        levels, plan = decide_levels(builder, cycles, ranks if ranks > 1 else 0)
-        tracing = replace(request.tracing, found=partition.chain.whole)
-        given = request.given or {}
-        return Decisions(
-            partition=partition,
-            plan=replace(plan, tracing=tracing),
+        builder = LevelBuilder(probe, self.method, self.request.machine, chosen)
+        cycles, levels, plan = decide_levels(builder, ranks)
+        given = self.request.given or {}
+        return self.decided(
+            *(probe, plan),
             iteration=cycles,
             levels=levels,
             features={j: found.segment for j, found in builder.features.items()},
-            expectations=expectations(partition.chain.train, self.serial),
             given={k: v for k, v in given.items() if not isinstance(v, Tensor)},
         )
 
-    def on_ranks(self, decisions: Decisions) -> Decisions:
-        """Every cycle's tasks on ranks; adjoints are solved for there as well."""
-        return self._placed(decisions, deliver=True)
-
-    def on_devices(self, decisions: Decisions) -> Decisions:
-        """Every cycle's tasks on the devices, the output where it is made."""
-        return self._placed(decisions, deliver=False)
-
-    def _placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
+    def placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
+        """The decisions with every cycle's tasks, for states and for adjoints, on ranks."""
         assert decisions.iteration is not None
         n = decisions.plan.n
         placed = place_iteration(decisions.iteration, n, self.ranks, deliver=deliver)
@@ -73,7 +54,7 @@ class MGRITPasses(MethodPasses):
 
     def on_one_device(self, decisions: Decisions) -> Decisions:
         """Slices of one structure advance as one batch, where that is faster."""
-        probe = self.probe(decisions.partition)
+        probe = self.probe(decisions.partition, self.request.given)
         stacks = find_stacks(probe, self.method, decisions.features)
         decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
         if self.method.batched != "fastest":
@@ -81,29 +62,24 @@ class MGRITPasses(MethodPasses):
         return faster_of_both(decisions, self.serial, probe.arguments)
 
 
-def cycles_of(builder: LevelBuilder) -> Iteration:
-    """The cycles of a partition's hierarchy, not placed on ranks."""
-    partition, method = builder.partition, builder.method
-    levels = find_levels(partition, method)
-    return iteration(levels, method, head=partition.has_head, with_features=builder.features)
-
-
 def decide_levels(
-    builder: LevelBuilder, cycles: Iteration, ranks: int
-) -> tuple[Mapping[Target, Coarse], Plan]:
-    """The coarse propagators that cycles apply, and the plan with them.
+    builder: LevelBuilder, ranks: int
+) -> tuple[Iteration, Mapping[Target, Coarse], Plan]:
+    """Cycles that are not placed on ranks, the coarse propagators that they apply, and the plan.
 
     Raises:
         CoarseError: none of the asked kind exists.
 
     """
+    probe, method = builder.probe, builder.method
+    hierarchy, head = find_levels(probe.partition, method), probe.partition.has_head
+    cycles = iteration(hierarchy, method, head=head, with_features=builder.features)
     every = (*cycles.forward, *cycles.adjoint)
     used = {target for each in every for target in targets(each.schedule)}
     levels = builder.build(cycles.levels, used)
     plan = make_plan(
-        *(builder.partition, cycles.forward[0].schedule, builder.model, builder.method),
-        *(builder.machine, {}, {}, ranks),
-        levels=levels,
+        *(probe.partition, cycles.forward[0].schedule, probe.model, method, builder.machine),
+        *(ranks if ranks > 1 else 0, levels),
         features=builder.features,
     )
-    return levels, plan
+    return cycles, levels, plan

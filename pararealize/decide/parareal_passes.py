@@ -9,7 +9,6 @@ from pararealize.coarse.builder import build_coarse
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.registry import saved_kinds
 from pararealize.coarse.separable import chunk_counts, inseparable
-from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import make_plan, predict
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
@@ -18,6 +17,7 @@ from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
+from pararealize.ir.target import Target
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import certified_stages, parareal_stages
 from pararealize.schedule.place import owner, place, place_stages
@@ -27,12 +27,7 @@ from pararealize.schedule.place import owner, place, place_stages
 class PararealPasses(MethodPasses):
     """What parareal decides."""
 
-    @property
-    def method(self) -> Parareal:
-        """Its options."""
-        method = self.request.method
-        assert isinstance(method, Parareal)
-        return method
+    method: Parareal
 
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks.
@@ -44,26 +39,20 @@ class PararealPasses(MethodPasses):
         self.method.check_subnetworks(n)
         return super().cut(chain, n)
 
-    def decide(self, partition: Partition, probe: Probe, ranks: int) -> Decisions:
+    def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Coarse and guess networks that the sweeps apply, of the kinds that were saved."""
-        method, request, serial = self.method, self.request, self.serial
-        sweeps = self._sweeps(partition)
+        method, machine, serial = self.method, self.request.machine, self.serial
+        partition, sweeps = probe.partition, self._sweeps(probe.partition)
         used = frozenset(target for stage in sweeps for target in targets(stage))
         chosen = saved_kinds(self.saved.pieces, method) if self.saved else {}
-        machine = request.machine
-        coarse = build_coarse(partition, serial, method, machine, probe, used, chosen)
+        coarse = build_coarse(probe, method, machine, used, chosen)
         guesses = build_guesses(partition, serial, method, machine, used)
-        places = ranks if ranks > 1 else 0
-        plan = make_plan(partition, sweeps[0], serial, method, machine, coarse, guesses, places)
-        tracing = replace(request.tracing, found=partition.chain.whole)
-        return Decisions(
-            partition=partition,
-            plan=replace(plan, tracing=tracing),
-            sweeps=sweeps,
-            coarse=coarse,
-            guesses=guesses,
-            expectations=expectations(partition.chain.train, serial),
+        plan = make_plan(
+            *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
+            {Target.coarse(j): choice for j, choice in coarse.items()},
+            guesses,
         )
+        return self.decided(probe, plan, sweeps=sweeps, coarse=coarse, guesses=guesses)
 
     def _sweeps(self, partition: Partition) -> tuple[Schedule, ...]:
         """The schedule and what may follow it: whatever the tolerance, with a certificate."""
@@ -76,15 +65,12 @@ class PararealPasses(MethodPasses):
     def on_ranks(self, decisions: Decisions) -> Decisions:
         """Corrections flow in as many slices of the batch as pay."""
         if decisions.sweeps[1:]:
-            return self._placed(decisions, deliver=True)
+            return self.placed(decisions, deliver=True)
         options = [self._sliced(decisions, parts) for parts in self._counts(decisions)]
         return min(options, key=lambda option: option.plan.parallel_seconds)
 
-    def on_devices(self, decisions: Decisions) -> Decisions:
-        """Every stage on the devices, its output where it is made."""
-        return self._placed(decisions, deliver=False)
-
-    def _placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
+    def placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
+        """The decisions with the tasks of every stage on ranks."""
         n, (first, *later) = decisions.plan.n, decisions.sweeps
         placed = place(first, n, self.ranks, deliver=deliver)
         stages = place_stages((placed, *later), n, self.ranks, deliver=deliver)
@@ -107,12 +93,13 @@ class PararealPasses(MethodPasses):
 
         """
         asked = self.request.chunks
-        counts = chunk_counts(decisions) if asked is None else (asked,)
-        whole = inseparable(decisions) if max(counts) > 1 else None
-        if whole is not None:
+        whole = None if asked == 1 else inseparable(decisions)
+        if asked is not None and whole is not None:
             raise MethodError(
                 f"chunks={asked}: the coarse network of subnetwork {whole} does not treat every "
                 "sample of a batch by itself (BatchNorm?), so that slices would change what it "
                 "computes: leave chunks out, or choose another coarse network."
             )
-        return counts if self.ranks > 1 else (1,)
+        if asked is not None and self.ranks > 1:
+            return (asked,)
+        return chunk_counts(decisions) if whole is None and self.ranks > 1 else (1,)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
+from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import timed
 from pararealize.cost.probe import Probe
-from pararealize.cut.cut import check_count, cut, cut_at
+from pararealize.cut.cut import cut, cut_at
 from pararealize.decide.request import Request
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
@@ -32,51 +35,61 @@ class MethodPasses(ABC):
 
     def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:
         self.request, self.serial, self.ranks, self.saved = request, serial, ranks, saved
+        self.method: Any = request.method
 
     @abstractmethod
-    def decide(self, partition: Partition, probe: Probe, ranks: int) -> Decisions:
-        """Coarse propagators, schedules that are not placed yet, and the plan."""
+    def decide(self, probe: Probe, ranks: int) -> Decisions:
+        """Coarse propagators of a probe's partition, schedules that are not placed, and the plan.
+
+        ``ranks`` is 0, or 1, for one device a subnetwork.
+        """
 
     @abstractmethod
+    def placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
+        """The decisions with all schedules on ranks, which ``deliver`` the output to each.
+
+        Otherwise they are devices of one process, and the output stays where it is made.
+        """
+
     def on_ranks(self, decisions: Decisions) -> Decisions:
         """The decisions with all schedules on ranks, where every rank gets the output."""
-
-    @abstractmethod
-    def on_devices(self, decisions: Decisions) -> Decisions:
-        """The decisions with all schedules on the devices of one process."""
+        return self.placed(decisions, deliver=True)
 
     def on_one_device(self, decisions: Decisions) -> Decisions:
         """The decisions for one device: nothing more, unless the method knows better."""
         return decisions
 
-    def probe(self, partition: Partition) -> Probe:
-        """Evaluations of a partition's parts on the inputs that were given."""
-        inputs = dict(self.request.given or {})
-        return Probe(partition, self.serial, inputs, self.request.method.seed)
+    def probe(self, partition: Partition, given: Mapping[str, Any] | None = None) -> Probe:
+        """Evaluations of a partition's parts on inputs that were ``given``, or on random ones."""
+        return Probe(partition, self.serial, dict(given or {}), self.method.seed)
+
+    def decided(self, probe: Probe, plan: Plan, **parts: Any) -> Decisions:
+        """The decisions of a plan and other parts, with what the network and its tracing say."""
+        chain = probe.partition.chain
+        plan = replace(plan, tracing=replace(self.request.tracing, found=chain.whole))
+        expected = expectations(chain.train, self.serial)
+        return Decisions(probe.partition, plan, expectations=expected, **parts)
 
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks, where the request says or as balanced as can be."""
         request = self.request
         if request.interfaces is not None:
             return cut_at(chain, request.interfaces, n)
-        check_count(chain, n)
         return cut(chain, self.serial, n, request.method, request.machine)
 
     def count(self, chain: Chain) -> int:
         """The number of subnetworks: as asked, or that with the least predicted time."""
         if self.request.count is not None:
             return self.request.count
-        most = min(MOST, len(chain.interfaces) + 1)
-        return min(range(1, most + 1), key=lambda n: self._seconds(chain, n))
 
-    def _seconds(self, chain: Chain, n: int) -> float:
-        partition = self.cut(chain, n)
-        blind = Probe(partition, self.serial, {}, self.request.method.seed)
-        return self.decide(partition, blind, 0).plan.parallel_seconds
+        def seconds(n: int) -> float:
+            return self.decide(self.probe(self.cut(chain, n)), 0).plan.parallel_seconds
+
+        return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
 
     def decide_again(self, partition: Partition) -> Decisions:
         """The decisions, with what a saved plan knows of them."""
-        decisions = self.decide(partition, self.probe(partition), self.ranks)
+        decisions = self.decide(self.probe(partition, self.request.given), self.ranks)
         saved, plan = self.saved, decisions.plan
         if saved is None or (saved.ranks != plan.ranks and saved.calibration is None):
             return decisions

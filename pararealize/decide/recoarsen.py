@@ -13,7 +13,7 @@ from torch import nn
 from pararealize.coarse.levels import LevelBuilder
 from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
-from pararealize.decide.mgrit_passes import cycles_of, decide_levels
+from pararealize.decide.mgrit_passes import decide_levels
 from pararealize.emit.emission import Emission
 from pararealize.emit.multigrid_propagators import propagators_of, share_masks
 from pararealize.errors import MethodError, RankError
@@ -22,7 +22,6 @@ from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
-from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.transport import together
 
 
@@ -40,18 +39,23 @@ def recoarsened(
 
     """
     iteration, transport = _checked(emission), emission.transport
-    if transport is not None and _joins(iteration):
+    joins = iteration.levels[-1].steps < iteration.levels[0].steps
+    if transport is not None and joins:
         raise RankError(
             "net.recoarsen(): on ranks, coarse steps that join slices may need layers that their "
             "rank does not hold: compile net.to_serial() again, or take fewer levels."
         )
+    whole = whole.to(next(whole.parameters(), torch.empty(0)).device)
     with together(transport), nullcontext() if transport is None else transport.alone():
-        plan, levels = _decided(emission.decisions, _on_one_device(whole), args, kwargs)
+        plan, levels = _decided(emission.decisions, whole, args, kwargs)
     if transport is not None:
         plan, levels = transport.exchange((plan, levels))[0]
+    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
+    coarse = propagators_of(own, emission.serial)
+    share_masks(coarse, dict.fromkeys(coarse, 2))
     return replace(
         emission.with_plan(plan),
-        propagators={**emission.propagators, **_coarse(emission, levels)},
+        propagators={**emission.propagators, **coarse},
         own_streams=any(p.draws for p in propagators_of(levels, whole).values()),
     )
 
@@ -80,34 +84,7 @@ def _decided(
     given = bind(whole, args, kwargs) if args or kwargs else decisions.given
     probe = Probe(decisions.partition, whole, dict(given or {}), method.seed)
     with torch.inference_mode(False), torch.enable_grad():
-        builder = LevelBuilder(decisions.partition, whole, method, plan.machine, probe, chosen={})
-        levels, new = decide_levels(builder, cycles_of(builder), plan.ranks)
-    return _updated(plan, new), levels
-
-
-def _updated(old: Plan, new: Plan) -> Plan:
-    """The plan with new coarse propagators and their costs."""
-    return replace(
-        old,
-        pieces=new.pieces,
-        levels=new.levels,
-        parallel_seconds=new.parallel_seconds,
-        critical_coarse_seconds=new.critical_coarse_seconds,
-    )
-
-
-def _coarse(emission: Emission, levels: Mapping[Target, Coarse]) -> dict[Target, Propagator]:
-    """Those that this process applies, with the masks that they need."""
-    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
-    found = propagators_of(own, emission.serial)
-    share_masks(found, dict.fromkeys(found, 2))
-    return found
-
-
-def _joins(iteration: Iteration) -> bool:
-    return any(level.steps < iteration.levels[0].steps for level in iteration.levels)
-
-
-def _on_one_device(whole: nn.Module) -> nn.Module:
-    first = next(whole.parameters(), torch.empty(0))
-    return whole.to(first.device)
+        builder = LevelBuilder(probe, method, plan.machine, chosen={})
+        _, levels, new = decide_levels(builder, plan.ranks)
+    changed = ("pieces", "levels", "parallel_seconds", "critical_coarse_seconds")
+    return replace(plan, **{name: getattr(new, name) for name in changed}), levels

@@ -43,9 +43,6 @@ class Request:
             raise MethodError(f"method={self.method!r}: expected Parareal(...) or MGRIT(...).")
         if self.cost not in {"predicted", "measured"}:
             raise MethodError(f"cost={self.cost!r}: expected 'predicted' or 'measured'.")
-        self._check_chunks()
-
-    def _check_chunks(self) -> None:
         if self.chunks in {None, 1}:
             return
         if isinstance(self.method, MGRIT):

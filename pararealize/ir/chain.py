@@ -13,6 +13,11 @@ import torch
 
 from pararealize.ir.program import Operation, Program, Segment, cut_segment
 
+#: Most layers in a block that repeats, for instance residual, activation, residual, activation.
+LONGEST = 6
+#: Most numbers in an input that a saved plan may ask for.
+MOST_NUMBERS = 2**31
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -33,12 +38,6 @@ class Expectation:
         return None
 
 
-#: Most layers in a block that repeats, for instance residual, activation, residual, activation.
-LONGEST = 6
-#: Most numbers in an input that a saved plan may ask for.
-MOST_NUMBERS = 2**31
-
-
 @dataclass(frozen=True)
 class TensorSpec:
     """Shape and dtype of a tensor, e.g. ``[batch, channels, height, width]``."""
@@ -49,10 +48,7 @@ class TensorSpec:
     @property
     def bytes(self) -> int:
         """Memory it takes, in bytes."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
@@ -191,24 +187,20 @@ class Chain:
     sizes: Mapping[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
 
-    def entry(self, layer: int) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
-        """Where ``layer`` begins in both programs, and the live values there."""
-        if layer == 0:
-            return 0, 0, (), ()
-        i = self.interfaces[layer - 1]
-        return i.stop, i.eval_stop, i.values, i.eval_values
-
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""
-        start, eval_start, state, eval_state = self.entry(first)
-        if last == len(self.layers):
-            program = self.train if training else self.eval
-            begin, live = (start, state) if training else (eval_start, eval_state)
-            return cut_segment(program, begin, len(program), live, None)
-        stop, eval_stop, results, eval_results = self.entry(last)
-        if training:
-            return cut_segment(self.train, start, stop, state, results)
-        return cut_segment(self.eval, eval_start, eval_stop, eval_state, eval_results)
+        program = self.train if training else self.eval
+        (start, state), (stop, results) = (self._entry(i, training) for i in (first, last))
+        return cut_segment(program, start, stop, state or (), results)
+
+    def _entry(self, layer: int, training: bool) -> tuple[int, tuple[str, ...] | None]:
+        """Where ``layer`` begins in a mode's program, and the values live there, if any are."""
+        if layer == len(self.layers):
+            return len(self.train if training else self.eval), None
+        if layer == 0:
+            return 0, ()
+        i = self.interfaces[layer - 1]
+        return (i.stop, i.values) if training else (i.eval_stop, i.eval_values)
 
     @cached_property
     def repeats(self) -> tuple[tuple[int, int], ...]:

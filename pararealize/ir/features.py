@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pararealize.ir.chain import Chain, Cost
-from pararealize.ir.program import AMBIENT, Operation, Segment
+from pararealize.ir.program import Operation, Segment, with_ambient
 
 
 def without(segment: Segment, names: tuple[str, ...]) -> Segment:
     """The segment with features as arguments instead of what computes them."""
     inside = {operation.name for operation in independent(segment)}
-    kept = [o for o in segment.operations if o.name not in inside and o.kind not in AMBIENT]
-    rest = with_ambient(segment, kept, segment.results)
-    return replace(rest, state=segment.state, features=names)
+    kept = [o for o in segment.own_operations if o.name not in inside]
+    return replace(_part(segment, kept, segment.state, segment.results), features=names)
 
 
 def split(segment: Segment, name: str) -> tuple[Segment, Segment] | None:
     """What makes a value, and the rest as a function of it; ``None`` if that reads others too."""
-    body = [o for o in segment.operations if o.kind not in AMBIENT]
-    made = [o.name for o in body]
+    own = segment.own_operations
+    made = [o.name for o in own]
     if name not in made:
         return None
     at = made.index(name) + 1
-    lead = replace(with_ambient(segment, body[:at], (name,)), state=segment.state)
-    rest = replace(with_ambient(segment, body[at:], segment.results), state=(name,))
+    lead = _part(segment, own[:at], segment.state, (name,))
+    rest = _part(segment, own[at:], (name,), segment.results)
     before = {*made[:at], *segment.state} - {name}
-    read = {used for o in body[at:] for used in o.uses} | set(segment.results or ())
+    read = {used for o in own[at:] for used in o.uses} | set(segment.results or ())
     return (lead, rest) if read.isdisjoint(before) else None
 
 
@@ -35,9 +34,7 @@ def independent(segment: Segment) -> list[Operation]:
     """Operations that no value of the state reaches."""
     reached = set(segment.state)
     found: list[Operation] = []
-    for operation in segment.operations:
-        if operation.kind in AMBIENT:
-            continue
+    for operation in segment.own_operations:
         if reached.isdisjoint(operation.uses) and operation.kind != "output":
             found.append(operation)
         else:
@@ -45,29 +42,24 @@ def independent(segment: Segment) -> list[Operation]:
     return found
 
 
-def with_ambient(
-    segment: Segment, operations: Iterable[Operation], results: tuple[str, ...] | None
+def _part(
+    segment: Segment,
+    operations: Sequence[Operation],
+    state: tuple[str, ...],
+    results: tuple[str, ...] | None,
 ) -> Segment:
-    """A segment of some operations and of the ambient ones that they read."""
-    body = list(operations)
-    read = {name for operation in body for name in operation.uses}
-    for operation in reversed(segment.operations):
-        if operation.kind == "context" and operation.name in read:
-            read.update(operation.uses)
-    ambient = [o for o in segment.operations if o.kind in AMBIENT and o.name in read]
-    inputs = tuple(name for name in segment.inputs if name in read)
-    return Segment((*ambient, *body), (), inputs, results)
+    """A segment of some of a segment's operations and of the ambient ones that they read."""
+    return with_ambient(segment.operations, segment.inputs, operations, state, results)
 
 
 @dataclass(frozen=True)
 class Features:
     """Values of a slice that do not depend on its state: what a recurrent network sees.
 
-    ``segment`` computes them; ``names`` are its results, in order.
+    ``segment`` computes them; they are its results, in order.
     """
 
     segment: Segment
-    names: tuple[str, ...]
     cost: Cost
 
 
@@ -83,8 +75,8 @@ def find_features(chain: Chain, first: int, last: int) -> Features | None:
     if not any(operation.uses for operation in operations):
         return None
     inside = {operation.name for operation in operations}
-    later = [o for o in segment.operations if o.name not in inside and o.kind not in AMBIENT]
+    later = [o for o in segment.own_operations if o.name not in inside]
     read = {name for operation in later for name in operation.uses} | set(segment.results or ())
     names = tuple(o.name for o in operations if o.name in read)
-    body = with_ambient(segment, operations, names)
-    return Features(body, names, chain.profile.cost(operations)) if names else None
+    part = _part(segment, operations, (), names)
+    return Features(part, chain.profile.cost(operations)) if names else None

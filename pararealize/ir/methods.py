@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,7 +70,6 @@ class Parareal:
 
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
-        _check_coarse(self)
         for name in ("iterations", "seed"):
             check_count(self, name, 0)
         each: Any = self.coarse_depth if isinstance(self.coarse_depth, tuple) else None
@@ -90,13 +90,17 @@ class Parareal:
                 f"Parareal(tolerance={given!r}): expected a number of 0 or more, relative to the "
                 "states, or None for as many sweeps as iterations says."
             )
+        _check_coarse(self)
 
-    def depth(self, j: int | None) -> int:
-        """``coarse_depth`` of subnetwork j, counted from 1; of one not known yet, the mean."""
-        each = self.coarse_depth
-        if not isinstance(each, tuple):
-            return each
-        return round(sum(each) / len(each)) if j is None else each[j - 1]
+    def parameters(self, j: int | None) -> Mapping[str, Any]:
+        """What coarse propagators of subnetwork j, counted from 1, take of it, by their names.
+
+        For a subnetwork that is not known yet the depth is the mean of all.
+        """
+        depth = self.coarse_depth
+        if isinstance(depth, tuple):
+            depth = round(sum(depth) / len(depth)) if j is None else depth[j - 1]
+        return {"depth": depth, "budget": self.coarse_budget, "rank": self.coarse_rank}
 
     @property
     def owns_weights(self) -> bool:
@@ -110,7 +114,7 @@ class Parareal:
         return len(self.coarse_depth) if isinstance(self.coarse_depth, tuple) else None
 
     def check_subnetworks(self, n: int) -> None:
-        """Whether options that name every subnetwork are for as many as there are.
+        """Raise where options that name every subnetwork are for another number of them.
 
         Raises:
             MethodError: they are not.
@@ -221,14 +225,18 @@ class MGRIT:
         if isinstance(given, list):
             object.__setattr__(self, "coarsening", tuple(given))
         factors = given if isinstance(given, (tuple, list)) else (given,)
-        whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 2 for c in factors)
-        count = len(factors) == self.levels - 1 or isinstance(given, int)
-        if not whole or not count:
+        fits = len(factors) == self.levels - 1 or isinstance(given, int)
+        if not fits or not all(is_count(factor, 2) for factor in factors):
             raise MethodError(
                 f"MGRIT(levels={self.levels}, coarsening={given!r}): expected one factor of 2 or "
                 f"more, or {self.levels - 1} of them, one for each coarse level: "
                 f"MGRIT(levels={self.levels}, coarsening=8)."
             )
+
+    def parameters(self, j: int | None) -> Mapping[str, Any]:
+        """What coarse propagators take of it, the same for all subnetworks."""
+        del j
+        return {"samples": self.samples}
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -263,7 +271,7 @@ def _check_coarse(method: Method) -> None:
 
     A kind's object that the method would make of its name itself is replaced by the name.
     """
-    if isinstance(method, Parareal) and coarse_registry().is_kind(method.coarse):
+    if isinstance(method, Parareal) and isinstance(method.coarse, coarse_registry().CoarseKind):
         object.__setattr__(method, "coarse", coarse_registry().shortest(method))
     else:
         check_choices(method, {"coarse": coarse_names(type(method))})

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from torch.fx.node import map_aggregate
 
-Kind = Literal[
-    "input",
-    "attribute",
-    "training",
-    "context",
-    "module",
-    "function",
-    "method",
-    "network",
-    "output",
-]
+Kind = (
+    Literal["input", "attribute", "training", "context"]
+    | Literal["module", "function", "method", "network", "output"]
+)
 
 #: Operations that any segment may repeat for itself: they are no part of the state.
 AMBIENT: frozenset[str] = frozenset({"input", "attribute", "training", "context"})
@@ -109,14 +102,14 @@ class Program:
         return self.operations[self.index[name]]
 
     @cached_property
-    def contexts(self) -> tuple[Operation, ...]:
-        """What any segment may compute again from the inputs."""
-        return tuple(o for o in self.operations if o.kind == "context")
+    def ambient(self) -> tuple[Operation, ...]:
+        """The operations that any segment may repeat for itself."""
+        return tuple(o for o in self.operations if o.kind in AMBIENT)
 
     @property
     def inputs(self) -> tuple[Operation, ...]:
         """The network's arguments."""
-        return tuple(o for o in self.operations if o.kind == "input")
+        return tuple(o for o in self.ambient if o.kind == "input")
 
 
 @dataclass(frozen=True)
@@ -135,6 +128,11 @@ class Segment:
     results: tuple[str, ...] | None
     features: tuple[str, ...] = ()
 
+    @property
+    def own_operations(self) -> tuple[Operation, ...]:
+        """Its operations but the ambient ones."""
+        return tuple(o for o in self.operations if o.kind not in AMBIENT)
+
     def rewritten(self, operations: Iterable[Operation], names: Mapping[str, str]) -> Segment:
         """Other operations in place of its own; ``names`` says what stands for its results."""
         results = self.results and tuple(names.get(name, name) for name in self.results)
@@ -142,20 +140,26 @@ class Segment:
 
 
 def cut_segment(
-    program: Program,
-    start: int,
-    stop: int,
+    program: Program, start: int, stop: int, state: tuple[str, ...], results: tuple[str, ...] | None
+) -> Segment:
+    """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
+    own = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
+    inputs = (o.name for o in program.inputs)
+    return with_ambient(program.ambient, inputs, own, state, results)
+
+
+def with_ambient(
+    every: Sequence[Operation],
+    inputs: Iterable[str],
+    own: Sequence[Operation],
     state: tuple[str, ...],
     results: tuple[str, ...] | None,
 ) -> Segment:
-    """The operations ``start`` … ``stop - 1`` with the ambient ones they need."""
-    body = [o for o in program.operations[start:stop] if o.kind not in AMBIENT]
-    wanted = {name for operation in body for name in operation.uses} | set(results or ())
-    for operation in reversed(program.contexts):
-        if operation.name in wanted:
-            wanted.update(operation.uses)
-    places = sorted(program.index[name] for name in wanted if program[name].kind in AMBIENT)
-    ambient = [program.operations[i] for i in places]
-    inputs = tuple(o.name for o in ambient if o.kind == "input")
-    constants = tuple(o for o in ambient if o.kind != "input")
-    return Segment(constants + tuple(body), state, inputs, results)
+    """A segment of its ``own`` operations with those inputs and ambient operations it reads."""
+    read = {name for operation in own for name in operation.uses} | set(results or ())
+    for operation in reversed(every):
+        if operation.kind == "context" and operation.name in read:
+            read.update(operation.uses)
+    kinds = AMBIENT - {"input"}
+    ambient = (o for o in every if o.name in read and o.kind in kinds)
+    return Segment((*ambient, *own), state, tuple(n for n in inputs if n in read), results)

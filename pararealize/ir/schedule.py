@@ -142,8 +142,9 @@ class Schedule:
 
     def grid(self) -> list[list[str]]:
         """The rank × step table: ``grid()[rank][step]`` is the task's text, or an empty one."""
-        table = [["" for _ in self.steps()] for _ in range(self.ranks)]
-        for step, row in enumerate(self.steps()):
+        steps = self.steps()
+        table = [[""] * len(steps) for _ in range(self.ranks)]
+        for step, row in enumerate(steps):
             for i in row:
                 table[self.tasks[i].rank][step] = str(self.tasks[i])
         return table

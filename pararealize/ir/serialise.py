@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import cattrs
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
-from torch import nn
 
 from pararealize.errors import MethodError, PararealizeError
 from pararealize.ir.methods import MGRIT, Method, Parareal, coarse_registry
@@ -35,12 +34,8 @@ class SavedFactory:
 
     values: Any
 
-    def __call__(self, *_: Any) -> nn.Module:
-        """Raise, as there is no function to call."""
-        self.missing()
-
-    def missing(self) -> NoReturn:
-        """Raise the error that asks for the function or kind.
+    def __call__(self, *_: Any) -> NoReturn:
+        """Raise the error that asks for the function or kind, as there is none to call.
 
         Raises:
             MethodError: always; names what was used.
@@ -78,16 +73,6 @@ def read(kind: type[T], values: Any) -> T:
         raise ValueError("a list or a number stands where an object was expected") from error
 
 
-def read_method(values: Mapping[str, Any], coarse: CoarseFactory | None = None) -> Method:
-    """Options read back from their JSON values.
-
-    Raises:
-        MethodError: unknown options, or a callable was saved and none is given.
-
-    """
-    return with_factory(read(Method, values), coarse)  # type: ignore[arg-type]
-
-
 def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
     """The options with the user's coarse function, where one was saved.
 
@@ -98,7 +83,7 @@ def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
     if not isinstance(method.coarse, SavedFactory):
         return method
     if coarse is None:
-        method.coarse.missing()
+        method.coarse()
     return type(method)(**{**vars(method), "coarse": coarse})
 
 
@@ -108,31 +93,20 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _plain)
-    converter.register_structure_hook_func(
-        lambda kind: _origin(kind) is tuple, lambda v, kind: _tuple(converter, v, kind)
+    origin: Callable[[Any], Any] = get_origin
+    hooks: tuple[tuple[Any, Any], ...] = (
+        (lambda kind: origin(kind) is tuple, partial(_tuple, converter)),
+        (lambda kind: origin(kind) in {dict, Mapping}, partial(_mapping, converter)),
+        (lambda kind: origin(kind) in {Union, UnionType}, partial(_either, converter)),
+        (lambda kind: kind == Method, partial(_method, converter)),
+        (lambda kind: kind == CoarseFactory, _factory),
     )
-    converter.register_structure_hook_func(
-        lambda kind: _origin(kind) in {dict, Mapping},
-        lambda v, kind: _mapping(converter, v, kind),
-    )
-    converter.register_structure_hook_func(
-        lambda kind: _origin(kind) in {Union, UnionType},
-        lambda v, kind: _either(converter, v, kind),
-    )
-    converter.register_structure_hook_func(
-        lambda kind: kind == Method, lambda v, _: _method(converter, v)
-    )
-    converter.register_structure_hook_func(
-        lambda kind: kind == CoarseFactory, lambda v, _: _factory(v)
-    )
-    converter.register_structure_hook(DescribedKind, lambda v, _: _kind(v))
+    for fits, hook in hooks:
+        converter.register_structure_hook_func(fits, hook)
+    converter.register_structure_hook(DescribedKind, _kind)
     for name, kind in METHODS.items():
-        converter.register_unstructure_hook(kind, _named(name))
+        converter.register_unstructure_hook(kind, partial(_method_values, name))
     return converter
-
-
-def _origin(kind: Any) -> Any:
-    return get_origin(kind)
 
 
 def _plain(value: Any, kind: type) -> Any:
@@ -176,13 +150,13 @@ def _either(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     raise problem or TypeError(f"found {value!r:.40}")
 
 
-def _factory(value: Any) -> Any:
+def _factory(value: Any, _: Any) -> Any:
     if isinstance(value, str) and value.startswith(CALLABLE):
         return SavedFactory(value)
     raise TypeError(f"expected a function's name, found {value!r:.40}")
 
 
-def _kind(values: Any) -> Any:
+def _kind(values: Any, _: Any) -> Any:
     """A kind of coarse propagator; one that is not of this package must be given again."""
     if not isinstance(values, Mapping) or "kind" not in values:
         raise TypeError(f"expected a kind and its parameters, found {values!r:.40}")
@@ -190,7 +164,7 @@ def _kind(values: Any) -> Any:
     return coarse_registry().described(values) if known else SavedFactory(dict(values))
 
 
-def _method(converter: cattrs.Converter, values: Any) -> Method:
+def _method(converter: cattrs.Converter, values: Any, _: Any) -> Method:
     if not isinstance(values, Mapping):
         raise TypeError(f"expected an object, found {values!r:.40}")
     options = dict(values)
@@ -203,14 +177,10 @@ def _method(converter: cattrs.Converter, values: Any) -> Method:
     return converter.structure(options, kind)
 
 
-def _named(name: str) -> Any:
-    """What makes values of a method: its name, and its options with functions named."""
-
-    def values(method: Method) -> dict[str, Any]:
-        options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
-        return {"method": name, **options, "coarse": _coarse_values(method.coarse)}
-
-    return values
+def _method_values(name: str, method: Method) -> dict[str, Any]:
+    """A method's name, and its options with functions named."""
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
+    return {"method": name, **options, "coarse": _coarse_values(method.coarse)}
 
 
 def _coarse_values(coarse: str | CoarseFactory | DescribedKind) -> Any:

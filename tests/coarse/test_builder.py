@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import TensorSpec
-from pararealize.ir.serialise import read_method
+from pararealize.ir.methods import Method
+from pararealize.ir.serialise import read
 from pararealize.models import odenet, resnet, vgg11, vgg16
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -127,7 +128,7 @@ def test_every_subnetwork_may_have_a_depth_of_its_own(coarse: str, more: int) ->
     assert net.plan.n == 2
     counts = [weighted(net.coarse[j]) for j in ("1", "2")]
     assert counts[0] - counts[1] == more
-    assert read_method(json.loads(net.plan.to_json())["method"]) == method
+    assert read(Method, json.loads(net.plan.to_json())["method"]) == method
     with pytest.raises(MethodError, match=r"\(3, 1\)\) is for 2 subnetworks, and there are 3"):
         pararealize(odenet(20, width=8, in_features=8), 3, method=method)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pararealize import Parareal, pararealize
 from pararealize.errors import CoarseError
-from pararealize.ir.serialise import read_method
+from pararealize.ir.methods import Method
+from pararealize.ir.serialise import read
 from pararealize.propagators.factored import FactoredLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -46,7 +47,7 @@ def test_every_layer_is_kept_with_a_share_of_its_rank() -> None:
     assert [piece.coarse_parameters for piece in net.plan.pieces] == [3 * (320 + 320 + 64 + 16)] * 2
     coarse = net.coarse["1"].train()
     assert torch.equal(coarse(x), coarse(x))  # nothing is left out at random
-    assert read_method(json.loads(net.plan.to_json())["method"]) == method()
+    assert read(Method, json.loads(net.plan.to_json())["method"]) == method()
 
 
 def test_of_nearly_full_rank_it_is_nearly_the_subnetwork() -> None:

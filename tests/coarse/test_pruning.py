@@ -15,7 +15,7 @@ BARE, WHOLE = Pruning(normalisation=False), Pruning(normalisation=True)
 
 def selected(chain: Chain, first: int, last: int, depth: int) -> tuple[Selection, int]:
     """What is selected so that the layers with weights are ``depth`` or more, and how many."""
-    selection = Selection(chain, first).until(last)
+    selection = Selection(chain, first, last)
     return selection, max(0, depth - selection.changing)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Self, final
 
 import pytest
 import torch
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.cli.options import HEEDED
 from pararealize.coarse import registry
+from pararealize.coarse.copies import Stepped, Thinned
 from pararealize.coarse.factored import Factored
 from pararealize.coarse.intervals import Sampled
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.network import OwnLayers
 from pararealize.coarse.registry import asked, described, kind_of_saved
 from pararealize.coarse.setting import Setting, Site
-from pararealize.coarse.stepped import Stepped
-from pararealize.coarse.thinned import Thinned
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
@@ -51,16 +50,13 @@ class Toy(CoarseKind):
     name = "toy"
     heeds = ("coarse_rank",)
     keeps_zero = True
+    candidates = ({"scale": 1.0},)
     scale: float = 0.25
 
     @classmethod
-    def of(cls, method: Method, j: int | None = None) -> CoarseKind:
+    def of(cls, method: Method, j: int | None = None) -> Self:
         del j
         return cls(method.coarse_rank) if isinstance(method, Parareal) else cls()
-
-    @classmethod
-    def candidates(cls) -> tuple[CoarseKind, ...]:
-        return (cls(1.0),)
 
     def __str__(self) -> str:
         return f"{self.name} {self.scale:g}"

@@ -8,7 +8,6 @@ from torch import nn
 
 from pararealize import Machine, ParallelNetwork, Parareal, pararealize
 from pararealize.cost.predict import predict
-from pararealize.cost.simulate import critical_coarse_seconds
 from pararealize.models import odenet, resnet
 from pararealize.schedule.place import place
 
@@ -76,7 +75,7 @@ def test_layers_are_named_and_counted(net: ParallelNetwork) -> None:
 def test_the_predicted_time_is_the_simulated_schedules(net: ParallelNetwork) -> None:
     timeline = predict(net.plan, place(net.schedule, 3, 3))
     assert net.plan.parallel_seconds == timeline.makespan
-    assert net.plan.critical_coarse_seconds == critical_coarse_seconds(timeline)
+    assert net.plan.critical_coarse_seconds == timeline.critical_coarse_seconds
     heaviest = max(p.seconds for p in net.plan.pieces)
     assert heaviest <= net.plan.parallel_seconds <= net.plan.serial_seconds
 

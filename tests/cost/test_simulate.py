@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from pararealize.cost.predict import predict
-from pararealize.cost.simulate import Timeline, critical_coarse_seconds, simulate
+from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.hierarchy import hierarchy
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
@@ -53,14 +53,14 @@ def test_two_ranks_by_hand() -> None:
     }
     assert timeline.makespan == 20.0
     assert critical(timeline) == ["v1.0", "r1.0", "c2.0", "u2.1", "out"]
-    assert critical_coarse_seconds(timeline) == 0.5 + 2.0 + 0.5
+    assert timeline.critical_coarse_seconds == 0.5 + 2.0 + 0.5
 
 
 def test_a_rank_that_is_busy_receives_late() -> None:
     timeline = run(2, 2, message=0.0)
     assert times(timeline)["r1.0"] == (11.0, 11.5)
     assert critical(timeline)[:3] == ["u1.0", "v2.0", "r1.0"]
-    assert critical_coarse_seconds(timeline) == 1.0 + 0.5 + 2.0 + 0.5
+    assert timeline.critical_coarse_seconds == 1.0 + 0.5 + 2.0 + 0.5
 
 
 def test_one_rank_takes_the_sum() -> None:
@@ -97,7 +97,7 @@ def test_what_the_network_computes_of_its_inputs_alone_is_not_coarse() -> None:
     seen = [task.value for task in schedule if task.role is Role.FEATURES]
     timeline = simulate(schedule, clock, lambda _: 0.0)
     assert seen == ["f2.0"]
-    assert timeline.makespan == critical_coarse_seconds(timeline) + 2 * 10.0 + 3.0 + 5.0
+    assert timeline.makespan == timeline.critical_coarse_seconds + 2 * 10.0 + 3.0 + 5.0
 
 
 def piece(index: int, **seconds: float) -> Piece:

@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 from pararealize.errors import MethodError, PararealizeError
-from pararealize.ir.methods import Parareal
-from pararealize.ir.serialise import read_method, values_of
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.serialise import read, values_of, with_factory
 
 BAD: list[tuple[str, Any]] = [
     ("coarse", "fancy"),
@@ -78,16 +78,16 @@ def test_json_round_trip() -> None:
     method = Parareal("rediscretized", "difference", 3, "coarse", 2, 0.5, 7)
     values = json.loads(json.dumps(values_of(method)))
     assert values["method"] == "parareal"
-    assert read_method(values) == method
+    assert read(Method, values) == method
 
 
 def test_a_callable_is_named_and_given_again() -> None:
     method = Parareal(coarse=make)
     values = json.loads(json.dumps(values_of(method)))
     assert values["coarse"] == "callable:make"
-    assert read_method(values, make) == method
+    assert with_factory(read(Method, values), make) == method
     with pytest.raises(MethodError, match=r"callable:make.*load\(path, model, coarse=function\)"):
-        read_method(values)
+        with_factory(read(Method, values), None)
 
 
 def test_a_callable_without_a_name_is_saved_too() -> None:
@@ -100,4 +100,4 @@ def test_a_callable_without_a_name_is_saved_too() -> None:
 
 def test_unknown_options_are_named() -> None:
     with pytest.raises(MethodError, match="colour"):
-        read_method({"method": "parareal", "colour": 3})
+        read(Method, {"method": "parareal", "colour": 3})

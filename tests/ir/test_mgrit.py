@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 from pararealize.errors import MethodError
-from pararealize.ir.methods import MGRIT
-from pararealize.ir.serialise import read_method, values_of
+from pararealize.ir.methods import MGRIT, Method
+from pararealize.ir.serialise import read, values_of, with_factory
 
 NO_NUMBERS = ("a", None, True, float("nan"))
 
@@ -97,7 +97,7 @@ def test_json_round_trip(method: MGRIT) -> None:
     values = json.loads(json.dumps(values_of(method)))
     assert values == values_of(method)
     assert values["method"] == "mgrit"
-    found = read_method(values)
+    found = read(Method, values)
     assert found == method
     assert isinstance(found, MGRIT)
     assert type(found.coarsening) is type(method.coarsening)
@@ -107,9 +107,9 @@ def test_json_round_trip(method: MGRIT) -> None:
 def test_a_callable_is_named_and_given_again() -> None:
     values = json.loads(json.dumps(values_of(MGRIT(coarse=make))))
     assert values["coarse"] == "callable:make"
-    assert read_method(values, make) == MGRIT(coarse=make)
+    assert with_factory(read(Method, values), make) == MGRIT(coarse=make)
     with pytest.raises(MethodError, match=r"callable:make.*load\(path, model, coarse=function\)"):
-        read_method(values)
+        with_factory(read(Method, values), None)
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_a_callable_is_named_and_given_again() -> None:
 )
 def test_damaged_options_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changed))):
-        read_method({**values_of(MGRIT()), **changed})
+        read(Method, {**values_of(MGRIT()), **changed})
