@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from local_transport import LocalGroup
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,7 +23,6 @@ from networks import Recipe, build, compiled
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import CalibrationError, CertificateWarning, MethodError
 from pararealize.ir.calibration import Calibration
-from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.rules import Certified, answer
 from sampling import pairwise
 

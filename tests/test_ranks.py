@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from local_transport import LocalTransport
 
 from local_ranks import all_of
 from networks import Case, Recipe, Step, assert_equal_steps, compiled, one_step, share_of
 from pararealize import Parareal
-from pararealize.runtime.communication.threads import LocalTransport
 from rank_checks import PROGRAMS, Check, Verdicts, checks_of, run, start, wait
 from sampling import pairwise
 

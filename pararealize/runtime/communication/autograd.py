@@ -1,4 +1,4 @@
-"""Adjoint: messages as nodes of the autograd graph.
+"""Autograd: messages as nodes of the autograd graph.
 
 Autograd runs the nodes that are ready in the reverse order of their making. A state is received
 after the subnetwork behind it has run, so that in the backward pass its adjoint is sent before the
@@ -19,24 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from pararealize.runtime.communication.endpoint import Call, Message
 from pararealize.runtime.values.form import Form
-
-
-def sent_state(call: Call, message: Message, form: Form, tensors: Sequence[Tensor]) -> Tensor:
-    """A token for a state that was sent, through which its adjoint comes back."""
-    token: Tensor = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
-    return token
-
-
-def received_state(call: Call, message: Message, form: Form) -> tuple[Tensor, ...]:
-    """The tensors of a state that was received, whose adjoint is sent back."""
-    tensors: tuple[Tensor, ...] = ReceivedState.apply(call, message, form, call.anchor)  # type: ignore[no-untyped-call]
-    return tensors
-
-
-def shared_input(call: Call, tensor: Tensor) -> Tensor:
-    """An input of the network, whose gradient is summed over the ranks."""
-    shared: Tensor = SharedInput.apply(call, tensor)  # type: ignore[no-untyped-call]
-    return shared
 
 
 def shared_output(

@@ -54,7 +54,8 @@ class GroupTransport(Transport):
         )
         self._leaving.append((work, numbers))
 
-    def _receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        """Start to receive into a tensor of one axis; the result waits for it."""
         same = numbers.device.type == self._device.type
         here = numbers if same else torch.empty_like(numbers, device=self._device)
         work = self._try(peer, lambda: dist.irecv(here, group=self._group, group_src=peer, tag=tag))

@@ -14,9 +14,9 @@ from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.autograd import (
-    received_state,
-    sent_state,
-    shared_input,
+    ReceivedState,
+    SentState,
+    SharedInput,
     shared_output,
 )
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
@@ -142,12 +142,13 @@ class RankTasks:
     def _send(self, call: Call, message: Message, value: Any) -> None:
         form, tensors = call.send(message, value)
         if message.carries and call.learns(self.rank):
-            call.left(message, form, sent_state(call, message, form, tensors))
+            token = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
+            call.left(message, form, token)
 
     def _receive(self, call: Call, message: Message) -> Any:
         form = call.expect(message)
         if message.carries and call.learns(message.source):
-            return form.fill(received_state(call, message, form))
+            return form.fill(ReceivedState.apply(call, message, form, call.anchor))  # type: ignore[no-untyped-call]
         return form.fill(call.take(message))
 
     def begin(self, call: Call, inputs: Mapping[str, Any]) -> RankCall:
@@ -160,7 +161,7 @@ class RankTasks:
     def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:
         if self.size == 1 or not here.call.recording or not tensor.requires_grad:
             return tensor
-        here.entered.append(shared_input(here.call, tensor))
+        here.entered.append(SharedInput.apply(here.call, tensor))  # type: ignore[no-untyped-call]
         return here.entered[-1]
 
     def end(
@@ -218,7 +219,7 @@ class RankMessages:
     def noted(self, task: Task) -> AbstractContextManager[None]:
         """A block in which the task is recorded; in a backward pass, the next place in it."""
         endpoint = self._call.endpoint
-        if not endpoint.is_open:
+        if endpoint.open is None:
             return self._tasks.noted(task)
         endpoint.reach(str(task), task.op)
         return nullcontext()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from local_transport import LocalGroup
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +21,6 @@ from pararealize.runtime.communication.random_streams import (
     RandomStreams,
     words_between,
 )
-from pararealize.runtime.communication.threads import LocalGroup
 
 KINDS: dict[str, Callable[[int], Tensor]] = {
     "dropout": lambda size: functional.dropout(torch.ones(size), 0.3),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from local_transport import LocalGroup, LocalTransport
 from torch import Tensor, nn
 
 from chains import batch, chain, cuts, interpret, signed_sum
@@ -21,7 +22,6 @@ from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
 from pararealize.ir.task import INPUT
-from pararealize.runtime.communication.threads import LocalGroup, LocalTransport
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.rank_programs import StaticProgram
 from pararealize.runtime.values.arguments import Arguments
