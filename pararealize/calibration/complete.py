@@ -8,7 +8,7 @@ from torch import nn
 
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.guesses import build_guesses
-from pararealize.emit.assemble import fine_propagators, guess_propagators
+from pararealize.emit.propagators import fine_propagators, guess_propagators
 from pararealize.ir.schedule import targets
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator

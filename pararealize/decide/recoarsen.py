@@ -15,7 +15,7 @@ from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
 from pararealize.decide.mgrit_passes import cycles_of, decide_levels
 from pararealize.emit.emission import Emission
-from pararealize.emit.multigrid_propagators import propagators_of, share_masks
+from pararealize.emit.propagators import borrowing_propagators, share_masks
 from pararealize.errors import MethodError, RankError
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
@@ -52,7 +52,7 @@ def recoarsened(
     return replace(
         emission.with_plan(plan),
         propagators={**emission.propagators, **_coarse(emission, levels)},
-        own_streams=any(p.draws for p in propagators_of(levels, whole).values()),
+        own_streams=any(p.draws for p in borrowing_propagators(levels, whole).values()),
     )
 
 
@@ -99,7 +99,7 @@ def _updated(old: Plan, new: Plan) -> Plan:
 def _coarse(emission: Emission, levels: Mapping[Target, Coarse]) -> dict[Target, Propagator]:
     """Those that this process applies, with the masks that they need."""
     own = {target: choice for target, choice in levels.items() if target in emission.propagators}
-    found = propagators_of(own, emission.serial)
+    found = borrowing_propagators(own, emission.serial)
     share_masks(found, dict.fromkeys(found, 2))
     return found
 

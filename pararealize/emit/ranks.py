@@ -54,10 +54,7 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     strip(serial, found, transport.rank)
     here = targets(task for task in everything if task.rank == transport.rank)
     local = {target: part for target, part in parts.items() if target in here}
-    keep = registered(local.values())
-    for registry in emission.registries.values():
-        for key in [key for key, module in registry.items() if id(module) not in keep]:
-            del registry[key]
+    keep_applied(emission.registries, local)
     return replace(emission, propagators=local, share=share)
 
 
@@ -217,10 +214,15 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def registered(parts: Iterable[Propagator]) -> set[int]:
-    """Identities of the coarse and guess networks that the propagators apply."""
-    inner = [inner_of(part) for part in parts]
-    return {id(part.module) for part in inner if isinstance(part, Registered)}
+def keep_applied(
+    registries: Mapping[str, nn.ModuleDict], parts: Mapping[Target, Propagator]
+) -> None:
+    """Remove the coarse and guess networks that no propagator applies."""
+    inner = [inner_of(part) for part in parts.values()]
+    keep = {id(part.module) for part in inner if isinstance(part, Registered)}
+    for registry in registries.values():
+        for key in [key for key, module in registry.items() if id(module) not in keep]:
+            del registry[key]
 
 
 def release() -> None:
