@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from local_transport import LocalGroup, LocalTransport
-
 from pararealize.errors import PeerError
 
 #: Seconds that a thread waits for a message, on a busy machine.

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalGroup
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from local_transport import LocalGroup
 from networks import Recipe, build, compiled
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import CalibrationError, CertificateWarning, MethodError

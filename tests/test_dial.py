@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalGroup
 from torch import Tensor, nn
 
+from local_transport import LocalGroup
 from networks import Case, Recipe, assert_equal_steps, compiled, seeded, step
 from pararealize import Parareal, pararealize
 from pararealize.errors import MethodError, PeerError

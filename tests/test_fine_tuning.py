@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from local_transport import LocalGroup
 from torch import Tensor, nn
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from networks import Case, Recipe, compiled, seeded
 from pararealize import MGRIT, ParallelNetwork, Parareal
 from pararealize.errors import MethodError, PeerError, ShapeError

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from local_transport import LocalTransport
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from networks import Case, Recipe, Step, assert_equal_steps, compiled, one_step, share_of
 from pararealize import Parareal
 from rank_checks import PROGRAMS, Check, Verdicts, checks_of, run, start, wait

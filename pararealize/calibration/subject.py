@@ -136,7 +136,7 @@ class Subject:
             return _on_graph(lower(placed, emission.arguments, every), placed)
         program = StaticProgram(placed, emission.transport.rank)
         arguments = Arguments(emission.arguments)
-        runner = RankRunner(placed, program, every, arguments, (), emission.transport, self.network)
+        runner = RankRunner(program, every, arguments, (), emission.transport, self.network)
         return _on_rank(runner, program)
 
     def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
@@ -168,7 +168,7 @@ def _on_rank(runner: RankRunner, program: StaticProgram) -> Evaluation:
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
         with torch.no_grad():
             output = runner.run((), inputs, None)
-        return output, {w.interface: p for w, p in program.watched}
+        return output, {w.interface: (new, old) for w, new, old in program.watched}
 
     return evaluate
 

@@ -18,7 +18,7 @@ from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.rules import Rule
-from pararealize.runtime.runners.adaptive import SweepControl
+from pararealize.runtime.runners.graph import SweepControl
 
 
 @dataclass(frozen=True)

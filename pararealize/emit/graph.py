@@ -15,7 +15,7 @@ from pararealize.ir.stages import Key, kept, made_in, taken, watched_on, watches
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.runners.adaptive import GraphStage
+from pararealize.runtime.runners.graph import GraphStage
 from pararealize.runtime.values.combine import combine
 
 

@@ -21,15 +21,6 @@ from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
-from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.rank import RankRunner
-from pararealize.runtime.runners.rank_programs import (
-    AdaptiveProgram,
-    RankProgram,
-    SolveProgram,
-    StaticProgram,
-)
-from pararealize.runtime.values.arguments import Arguments
 from pararealize.tracing.copying import meta_copy
 
 
@@ -56,32 +47,6 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     local = {target: part for target, part in parts.items() if target in here}
     keep_applied(emission.registries, local)
     return replace(emission, propagators=local, share=share)
-
-
-def rank_runner(emission: Emission, share: Share, network: nn.Module) -> RankRunner:
-    """What runs a rank's tasks, for the network that holds their weights."""
-    return RankRunner(
-        emission.schedule,
-        _program(emission, share),
-        emission.propagators,
-        Arguments(emission.arguments),
-        share.draws,
-        share.transport,
-        network,
-        share.ties,
-    )
-
-
-def _program(emission: Emission, share: Share) -> RankProgram:
-    schedule, rank = emission.schedule, share.transport.rank
-    iteration, control = emission.decisions.iteration, emission.control
-    if iteration is not None:
-        parts = emission.propagators
-        solver = MultigridSolver(iteration, parts, (rank,), lambda _rank, value: value)
-        return SolveProgram(schedule, solver, rank)
-    if control is not None:
-        return AdaptiveProgram(schedule, control, rank)
-    return StaticProgram(schedule, rank)
 
 
 def drawing(schedule: Schedule, parts: Mapping[Target, Propagator]) -> tuple[Draw, ...]:

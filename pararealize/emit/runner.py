@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 
 from pararealize.emit.devices import movers
-from pararealize.emit.emission import Emission
+from pararealize.emit.emission import Emission, Share
 from pararealize.emit.graph import lower, lower_stages
-from pararealize.emit.ranks import rank_runner
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Stack
 from pararealize.ir.target import Target
@@ -18,18 +17,20 @@ from pararealize.propagators.fine import Fine
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked, divided
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.adaptive import AdaptiveRunner
-from pararealize.runtime.runners.graph import GraphRunner
+from pararealize.runtime.runners import rank_programs
+from pararealize.runtime.runners.graph import AdaptiveRunner, GraphRunner
 from pararealize.runtime.runners.multigrid import MultigridRunner
+from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
 
 
 def runner_of(emission: Emission, network: nn.Module) -> Runner:
     """What runs an emission, for the network that holds its parameters."""
-    if emission.share is not None:
-        return rank_runner(emission, emission.share, network)
-    arguments, schedule = Arguments(emission.arguments), emission.schedule
+    arguments, schedule, share = Arguments(emission.arguments), emission.schedule, emission.share
+    if share is not None:
+        program, ties, parts = _program(emission, share), share.ties, emission.propagators
+        return RankRunner(program, parts, arguments, share.draws, share.transport, network, ties)
     graph = lower(schedule, emission.arguments, emission.propagators)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:
@@ -38,6 +39,19 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
         return GraphRunner(graph, schedule, arguments)
     stages = lower_stages(emission.decisions.stages, emission.arguments, emission.propagators)
     return AdaptiveRunner(stages, control, arguments, graph)
+
+
+def _program(emission: Emission, share: Share) -> rank_programs.RankProgram:
+    """What a rank runs in a call."""
+    schedule, rank = emission.schedule, share.transport.rank
+    iteration, control = emission.decisions.iteration, emission.control
+    if iteration is not None:
+        parts = emission.propagators
+        solver = MultigridSolver(iteration, parts, (rank,), lambda _rank, value: value)
+        return rank_programs.SolveProgram(schedule, solver, rank)
+    if control is not None:
+        return rank_programs.AdaptiveProgram(schedule, control, rank)
+    return rank_programs.StaticProgram(schedule, rank)
 
 
 def _solver(emission: Emission, iteration: Iteration) -> MultigridSolver:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalGroup
 from torch import Tensor, nn
 
+from local_transport import LocalGroup
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
 from pararealize.errors import MethodError
 from pararealize.layers import EulerStep, LayerParallel

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from local_transport import LocalGroup
 from torch import Tensor, nn
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from networks import compiled
 from pararealize import Parareal
 from pararealize.coarse.separable import is_separable

@@ -60,12 +60,10 @@ class Jumps:
         return self._penalty
 
 
-def watched_report(
-    watches: Iterable[Watch], pairs: Iterable[tuple[Any, Any]], sweeps: int
-) -> Report:
-    """The jumps between watched pairs of new and old states, slices of a batch put together."""
-    slices = by_jump((w, *pair) for w, pair in zip(watches, pairs, strict=False))
-    return Report(tuple(_jump(*key, found) for key, found in slices.items()), sweeps=sweeps)
+def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
+    """The jumps between new and old states, slices of a batch put together."""
+    slices = by_jump(watched).items()
+    return Report(tuple(_jump(*key, found) for key, found in slices), sweeps=sweeps)
 
 
 def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:

@@ -10,7 +10,6 @@ import torch
 from torch import fx, nn
 
 from pararealize.errors import DisagreementError, PeerError, RankError
-from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
@@ -22,7 +21,7 @@ from pararealize.runtime.monitoring.measures import batch_of
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.rank_programs import RankProgram, certain_messages
+from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
@@ -36,8 +35,7 @@ class RankRunner(Runner):
     """Runs one rank's part of a network; all ranks call it and get the same output.
 
     Args:
-        schedule: the whole placed schedule.
-        program: what this rank runs of it in a call.
+        program: what this rank runs in a call.
         propagators: those that this rank's tasks apply.
         arguments: binds the arguments of a call.
         draws: tasks of all ranks that draw random numbers.
@@ -49,7 +47,6 @@ class RankRunner(Runner):
 
     def __init__(
         self,
-        schedule: Schedule,
         program: RankProgram,
         propagators: Mapping[Target, Propagator],
         arguments: Arguments,
@@ -62,10 +59,11 @@ class RankRunner(Runner):
         self._arguments, self._network = arguments, network
         rank = transport.rank
         self._makes_output = any(
-            t.rank == rank and t.value == schedule.output and t.op != "recv" for t in schedule
+            t.rank == rank and t.value == program.schedule.output and t.op != "recv"
+            for t in program.schedule
         )
-        certain = certain_messages(program, schedule, rank)
-        endpoint = Endpoint(transport, certain, Ties(ties, network, transport) if ties else None)
+        own_ties = Ties(ties, network, transport) if ties else None
+        endpoint = Endpoint(transport, program.certain, own_ties)
         streams = RandomStreams(draws, transport)
         self._tasks = RankTasks(rank, propagators, program.messages, endpoint, streams)
 

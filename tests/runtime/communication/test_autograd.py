@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalTransport
 from torch import Tensor
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from pararealize.runtime.communication.autograd import (
     ReceivedState,
     SentState,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from local_transport import LocalGroup
 
+from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.process_group import GroupTransport

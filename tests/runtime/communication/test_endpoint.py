@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalGroup, LocalTransport
 from torch import Tensor
 
 from local_ranks import all_of, on_ranks
+from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.monitoring.timeline import Recorder

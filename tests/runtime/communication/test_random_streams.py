@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from local_transport import LocalGroup
 from torch import Tensor
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication import random_streams as streams
 from pararealize.runtime.communication.random_streams import (

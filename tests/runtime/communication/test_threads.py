@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalGroup, LocalTransport
 
 from local_ranks import on_ranks as on
+from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import PeerError, ShapeError
 from pararealize.runtime.communication.transport import together
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from local_transport import LocalTransport
 from torch import Tensor, nn
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from pararealize import Parareal, pararealize
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
 
