@@ -19,8 +19,7 @@ from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.report import Jump
-from pararealize.runtime.multigrid.local_tasks import LocalTasks
-from pararealize.runtime.multigrid.messages import Messages
+from pararealize.runtime.multigrid.local_tasks import LocalTasks, Messages
 from pararealize.runtime.multigrid.tape import Tape
 from pararealize.runtime.values.pytree import Structure, leaves_of
 
@@ -35,7 +34,7 @@ class SolverSetup:
         ranks: whose tasks are run: one rank's, or all in one process.
         move: brings a value to the device of a rank, in one process.
         stacks: those that are applied at once with others, each with the stack it is in.
-        bodies: what is run of every schedule, by its identity.
+        tasks: what is run of every schedule, by its identity.
 
     """
 
@@ -44,16 +43,16 @@ class SolverSetup:
     ranks: frozenset[int]
     move: Callable[[int, Any], Any]
     stacks: Mapping[Target, Stacked]
-    bodies: Mapping[int, LocalTasks]
+    tasks: Mapping[int, LocalTasks]
 
     @property
     def method(self) -> MGRIT:
         """Its options."""
         return self.iteration.method
 
-    def body(self, cycles: Cycles) -> LocalTasks:
-        """What is run of a schedule."""
-        return self.bodies[id(cycles)]
+    def local(self, cycles: Cycles) -> LocalTasks:
+        """What these ranks run of a schedule."""
+        return self.tasks[id(cycles)]
 
     def lane_of(self, stack: Stacked) -> int:
         """Where a stack runs: -1, -2, …; subnetworks have the lanes 1, 2, …."""
@@ -101,7 +100,7 @@ class Solve:
     """One call: its values on this rank, and what its adjoints need."""
 
     cycles: Cycles
-    post: Messages
+    messages: Messages
     inputs: Mapping[str, Any]
     values: dict[tuple[int, str], Any]
     tape: Tape
@@ -115,13 +114,9 @@ class Solve:
         self, setting: SolverSetup, tasks: Sequence[Task], number: int
     ) -> AbstractContextManager[Any]:
         """A block in which tasks run on one lane, after what they read."""
-        seen = setting.iteration.features
+        features = setting.iteration.features
         reads = [(task.rank, name) for task in tasks for name in task.reads]
-        if seen:  # an adjoint reads them as well
-            reads += (
-                (task.rank, feature.value)
-                for task in tasks
-                if task.target is not None
-                for feature in seen.get(task.target, ())
-            )
+        if features:  # an adjoint reads them as well
+            pairs = ((t.rank, f) for t in tasks if t.target for f in features.get(t.target, ()))
+            reads += ((rank, feature.value) for rank, feature in pairs)
         return self.lanes.on(number, reads, [(t.rank, t.value) for t in tasks], self.values)

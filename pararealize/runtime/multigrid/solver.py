@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -21,9 +21,8 @@ from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
-from pararealize.runtime.multigrid.convergence import by_cycle, judge, residuals
-from pararealize.runtime.multigrid.local_tasks import local_tasks
-from pararealize.runtime.multigrid.messages import Messages
+from pararealize.runtime.multigrid.convergence import by_cycle, doubt, residuals
+from pararealize.runtime.multigrid.local_tasks import Messages, local_tasks
 from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
 from pararealize.runtime.multigrid.states import States
 from pararealize.runtime.multigrid.tape import Tape
@@ -36,7 +35,7 @@ class Tally:
 
     calls: int = 0
     extra_cycles: int = 0
-    serial: int = 0
+    serial_steps: int = 0
     backward_cycles: int = 0
     adjoints: tuple[Jump, ...] = ()
     unwatched: bool = False
@@ -70,8 +69,8 @@ class MultigridSolver:
             propagators,
             here,
             move,
-            stacks={target: stack for stack in stacks for target in stack.places},
-            bodies={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
+            stacks={target: stack for stack in stacks for target in stack.positions},
+            tasks={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
         )
         self._previous: dict[Any, Any] = {}
         self.residuals: tuple[Jump, ...] = ()
@@ -94,15 +93,14 @@ class MultigridSolver:
         finally:
             self._is_fixed, self._lanes = False, before
 
-    def solve(self, inputs: Mapping[str, Any], post: Messages, *, learns: bool) -> Solve:
+    def solve(self, inputs: Mapping[str, Any], messages: Messages, *, learns: bool) -> Solve:
         """The states of the network, in as many cycles as it takes.
 
         With ``learns``, what adjoints need is kept.
         """
         options, values = self._start(inputs)
-        solved = Solve(
-            options[0], post, inputs, values, Tape(), Autocast.now(inputs), lanes=self._lanes
-        )
+        autocast = Autocast.now(inputs)
+        solved = Solve(options[0], messages, inputs, values, Tape(), autocast, lanes=self._lanes)
         run = States(self.setting, solved, learns)
         self._begin_masks(inputs)
         with torch.no_grad():
@@ -141,16 +139,7 @@ class MultigridSolver:
 
     def report(self) -> Report:
         """Residuals of the last call and backward pass, and how all calls went."""
-        tally = self.tally
-        return Report(
-            self.residuals,
-            adjoints=tally.adjoints,
-            calls=tally.calls,
-            extra_cycles=tally.extra_cycles,
-            serial_steps=tally.serial,
-            backward_cycles=tally.backward_cycles,
-            unwatched=tally.unwatched,
-        )
+        return Report(self.residuals, **vars(self.tally))
 
     def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
         """The schedules to go through, and the values that they start from."""
@@ -194,28 +183,26 @@ class MultigridSolver:
             self.tally.adjoints, self.tally.unwatched = (), True
             return True
         alike, self.tally.unwatched = what == "adjoints", False
-        body = self.setting.body(chosen)
-        jumps = residuals(body, solved.values, solved.post, self.setting.ranks, alike=alike)
-        tolerance = self.setting.method.tolerance
+        jumps = residuals(self.setting, solved, chosen, alike=alike)
         if what == "states":
             solved.residuals = jumps
         else:
             self.tally.adjoints = jumps
         if chosen is options[-1]:
             return True
-        verdict = judge(self.setting.method, by_cycle(jumps), tolerance)
-        if verdict.enough:
+        reason = doubt(self.setting.method, by_cycle(jumps))
+        if not reason:
             return True
         following = options[options.index(chosen) + 1]
         self.tally.extra_cycles += 1
         if following is not options[-1]:
             return False
-        self.tally.serial += 1
-        if self.tally.serial == 1:
+        self.tally.serial_steps += 1
+        if self.tally.serial_steps == 1:
             warnings.warn(
                 DivergenceWarning(
                     f"MGRIT did not converge for the {what} in {chosen.count} cycles "
-                    f"({verdict.reason}): this step is run serially. print(net.report) shows the "
+                    f"({reason}): this step is run serially. print(net.report) shows the "
                     "residuals and how often this happened; try another coarse=, or more cycles."
                 ),
                 stacklevel=2,
@@ -230,19 +217,17 @@ class MultigridSolver:
         It comes as leaves; on ranks that have not that state there are none.
         """
         start = (self._last_rank(), self.setting.iteration.last_adjoint)
-        options = [
-            c for c in self.setting.iteration.adjoint if c.count >= self.tally.backward_cycles
-        ]
-        options = options or list(self.setting.iteration.adjoint[-1:])
-        values = dict(solved.values)
+        every, least = self.setting.iteration.adjoint, self.tally.backward_cycles
+        options = [cycles for cycles in every if cycles.count >= least] or every[-1:]
+        solved = replace(solved, values=dict(solved.values))
         if solved.structure is not None and adjoint:
-            values[start] = unflatten(adjoint, solved.structure)
-        run = Adjoints(self.setting, solved, values, others, retain=retain)
+            solved.values[start] = unflatten(adjoint, solved.structure)
+        run = Adjoints(self.setting, solved, others, retain=retain)
         with torch.no_grad(), solved.autocast.again():
             for chosen in options:
                 with solved.lanes.forked():
                     run.backward(chosen)
-                if self._is_enough(run.view(), chosen, options, "adjoints"):
+                if self._is_enough(solved, chosen, options, "adjoints"):
                     break
         self._watch_bias()
         return run.gradients
