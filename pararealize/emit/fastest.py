@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pararealize.cost.measure import medians
 from pararealize.emit.assemble import assemble
 from pararealize.emit.emission import Emission
 from pararealize.emit.runner import runner_of
 from pararealize.ir.decisions import Decisions
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: Steps of each, of which the median is taken.
 STEPS = 5
@@ -49,7 +49,6 @@ def measured_speedup(emission: Emission, serial: nn.Module, inputs: tuple[Any, .
 
 
 def _step(answer: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
-    outputs = leaves_of(answer(*inputs))
-    wanted = [o for o in outputs if isinstance(o, Tensor) and o.requires_grad]
+    wanted = [tensor for tensor in tensors_of(answer(*inputs)) if tensor.requires_grad]
     if wanted:
         torch.autograd.backward([o.float().pow(2).mean() for o in wanted])

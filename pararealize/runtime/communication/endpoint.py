@@ -16,7 +16,7 @@ from pararealize.runtime.communication.tied_parameters import Ties
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.values.form import Form, empty, flat, form_of
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: Tags: steps before they come round, messages between two ranks in a step, two directions.
 STEPS, MESSAGES = 2**14, 2**11
@@ -72,8 +72,8 @@ class Endpoint:
             self.transport.fail(text)
             raise PeerError(text)
         text = signature(inputs, training=training, jumps=jumps)
-        tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
-        self.device = next((tensor.device for tensor in tensors), self.device)
+        devices = (tensor.device for tensor in tensors_of(dict(inputs)))
+        self.device = next(devices, self.device)
         self.transport.steps += 1
         if self.ties is not None and torch.is_grad_enabled():
             self.ties.watch()

@@ -19,10 +19,8 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import leaves_of
-
-#: The rank of a value and its name.
-Key = tuple[int, str]
+from pararealize.ir.stages import Key
+from pararealize.runtime.values.pytree import tensors_of
 
 
 class DeviceStreams(Protocol):
@@ -109,9 +107,8 @@ class ManyLanes:
         if by == lane:
             return
         self.streams.wait(event)
-        for leaf in leaves_of(values[key]):
-            if isinstance(leaf, Tensor):
-                self.streams.keep(leaf)
+        for tensor in tensors_of(values[key]):
+            self.streams.keep(tensor)
 
 
 @final

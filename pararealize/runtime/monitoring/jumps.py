@@ -13,7 +13,7 @@ from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.measures import rows_of
 from pararealize.runtime.monitoring.report import Jump, Report, norm
 from pararealize.runtime.values.combine import combine, join
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: A watch with the new and the old state.
 Watched = tuple[Watch, Any, Any]
@@ -35,8 +35,7 @@ class Jumps:
 
         There is none in half precision, where squares of small jumps are zero.
         """
-        leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
-        like = next((leaf for leaf in leaves if leaf.is_floating_point()), penalty)
+        like = next((t for t in tensors_of(output) if t.is_floating_point()), penalty)
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._penalty = penalty.to(like.device, wide)
 
@@ -63,13 +62,12 @@ class Jumps:
 def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
     """The jumps between new and old states, slices of a batch put together."""
     slices = by_jump(watched).items()
-    return Report(tuple(_jump(*key, found) for key, found in slices), sweeps=sweeps)
-
-
-def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:
-    size = norm([combine("+-", new, old) for new, old in slices])
-    scale = norm([new for new, _ in slices])
-    return Jump(sweep, interface, size, size / scale if scale else 0.0)
+    jumps = []
+    for (sweep, interface), pairs in slices:
+        size = norm([combine("+-", new, old) for new, old in pairs])
+        scale = norm([new for new, _ in pairs])
+        jumps.append(Jump(sweep, interface, size, size / scale if scale else 0.0))
+    return Report(tuple(jumps), sweeps=sweeps)
 
 
 def summed_jumps(watched: Iterable[Watched], watches: Iterable[Watch], batch: int) -> Tensor:

@@ -13,7 +13,7 @@ from pararealize.ir.calibration import Certificate
 from pararealize.runtime.monitoring.answers import entropies
 from pararealize.runtime.monitoring.measures import Known, Measure
 from pararealize.runtime.monitoring.region_distance import RegionDistance
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 
 class Rule(Protocol):
@@ -81,8 +81,7 @@ def _unsure(scores: Tensor, limit: float) -> Tensor:
 
 def answer(output: Any) -> Tensor:
     """The first tensor of real numbers that a network returns: its scores."""
-    leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
-    return next(leaf for leaf in leaves if leaf.is_floating_point())
+    return next(leaf for leaf in tensors_of(output) if leaf.is_floating_point())
 
 
 @dataclass(frozen=True)

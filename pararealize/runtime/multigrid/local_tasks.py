@@ -38,11 +38,8 @@ class Messages(Protocol):
     def agree(self, numbers: Sequence[float]) -> list[float]:
         """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
 
-    def begin_draw(self, target: Target) -> None:
-        """A propagator begins for the first time in a step, and may draw random numbers."""
-
-    def end_draw(self, target: Target) -> None:
-        """It has ended."""
+    def drawing(self, target: Target) -> AbstractContextManager[None]:
+        """A block in which a propagator, for the first time in a step, may draw random numbers."""
 
     def noted(self, task: Task) -> AbstractContextManager[None]:
         """A block in which the task is recorded."""
@@ -79,10 +76,7 @@ def carry_out(
 
 
 def batched_tasks(
-    tasks: Sequence[Task],
-    first: int,
-    values: Mapping[Key, Any],
-    stacks: Mapping[Target, Stacked],
+    tasks: Sequence[Task], first: int, values: Mapping[Key, Any], stacks: Mapping[Target, Stacked]
 ) -> list[Task]:
     """The applications of a stack's propagators that can begin with the first one."""
     stack, rank = stacks[tasks[first].applied], tasks[first].rank

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.methods import MGRIT
@@ -21,7 +20,7 @@ from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.report import Jump
 from pararealize.runtime.multigrid.local_tasks import LocalTasks, Messages
 from pararealize.runtime.multigrid.tape import Tape
-from pararealize.runtime.values.pytree import Structure, leaves_of
+from pararealize.runtime.values.pytree import Structure, tensors_of
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ class Autocast:
     @classmethod
     def now(cls, inputs: Mapping[str, Any]) -> Autocast:
         """The mode at this point of the program, on the device of the inputs."""
-        found = (v.device.type for v in leaves_of(dict(inputs)) if isinstance(v, Tensor))
-        device = next(found, "cpu")
+        device = next((tensor.device.type for tensor in tensors_of(dict(inputs))), "cpu")
         return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
     def again(self) -> torch.autocast:

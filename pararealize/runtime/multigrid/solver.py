@@ -26,7 +26,7 @@ from pararealize.runtime.multigrid.local_tasks import Messages, local_tasks
 from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
 from pararealize.runtime.multigrid.states import States
 from pararealize.runtime.multigrid.tape import Tape
-from pararealize.runtime.values.pytree import leaves_of, unflatten
+from pararealize.runtime.values.pytree import tensors_of, unflatten
 
 
 @dataclass
@@ -126,7 +126,7 @@ class MultigridSolver:
         for target, part in self.setting.propagators.items():
             if target.is_slice and target not in stacked:
                 found += part.weights()
-        found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
+        found += tensors_of(dict(solved.inputs))
         return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
 
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:

@@ -66,11 +66,8 @@ class States:
         if target in self.entered:
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
         self.entered.add(target)
-        self.solved.messages.begin_draw(target)
-        try:
+        with self.solved.messages.drawing(target):
             return self.evaluate(task.rank, place, record=record, commits=task.commits)
-        finally:
-            self.solved.messages.end_draw(target)
 
     def _apply_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         """Several slices at once; what is not linearised there alone is evaluated alone."""

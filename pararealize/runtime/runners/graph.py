@@ -32,13 +32,14 @@ class GraphRunner(Runner):
     """
 
     def __init__(self, graph: fx.GraphModule, schedule: Schedule, arguments: Arguments) -> None:
-        self._graph, self._sweeps, self._arguments = graph, schedule.sweeps, arguments
+        super().__init__(graph)
+        self._sweeps, self._arguments = schedule.sweeps, arguments
         self._watches = watches_in_order((schedule,))
         self._watched: tuple[tuple[Any, Any], ...] = ()
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         """The graph's output."""
-        output, watched = self._graph(*args, **kwargs)
+        output, watched = self.graph(*args, **kwargs)
         if jumps is not None:
             seen = [(w, *pair) for w, pair in zip(self._watches, watched, strict=True)]
             batch = batch_of(self._arguments(*args, **kwargs))
@@ -51,11 +52,6 @@ class GraphRunner(Runner):
         """The jumps of the last call."""
         pairs = zip(self._watches, self._watched, strict=False)  # none before the first call
         return watched_report(((watch, *pair) for watch, pair in pairs), self._sweeps)
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """The graph itself."""
-        return self._graph
 
 
 @dataclass(frozen=True)
@@ -128,8 +124,8 @@ class AdaptiveRunner(Runner):
         arguments: Arguments,
         graph: fx.GraphModule,
     ) -> None:
-        self._stages, self._control = tuple(stages), control
-        self._arguments, self._graph = arguments, graph
+        super().__init__(graph)
+        self._stages, self._control, self._arguments = tuple(stages), control, arguments
         self._sweeps = 0
         self.measures: tuple[Measure, ...] = ()
 
@@ -161,11 +157,6 @@ class AdaptiveRunner(Runner):
     def report(self) -> Report:
         """The jumps of all sweeps of the last call."""
         return self._control.report(self._sweeps, self.measures)
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """The sweeps that every call takes."""
-        return self._graph
 
     @property
     def code(self) -> str:

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from pararealize.errors import DisagreementError, PeerError, RankError
+from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
@@ -55,6 +55,7 @@ class RankRunner(Runner):
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
     ) -> None:
+        super().__init__(graph=None)
         self._program, self._transport = program, transport
         self._arguments, self._network = arguments, network
         rank = transport.rank
@@ -65,7 +66,7 @@ class RankRunner(Runner):
         own_ties = Ties(ties, network, transport) if ties else None
         endpoint = Endpoint(transport, program.certain, own_ties)
         streams = RandomStreams(draws, transport)
-        self._tasks = RankTasks(rank, propagators, program.messages, endpoint, streams)
+        self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         """The network's output, the same on every rank; ``jumps`` are those of all ranks.
@@ -115,19 +116,6 @@ class RankRunner(Runner):
     def report(self) -> Report:
         """What this rank knows of the last call."""
         return self._program.report
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """Raise, as there is no single graph.
-
-        Raises:
-            RankError: always.
-
-        """
-        raise RankError(
-            "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
-            "print(net.schedule) those of all."
-        )
 
     @property
     def code(self) -> str:

@@ -91,6 +91,11 @@ def leaves_of(value: Any) -> list[Any]:
     return flatten(value)[0]
 
 
+def tensors_of(value: Any) -> list[Tensor]:
+    """The leaves that are tensors, in order."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
+
+
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """The nest with the function's result for every tensor."""
     if type(value) is Tensor:
