@@ -15,7 +15,7 @@ from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import make_plan
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
-from pararealize.emit.fastest import faster_of_both
+from pararealize.emit.runner import faster_of_both
 from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration

@@ -50,7 +50,8 @@ def recoarsened(
     if transport is not None:
         plan, levels = transport.exchange((plan, levels))[0]
     return replace(
-        emission.with_plan(plan),
+        emission,
+        decisions=replace(emission.decisions, plan=plan),
         propagators={**emission.propagators, **_coarse(emission, levels)},
         own_streams=any(p.draws for p in borrowing_propagators(levels, whole).values()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -99,7 +99,3 @@ class Emission:
         for part in self.propagators.values():
             for mask in part.step_masks():
                 mask.begin_step()
-
-    def with_plan(self, plan: Plan) -> Emission:
-        """The emission with another plan."""
-        return replace(self, decisions=replace(self.decisions, plan=plan))

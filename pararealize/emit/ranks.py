@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 from torch import Tensor, nn
 
@@ -136,9 +137,7 @@ def both(names: Mapping[int, str]) -> str:
 
 def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:
     """Parameters and buffers of a module, or the one tensor that the path names."""
-    owner, _, name = path.rpartition(".")
-    module = serial.get_submodule(owner)
-    value = getattr(module, name)
+    value = attrgetter(path)(serial)
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, nn.Module):

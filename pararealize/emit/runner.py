@@ -1,15 +1,22 @@
-"""Runner: of an emission, what runs it."""
+"""Runner: of an emission, what runs it, and whether a serial step would be faster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from pararealize.cost.measure import medians
+from pararealize.emit.assemble import assemble
 from pararealize.emit.devices import movers
 from pararealize.emit.emission import Emission, Share
 from pararealize.emit.graph import lower, lower_stages
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Stack
 from pararealize.ir.target import Target
@@ -23,6 +30,10 @@ from pararealize.runtime.runners.multigrid import MultigridRunner
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.pytree import tensors_of
+
+#: Steps of each, of which the median is taken.
+STEPS = 5
 
 
 def runner_of(emission: Emission, network: nn.Module) -> Runner:
@@ -75,3 +86,35 @@ def _stacked(stack: Stack, parts: Mapping[Target, Propagator]) -> Stacked:
     first = Target.fine(1)
     lead, members[first] = divided(members[first], stack.entry)
     return Stacked(members, {first: lead})
+
+
+def faster_of_both(decisions: Decisions, serial: nn.Module, inputs: tuple[Any, ...]) -> Decisions:
+    """The decisions, or those for the serial network where its steps are measured to be faster."""
+    speedup = measured_speedup(assemble(decisions, copy.deepcopy(serial)), serial, inputs)
+    decisions = replace(decisions, plan=replace(decisions.plan, measured_speedup=speedup))
+    solved = decisions.iteration
+    if speedup >= 1 or solved is None:
+        return decisions
+    exact = replace(solved, forward=solved.forward[-1:], adjoint=solved.adjoint[-1:], warm=())
+    return replace(decisions, iteration=exact, plan=replace(decisions.plan, stacks=()))
+
+
+def measured_speedup(emission: Emission, serial: nn.Module, inputs: tuple[Any, ...]) -> float:
+    """Seconds of a serial step over those of a multigrid step, measured on copies."""
+    runner, twin = runner_of(emission, emission.serial), copy.deepcopy(serial)
+
+    def answer(*args: Any) -> Any:
+        emission.begin_step()
+        return runner.run(args, {}, None)
+
+    with torch.random.fork_rng(devices=[]):
+        mine, wanted = medians(
+            partial(_step, answer, inputs), partial(_step, twin, inputs), runs=STEPS
+        )
+    return wanted / mine
+
+
+def _step(answer: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    wanted = [tensor for tensor in tensors_of(answer(*inputs)) if tensor.requires_grad]
+    if wanted:
+        torch.autograd.backward([o.float().pow(2).mean() for o in wanted])

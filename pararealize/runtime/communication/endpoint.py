@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -36,6 +37,9 @@ class Message:
     index: int
     carries: bool = True
 
+
+#: What is equal in all states of a form; the order of numbers in memory need not be.
+LOOKS = attrgetter("shape", "dtype")
 
 #: Tensors on their way here: waits for them.
 Incoming = Callable[[], tuple[Tensor, ...]]
@@ -180,10 +184,7 @@ class Call:
         return known, tensors
 
     def _check(self, message: Message, form: Form, known: Form) -> None:
-        def looks(form: Form) -> list[tuple[tuple[int, ...], torch.dtype]]:
-            return [(leaf.shape, leaf.dtype) for leaf in form.tensors]
-
-        if looks(form) != looks(known):
+        if list(map(LOOKS, form.tensors)) != list(map(LOOKS, known.tensors)):
             raise ShapeError(
                 f"the state {message.value} was {', '.join(map(str, known.tensors))} in an earlier "
                 f"call with inputs of the same shape and is {', '.join(map(str, form.tensors))} "

@@ -29,9 +29,7 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
             yield
     finally:
         for module, values in attributes:
-            if values:
-                module.__dict__.clear()
-                module.__dict__.update(values)
+            _put_back(module, values)
 
 
 @contextmanager
@@ -78,9 +76,7 @@ class Statistics:
         for buffer, numbers in self._numbers:
             buffer.data.copy_(numbers)
         for module, buffers, attributes in self._kept:
-            if attributes:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
+            _put_back(module, attributes)
             module._buffers.update(buffers)
 
 
@@ -94,6 +90,12 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     if is_torchs(module) or torch.compiler.is_compiling():
         return {}
     return dict(module.__dict__)
+
+
+def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
+    if attributes:
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
 
 
 class Rollback:

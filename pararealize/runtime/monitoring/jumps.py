@@ -71,8 +71,9 @@ def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
 
 
 def summed_jumps(watched: Iterable[Watched], watches: Iterable[Watch], batch: int) -> Tensor:
-    """What those seen here contribute to the mean over all watches of a call's relative squares."""
-    return summed(watched, batch) / number_of(watches)
+    """What jumps seen here contribute to the mean over all watches of a call's relative squares."""
+    number = len({(watch.sweep, watch.interface) for watch in watches})  # slices put together
+    return summed(watched, batch) / max(1, number)
 
 
 def summed(watched: Iterable[Watched], batch: int) -> Tensor:
@@ -90,11 +91,6 @@ def by_jump(watched: Iterable[Watched]) -> dict[tuple[int, int], list[tuple[Any,
     for watch, new, old in watched:
         slices.setdefault((watch.sweep, watch.interface), []).append((new, old))
     return slices
-
-
-def number_of(watches: Iterable[Watch]) -> int:
-    """How many jumps they are, slices put together; at least one, to divide by."""
-    return max(1, len({(watch.sweep, watch.interface) for watch in watches}))
 
 
 def _mean_square(pairs: Sequence[tuple[Any, Any]], batch: int) -> Tensor:

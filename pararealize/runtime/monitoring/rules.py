@@ -34,7 +34,7 @@ class BelowTolerance:
     tolerance: float
 
     def is_enough(self, measures: Sequence[Measure], _output: Any) -> bool:
-        """Whether that is so; where no jump is known, it may be of any size."""
+        """Whether no jump is above the tolerance; one that is not known may be of any size."""
         last = max((measure.sweep for measure in measures), default=0)
         found = [measure.relative for measure in measures if measure.sweep == last]
         worst = max((float(relative.max()) for relative in found if len(relative)), default=0.0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,13 +58,11 @@ def _differences(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
 
 def by_cycle(jumps: Sequence[Jump]) -> list[float]:
     """The largest relative residual of level 1 in every cycle."""
-    found: dict[int, float] = {}
+    found: dict[int, list[float]] = {}
     for jump in jumps:
         if jump.level == 1:
-            worst = found.get(jump.sweep, 0.0)
-            bad = math.isnan(jump.relative) or math.isnan(worst)
-            found[jump.sweep] = math.nan if bad else max(worst, jump.relative)
-    return [found[sweep] for sweep in sorted(found)]
+            found.setdefault(jump.sweep, []).append(jump.relative)
+    return [float(np.max(found[sweep])) for sweep in sorted(found)]  # NaN where any is
 
 
 #: Relative residuals below this are rounding, and may grow.

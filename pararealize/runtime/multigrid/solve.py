@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.methods import MGRIT
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
@@ -46,7 +48,7 @@ class SolverSetup:
 
     @property
     def method(self) -> MGRIT:
-        """Its options."""
+        """The method's options."""
         return self.iteration.method
 
     def local(self, cycles: Cycles) -> LocalTasks:
@@ -74,23 +76,14 @@ class SolverSetup:
         return self.method.storage != "points"
 
 
-@dataclass(frozen=True)
-class Autocast:
-    """Whether a call runs in mixed precision, for what its backward pass evaluates again."""
+def autocast_now(inputs: Mapping[str, Any]) -> Callable[[], torch.autocast]:
+    """Makes blocks in the precision of this point of the program, on the device of the inputs.
 
-    device: str
-    dtype: torch.dtype
-    enabled: bool
-
-    @classmethod
-    def now(cls, inputs: Mapping[str, Any]) -> Autocast:
-        """The mode at this point of the program, on the device of the inputs."""
-        device = next((tensor.device.type for tensor in tensors_of(dict(inputs))), "cpu")
-        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-
-    def again(self) -> torch.autocast:
-        """A block in that mode."""
-        return torch.autocast(self.device, self.dtype, self.enabled)
+    A backward pass evaluates again in them.
+    """
+    device = next((tensor.device.type for tensor in tensors_of(dict(inputs))), "cpu")
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return partial(torch.autocast, device, dtype, enabled)
 
 
 @dataclass
@@ -100,9 +93,9 @@ class Solve:
     cycles: Cycles
     messages: Messages
     inputs: Mapping[str, Any]
-    values: dict[tuple[int, str], Any]
+    values: dict[Key, Any]
     tape: Tape
-    autocast: Autocast
+    autocast: Callable[[], torch.autocast]
     masks: list[tuple[Masks, Any]] = field(default_factory=list)
     residuals: tuple[Jump, ...] = ()
     structure: Structure | None = None

@@ -14,6 +14,7 @@ from torch import Tensor
 from pararealize.errors import DivergenceWarning
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
@@ -23,7 +24,7 @@ from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
 from pararealize.runtime.multigrid.convergence import by_cycle, doubt, residuals
 from pararealize.runtime.multigrid.local_tasks import Messages, local_tasks
-from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
+from pararealize.runtime.multigrid.solve import Solve, SolverSetup, autocast_now
 from pararealize.runtime.multigrid.states import States
 from pararealize.runtime.multigrid.tape import Tape
 from pararealize.runtime.values.pytree import tensors_of, unflatten
@@ -72,7 +73,7 @@ class MultigridSolver:
             stacks={target: stack for stack in stacks for target in stack.positions},
             tasks={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
         )
-        self._previous: dict[Any, Any] = {}
+        self._previous: tuple[Any, dict[Key, Any]] = (None, {})
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
@@ -99,7 +100,7 @@ class MultigridSolver:
         With ``learns``, what adjoints need is kept.
         """
         options, values = self._start(inputs)
-        autocast = Autocast.now(inputs)
+        autocast = autocast_now(inputs)
         solved = Solve(options[0], messages, inputs, values, Tape(), autocast, lanes=self._lanes)
         run = States(self.setting, solved, learns)
         self._begin_masks(inputs)
@@ -141,25 +142,27 @@ class MultigridSolver:
         """Residuals of the last call and backward pass, and how all calls went."""
         return Report(self.residuals, **vars(self.tally))
 
-    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
+    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Key, Any]]:
         """The schedules to go through, and the values that they start from."""
-        like = _shapes(inputs)
-        if not self.setting.iteration.warm or self._previous.get("like") != like:
-            return self.setting.iteration.forward, {}
-        known = {key: value for key, value in self._previous.items() if key != "like"}
-        return self.setting.iteration.warm, dict(known)
+        iteration, (shapes, known) = self.setting.iteration, self._previous
+        if not iteration.warm or shapes != _shapes(inputs):
+            return iteration.forward, {}
+        return iteration.warm, dict(known)
 
-    def _guesses(self, solved: Solve) -> dict[Any, Any]:
-        """The newest states that coarse propagators step from, as guesses for the next call."""
+    def _guesses(self, solved: Solve) -> tuple[Any, dict[Key, Any]]:
+        """Shapes of inputs, and the newest states that coarse propagators step from.
+
+        They are guesses for the next call.
+        """
         if self.setting.method.guess != "previous":
-            return {}
-        found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
+            return None, {}
+        found: dict[Key, Any] = {}
         for target, guess in self.setting.iteration.guesses.items():
             name = solved.cycles.linearised[target]
             for rank in self.setting.ranks:
                 if (rank, name) in solved.values:
                     found[rank, guess] = solved.values[rank, name]
-        return found
+        return _shapes(solved.inputs), found
 
     @property
     def is_serial(self) -> bool:
@@ -223,7 +226,7 @@ class MultigridSolver:
         if solved.structure is not None and adjoint:
             solved.values[start] = unflatten(adjoint, solved.structure)
         run = Adjoints(self.setting, solved, others, retain=retain)
-        with torch.no_grad(), solved.autocast.again():
+        with torch.no_grad(), solved.autocast():
             for chosen in options:
                 with solved.lanes.forked():
                     run.backward(chosen)

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.runtime.values.combine import combine
@@ -98,7 +99,7 @@ class Tape:
         self.records: dict[Application, RecordedApplication] = {}
         self.batches: dict[Application, Batch] = {}
         self.features: dict[str, tuple[Tensor, ...]] = {}
-        self.links: dict[tuple[int, str], Continuation] = {}
+        self.links: dict[Key, Continuation] = {}
 
     def record(
         self,
@@ -124,13 +125,13 @@ class Tape:
         )
         return detached(result)
 
-    def link(self, key: tuple[int, str], place: Application) -> None:
+    def link(self, key: Key, place: Application) -> None:
         """Let what reads a value, by rank and name, go on into the graph of what was recorded."""
         result = self.records[place].result
         if isinstance(result, Tensor) and result.requires_grad:
             self.links[key] = Continuation(result, place)
 
-    def combine(self, task: Task, values: Mapping[tuple[int, str], Any]) -> Any:
+    def combine(self, task: Task, values: Mapping[Key, Any]) -> Any:
         """A sum whose first term has a graph goes on into it; the result is detached from it."""
         link = self.links[task.rank, task.reads[0]]
         others = (values[task.rank, name] for name in task.reads[1:])

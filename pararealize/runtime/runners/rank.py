@@ -101,13 +101,13 @@ class RankRunner(Runner):
 
     def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         here = self._tasks.begin(call, inputs)
-        found = self._program.advance(self._tasks, here, jumps=jumps is not None)
+        name, seen, watches = self._program.advance(self._tasks, here, jumps=jumps is not None)
         call.settle()
         self._tasks.streams.end()
-        output, made = here.values[found.output], self._makes_output
+        output, made = here.values[name], self._makes_output
         if jumps is None:
             return self._tasks.end(here, output, made=made)[0]
-        share = summed_jumps(found.seen, found.watches, batch_of(here.inputs)).to("cpu", WIDE)
+        share = summed_jumps(seen, watches, batch_of(here.inputs)).to("cpu", WIDE)
         result, (penalty,) = self._tasks.end(here, output, made=made, shares=[share])
         jumps.keep(penalty, result)
         return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import final
 
 from pararealize.ir.schedule import Schedule, Watch
@@ -20,14 +19,8 @@ from pararealize.runtime.runners.rank_stages import RankStage, messages_of, rank
 from pararealize.runtime.runners.rank_tasks import RankCall, RankMessages, RankTasks
 from pararealize.runtime.values.pytree import detached
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rank has come to: the output's name, jumps seen here, and all watches of the call."""
-
-    output: str
-    seen: Sequence[Watched] = ()
-    watches: Sequence[Watch] = ()
+#: What a rank has come to: the output's name, jumps seen here, and all watches of the call.
+Outcome = tuple[str, Sequence[Watched], Sequence[Watch]]
 
 
 class RankProgram(ABC):
@@ -91,7 +84,7 @@ class StaticProgram(RankProgram):
         here.call.settle()
         seen = seen_in(stage, here)
         self.watched = [(watch, detached(new), detached(old)) for watch, new, old in seen]
-        return Outcome(self.schedule.output, seen, stage.watches)
+        return self.schedule.output, seen, stage.watches
 
     @property
     def report(self) -> Report:
@@ -130,7 +123,7 @@ class AdaptiveProgram(RankProgram):
                     break
         here.call.only_answers(stage.all_answered if jumps else stage.answered)
         self._sweeps, self.measures = stage.schedule.sweeps, found
-        return Outcome(stage.schedule.output, seen, watches)
+        return stage.schedule.output, seen, watches
 
     def _measured(self, stage: RankStage, tasks: RankTasks, here: RankCall) -> tuple[Measure, ...]:
         """The jumps of a stage, those of all ranks."""
@@ -182,7 +175,7 @@ class SolveProgram(RankProgram):
         for task in schedule:
             if task.rank == self.rank and is_end(schedule, task):
                 tasks.run(task, here)
-        return Outcome(schedule.output)
+        return schedule.output, (), ()
 
     @property
     def report(self) -> Report:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import flatten, unflatten
+from pararealize.runtime.values.pytree import Structure, flatten, unflatten
 
 #: Memory formats by the number of axes that they belong to, fastest to test first.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -54,12 +54,9 @@ def empty(leaf: Leaf, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """A state without its numbers: the nest, its tensors, and whatever else lies in it.
+    """A state without its numbers: what holds its leaves, its tensors, and whatever else it has."""
 
-    ``nest`` is the state with a number in place of every leaf.
-    """
-
-    nest: Any
+    structure: Structure
     leaves: tuple[Leaf | None, ...]
     constants: tuple[Any, ...]
 
@@ -77,7 +74,7 @@ class Form:
         """The state with these tensors."""
         some, others = iter(tensors), iter(self.constants)
         values = [next(others) if leaf is None else next(some) for leaf in self.leaves]
-        return unflatten(values, flatten(self.nest)[1])
+        return unflatten(values, self.structure)
 
 
 def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
@@ -85,5 +82,4 @@ def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
     values, structure = flatten(value)
     leaves = tuple(leaf_of(v) if isinstance(v, Tensor) else None for v in values)
     constants = tuple(v for v in values if not isinstance(v, Tensor))
-    nest = unflatten(list(range(len(values))), structure)
-    return Form(nest, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))
+    return Form(structure, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))

@@ -25,7 +25,7 @@ class Structure:
 
     @property
     def kind(self) -> type:
-        """The type of the outermost nest."""
+        """The type of the outermost container."""
         outer = self.records[0] if self.tree.is_leaf() else None
         found: type = outer.kind if outer is not None else self.tree.type
         return found
@@ -66,7 +66,7 @@ def flatten(value: Any) -> tuple[list[Any], Structure]:
 
 
 def unflatten(leaves: list[Any], structure: Structure) -> Any:
-    """The nest with these leaves."""
+    """The pytree with these leaves."""
     if structure is LEAF:
         return leaves[0]
     rest = iter(leaves)
@@ -97,7 +97,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """The nest with the function's result for every tensor."""
+    """The pytree with the function's result for every tensor."""
     if type(value) is Tensor:
         return function(value)
     leaves, structure = flatten(value)
@@ -106,12 +106,12 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def detached(value: Any) -> Any:
-    """The nest with all tensors detached from autograd's graph."""
+    """The pytree with all tensors detached from autograd's graph."""
     return map_tensors(Tensor.detach, value)
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
+    """A module's parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
     yield from (p for p in module._parameters.values() if p is not None)
     for child in module._modules.values():
         if child is not None:
