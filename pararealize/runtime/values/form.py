@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import Structure, flatten, unflatten
+from pararealize.runtime.values.pytree import flatten, unflatten
 
 #: Memory formats by the number of axes that they belong to, fastest to test first.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -54,9 +54,13 @@ def empty(leaf: Leaf, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """A state without its numbers: what holds its leaves, its tensors, and whatever else it has."""
+    """A state without its numbers: its pytree, its tensors, and whatever else lies in it.
 
-    structure: Structure
+    ``tree`` is the state with a number in place of every leaf; torch's own structures of pytrees
+    warn when they are unpickled.
+    """
+
+    tree: Any
     leaves: tuple[Leaf | None, ...]
     constants: tuple[Any, ...]
 
@@ -74,7 +78,7 @@ class Form:
         """The state with these tensors."""
         some, others = iter(tensors), iter(self.constants)
         values = [next(others) if leaf is None else next(some) for leaf in self.leaves]
-        return unflatten(values, self.structure)
+        return unflatten(values, flatten(self.tree)[1])
 
 
 def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
@@ -82,4 +86,5 @@ def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
     values, structure = flatten(value)
     leaves = tuple(leaf_of(v) if isinstance(v, Tensor) else None for v in values)
     constants = tuple(v for v in values if not isinstance(v, Tensor))
-    return Form(structure, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))
+    tree = unflatten(list(range(len(values))), structure)
+    return Form(tree, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))
