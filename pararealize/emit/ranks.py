@@ -40,7 +40,11 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
     draws = drawing(emission.schedule, parts)
     if emission.decisions.iteration is not None:
-        draws = by_propagator(draws, emission.schedule)
+        # A solver decides which task is first; coarse propagators draw from the step's start.
+        drawn = {t.value: t.applied for t in emission.schedule if t.role is Role.FINE}
+        draws = tuple(
+            replace(d, value=drawn.get(str(d.value), d.value)) for d in draws if not d.own
+        )
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
     strip(serial, found, transport.rank)
@@ -64,15 +68,6 @@ def drawing(schedule: Schedule, parts: Mapping[Target, Propagator]) -> tuple[Dra
             found.append(Draw(task.value, task.rank, not task.target.is_network))
         seen.add(id(part))
     return tuple(found)
-
-
-def by_propagator(draws: Iterable[Draw], schedule: Schedule) -> tuple[Draw, ...]:
-    """The draws of the network itself, known by what draws: a solver decides which task is first.
-
-    Coarse propagators draw from the step's start.
-    """
-    drawn: dict[object, Target] = {t.value: t.applied for t in schedule if t.role is Role.FINE}
-    return tuple(replace(d, value=drawn.get(d.value, d.value)) for d in draws if not d.own)
 
 
 def inner_of(part: Propagator) -> Propagator:

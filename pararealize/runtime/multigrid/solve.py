@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pararealize.ir.hierarchy import Cycles, Iteration
-from pararealize.ir.methods import MGRIT
 from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
@@ -46,11 +45,6 @@ class SolverSetup:
     stacks: Mapping[Target, Stacked]
     tasks: Mapping[int, LocalTasks]
 
-    @property
-    def method(self) -> MGRIT:
-        """The method's options."""
-        return self.iteration.method
-
     def local(self, cycles: Cycles) -> LocalTasks:
         """What these ranks run of a schedule."""
         return self.tasks[id(cycles)]
@@ -73,7 +67,7 @@ class SolverSetup:
     @property
     def keeps(self) -> bool:
         """Whether applications are kept for the adjoints, not evaluated again."""
-        return self.method.storage != "points"
+        return self.iteration.method.storage != "points"
 
 
 def autocast_now(inputs: Mapping[str, Any]) -> Callable[[], torch.autocast]:

@@ -154,7 +154,7 @@ class MultigridSolver:
 
         They are guesses for the next call.
         """
-        if self.setting.method.guess != "previous":
+        if self.setting.iteration.method.guess != "previous":
             return None, {}
         found: dict[Key, Any] = {}
         for target, guess in self.setting.iteration.guesses.items():
@@ -193,7 +193,7 @@ class MultigridSolver:
             self.tally.adjoints = jumps
         if chosen is options[-1]:
             return True
-        reason = doubt(self.setting.method, by_cycle(jumps))
+        reason = doubt(self.setting.iteration.method, by_cycle(jumps))
         if not reason:
             return True
         following = options[options.index(chosen) + 1]
@@ -237,7 +237,10 @@ class MultigridSolver:
 
     def _watch_bias(self) -> None:
         """One more cycle from the next step on where the last adjoint residual is too large."""
-        bound, most = self.setting.method.bias_bound, self.setting.iteration.adjoint[-1].count
+        bound, most = (
+            self.setting.iteration.method.bias_bound,
+            self.setting.iteration.adjoint[-1].count,
+        )
         largest = by_cycle(self.tally.adjoints)[-1:]
         if bound is not None and largest and largest[0] > bound:
             self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)

@@ -85,19 +85,14 @@ class RankRunner(Runner):
             return self._answer(call, inputs, jumps)
         except (PeerError, DisagreementError):
             raise
-        except Exception as error:
-            with suppress(PeerError):
-                call.settle()  # other inputs on another rank explain more than what they led to
-            self._fail(error)
-            raise
         except BaseException as error:
-            self._fail(error)
+            if isinstance(error, Exception):
+                with suppress(PeerError):
+                    call.settle()  # other inputs on another rank explain more than their effects
+            who = f"rank {self._transport.rank} of {self._transport.size}"
+            error.add_note(f"on {who}")
+            self._transport.fail(f"{who} stopped; its own message says why.")
             raise
-
-    def _fail(self, error: BaseException) -> None:
-        who = f"rank {self._transport.rank} of {self._transport.size}"
-        error.add_note(f"on {who}")
-        self._transport.fail(f"{who} stopped; its own message says why.")
 
     def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         here = self._tasks.begin(call, inputs)

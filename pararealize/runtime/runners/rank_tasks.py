@@ -17,7 +17,7 @@ from pararealize.runtime.communication.autograd import (
     ReceivedState,
     SentState,
     SharedInput,
-    shared_output,
+    SharedOutput,
 )
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.communication.random_streams import RandomStreams
@@ -172,7 +172,8 @@ class RankTasks:
         leaves, structure = flatten(output)
         at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         tokens = (*call.tokens, *here.entered, call.anchor)
-        results = shared_output(call, [leaves[i] for i in at], tokens, made=made, shares=shares)
+        tensors, counts = (*(leaves[i] for i in at), *shares, *tokens), (len(at), len(shares))
+        results = SharedOutput.apply(call, made, counts, *tensors)  # type: ignore[no-untyped-call]
         for i, result in zip(at, results, strict=False):
             leaves[i] = result
         return unflatten(leaves, structure), results[len(at) :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pararealize.runtime.communication.autograd import (
     ReceivedState,
     SentState,
     SharedInput,
-    shared_output,
+    SharedOutput,
 )
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -97,6 +97,19 @@ def on_endpoint(
     call.settle()
     (result,) = shared_output(call, [output], (*call.tokens, entered, call.anchor), made=not first)
     return result
+
+
+def shared_output(
+    call: Call,
+    tensors: Sequence[Tensor],
+    tokens: Sequence[Tensor],
+    *,
+    made: bool,
+    shares: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """The network's output, and after it the sums over all ranks of ``shares``."""
+    counts = len(tensors), len(shares)
+    return SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)
 
 
 def endpoint(transport: LocalTransport) -> Endpoint:
