@@ -41,10 +41,10 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     draws = drawing(emission.schedule, parts)
     if emission.decisions.iteration is not None:
         # A solver decides which task is first; coarse propagators draw from the step's start.
-        drawn = {t.value: t.applied for t in emission.schedule if t.role is Role.FINE}
-        draws = tuple(
-            replace(d, value=drawn.get(str(d.value), d.value)) for d in draws if not d.own
-        )
+        fine = (task for task in emission.schedule if task.role is Role.FINE)
+        applied: dict[object, Target] = {task.value: task.applied for task in fine}
+        shared = (draw for draw in draws if not draw.own)
+        draws = tuple(replace(d, value=applied.get(d.value, d.value)) for d in shared)
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
     strip(serial, found, transport.rank)

@@ -22,7 +22,8 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     modules = tuple(modules)
     if all(map(is_torchs, modules)):  # others may change the mode of their parts
-        modules = tuple(module for module in modules if not _rests(module))
+        norms = nn.modules.batchnorm._NormBase  # which move nothing in eval mode
+        modules = tuple(m for m in modules if m.training or not isinstance(m, norms))
     attributes = [(module, _attributes(module)) for module in modules]
     try:
         with buffer_copies(modules):
@@ -49,11 +50,6 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, buffers in reversed(kept):  # a module met twice was kept whole at first
             module._buffers.update(buffers)
-
-
-def _rests(module: nn.Module) -> bool:
-    """Whether it moves nothing as it is: a norm of torch's in eval mode."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) and not module.training
 
 
 class Statistics:

@@ -62,8 +62,8 @@ def doubtful(
     for region in certificate.regions:
         if region.interface in distances:
             doubts = doubts | ~(distances[region.interface] <= region.limit)
-    if certificate.unsure is not None:
-        doubts = doubts | _unsure(scores, certificate.unsure).to(doubts.device)
+    if certificate.unsure is not None and (found := entropies(scores)) is not None:
+        doubts = doubts | ~(found <= certificate.unsure).to(doubts.device)
     if certificate.margin is None:
         return doubts
     best: Tensor = scores.double().topk(2, dim=-1).values
@@ -71,12 +71,6 @@ def doubtful(
     close: Tensor = ~(best[..., 0] - best[..., 1] > certificate.margin * times)
     either: Tensor = doubts | close.to(doubts.device)
     return either
-
-
-def _unsure(scores: Tensor, limit: float) -> Tensor:
-    """Whether the answers of a sample have a mean entropy above the limit, or none."""
-    found = entropies(scores)
-    return torch.zeros(len(scores), dtype=torch.bool) if found is None else ~(found <= limit)
 
 
 def answer(output: Any) -> Tensor:

@@ -219,12 +219,13 @@ class MultigridSolver:
 
         It comes as leaves; on ranks that have not that state there are none.
         """
-        start = (self._last_rank(), self.setting.iteration.last_adjoint)
-        every, least = self.setting.iteration.adjoint, self.tally.backward_cycles
+        iteration, least = self.setting.iteration, self.tally.backward_cycles
+        every, tasks = iteration.adjoint, reversed(iteration.forward[0].schedule.tasks)
+        last = next(task.rank for task in tasks if task.op in {"apply", "combine"})
         options = [cycles for cycles in every if cycles.count >= least] or every[-1:]
         solved = replace(solved, values=dict(solved.values))
         if solved.structure is not None and adjoint:
-            solved.values[start] = unflatten(adjoint, solved.structure)
+            solved.values[last, iteration.last_adjoint] = unflatten(adjoint, solved.structure)
         run = Adjoints(self.setting, solved, others, retain=retain)
         with torch.no_grad(), solved.autocast():
             for chosen in options:
@@ -237,17 +238,11 @@ class MultigridSolver:
 
     def _watch_bias(self) -> None:
         """One more cycle from the next step on where the last adjoint residual is too large."""
-        bound, most = (
-            self.setting.iteration.method.bias_bound,
-            self.setting.iteration.adjoint[-1].count,
-        )
+        iteration = self.setting.iteration
+        bound, most = iteration.method.bias_bound, iteration.adjoint[-1].count
         largest = by_cycle(self.tally.adjoints)[-1:]
         if bound is not None and largest and largest[0] > bound:
             self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)
-
-    def _last_rank(self) -> int:
-        last = self.setting.iteration.forward[0].schedule
-        return next(t.rank for t in reversed(last.tasks) if t.op in {"apply", "combine"})
 
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.multigrid.tape import is_real
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
-from pararealize.runtime.values.pytree import flatten, parameters_of, tensors_of, unflatten
+from pararealize.runtime.values.pytree import flatten, parameters_of, tensors_of, with_tensors
 
 
 def attach(
@@ -32,15 +32,9 @@ def attach(
     In the backward pass the adjoints are solved for; the token brings that about on ranks which do
     not have the state.
     """
-    leaves, structure = flatten(state)
-    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    solved.structure = structure
-    token, *results = _Solve.apply(  # type: ignore[no-untyped-call]
-        solver, solved, len(at), *(leaves[i] for i in at), *others
-    )
-    for i, result in zip(at, results, strict=True):
-        leaves[i] = result
-    return unflatten(leaves, structure), token
+    tensors, solved.structure = tensors_of(state), flatten(state)[1]
+    token, *results = _Solve.apply(solver, solved, len(tensors), *tensors, *others)  # type: ignore[no-untyped-call]
+    return with_tensors(state, results), token
 
 
 class _Solve(torch.autograd.Function):

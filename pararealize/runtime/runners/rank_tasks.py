@@ -24,7 +24,7 @@ from pararealize.runtime.communication.random_streams import RandomStreams
 from pararealize.runtime.runners.rank_stages import RankStage, Route
 from pararealize.runtime.values.checks import shapes
 from pararealize.runtime.values.combine import combine, cut, join
-from pararealize.runtime.values.pytree import flatten, map_tensors, tensors_of, unflatten
+from pararealize.runtime.values.pytree import map_tensors, tensors_of, with_tensors
 
 
 @dataclass
@@ -169,14 +169,10 @@ class RankTasks:
             return output, shares
         if not call.learns():
             return output, [self.endpoint.transport.sum(share) for share in shares]
-        leaves, structure = flatten(output)
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        tokens = (*call.tokens, *here.entered, call.anchor)
-        tensors, counts = (*(leaves[i] for i in at), *shares, *tokens), (len(at), len(shares))
-        results = SharedOutput.apply(call, made, counts, *tensors)  # type: ignore[no-untyped-call]
-        for i, result in zip(at, results, strict=False):
-            leaves[i] = result
-        return unflatten(leaves, structure), results[len(at) :]
+        tensors, tokens = tensors_of(output), (*call.tokens, *here.entered, call.anchor)
+        counts = len(tensors), len(shares)
+        results = SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
+        return with_tensors(output, results), results[len(tensors) :]
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,12 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     leaves, structure = flatten(value)
     changed = [function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     return unflatten(changed, structure)
+
+
+def with_tensors(value: Any, tensors: Iterable[Tensor]) -> Any:
+    """The pytree with these tensors in place of its own, in order."""
+    rest = iter(tensors)
+    return map_tensors(lambda _: next(rest), value)
 
 
 def detached(value: Any) -> Any:
