@@ -117,7 +117,7 @@ class Adjoints:
     ) -> None:
         tape = self.solved.tape
         adjoints = {p: self.values[t.rank, t.reads[0]] for p, t in ready.items()}
-        retain = self.retain or not first.commits or len(ready) < len(batch.places)
+        retain = self.retain or not first.commits or len(ready) < len(batch.applications)
         found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)
         for place, task in ready.items():
             self.values[task.rank, task.value] = found[place]

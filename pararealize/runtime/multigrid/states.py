@@ -79,24 +79,24 @@ class States:
     def _advance_batch(self, tasks: Sequence[Task], cycles: Cycles) -> None:
         values, tape = self.solved.values, self.solved.tape
         targets = [task.applied for task in tasks]
-        places = [(task.applied, task.reads[0]) for task in tasks]
+        applications = [(task.applied, task.reads[0]) for task in tasks]
         stack = self.setting.stacks[targets[0]]
         features = self._stacked_features(tasks)
         if features is None:
             return
         keep = self.learns and self.setting.keeps
-        kept = {cycles.linearised.get(target) == at for target, at in places}
+        kept = {cycles.linearised.get(target) == at for target, at in applications}
         record = keep and True in kept
         leads = stack.leads
         states = [
             self.evaluate(t.rank, place, leads[place[0]], record=record, commits=t.commits)
             if place[0] in leads
             else values[t.rank, t.reads[0]]
-            for t, place in zip(tasks, places, strict=True)
+            for t, place in zip(tasks, applications, strict=True)
         ]
         if record:
             evaluate = partial(stack, features=features)
-            results = tape.record_batch(places, evaluate, states, self._stacked(targets))
+            results = tape.record_batch(applications, evaluate, states, self._stacked(targets))
         else:
             results = stack([w for w, _ in self._stacked(targets)], torch.stack(states), features)
         for task, result in zip(tasks, results.unbind(0), strict=True):
@@ -160,7 +160,7 @@ class States:
     ) -> Any:
         """A propagator, or its ``lead``, at a value, with autograd's graph or without."""
         solved, (target, at) = self.solved, place
-        part = lead or self.setting.propagators[target]
+        part = self.setting.propagators[target] if lead is None else lead
         inputs = [self.setting.move(rank, solved.inputs[name]) for name in part.inputs]
         state = solved.values.get((rank, at))
 
