@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import PeerError
-from pararealize.runtime.communication.threads import LocalGroup, LocalTransport
 
 #: Seconds that a thread waits for a message, on a busy machine.
 PATIENCE = 30.0

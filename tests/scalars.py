@@ -80,11 +80,8 @@ class Nobody:
     def agree(self, numbers: Sequence[float]) -> list[float]:
         return list(numbers)
 
-    def begin_draw(self, target: Target) -> None:
-        pass
-
-    def end_draw(self, target: Target) -> None:
-        pass
+    def drawing(self, target: Target) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def noted(self, _task: Task) -> AbstractContextManager[None]:
         return nullcontext()

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from local_transport import LocalGroup
 from networks import Recipe, build, compiled
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
 from pararealize.errors import CalibrationError, CertificateWarning, MethodError
 from pararealize.ir.calibration import Calibration
-from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.rules import Certified, answer
 from sampling import pairwise
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from local_transport import LocalGroup
 from networks import Case, Recipe, assert_equal_steps, compiled, seeded, step
 from pararealize import Parareal, pararealize
 from pararealize.errors import MethodError, PeerError
-from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.measures import Measure
 from pararealize.runtime.runners.graph import GraphRunner
 from sampling import pairwise

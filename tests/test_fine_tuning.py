@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from networks import Case, Recipe, compiled, seeded
 from pararealize import MGRIT, ParallelNetwork, Parareal
 from pararealize.errors import MethodError, PeerError, ShapeError
 from pararealize.ir.calibration import Certificate
-from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.monitoring.rules import Certified
 from pararealize.runtime.values.combine import combine
 

@@ -207,7 +207,7 @@ def test_slices_that_cannot_be_stacked_are_refused(kind: str) -> None:
 def test_the_fastest_of_multigrid_and_serial(speedup: float, runs: str) -> None:
     model, x = dense()
     method = MGRIT(coarsening=4, coarse="rediscretized", batched="fastest")
-    with patch("pararealize.emit.fastest.measured_speedup", return_value=speedup):
+    with patch("pararealize.emit.runner.measured_speedup", return_value=speedup):
         net = pararealize(model, 6, method=method, example_inputs=(x,))
     assert f"{speedup:.2f}× the speed of serial" in " ".join(net.explain().split())
     found, wanted = step(net, x), step(model, x)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from networks import Case, Recipe, Step, assert_equal_steps, compiled, one_step, share_of
 from pararealize import Parareal
-from pararealize.runtime.communication.threads import LocalTransport
 from rank_checks import PROGRAMS, Check, Verdicts, checks_of, run, start, wait
 from sampling import pairwise
 

@@ -21,9 +21,8 @@ from pararealize.calibration.rounds import Rounds, start
 from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
-from pararealize.emit.assemble import rule_of
+from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
-from pararealize.emit.renew import renewed
 from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal

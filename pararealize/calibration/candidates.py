@@ -16,7 +16,7 @@ from pararealize.coarse.builder import CoarseBuilder
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
 from pararealize.cost.probe import Probe
-from pararealize.emit.assemble import coarse_propagators
+from pararealize.emit.propagators import coarse_propagators
 from pararealize.errors import CoarseError
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse

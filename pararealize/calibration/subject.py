@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 
 from pararealize.coarse.guesses import build_guesses
-from pararealize.emit.assemble import fine_propagators, guess_propagators
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
+from pararealize.emit.propagators import fine_propagators, guess_propagators
 from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
@@ -138,7 +138,7 @@ class Subject:
             return _on_graph(lower(placed, emission.arguments, every), placed)
         program = StaticProgram(placed, emission.transport.rank)
         arguments = Arguments(emission.arguments)
-        runner = RankRunner(placed, program, every, arguments, (), emission.transport, self.network)
+        runner = RankRunner(program, every, arguments, (), emission.transport, self.network)
         return _on_rank(runner, program)
 
     def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
@@ -166,7 +166,7 @@ def _on_rank(runner: RankRunner, program: StaticProgram) -> Evaluation:
     @torch.no_grad()
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
         output = runner.run((), inputs, None)
-        return output, {w.interface: p for w, p in program.watched}
+        return output, {w.interface: (new, old) for w, new, old in program.watched}
 
     return evaluate
 

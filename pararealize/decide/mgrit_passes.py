@@ -14,7 +14,7 @@ from pararealize.cost.depth_batching import find_stacks
 from pararealize.cost.predict import make_plan
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
-from pararealize.emit.fastest import faster_of_both
+from pararealize.emit.runner import faster_of_both
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT

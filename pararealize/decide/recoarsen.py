@@ -15,7 +15,7 @@ from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
 from pararealize.decide.mgrit_passes import decide_levels
 from pararealize.emit.emission import Emission
-from pararealize.emit.multigrid_propagators import propagators_of, share_masks
+from pararealize.emit.propagators import borrowing_propagators, share_masks
 from pararealize.errors import MethodError, RankError
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
@@ -51,12 +51,13 @@ def recoarsened(
     if transport is not None:
         plan, levels = transport.exchange((plan, levels))[0]
     own = {target: choice for target, choice in levels.items() if target in emission.propagators}
-    coarse = propagators_of(own, emission.serial)
+    coarse = borrowing_propagators(own, emission.serial)
     share_masks(coarse, dict.fromkeys(coarse, 2))
     return replace(
-        emission.with_plan(plan),
+        emission,
+        decisions=replace(emission.decisions, plan=plan),
         propagators={**emission.propagators, **coarse},
-        own_streams=any(p.draws for p in propagators_of(levels, whole).values()),
+        own_streams=any(p.draws for p in borrowing_propagators(levels, whole).values()),
     )
 
 

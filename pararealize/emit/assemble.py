@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
+from pararealize.emit.adoption import is_added
 from pararealize.emit.devices import on_devices
-from pararealize.emit.emission import Emission
-from pararealize.emit.multigrid_propagators import (
+from pararealize.emit.emission import Emission, Share
+from pararealize.emit.propagators import (
     checkpointed,
+    coarse_propagators,
+    feature_propagators,
+    fine_propagators,
+    guess_propagators,
     level_propagators,
     share_masks,
-    sighted,
 )
-from pararealize.emit.ranks import on_rank
+from pararealize.emit.ranks import drawing, inner_of, keep_applied, on_rank
 from pararealize.ir.calibration import Calibration
-from pararealize.ir.chain import Partition
-from pararealize.ir.decisions import Coarse, Decisions, Guess
-from pararealize.ir.methods import MGRIT, Method, Parareal
+from pararealize.ir.decisions import Decisions
+from pararealize.ir.methods import MGRIT, Method
+from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
-from pararealize.ir.target import HEAD, Target
-from pararealize.propagators.averaged import borrowed
-from pararealize.propagators.fine import Fine
+from pararealize.ir.stages import in_a_row
+from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.rules import BelowTolerance, Certified, Rule
@@ -49,20 +51,17 @@ def assemble(
 
     """
     registries = _registries(decisions)
-    parts = _propagators(decisions, serial, registries)
-    used = applications(decisions.every)
-    parts = {target: part for target, part in parts.items() if target in used}
-    share_masks(parts, used)
+    parts = _applied(_propagators(decisions, serial, registries), decisions.every)
     emission = Emission(
         decisions.without_modules(),
         serial,
         registries,
         parts,
-        own_streams=any(mask.own_stream for part in parts.values() for mask in part.step_masks()),
+        own_streams=_draws_besides(parts),
         rule=rule_of(decisions.plan.method, decisions.plan.calibration),
     )
     if decisions.stages[1:]:
-        share_rollback(parts, emission.rollback)
+        _share_rollback(parts, emission.rollback)
     if transport is not None:
         return on_rank(emission, transport)
     return on_devices(emission, devices) if devices else emission
@@ -71,102 +70,41 @@ def assemble(
 def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
     """Coarse and guess networks by the names that they have in the state dictionary."""
     coarse = {str(j): c.module for j, c in decisions.coarse.items()}
-    levels = {str(target.number): c.module for target, c in decisions.levels.items()}
+    coarse |= {str(target.number): c.module for target, c in decisions.levels.items()}
     guesses = {str(j): g.module for j, g in decisions.guesses.items()}
-    return {"coarse": _registry({**coarse, **levels}), "guess": _registry(guesses)}
+    return {
+        prefix: nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
+        for prefix, modules in (("coarse", coarse), ("guess", guesses))
+    }
 
 
 def _propagators(
     decisions: Decisions, serial: nn.Module, registries: Mapping[str, nn.ModuleDict]
 ) -> dict[Target, Propagator]:
     """Everything that a schedule may apply."""
-    partition, method = decisions.partition, decisions.plan.method
+    partition, method, coarse = decisions.partition, decisions.plan.method, registries["coarse"]
     fine = fine_propagators(partition, serial)
-    fine |= sighted(decisions, serial, fine)
+    fine |= feature_propagators(decisions, serial, fine)
     parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(method, MGRIT):
-        return parts | level_propagators(decisions, serial, registries["coarse"])
-    coarse = registries["coarse"]
+        return parts | level_propagators(decisions, serial, coarse)
     parts |= coarse_propagators(partition, serial, method, decisions.coarse, coarse, fine)
     return parts | guess_propagators(decisions.guesses, serial, registries["guess"])
 
 
-def _registry(modules: Mapping[str, nn.Module | None]) -> nn.ModuleDict:
-    return nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
-
-
-def applications(schedules: Iterable[Schedule]) -> Counter[Target]:
-    """How often schedules apply every propagator."""
-    return Counter(task.target for s in schedules for task in s if task.target is not None)
-
-
-def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
-    """The subnetworks, and the head where there is one."""
-    chain = partition.chain
-    spans = {Target.fine(j): partition.piece(j) for j in range(1, partition.n + 1)}
-    if partition.has_head:
-        spans[HEAD] = (partition.bounds[-1], len(chain.layers))
-    found = {}
-    for target, (first, last) in spans.items():
-        train = chain.segment(first, last, training=True)
-        same = chain.train is chain.eval
-        evaluate = train if same else chain.segment(first, last, training=False)
-        title = "the head" if target == HEAD else f"subnetwork {target.number}"
-        layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
-        found[target] = Fine(serial, train, evaluate, f"{title} ({' … '.join(layers)})")
-    return found
-
-
-def coarse_propagators(
-    partition: Partition,
-    serial: nn.Module,
-    method: Parareal,
-    coarse: Mapping[int, Coarse],
-    registry: nn.ModuleDict,
-    fine: Mapping[Target, Propagator],
+def _applied(
+    parts: Mapping[Target, Propagator], schedules: Iterable[Schedule]
 ) -> dict[Target, Propagator]:
-    """What corrects every subnetwork, and what guesses in a coarse sweep."""
-    found: dict[Target, Propagator] = {}
-    for j, choice in coarse.items():
-        label = f"the {choice.kind} coarse propagator of subnetwork {j}"
-        leaves = len(partition.chain.state(partition.piece(j)[0]))
-        own = _propagator(choice, serial, registry, str(j), label, leaves)
-        part = own or fine[Target.fine(j)]
-        found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
-        if method.correction == "residual" and not choice.zero_preserving and j > 1:
-            part = ZeroPreserving(part, shared=choice.module is None)
-        found[Target.coarse(j)] = part
-    return found
+    """The propagators that schedules apply, with masks for those that need them."""
+    used = Counter(task.target for s in schedules for task in s if task.target is not None)
+    parts = {target: part for target, part in parts.items() if target in used}
+    share_masks(parts, used)
+    return parts
 
 
-def _propagator(
-    choice: Coarse,
-    serial: nn.Module,
-    registry: nn.ModuleDict,
-    key: str,
-    label: str,
-    leaves: int,
-) -> Propagator | None:
-    if choice.segment is not None:
-        return borrowed(serial, choice.segment, choice.averages, label)
-    if choice.module is None:
-        return None
-    return Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
-
-
-def guess_propagators(
-    guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
-) -> dict[Target, Propagator]:
-    """What guesses the state at every interface from the network's inputs."""
-    found: dict[Target, Propagator] = {}
-    for j, guess in guesses.items():
-        label = f"the guess network of interface {j}"
-        if guess.segment is not None:
-            own: Propagator = Fine(serial, guess.segment, guess.segment, label, borrows=True)
-        else:
-            own = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
-        found[Target.guess(j)] = own
-    return found
+def _draws_besides(parts: Mapping[Target, Propagator]) -> bool:
+    """Whether any propagator draws random numbers besides the network's own."""
+    return any(mask.own_stream for part in parts.values() for mask in part.step_masks())
 
 
 def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
@@ -179,7 +117,51 @@ def rule_of(method: Method, calibration: Calibration | None) -> Rule | None:
     return Certified(calibration.certificate, rule)
 
 
-def share_rollback(parts: Mapping[Target, Propagator], rollback: Rollback) -> None:
+def _share_rollback(parts: Mapping[Target, Propagator], rollback: Rollback) -> None:
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
-        (part.inner if isinstance(part, ZeroPreserving) else part).rollback = rollback
+        inner_of(part).rollback = rollback
+
+
+def renewed(
+    emission: Emission,
+    parts: Mapping[Target, Propagator],
+    registries: Mapping[str, nn.ModuleDict],
+    stages: Sequence[Schedule],
+    rule: Rule | None,
+    plan: Plan,
+) -> Emission:
+    """The network with these coarse and guess propagators (of this rank), stages and rule.
+
+    Networks in the registries that no stage applies are removed, as when it is compiled. On ranks,
+    all call it.
+    """
+    every = _applied({**emission.propagators, **parts}, stages)
+    keep_applied(registries, every)
+    _share_rollback(every, emission.rollback)
+    found = replace(
+        emission,
+        decisions=replace(emission.decisions, plan=plan, sweeps=tuple(stages)),
+        registries=registries,
+        propagators=every,
+        rule=rule,
+        own_streams=_draws_besides(every),
+    )
+    return found if found.share is None else _shared(found, found.share)
+
+
+def _shared(emission: Emission, share: Share) -> Emission:
+    """The emission with the draws and names of all ranks, which each has to know."""
+    whole = in_a_row(emission.decisions.stages)
+    here = [task for task in whole if task.target in emission.propagators]
+    local = replace(whole, tasks=tuple(here))
+    registries = emission.registries.items()
+    own = {f"{prefix}.{key}" for prefix, found in registries for key in found.state_dict()}
+    mine = (drawing(local, emission.propagators), own, emission.own_streams)
+    rows = share.transport.exchange(mine)
+    order: dict[object, int] = {task.value: i for i, task in enumerate(whole)}
+    draws = sorted((draw for found, *_ in rows for draw in found), key=lambda d: order[d.value])
+    names = {name for name in share.names if not is_added(name)}
+    names |= {name for _, found, _ in rows for name in found}
+    share = replace(share, draws=tuple(draws), names=frozenset(names))
+    return replace(emission, share=share, own_streams=any(found for *_, found in rows))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from pararealize.emit.adoption import RESERVED
+from pararealize.emit.adoption import is_added
 from pararealize.emit.emission import Emission, Share
 from pararealize.runtime.communication.transport import Transport
 from pararealize.tracing.copying import detached_results
 
 
-def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer by every name that it has."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
@@ -24,20 +24,16 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def serial_copy(emission: Emission) -> nn.Module:
     """A copy of the serial network with today's weights; on ranks, all call it."""
     if emission.share is not None:
-        return collect_serial(emission.share, emission.serial, RESERVED)
+        return _collected(emission.share, emission.serial)
     serial = copy.deepcopy(emission.serial, {**detached_results(emission.serial)})
     for prefix in emission.registries:
         serial._modules.pop(prefix, None)
     return serial
 
 
-def collect_serial(share: Share, serial: nn.Module, added: Iterable[str]) -> nn.Module:
-    """The whole serial network with the tensors and modes that the ranks hold; all call it.
-
-    What lies under the prefixes ``added`` is left out.
-    """
-    skip = tuple(f"{prefix}." for prefix in added)
-    tensors = {n: t for n, t in tensors_of(serial) if not n.startswith(skip)}
+def _collected(share: Share, serial: nn.Module) -> nn.Module:
+    """The whole serial network with the tensors and modes that the ranks hold; all call it."""
+    tensors = {name: t for name, t in named_tensors(serial) if not is_added(name)}
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     own = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     modes = {name: module.training for name, module in serial.named_modules()}
@@ -92,7 +88,7 @@ def clip_over_ranks(network: nn.Module, share: Share | None, most: float, kind: 
 def weights_digest(module: nn.Module) -> str:
     """Equal for equal weights, buffers and names."""
     found = hashlib.blake2b()
-    for name, tensor in tensors_of(module):
+    for name, tensor in named_tensors(module):
         found.update(name.encode())
         numbers = tensor.detach().cpu().contiguous().reshape(-1)
         found.update(numbers.view(torch.uint8).numpy().tobytes())
@@ -103,7 +99,7 @@ def share_weights(module: nn.Module, transport: Transport) -> None:
     """Give every rank the weights of rank 0, where they differ; all call it."""
     if len(set(transport.exchange(weights_digest(module)))) == 1:
         return
-    for _, tensor in tensors_of(module):
+    for _, tensor in named_tensors(module):
         numbers = tensor.detach().reshape(-1).contiguous()
         if transport.rank == 0:
             for peer in range(1, transport.size):

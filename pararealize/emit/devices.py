@@ -61,9 +61,9 @@ def _move(root: nn.Module, path: str, device: torch.device) -> None:
 class Move(nn.Module):
     """Brings a value to where a propagator's weights are, today."""
 
-    propagator: Propagator
+    propagator: Fine
 
-    def __init__(self, propagator: Propagator) -> None:
+    def __init__(self, propagator: Fine) -> None:
         super().__init__()
         object.__setattr__(self, "propagator", propagator)
 
@@ -75,13 +75,9 @@ class Move(nn.Module):
         return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
-def device_of(part: Propagator) -> torch.device | None:
-    """Where a propagator's weights are; ``None`` if it has none."""
-    modules: list[nn.Module] = []
-    if isinstance(part, Registered):
-        modules = [part.module]
-    elif isinstance(part, Fine):
-        modules = [part.root.get_submodule(path) for path in modules_of(part.segments[0])]
+def device_of(part: Fine) -> torch.device | None:
+    """Where a subnetwork's weights are; ``None`` if it has none."""
+    modules = (part.root.get_submodule(path) for path in modules_of(part.segments[0]))
     weights = (p for module in modules for p in (*module.parameters(), *module.buffers()))
     return next((weight.device for weight in weights), None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.rules import Rule
-from pararealize.runtime.runners.adaptive import SweepControl
+from pararealize.runtime.runners.graph import SweepControl
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,3 @@ class Emission:
         for part in self.propagators.values():
             for mask in part.step_masks():
                 mask.begin_step()
-
-    def with_plan(self, plan: Plan) -> Emission:
-        """The emission with another plan."""
-        return replace(self, decisions=replace(self.decisions, plan=plan))

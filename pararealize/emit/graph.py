@@ -15,7 +15,7 @@ from pararealize.ir.stages import Key, kept, made_in, taken, watched_on, watches
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.runners.adaptive import GraphStage
+from pararealize.runtime.runners.graph import GraphStage
 from pararealize.runtime.values.combine import combine
 
 
@@ -75,7 +75,8 @@ def _lowered(
         for watch in watched_on(stages, rank)
     )
     left = () if leaves is None else (tuple(writer.values[key] for key in leaves),)
-    graph.output((writer.output(schedule), watched, *left))
+    made = next(t for t in schedule if t.value == schedule.output and t.op != "recv")
+    graph.output((writer.values[made.rank, made.value], watched, *left))
     return fx.GraphModule(modules, graph, "Schedule")
 
 
@@ -87,7 +88,7 @@ class _GraphWriter:
     propagators: Mapping[Target, Propagator]
     inputs: Mapping[str, fx.Node]
     moves: frozenset[int]
-    values: dict[tuple[int, str], fx.Node] = field(default_factory=dict)
+    values: dict[Key, fx.Node] = field(default_factory=dict)
 
     def write(self, task: Task) -> None:
         if task.op == "send":
@@ -120,8 +121,3 @@ class _GraphWriter:
         if rank not in self.moves:
             return node
         return self.graph.create_node("call_module", f"device.{rank}", (node,), name=name)
-
-    def output(self, schedule: Schedule) -> fx.Node:
-        """The node of what the network returns."""
-        made = next(t for t in schedule if t.value == schedule.output and t.op != "recv")
-        return self.values[made.rank, made.value]

@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 from torch import Tensor, nn
 
@@ -21,15 +22,6 @@ from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
-from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.rank import RankRunner
-from pararealize.runtime.runners.rank_programs import (
-    AdaptiveProgram,
-    RankProgram,
-    SolveProgram,
-    StaticProgram,
-)
-from pararealize.runtime.values.arguments import Arguments
 from pararealize.tracing.copying import meta_copy
 
 
@@ -48,43 +40,18 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
         names |= {f"{prefix}.{key}" for key in registry.state_dict()}
     draws = drawing(emission.schedule, parts)
     if emission.decisions.iteration is not None:
-        draws = by_propagator(draws, emission.schedule)
+        # A solver decides which task is first; coarse propagators draw from the step's start.
+        fine = (task for task in emission.schedule if task.role is Role.FINE)
+        applied: dict[object, Target] = {task.value: task.applied for task in fine}
+        shared = (draw for draw in draws if not draw.own)
+        draws = tuple(replace(d, value=applied.get(d.value, d.value)) for d in shared)
     ties = tied(found, serial, transport.rank)
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
     strip(serial, found, transport.rank)
     here = targets(task for task in everything if task.rank == transport.rank)
     local = {target: part for target, part in parts.items() if target in here}
-    keep = registered(local.values())
-    for registry in emission.registries.values():
-        for key in [key for key, module in registry.items() if id(module) not in keep]:
-            del registry[key]
+    keep_applied(emission.registries, local)
     return replace(emission, propagators=local, share=share)
-
-
-def rank_runner(emission: Emission, share: Share, network: nn.Module) -> RankRunner:
-    """What runs a rank's tasks, for the network that holds their weights."""
-    return RankRunner(
-        emission.schedule,
-        _program(emission, share),
-        emission.propagators,
-        Arguments(emission.arguments),
-        share.draws,
-        share.transport,
-        network,
-        share.ties,
-    )
-
-
-def _program(emission: Emission, share: Share) -> RankProgram:
-    schedule, rank = emission.schedule, share.transport.rank
-    iteration, control = emission.decisions.iteration, emission.control
-    if iteration is not None:
-        parts = emission.propagators
-        solver = MultigridSolver(iteration, parts, (rank,), lambda _rank, value: value)
-        return SolveProgram(schedule, solver, rank)
-    if control is not None:
-        return AdaptiveProgram(schedule, control, rank)
-    return StaticProgram(schedule, rank)
 
 
 def drawing(schedule: Schedule, parts: Mapping[Target, Propagator]) -> tuple[Draw, ...]:
@@ -101,15 +68,6 @@ def drawing(schedule: Schedule, parts: Mapping[Target, Propagator]) -> tuple[Dra
             found.append(Draw(task.value, task.rank, not task.target.is_network))
         seen.add(id(part))
     return tuple(found)
-
-
-def by_propagator(draws: Iterable[Draw], schedule: Schedule) -> tuple[Draw, ...]:
-    """The draws of the network itself, known by what draws: a solver decides which task is first.
-
-    Coarse propagators draw from the step's start.
-    """
-    drawn: dict[object, Target] = {t.value: t.applied for t in schedule if t.role is Role.FINE}
-    return tuple(replace(d, value=drawn.get(d.value, d.value)) for d in draws if not d.own)
 
 
 def inner_of(part: Propagator) -> Propagator:
@@ -174,9 +132,7 @@ def both(names: Mapping[int, str]) -> str:
 
 def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:
     """Parameters and buffers of a module, or the one tensor that the path names."""
-    owner, _, name = path.rpartition(".")
-    module = serial.get_submodule(owner)
-    value = getattr(module, name)
+    value = attrgetter(path)(serial)
     if isinstance(value, Tensor):
         yield path, value
     elif isinstance(value, nn.Module):
@@ -217,10 +173,15 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def registered(parts: Iterable[Propagator]) -> set[int]:
-    """Identities of the coarse and guess networks that the propagators apply."""
-    inner = [inner_of(part) for part in parts]
-    return {id(part.module) for part in inner if isinstance(part, Registered)}
+def keep_applied(
+    registries: Mapping[str, nn.ModuleDict], parts: Mapping[Target, Propagator]
+) -> None:
+    """Remove the coarse and guess networks that no propagator applies."""
+    inner = [inner_of(part) for part in parts.values()]
+    keep = {id(part.module) for part in inner if isinstance(part, Registered)}
+    for registry in registries.values():
+        for key in [key for key, module in registry.items() if id(module) not in keep]:
+            del registry[key]
 
 
 def release() -> None:

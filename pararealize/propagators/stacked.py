@@ -43,7 +43,7 @@ class Stacked:
         self, members: dict[Target, Fine], leads: Mapping[Target, Fine] | None = None
     ) -> None:
         self.members, self.leads = members, leads or {}
-        self.places = {target: i for i, target in enumerate(members)}
+        self.positions = {target: i for i, target in enumerate(members)}
         first = next(iter(members.values()))
         self._segment, self._root = first.segments[0], first.root
         every = [slots(part) for part in members.values()]
@@ -71,8 +71,8 @@ class Stacked:
 
     def weights(self, targets: Iterable[Target]) -> list[tuple[Tensor, ...]]:
         """For every slot, the parameters of some members."""
-        chosen = [self.places[target] for target in targets]
-        if len(chosen) == len(self.places):
+        chosen = [self.positions[target] for target in targets]
+        if len(chosen) == len(self.positions):
             return self._columns
         return [tuple(column[i] for i in chosen) for column in self._columns]
 

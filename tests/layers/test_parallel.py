@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from local_transport import LocalGroup
 from pararealize import MGRIT, SlowerThanSerialWarning, pararealize
 from pararealize.errors import MethodError
 from pararealize.layers import EulerStep, LayerParallel
-from pararealize.runtime.communication.threads import LocalGroup
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from networks import compiled
 from pararealize import Parareal
 from pararealize.coarse.separable import is_separable
@@ -19,7 +20,6 @@ from pararealize.errors import MethodError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.task import Task
-from pararealize.runtime.communication.threads import LocalGroup
 from pararealize.runtime.values.combine import combine, cut, join
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import parareal_schedule

@@ -1,4 +1,4 @@
-"""Adjoint: messages as nodes of the autograd graph.
+"""Autograd: messages as nodes of the autograd graph.
 
 Autograd runs the nodes that are ready in the reverse order of their making. A state is received
 after the subnetwork behind it has run, so that in the backward pass its adjoint is sent before the
@@ -10,7 +10,6 @@ backward pass of that subnetwork begins::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,41 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from pararealize.runtime.communication.endpoint import Call, Message
 from pararealize.runtime.values.form import Form
-
-
-def sent_state(call: Call, message: Message, form: Form, tensors: Sequence[Tensor]) -> Tensor:
-    """A token for a state that was sent, through which its adjoint comes back."""
-    token: Tensor = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
-    return token
-
-
-def received_state(call: Call, message: Message, form: Form) -> tuple[Tensor, ...]:
-    """The tensors of a state that was received, whose adjoint is sent back."""
-    tensors: tuple[Tensor, ...] = ReceivedState.apply(call, message, form, call.anchor)  # type: ignore[no-untyped-call]
-    return tensors
-
-
-def shared_input(call: Call, tensor: Tensor) -> Tensor:
-    """An input of the network, whose gradient is summed over the ranks."""
-    shared: Tensor = SharedInput.apply(call, tensor)  # type: ignore[no-untyped-call]
-    return shared
-
-
-def shared_output(
-    call: Call,
-    tensors: Sequence[Tensor],
-    tokens: Sequence[Tensor],
-    *,
-    made: bool,
-    shares: Sequence[Tensor] = (),
-) -> tuple[Tensor, ...]:
-    """The network's output; ``tokens`` are what has to run backward with it, ``made`` where it is.
-
-    After it, the sums over all ranks of ``shares``, of which each rank has its own.
-    """
-    counts = len(tensors), len(shares)
-    output: tuple[Tensor, ...] = SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
-    return output
 
 
 class SentState(torch.autograd.Function):
@@ -112,9 +76,11 @@ class SharedInput(torch.autograd.Function):
 
 
 class SharedOutput(torch.autograd.Function):
-    """The output on every rank: its gradient counts where it was made, and wakes all ranks.
+    """The output on every rank: its gradient counts where it was ``made``, and wakes all ranks.
 
-    So does that of a sum over the ranks, which counts everywhere.
+    So does that of a sum over the ranks, which counts everywhere. ``counts`` are how many of the
+    tensors are the output's, and how many after them are shares, of which each rank has its own
+    and all get the sum; the others are tokens of what has to run backward with the output.
     """
 
     @staticmethod

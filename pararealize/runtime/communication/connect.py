@@ -23,14 +23,11 @@ def connect(comm: Any) -> Transport:
         return comm
     if type(comm).__module__.partition(".")[0] == "mpi4py":
         return MPITransport(comm)
-    if dist.is_available() and (isinstance(comm, dist.ProcessGroup) or comm is _outsider()):
-        return GroupTransport(comm)
+    if dist.is_available():
+        outsider: Any = dist.GroupMember.NON_GROUP_MEMBER  # what new_group gives to non-members
+        if isinstance(comm, dist.ProcessGroup) or comm is outsider:
+            return GroupTransport(comm)
     raise RankError(
         f"comm={comm!r}: expected an mpi4py communicator (comm=MPI.COMM_WORLD) or a "
         "torch.distributed process group (comm=torch.distributed.group.WORLD)."
     )
-
-
-def _outsider() -> Any:
-    """What ``torch.distributed.new_group`` gives to processes that are not members."""
-    return dist.GroupMember.NON_GROUP_MEMBER

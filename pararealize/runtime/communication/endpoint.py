@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -15,8 +16,8 @@ from pararealize.runtime.communication.agreement import digest, signature
 from pararealize.runtime.communication.tied_parameters import Ties
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.monitoring.timeline import Recorder
-from pararealize.runtime.values.form import Form, Leaf, empty, flat, form_of
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.form import Form, empty, flat, form_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: Tags: steps before they come round, messages between two ranks in a step, two directions.
 STEPS, MESSAGES = 2**14, 2**11
@@ -37,17 +38,11 @@ class Message:
     carries: bool = True
 
 
-@dataclass
-class _Incoming:
-    """Tensors on their way here."""
+#: What is equal in all states of a form; the order of numbers in memory need not be.
+LOOKS = attrgetter("shape", "dtype")
 
-    tensors: tuple[Tensor, ...]
-    waits: list[Callable[[], None]]
-
-    def wait(self) -> tuple[Tensor, ...]:
-        for wait in self.waits:
-            wait()
-        return self.tensors
+#: Tensors on their way here: waits for them.
+Incoming = Callable[[], tuple[Tensor, ...]]
 
 
 @final
@@ -68,44 +63,30 @@ class Endpoint:
         self.forms: dict[tuple[int, Message], Form] = {}
         self.device = torch.device("cpu")
         self.recorder: Recorder | None = None
-        self._ties = ties
-        self._open: Call | None = None
+        self.ties = ties
+        self.open: Call | None = None  # whose backward pass is under way
 
     def begin(
         self, inputs: Mapping[str, Any], *, training: bool, trainable: bool, jumps: bool = False
     ) -> Call:
         """A call begins: post the receives that are known, ask the others what they do."""
-        if self._open is not None:
+        if self.open is not None:
             where = f"rank {self.transport.rank} in {self.transport.position}"
             text = f"the backward pass before this call stopped on {where}."
             self.transport.fail(text)
             raise PeerError(text)
         text = signature(inputs, training=training, jumps=jumps)
-        tensors = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor))
-        self.device = next((tensor.device for tensor in tensors), self.device)
+        devices = (tensor.device for tensor in tensors_of(dict(inputs)))
+        self.device = next(devices, self.device)
         self.transport.steps += 1
-        if self._ties is not None and torch.is_grad_enabled():
-            self._ties.watch()
+        if self.ties is not None and torch.is_grad_enabled():
+            self.ties.watch()
         return Call(self, self.transport.steps % STEPS, text, trainable)
 
-    def opened(self, step: Call) -> None:
-        """A backward pass of this step is under way."""
-        self._open = step
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a backward pass is under way."""
-        return self._open is not None
-
     def closed(self) -> None:
-        """It has come to its end."""
-        self._open = None
+        """The backward pass has come to its end."""
+        self.open = None
         self.reach("", "")
-
-    def queue_sums(self, engine: Any, tag: Callable[[int], int]) -> None:
-        """Sum the gradients of tied parameters at the end of the backward pass."""
-        if self._ties is not None:
-            engine.queue_callback(partial(self._ties.sum, tag))
 
     def reach(self, place: str, kind: str) -> None:
         """The backward pass has come to ``place``."""
@@ -126,12 +107,12 @@ class Call:
         self.anchor = torch.zeros((), requires_grad=self.recording)
         self._tokens: list[Tensor] = []
         self._sent: dict[Message, tuple[Form, Tensor]] = {}
-        self._adjoints: dict[Message, _Incoming] = {}
+        self._adjoints: dict[Message, Incoming] = {}
         self._trainable: list[bool] = [trainable]
         self._answer: Callable[[], list[list[int]]] | None = None
         if self.transport.size > 1:
             self._answer = self.transport.begin_gather([self.key, int(trainable)])
-        self._posted: dict[Message, _Incoming] = {}
+        self._posted: dict[Message, Incoming] = {}
         self.post(endpoint.incoming)
 
     def post(self, messages: Iterable[Message]) -> None:
@@ -149,13 +130,19 @@ class Call:
     def _tie_tag(self, i: int) -> int:
         return 2 * (self.number * MESSAGES + MESSAGES - 1 - i)
 
-    def _post(self, form: Form, message: Message, *, back: bool = False) -> _Incoming:
+    def _post(self, form: Form, message: Message, *, back: bool = False) -> Incoming:
         peer, tag = (message.target if back else message.source), self._tag(message, back=back)
         leaves = [leaf for leaf in form.tensors if leaf.differentiable or not back]
         tensors = tuple(empty(leaf, self.endpoint.device) for leaf in leaves)
         pairs = zip(tensors, leaves, strict=True)
         waits = [self.transport.receive(flat(t, leaf), peer, tag) for t, leaf in pairs]
-        return _Incoming(tensors, waits)
+
+        def wait() -> tuple[Tensor, ...]:
+            for each in waits:
+                each()
+            return tensors
+
+        return wait
 
     def settle(self) -> None:
         """Wait until all ranks are seen to do the same.
@@ -197,10 +184,7 @@ class Call:
         return known, tensors
 
     def _check(self, message: Message, form: Form, known: Form) -> None:
-        def looks(form: Form) -> list[tuple[tuple[int, ...], torch.dtype]]:
-            return [(leaf.shape, leaf.dtype) for leaf in form.tensors]
-
-        if looks(form) != looks(known):
+        if list(map(LOOKS, form.tensors)) != list(map(LOOKS, known.tensors)):
             raise ShapeError(
                 f"the state {message.value} was {', '.join(map(str, known.tensors))} in an earlier "
                 f"call with inputs of the same shape and is {', '.join(map(str, form.tensors))} "
@@ -220,7 +204,7 @@ class Call:
         """Wait for the tensors of a state, whose form has been waited for."""
         posted = self._posted.pop(message, None)
         form = self.endpoint.forms[self.key, message]
-        return (posted or self._post(form, message)).wait()
+        return (posted or self._post(form, message))()
 
     def left(self, message: Message, form: Form, token: Tensor) -> None:
         """Remember that the adjoint of a state that was sent will come back, through its token."""
@@ -241,10 +225,11 @@ class Call:
 
     def begin_backward(self) -> None:
         """Post the receives of all adjoints; from here on a failure leaves others waiting."""
-        self.endpoint.opened(self)
-        engine = torch.autograd.Variable._execution_engine
-        self.endpoint.queue_sums(engine, self._tie_tag)
-        engine.queue_callback(self.endpoint.closed)
+        endpoint, engine = self.endpoint, torch.autograd.Variable._execution_engine
+        endpoint.open = self
+        if endpoint.ties is not None:
+            engine.queue_callback(partial(endpoint.ties.sum, self._tie_tag))
+        engine.queue_callback(endpoint.closed)
         if self.transport.early:
             sent = self._sent.items()
             self._adjoints = {
@@ -255,7 +240,7 @@ class Call:
         """Wait for the adjoint of a state that was sent, one tensor for each of its leaves."""
         self.endpoint.reach(f"adjoint of {message.value} ← {message.target}", "recv")
         posted = self._adjoints.pop(message, None) or self._post(form, message, back=True)
-        found = iter(posted.wait())
+        found = iter(posted())
         return [next(found) if leaf.differentiable else None for leaf in form.tensors]
 
     def send_adjoint(self, message: Message, form: Form, adjoints: Sequence[Tensor]) -> None:
@@ -263,7 +248,5 @@ class Call:
         self.endpoint.reach(f"adjoint of {message.value} → {message.source}", "send")
         for adjoint, leaf in zip(adjoints, form.tensors, strict=True):
             if leaf.differentiable:
-                self._send_back(message, adjoint, leaf)
-
-    def _send_back(self, message: Message, adjoint: Tensor, leaf: Leaf) -> None:
-        self.transport.send(flat(adjoint, leaf), message.source, self._tag(message, back=True))
+                tag = self._tag(message, back=True)
+                self.transport.send(flat(adjoint, leaf), message.source, tag)

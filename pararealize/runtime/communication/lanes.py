@@ -19,26 +19,35 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import leaves_of
-
-#: The rank of a value and its name.
-Key = tuple[int, str]
+from pararealize.ir.stages import Key
+from pararealize.runtime.values.pytree import tensors_of
 
 
-class DeviceStreams(Protocol):
-    """Queues of work of one device, which run side by side unless one waits for another."""
+@final
+class CudaStreams:
+    """Streams of the current CUDA device: they run side by side unless one waits for another."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, torch.cuda.Stream] = {}
 
     def on(self, lane: int) -> AbstractContextManager[Any]:
-        """A block whose work is queued on a lane."""
+        """A block whose work is queued on a lane; its stream is made when first asked for."""
+        if lane not in self._found:
+            self._found[lane] = torch.cuda.Stream()
+        return torch.cuda.stream(self._found[lane])
 
-    def mark(self) -> Any:
-        """An event: what the queue in force holds so far has ended."""
+    def mark(self) -> torch.cuda.Event:
+        """An event: what the current stream holds so far has ended."""
+        event: torch.cuda.Event = torch.cuda.current_stream().record_event()
+        return event
 
-    def wait(self, event: Any) -> None:
-        """What is queued from now on begins after the event."""
+    def wait(self, event: torch.cuda.Event) -> None:
+        """What is queued from now on begins after the event; the host does not wait."""
+        torch.cuda.current_stream().wait_event(event)
 
     def keep(self, tensor: Tensor) -> None:
-        """The queue in force reads a tensor of another one."""
+        """The tensor's memory is not given to others before the current stream has read it."""
+        tensor.record_stream(torch.cuda.current_stream())
 
 
 class Lanes(Protocol):
@@ -55,25 +64,25 @@ class Lanes(Protocol):
 
 @final
 class OneLane:
-    """Everything where it is called from."""
+    """A single lane: everything runs where it is called from."""
 
     def forked(self) -> AbstractContextManager[Any]:
-        """The same."""
+        """Nothing is forked."""
         return nullcontext()
 
     def on(
         self, _lane: int, _reads: Sequence[Key], _makes: Sequence[Key], _values: Mapping[Key, Any]
     ) -> AbstractContextManager[Any]:
-        """The same."""
+        """The block runs where it is called from."""
         return nullcontext()
 
 
 @final
 @dataclass
 class ManyLanes:
-    """Each on a stream of its own."""
+    """Lanes that run each on a stream of its own."""
 
-    streams: DeviceStreams
+    streams: CudaStreams
     _start: Any = field(default=None, init=False)
     _made: dict[Key, tuple[int, Any]] = field(default_factory=dict, init=False)
     _last: dict[int, Any] = field(default_factory=dict, init=False)
@@ -94,7 +103,7 @@ class ManyLanes:
     def on(
         self, lane: int, reads: Sequence[Key], makes: Sequence[Key], values: Mapping[Key, Any]
     ) -> Iterator[None]:
-        """It waits for what other lanes make of what it reads, once each."""
+        """A block that waits for what other lanes make of what it reads, once each."""
         with self.streams.on(lane):
             if lane not in self._last:
                 self.streams.wait(self._start)
@@ -109,33 +118,5 @@ class ManyLanes:
         if by == lane:
             return
         self.streams.wait(event)
-        for leaf in leaves_of(values[key]):
-            if isinstance(leaf, Tensor):
-                self.streams.keep(leaf)
-
-
-@final
-class CudaStreams:
-    """Streams of the current CUDA device."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, torch.cuda.Stream] = {}
-
-    def on(self, lane: int) -> AbstractContextManager[Any]:
-        """A stream is made for every lane when it is first asked for."""
-        if lane not in self._found:
-            self._found[lane] = torch.cuda.Stream()
-        return torch.cuda.stream(self._found[lane])
-
-    def mark(self) -> torch.cuda.Event:
-        """On the current stream."""
-        event: torch.cuda.Event = torch.cuda.current_stream().record_event()
-        return event
-
-    def wait(self, event: torch.cuda.Event) -> None:
-        """The current stream waits, not the host."""
-        torch.cuda.current_stream().wait_event(event)
-
-    def keep(self, tensor: Tensor) -> None:
-        """Its memory is not given to others before the current stream has read it."""
-        tensor.record_stream(torch.cuda.current_stream())
+        for tensor in tensors_of(values[key]):
+            self.streams.keep(tensor)

@@ -59,7 +59,8 @@ class MPITransport(Transport):
         self._leaving = [(r, kept) for r, kept in self._leaving if not r.Test()]
         self._leaving.append((self._comm.Isend(_bytes(numbers), peer, tag + 1), numbers))
 
-    def _receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        """Start to receive into a tensor of one axis; the result waits for it."""
         here = numbers if numbers.device.type == "cpu" else torch.empty_like(numbers, device="cpu")
         request = self._comm.Irecv(_bytes(here), peer, tag + 1)
 

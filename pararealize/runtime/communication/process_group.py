@@ -54,7 +54,8 @@ class GroupTransport(Transport):
         )
         self._leaving.append((work, numbers))
 
-    def _receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        """Start to receive into a tensor of one axis; the result waits for it."""
         same = numbers.device.type == self._device.type
         here = numbers if same else torch.empty_like(numbers, device=self._device)
         work = self._try(peer, lambda: dist.irecv(here, group=self._group, group_src=peer, tag=tag))
@@ -85,19 +86,14 @@ class GroupTransport(Transport):
 
         def wait() -> list[list[int]]:
             self._try(-1, work.wait)
-            self._let_go()
+            # All ranks have come to this gathering, and so received what was sent before it; gloo
+            # does not tell that a message has left until it is waited for.
+            for sent, _ in self._before:
+                self._try(-1, sent.wait)
+            self._before = []
             return [row.tolist() for row in every]
 
         return wait
-
-    def _let_go(self) -> None:
-        """Drop what was sent before a gathering that all ranks have come to, and so received.
-
-        gloo does not tell that a message has left until it is waited for.
-        """
-        for sent, _ in self._before:
-            self._try(-1, sent.wait)
-        self._before = []
 
     def gather(self, value: Any) -> list[Any]:
         """A picklable value of every rank, by rank; all call it."""

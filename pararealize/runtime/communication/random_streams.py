@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections import ChainMap
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -95,7 +97,6 @@ class RandomStreams:
         self._found: dict[int, int] = {}
         self._key, self._at, self._reached = 0, 0, 0
         self._generator = torch.Generator()
-        self._before = torch.empty(0)
 
     def begin(self, key: int) -> None:
         """A call of the kind ``key`` begins."""
@@ -104,22 +105,24 @@ class RandomStreams:
         self._key, self._at, self._found = key, 0, {}
         self._generator.set_state(torch.get_rng_state())
 
-    def begin_draw(self, value: str | Target) -> None:
-        """Set the random state for the task that makes ``value``, or for what draws."""
-        i = self._index.get(value)
-        if i is None:
-            return
-        self._move_to(self._offset(i))
-        self._before = self._generator.get_state()
-        torch.set_rng_state(self._before)
+    def drawing(self, value: str | Target) -> AbstractContextManager[None]:
+        """A block in which the task that makes ``value`` is run, or what draws is applied.
 
-    def end_draw(self, value: str | Target) -> None:
-        """Learn how much the task that made ``value`` drew, or what draws."""
+        It begins at its place in the stream; how much it draws is learned at its end.
+        """
         i = self._index.get(value)
-        if i is None or self._key in self._known:
+        return nullcontext() if i is None else self._drawn(i)
+
+    @contextmanager
+    def _drawn(self, i: int) -> Iterator[None]:
+        self._move_to(self._offset(i))
+        before = self._generator.get_state()
+        torch.set_rng_state(before)
+        yield
+        if self._key in self._known:
             return
         own = self._draws[i].own
-        self._found[i] = 0 if own else words_between(self._before, torch.get_rng_state())
+        self._found[i] = 0 if own else words_between(before, torch.get_rng_state())
         self._reached = self._at + self._found[i]
         if i + 1 < len(self._draws) and self._draws[i + 1].rank != self._transport.rank:
             self._transport.send_object(self._reached, self._draws[i + 1].rank, OFFSET)

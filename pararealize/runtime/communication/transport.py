@@ -19,9 +19,6 @@ from pararealize.errors import PararealizeError, PeerError
 #: Seconds after which a rank that waits takes its peer for lost.
 PATIENCE = 600.0
 
-#: Called once, waits for a message and returns what came.
-Arrival = Callable[[], Tensor]
-
 
 class Transport(ABC):
     """Point-to-point messages between the ranks of one network, and the few that all share.
@@ -53,7 +50,7 @@ class Transport(ABC):
         """Start to send a tensor of one axis; it is kept until it has left."""
 
     @abstractmethod
-    def _receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
         """Start to receive into a tensor of one axis; the result waits for it."""
 
     @abstractmethod
@@ -84,10 +81,6 @@ class Transport(ABC):
         self.sent_bytes += numbers.numel() * numbers.element_size()
         self._send(numbers, peer, tag)
 
-    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
-        """Start to receive into a tensor of one axis; the result waits for it."""
-        return self._receive(numbers, peer, tag)
-
     def send_object(self, value: Any, peer: int, tag: int) -> None:
         """Send a picklable value."""
         content = bytearray(pickle.dumps(value))
@@ -97,9 +90,9 @@ class Transport(ABC):
     def receive_object(self, peer: int, tag: int) -> Any:
         """Wait for a value that :meth:`send_object` sent."""
         length = torch.zeros(1, dtype=torch.int64)
-        self._receive(length, peer, tag)()
+        self.receive(length, peer, tag)()
         content = torch.empty(int(length), dtype=torch.uint8)
-        self._receive(content, peer, tag)()
+        self.receive(content, peer, tag)()
         return pickle.loads(content.numpy().tobytes())
 
     def exchange(self, value: Any = None, problem: Exception | None = None) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 
 class Masks:
@@ -48,7 +48,7 @@ class Masks:
 
 def random_states(values: Any) -> list[tuple[torch.device, Tensor]]:
     """The random state of the CPU, and of the devices of the values."""
-    devices = {leaf.device for leaf in leaves_of(values) if isinstance(leaf, Tensor)}
+    devices = {tensor.device for tensor in tensors_of(values)}
     devices.add(torch.device("cpu"))
     return [(device, _get_state(device)) for device in sorted(devices, key=str)]
 

@@ -22,16 +22,15 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     modules = tuple(modules)
     if all(map(is_torchs, modules)):  # others may change the mode of their parts
-        modules = tuple(module for module in modules if not _rests(module))
+        norms = nn.modules.batchnorm._NormBase  # which move nothing in eval mode
+        modules = tuple(m for m in modules if m.training or not isinstance(m, norms))
     attributes = [(module, _attributes(module)) for module in modules]
     try:
         with buffer_copies(modules):
             yield
     finally:
         for module, values in attributes:
-            if values:
-                module.__dict__.clear()
-                module.__dict__.update(values)
+            _put_back(module, values)
 
 
 @contextmanager
@@ -51,11 +50,6 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, buffers in reversed(kept):  # a module met twice was kept whole at first
             module._buffers.update(buffers)
-
-
-def _rests(module: nn.Module) -> bool:
-    """Whether it moves nothing as it is: a norm of torch's in eval mode."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) and not module.training
 
 
 class Statistics:
@@ -78,9 +72,7 @@ class Statistics:
         for buffer, numbers in self._numbers:
             buffer.data.copy_(numbers)
         for module, buffers, attributes in self._kept:
-            if attributes:
-                module.__dict__.clear()
-                module.__dict__.update(attributes)
+            _put_back(module, attributes)
             module._buffers.update(buffers)
 
 
@@ -94,6 +86,12 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     if is_torchs(module) or torch.compiler.is_compiling():
         return {}
     return dict(module.__dict__)
+
+
+def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
+    if attributes:
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
 
 
 class Rollback:

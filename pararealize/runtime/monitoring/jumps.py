@@ -13,7 +13,7 @@ from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.measures import rows_of
 from pararealize.runtime.monitoring.report import Jump, Report, norm
 from pararealize.runtime.values.combine import combine, join
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: A watch with the new and the old state.
 Watched = tuple[Watch, Any, Any]
@@ -35,8 +35,7 @@ class Jumps:
 
         There is none in half precision, where squares of small jumps are zero.
         """
-        leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
-        like = next((leaf for leaf in leaves if leaf.is_floating_point()), penalty)
+        like = next((t for t in tensors_of(output) if t.is_floating_point()), penalty)
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._penalty = penalty.to(like.device, wide)
 
@@ -60,23 +59,21 @@ class Jumps:
         return self._penalty
 
 
-def watched_report(
-    watches: Iterable[Watch], pairs: Iterable[tuple[Any, Any]], sweeps: int
-) -> Report:
-    """The jumps between watched pairs of new and old states, slices of a batch put together."""
-    slices = by_jump((w, *pair) for w, pair in zip(watches, pairs, strict=False))
-    return Report(tuple(_jump(*key, found) for key, found in slices.items()), sweeps=sweeps)
-
-
-def _jump(sweep: int, interface: int, slices: list[tuple[Any, Any]]) -> Jump:
-    size = norm([combine("+-", new, old) for new, old in slices])
-    scale = norm([new for new, _ in slices])
-    return Jump(sweep, interface, size, size / scale if scale else 0.0)
+def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
+    """The jumps between new and old states, slices of a batch put together."""
+    slices = by_jump(watched).items()
+    jumps = []
+    for (sweep, interface), pairs in slices:
+        size = norm([combine("+-", new, old) for new, old in pairs])
+        scale = norm([new for new, _ in pairs])
+        jumps.append(Jump(sweep, interface, size, size / scale if scale else 0.0))
+    return Report(tuple(jumps), sweeps=sweeps)
 
 
 def summed_jumps(watched: Iterable[Watched], watches: Iterable[Watch], batch: int) -> Tensor:
-    """What those seen here contribute to the mean over all watches of a call's relative squares."""
-    return summed(watched, batch) / number_of(watches)
+    """What jumps seen here contribute to the mean over all watches of a call's relative squares."""
+    number = len({(watch.sweep, watch.interface) for watch in watches})  # slices put together
+    return summed(watched, batch) / max(1, number)
 
 
 def summed(watched: Iterable[Watched], batch: int) -> Tensor:
@@ -94,11 +91,6 @@ def by_jump(watched: Iterable[Watched]) -> dict[tuple[int, int], list[tuple[Any,
     for watch, new, old in watched:
         slices.setdefault((watch.sweep, watch.interface), []).append((new, old))
     return slices
-
-
-def number_of(watches: Iterable[Watch]) -> int:
-    """How many jumps they are, slices put together; at least one, to divide by."""
-    return max(1, len({(watch.sweep, watch.interface) for watch in watches}))
 
 
 def _mean_square(pairs: Sequence[tuple[Any, Any]], batch: int) -> Tensor:

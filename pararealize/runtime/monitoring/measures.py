@@ -12,7 +12,7 @@ from torch import Tensor
 from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.report import Jump
 from pararealize.runtime.values.combine import combine
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Measure:
 
 def batch_of(inputs: Mapping[str, Any]) -> int:
     """Samples in a batch: the first axis of the network's first input that has one."""
-    leaves = (leaf for leaf in leaves_of(dict(inputs)) if isinstance(leaf, Tensor) and leaf.dim())
-    return next((leaf.shape[0] for leaf in leaves), 0)
+    return next((tensor.shape[0] for tensor in tensors_of(dict(inputs)) if tensor.dim()), 0)
 
 
 def sizes(value: Any, batch: int) -> Tensor:
@@ -61,8 +60,7 @@ def sizes(value: Any, batch: int) -> Tensor:
 
 def rows_of(value: Any, batch: int) -> list[Tensor]:
     """The leaves of a state that hold numbers, a row for each sample, or one row for all."""
-    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor))
-    leaves = [leaf for leaf in tensors if leaf.is_floating_point() or leaf.is_complex()]
+    leaves = [t for t in tensors_of(value) if t.is_floating_point() or t.is_complex()]
     alike = apart(leaves, batch)
     return [leaf.unsqueeze(-1).flatten(1) if alike else leaf.reshape(1, -1) for leaf in leaves]
 

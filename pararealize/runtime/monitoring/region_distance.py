@@ -10,34 +10,30 @@ import torch
 from torch import Tensor
 
 from pararealize.ir.calibration import Region
+from pararealize.runtime.monitoring.answers import MAP
 from pararealize.runtime.monitoring.measures import apart
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: Most features of a state.
 WIDTH = 64
 #: Most means of a state that features are made of: more are thinned out evenly.
 MOST = 4096
-#: Axes of maps, [batch, channels, height, width].
-MAP = 4
 
 
 def features(state: Any, batch: int) -> Tensor | None:
     """At most :data:`WIDTH` numbers of every sample of a state, float64 on the CPU.
 
-    They are cosine sums over the channels' means: over the places of ``[batch, channels, height,
+    They are cosine sums over the channels' means: over the pixels of ``[batch, channels, height,
     width]``, over the positions of ``[batch, positions, width]``. ``None`` where samples are not
     the first axis of every leaf.
     """
-    found = [leaf.detach() for leaf in leaves_of(state) if _is_real(leaf)]
+    tensors = (leaf.detach() for leaf in tensors_of(state) if leaf.is_floating_point())
+    found = [leaf for leaf in tensors if leaf.numel() > 0]
     if not found or not apart(found, batch):
         return None
     means = torch.cat([_means(leaf).to(found[0].device) for leaf in found], dim=1)
     means = means[:, :: -(-means.shape[1] // MOST)].cpu().double()
     return means @ cosines(means.shape[1])
-
-
-def _is_real(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 0
 
 
 def _means(leaf: Tensor) -> Tensor:
@@ -53,8 +49,8 @@ def cosines(count: int) -> Tensor:
     """Orthonormal waves over so many channels `[count, features]`, from slow to fast."""
     k = min(count, WIDTH)
     waves = (torch.arange(k, dtype=torch.float64) * count / k).floor()
-    places = torch.arange(count, dtype=torch.float64) + 0.5
-    angles: Tensor = torch.pi / count * places[:, None] * (waves + 0.5)
+    channels = torch.arange(count, dtype=torch.float64) + 0.5
+    angles: Tensor = torch.pi / count * channels[:, None] * (waves + 0.5)
     return math.sqrt(2 / count) * angles.cos()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,6 @@ def norms(values: Sequence[Any]) -> list[float]:
 
 def norm(value: Any) -> float:
     """2-norm over all floating-point leaves of a state."""
-    leaves = [v for v in leaves_of(value) if isinstance(v, Tensor) and v.is_floating_point()]
-    squares = [torch.linalg.vector_norm(v.detach().to(torch.float64)) ** 2 for v in leaves]
+    leaves = (leaf.detach() for leaf in tensors_of(value) if leaf.is_floating_point())
+    squares = [torch.linalg.vector_norm(leaf.to(torch.float64)) ** 2 for leaf in leaves]
     return float(sum(s.item() for s in squares) ** 0.5)

@@ -13,7 +13,7 @@ from pararealize.ir.calibration import Certificate
 from pararealize.runtime.monitoring.answers import entropies
 from pararealize.runtime.monitoring.measures import Known, Measure
 from pararealize.runtime.monitoring.region_distance import RegionDistance
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 
 class Rule(Protocol):
@@ -34,7 +34,7 @@ class BelowTolerance:
     tolerance: float
 
     def is_enough(self, measures: Sequence[Measure], _output: Any) -> bool:
-        """Whether that is so; where no jump is known, it may be of any size."""
+        """Whether no jump is above the tolerance; one that is not known may be of any size."""
         last = max((measure.sweep for measure in measures), default=0)
         found = [measure.relative for measure in measures if measure.sweep == last]
         worst = max((float(relative.max()) for relative in found if len(relative)), default=0.0)
@@ -62,8 +62,8 @@ def doubtful(
     for region in certificate.regions:
         if region.interface in distances:
             doubts = doubts | ~(distances[region.interface] <= region.limit)
-    if certificate.unsure is not None:
-        doubts = doubts | _unsure(scores, certificate.unsure).to(doubts.device)
+    if certificate.unsure is not None and (found := entropies(scores)) is not None:
+        doubts = doubts | ~(found <= certificate.unsure).to(doubts.device)
     if certificate.margin is None:
         return doubts
     best: Tensor = scores.double().topk(2, dim=-1).values
@@ -73,16 +73,9 @@ def doubtful(
     return either
 
 
-def _unsure(scores: Tensor, limit: float) -> Tensor:
-    """Whether the answers of a sample have a mean entropy above the limit, or none."""
-    found = entropies(scores)
-    return torch.zeros(len(scores), dtype=torch.bool) if found is None else ~(found <= limit)
-
-
 def answer(output: Any) -> Tensor:
     """The first tensor of real numbers that a network returns: its scores."""
-    leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
-    return next(leaf for leaf in leaves if leaf.is_floating_point())
+    return next(leaf for leaf in tensors_of(output) if leaf.is_floating_point())
 
 
 @dataclass(frozen=True)

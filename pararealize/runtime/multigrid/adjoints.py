@@ -19,47 +19,38 @@ from pararealize.runtime.values.pytree import leaves_of
 
 
 class Adjoints:
-    """Runs schedules of adjoints one after another."""
+    """Runs schedules of adjoints one after another, which become values of the solve.
+
+    ``others`` are the tensors whose gradients are found; ``retain`` keeps the graphs for more.
+    """
 
     def __init__(
-        self,
-        setting: SolverSetup,
-        solved: Solve,
-        values: dict[tuple[int, str], Any],
-        others: Sequence[Tensor],
-        *,
-        retain: bool,
+        self, setting: SolverSetup, solved: Solve, others: Sequence[Tensor], *, retain: bool
     ) -> None:
-        self.setting, self.solved, self.values = setting, solved, values
+        self.setting, self.solved, self.values = setting, solved, solved.values
         self.others, self.retain = tuple(others), retain
         self.gradients: list[Tensor | None] = []
         self.done: set[str] = set()
 
-    def view(self) -> Solve:
-        """The call with the values of its adjoints."""
-        s = self.solved
-        return Solve(s.cycles, s.post, s.inputs, self.values, s.tape, s.autocast, lanes=s.lanes)
-
     def backward(self, cycles: Cycles) -> None:
         """The tasks of a schedule; gradients of weights are those of the last one."""
-        post, view = self.solved.post, self.view()
-        self.done = set()
+        solved, self.done = self.solved, set()
         self.gradients = [None] * len(self.others)
-        tasks = self.setting.body(cycles).tasks
+        tasks = self.setting.local(cycles).tasks
         for i, task in enumerate(tasks):
-            if task.op == "apply" and self._place(task) in self.solved.tape.batches:
-                self._apply_batch(view, tasks[i:])
+            if task.op == "apply" and self._place(task) in solved.tape.batches:
+                self._apply_batch(tasks[i:])
             known = (task.rank, task.value) in self.values
             if not known or (task.op == "apply" and task.commits and task.value not in self.done):
                 run = self._chain(tasks, i)
                 with ExitStack() as stack:
                     for each in run or (task,):
-                        stack.enter_context(post.noted(each))
-                    stack.enter_context(view.lane(self.setting, run or (task,), task.piece))
+                        stack.enter_context(solved.messages.noted(each))
+                    stack.enter_context(solved.lane(self.setting, run or (task,), task.piece))
                     if run:
                         self._apply_chain(run)
                     else:
-                        carry_out(task, self.values, post, self._apply)
+                        carry_out(task, self.values, solved.messages, self._apply)
 
     def _chain(self, tasks: Sequence[Task], first: int) -> list[Task]:
         """Steps from one task on whose graphs go on into each other; none where it is alone."""
@@ -101,7 +92,7 @@ class Adjoints:
             del tape.records[place]
         return found
 
-    def _apply_batch(self, view: Solve, tasks: Sequence[Task]) -> None:
+    def _apply_batch(self, tasks: Sequence[Task]) -> None:
         """The adjoints of slices that were advanced at once."""
         tape, first = self.solved.tape, tasks[0]
         batch = tape.batches[self._place(first)]
@@ -118,7 +109,7 @@ class Adjoints:
         if not ready:
             return
         lane = self.setting.lane_of(self.setting.stacks[first.applied])
-        with view.lane(self.setting, tuple(ready.values()), lane):
+        with self.solved.lane(self.setting, tuple(ready.values()), lane):
             self._transpose_batch(batch, ready, first)
 
     def _transpose_batch(
@@ -126,7 +117,7 @@ class Adjoints:
     ) -> None:
         tape = self.solved.tape
         adjoints = {p: self.values[t.rank, t.reads[0]] for p, t in ready.items()}
-        retain = self.retain or not first.commits or len(ready) < len(batch.places)
+        retain = self.retain or not first.commits or len(ready) < len(batch.applications)
         found, gradients = batch.transpose(adjoints, weights=first.commits, retain=retain)
         for place, task in ready.items():
             self.values[task.rank, task.value] = found[place]
@@ -140,8 +131,9 @@ class Adjoints:
 
     def _own(self, target: Target) -> list[int]:
         """Which of the tensors a propagator reads: its weights, and inputs."""
-        seen = (feature.target for feature in self.setting.iteration.features.get(target, ()))
-        parts = [self.setting.propagators[each] for each in (target, *seen)]
+        features = self.setting.iteration.features.get(target, ())
+        targets = (target, *(feature.target for feature in features))
+        parts = [self.setting.propagators[each] for each in targets]
         read = {id(tensor) for part in parts for tensor in part.weights()}
         inputs = [self.solved.inputs[name] for part in parts for name in part.inputs]
         read |= {id(leaf) for leaf in leaves_of(inputs)}
@@ -158,7 +150,7 @@ class Adjoints:
         for mask, states in self.solved.masks:
             mask.states = states
         run = States(self.setting, self.solved, learns=True)
-        run.see_again(rank, place[0])
+        run.recompute_features(rank, place[0])
         run.evaluate(rank, place, record=True, commits=False)
         for mask, states in now:
             mask.states = states

@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pararealize.ir.hierarchy import Cycles
 from pararealize.ir.methods import MGRIT
 from pararealize.runtime.monitoring.report import Jump, norms
-from pararealize.runtime.multigrid.local_tasks import LocalTasks
-from pararealize.runtime.multigrid.messages import Messages
+from pararealize.runtime.multigrid.solve import Solve, SolverSetup
 from pararealize.runtime.values.combine import combine
 
 
 def residuals(
-    body: LocalTasks,
-    values: Mapping[tuple[int, str], Any],
-    post: Messages,
-    ranks: frozenset[int],
-    *,
-    alike: bool,
+    setting: SolverSetup, solved: Solve, cycles: Cycles, *, alike: bool
 ) -> tuple[Jump, ...]:
     """The residual of every watched equation, its norm also relative to the state.
 
     Or ``alike`` to the largest of all: adjoints may vanish on the way, and add nothing to the
     gradient where they do.
     """
-    mine = [i for i, (_, rank) in enumerate(body.watches) if rank in ranks]
-    pairs = [(values[r, w.new], values[r, w.old]) for w, r in (body.watches[i] for i in mine)]
+    watches, values = setting.local(cycles).watches, solved.values
+    mine = [i for i, (_, rank) in enumerate(watches) if rank in setting.ranks]
+    pairs = [(values[r, w.new], values[r, w.old]) for w, r in (watches[i] for i in mine)]
     found = norms(_differences(pairs) + [new for new, _ in pairs])
-    numbers = [0.0] * (2 * len(body.watches))
+    numbers = [0.0] * (2 * len(watches))
     for k, i in enumerate(mine):
         numbers[2 * i], numbers[2 * i + 1] = found[k], found[k + len(mine)]
-    agreed = post.agree(numbers)
+    agreed = solved.messages.agree(numbers)
     scales = agreed[1::2]
     if alike:
         scales = [max(scales, default=0.0)] * len(scales)
     sizes = zip(agreed[::2], scales, strict=True)
     return tuple(
         Jump(watch.sweep, watch.interface, size, size / scale if scale else 0.0, watch.level)
-        for (watch, _), (size, scale) in zip(body.watches, sizes, strict=True)
+        for (watch, _), (size, scale) in zip(watches, sizes, strict=True)
     )
 
 
@@ -62,48 +58,30 @@ def _differences(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
 
 def by_cycle(jumps: Sequence[Jump]) -> list[float]:
     """The largest relative residual of level 1 in every cycle."""
-    found: dict[int, float] = {}
+    found: dict[int, list[float]] = {}
     for jump in jumps:
         if jump.level == 1:
-            worst = found.get(jump.sweep, 0.0)
-            bad = math.isnan(jump.relative) or math.isnan(worst)
-            found[jump.sweep] = math.nan if bad else max(worst, jump.relative)
-    return [found[sweep] for sweep in sorted(found)]
+            found.setdefault(jump.sweep, []).append(jump.relative)
+    return [float(np.max(found[sweep])) for sweep in sorted(found)]  # NaN where any is
 
 
 #: Relative residuals below this are rounding, and may grow.
 ROUNDING = 1e-5
 
 
-@dataclass(frozen=True)
-class Convergence:
-    """Whether the cycles so far are enough; ``reason`` says why not."""
-
-    enough: bool
-    reason: str = ""
-
-
-def judge(method: MGRIT, residuals: Sequence[float], tolerance: float | None) -> Convergence:
-    """Whether a solve may stop, from the largest relative residual of every cycle so far.
+def doubt(method: MGRIT, residuals: Sequence[float]) -> str:
+    """Why a solve may not stop, by the largest relative residual of every cycle so far; or nothing.
 
     It may not where a residual is not finite, is above ``method.guard``, or has grown, nor while
     it is above the tolerance.
     """
-    if not residuals:
-        return Convergence(enough=True)
-    last = residuals[-1]
+    last = residuals[-1] if residuals else 0.0
     if not math.isfinite(last):
-        return Convergence(enough=False, reason="a residual is not finite")
+        return "a residual is not finite"
     if len(residuals) > 1 and last > max(residuals[-2], ROUNDING):
-        return Convergence(
-            enough=False, reason=f"residuals grow ({residuals[-2]:.1e} → {last:.1e})"
-        )
+        return f"residuals grow ({residuals[-2]:.1e} → {last:.1e})"
     if last > method.guard:
-        return Convergence(
-            enough=False, reason=f"a residual of {last:.0%} is above {method.guard:.0%}"
-        )
-    if tolerance is not None and last > tolerance:
-        return Convergence(
-            enough=False, reason=f"a residual of {last:.1e} is above {tolerance:.1e}"
-        )
-    return Convergence(enough=True)
+        return f"a residual of {last:.0%} is above {method.guard:.0%}"
+    if method.tolerance is not None and last > method.tolerance:
+        return f"a residual of {last:.1e} is above {method.tolerance:.1e}"
+    return ""

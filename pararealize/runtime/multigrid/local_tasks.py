@@ -1,17 +1,17 @@
-"""Local tasks: what some ranks run of a schedule, and how."""
+"""Local tasks: what some ranks run of a schedule, and how they reach the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pararealize.ir.schedule import Schedule, Watch
-from pararealize.ir.stages import reported
+from pararealize.ir.stages import Key, reported
 from pararealize.ir.target import Target
 from pararealize.ir.task import INPUT, Role, Task
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.multigrid.messages import Messages
 from pararealize.runtime.values.combine import combine
 
 
@@ -26,11 +26,29 @@ class LocalTasks:
     watches: tuple[tuple[Watch, int], ...]
 
 
+class Messages(Protocol):
+    """How one rank's tasks reach the others."""
+
+    def send(self, task: Task, value: Any) -> None:
+        """Send a state to the rank ``task.peer``."""
+
+    def receive(self, task: Task) -> Any:
+        """The state that the rank ``task.peer`` sends."""
+
+    def agree(self, numbers: Sequence[float]) -> list[float]:
+        """Numbers, each of which one rank knows and the others hold to be zero, on all ranks."""
+
+    def drawing(self, target: Target) -> AbstractContextManager[None]:
+        """A block in which a propagator, for the first time in a step, may draw random numbers."""
+
+    def noted(self, task: Task) -> AbstractContextManager[None]:
+        """A block in which the task is recorded."""
+
+
 def local_tasks(schedule: Schedule, ranks: frozenset[int]) -> LocalTasks:
     """What some ranks run of a schedule."""
-    mine = (task for task in schedule if task.rank in ranks)
-    tasks = tuple(task for task in mine if not is_end(schedule, task))
-    return LocalTasks(tasks, reported((schedule,)))
+    tasks = (task for task in schedule if task.rank in ranks and not is_end(schedule, task))
+    return LocalTasks(tuple(tasks), reported((schedule,)))
 
 
 def is_end(schedule: Schedule, task: Task) -> bool:
@@ -41,10 +59,7 @@ def is_end(schedule: Schedule, task: Task) -> bool:
 
 
 def carry_out(
-    task: Task,
-    values: dict[tuple[int, str], Any],
-    post: Messages,
-    apply: Callable[[Task], Any],
+    task: Task, values: dict[Key, Any], messages: Messages, apply: Callable[[Task], Any]
 ) -> None:
     """Run one task; its value is known from then on."""
     key = (task.rank, task.value)
@@ -54,17 +69,14 @@ def carry_out(
         case "combine":
             values[key] = combine(task.signs, *(values[task.rank, name] for name in task.reads))
         case "send":
-            post.send(task, values[task.rank, task.reads[0]])
+            messages.send(task, values[task.rank, task.reads[0]])
             values[key] = None
         case "recv":
-            values[key] = post.receive(task)
+            values[key] = messages.receive(task)
 
 
 def batched_tasks(
-    tasks: Sequence[Task],
-    first: int,
-    values: Mapping[tuple[int, str], Any],
-    stacks: Mapping[Target, Stacked],
+    tasks: Sequence[Task], first: int, values: Mapping[Key, Any], stacks: Mapping[Target, Stacked]
 ) -> list[Task]:
     """The applications of a stack's propagators that can begin with the first one."""
     stack, rank = stacks[tasks[first].applied], tasks[first].rank
@@ -76,4 +88,4 @@ def batched_tasks(
         known = all(name == INPUT or (rank, name) in values for name in task.reads)
         if known and task.rank == rank and (rank, task.value) not in values:
             found[target] = task
-    return sorted(found.values(), key=lambda task: stack.places[task.applied])
+    return sorted(found.values(), key=lambda task: stack.positions[task.applied])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararealize.ir.hierarchy import Cycles, Iteration
-from pararealize.ir.methods import MGRIT
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
@@ -19,10 +19,9 @@ from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.report import Jump
-from pararealize.runtime.multigrid.local_tasks import LocalTasks
-from pararealize.runtime.multigrid.messages import Messages
+from pararealize.runtime.multigrid.local_tasks import LocalTasks, Messages
 from pararealize.runtime.multigrid.tape import Tape
-from pararealize.runtime.values.pytree import Structure, leaves_of
+from pararealize.runtime.values.pytree import Structure, tensors_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class SolverSetup:
         ranks: whose tasks are run: one rank's, or all in one process.
         move: brings a value to the device of a rank, in one process.
         stacks: those that are applied at once with others, each with the stack it is in.
-        bodies: what is run of every schedule, by its identity.
+        tasks: what is run of every schedule, by its identity.
 
     """
 
@@ -44,16 +43,11 @@ class SolverSetup:
     ranks: frozenset[int]
     move: Callable[[int, Any], Any]
     stacks: Mapping[Target, Stacked]
-    bodies: Mapping[int, LocalTasks]
+    tasks: Mapping[int, LocalTasks]
 
-    @property
-    def method(self) -> MGRIT:
-        """Its options."""
-        return self.iteration.method
-
-    def body(self, cycles: Cycles) -> LocalTasks:
-        """What is run of a schedule."""
-        return self.bodies[id(cycles)]
+    def local(self, cycles: Cycles) -> LocalTasks:
+        """What these ranks run of a schedule."""
+        return self.tasks[id(cycles)]
 
     def lane_of(self, stack: Stacked) -> int:
         """Where a stack runs: -1, -2, …; subnetworks have the lanes 1, 2, …."""
@@ -73,27 +67,17 @@ class SolverSetup:
     @property
     def keeps(self) -> bool:
         """Whether applications are kept for the adjoints, not evaluated again."""
-        return self.method.storage != "points"
+        return self.iteration.method.storage != "points"
 
 
-@dataclass(frozen=True)
-class Autocast:
-    """Whether a call runs in mixed precision, for what its backward pass evaluates again."""
+def autocast_now(inputs: Mapping[str, Any]) -> Callable[[], torch.autocast]:
+    """Makes blocks in the precision of this point of the program, on the device of the inputs.
 
-    device: str
-    dtype: torch.dtype
-    enabled: bool
-
-    @classmethod
-    def now(cls, inputs: Mapping[str, Any]) -> Autocast:
-        """The mode at this point of the program, on the device of the inputs."""
-        found = (v.device.type for v in leaves_of(dict(inputs)) if isinstance(v, Tensor))
-        device = next(found, "cpu")
-        return cls(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-
-    def again(self) -> torch.autocast:
-        """A block in that mode."""
-        return torch.autocast(self.device, self.dtype, self.enabled)
+    A backward pass evaluates again in them.
+    """
+    device = next((tensor.device.type for tensor in tensors_of(dict(inputs))), "cpu")
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return partial(torch.autocast, device, dtype, enabled)
 
 
 @dataclass
@@ -101,11 +85,11 @@ class Solve:
     """One call: its values on this rank, and what its adjoints need."""
 
     cycles: Cycles
-    post: Messages
+    messages: Messages
     inputs: Mapping[str, Any]
-    values: dict[tuple[int, str], Any]
+    values: dict[Key, Any]
     tape: Tape
-    autocast: Autocast
+    autocast: Callable[[], torch.autocast]
     masks: list[tuple[Masks, Any]] = field(default_factory=list)
     residuals: tuple[Jump, ...] = ()
     structure: Structure | None = None
@@ -115,13 +99,9 @@ class Solve:
         self, setting: SolverSetup, tasks: Sequence[Task], number: int
     ) -> AbstractContextManager[Any]:
         """A block in which tasks run on one lane, after what they read."""
-        seen = setting.iteration.features
+        features = setting.iteration.features
         reads = [(task.rank, name) for task in tasks for name in task.reads]
-        if seen:  # an adjoint reads them as well
-            reads += (
-                (task.rank, feature.value)
-                for task in tasks
-                if task.target is not None
-                for feature in seen.get(task.target, ())
-            )
+        if features:  # an adjoint reads them as well
+            pairs = ((t.rank, f) for t in tasks if t.target for f in features.get(t.target, ()))
+            reads += ((rank, feature.value) for rank, feature in pairs)
         return self.lanes.on(number, reads, [(t.rank, t.value) for t in tasks], self.values)

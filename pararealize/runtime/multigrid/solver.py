@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from pararealize.errors import DivergenceWarning
 from pararealize.ir.hierarchy import Cycles, Iteration
 from pararealize.ir.schedule import Schedule
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
@@ -21,13 +22,12 @@ from pararealize.runtime.communication.lanes import Lanes, OneLane
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
-from pararealize.runtime.multigrid.convergence import by_cycle, judge, residuals
-from pararealize.runtime.multigrid.local_tasks import local_tasks
-from pararealize.runtime.multigrid.messages import Messages
-from pararealize.runtime.multigrid.solve import Autocast, Solve, SolverSetup
+from pararealize.runtime.multigrid.convergence import by_cycle, doubt, residuals
+from pararealize.runtime.multigrid.local_tasks import Messages, local_tasks
+from pararealize.runtime.multigrid.solve import Solve, SolverSetup, autocast_now
 from pararealize.runtime.multigrid.states import States
 from pararealize.runtime.multigrid.tape import Tape
-from pararealize.runtime.values.pytree import leaves_of, unflatten
+from pararealize.runtime.values.pytree import tensors_of, unflatten
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Tally:
 
     calls: int = 0
     extra_cycles: int = 0
-    serial: int = 0
+    serial_steps: int = 0
     backward_cycles: int = 0
     adjoints: tuple[Jump, ...] = ()
     unwatched: bool = False
@@ -70,10 +70,10 @@ class MultigridSolver:
             propagators,
             here,
             move,
-            stacks={target: stack for stack in stacks for target in stack.places},
-            bodies={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
+            stacks={target: stack for stack in stacks for target in stack.positions},
+            tasks={id(cycles): local_tasks(cycles.schedule, here) for cycles in every},
         )
-        self._previous: dict[Any, Any] = {}
+        self._previous: tuple[Any, dict[Key, Any]] = (None, {})
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
@@ -94,15 +94,14 @@ class MultigridSolver:
         finally:
             self._is_fixed, self._lanes = False, before
 
-    def solve(self, inputs: Mapping[str, Any], post: Messages, *, learns: bool) -> Solve:
+    def solve(self, inputs: Mapping[str, Any], messages: Messages, *, learns: bool) -> Solve:
         """The states of the network, in as many cycles as it takes.
 
         With ``learns``, what adjoints need is kept.
         """
         options, values = self._start(inputs)
-        solved = Solve(
-            options[0], post, inputs, values, Tape(), Autocast.now(inputs), lanes=self._lanes
-        )
+        autocast = autocast_now(inputs)
+        solved = Solve(options[0], messages, inputs, values, Tape(), autocast, lanes=self._lanes)
         run = States(self.setting, solved, learns)
         self._begin_masks(inputs)
         with torch.no_grad():
@@ -128,7 +127,7 @@ class MultigridSolver:
         for target, part in self.setting.propagators.items():
             if target.is_slice and target not in stacked:
                 found += part.weights()
-        found += (leaf for leaf in leaves_of(dict(solved.inputs)) if isinstance(leaf, Tensor))
+        found += tensors_of(dict(solved.inputs))
         return list({id(tensor): tensor for tensor in found if tensor.requires_grad}.values())
 
     def _begin_masks(self, inputs: Mapping[str, Any]) -> None:
@@ -141,36 +140,29 @@ class MultigridSolver:
 
     def report(self) -> Report:
         """Residuals of the last call and backward pass, and how all calls went."""
-        tally = self.tally
-        return Report(
-            self.residuals,
-            adjoints=tally.adjoints,
-            calls=tally.calls,
-            extra_cycles=tally.extra_cycles,
-            serial_steps=tally.serial,
-            backward_cycles=tally.backward_cycles,
-            unwatched=tally.unwatched,
-        )
+        return Report(self.residuals, **vars(self.tally))
 
-    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Any, Any]]:
+    def _start(self, inputs: Mapping[str, Any]) -> tuple[Sequence[Cycles], dict[Key, Any]]:
         """The schedules to go through, and the values that they start from."""
-        like = _shapes(inputs)
-        if not self.setting.iteration.warm or self._previous.get("like") != like:
-            return self.setting.iteration.forward, {}
-        known = {key: value for key, value in self._previous.items() if key != "like"}
-        return self.setting.iteration.warm, dict(known)
+        iteration, (shapes, known) = self.setting.iteration, self._previous
+        if not iteration.warm or shapes != _shapes(inputs):
+            return iteration.forward, {}
+        return iteration.warm, dict(known)
 
-    def _guesses(self, solved: Solve) -> dict[Any, Any]:
-        """The newest states that coarse propagators step from, as guesses for the next call."""
-        if self.setting.method.guess != "previous":
-            return {}
-        found: dict[Any, Any] = {"like": _shapes(solved.inputs)}
+    def _guesses(self, solved: Solve) -> tuple[Any, dict[Key, Any]]:
+        """Shapes of inputs, and the newest states that coarse propagators step from.
+
+        They are guesses for the next call.
+        """
+        if self.setting.iteration.method.guess != "previous":
+            return None, {}
+        found: dict[Key, Any] = {}
         for target, guess in self.setting.iteration.guesses.items():
             name = solved.cycles.linearised[target]
             for rank in self.setting.ranks:
                 if (rank, name) in solved.values:
                     found[rank, guess] = solved.values[rank, name]
-        return found
+        return _shapes(solved.inputs), found
 
     @property
     def is_serial(self) -> bool:
@@ -194,28 +186,26 @@ class MultigridSolver:
             self.tally.adjoints, self.tally.unwatched = (), True
             return True
         alike, self.tally.unwatched = what == "adjoints", False
-        body = self.setting.body(chosen)
-        jumps = residuals(body, solved.values, solved.post, self.setting.ranks, alike=alike)
-        tolerance = self.setting.method.tolerance
+        jumps = residuals(self.setting, solved, chosen, alike=alike)
         if what == "states":
             solved.residuals = jumps
         else:
             self.tally.adjoints = jumps
         if chosen is options[-1]:
             return True
-        verdict = judge(self.setting.method, by_cycle(jumps), tolerance)
-        if verdict.enough:
+        reason = doubt(self.setting.iteration.method, by_cycle(jumps))
+        if not reason:
             return True
         following = options[options.index(chosen) + 1]
         self.tally.extra_cycles += 1
         if following is not options[-1]:
             return False
-        self.tally.serial += 1
-        if self.tally.serial == 1:
+        self.tally.serial_steps += 1
+        if self.tally.serial_steps == 1:
             warnings.warn(
                 DivergenceWarning(
                     f"MGRIT did not converge for the {what} in {chosen.count} cycles "
-                    f"({verdict.reason}): this step is run serially. print(net.report) shows the "
+                    f"({reason}): this step is run serially. print(net.report) shows the "
                     "residuals and how often this happened; try another coarse=, or more cycles."
                 ),
                 stacklevel=2,
@@ -229,34 +219,30 @@ class MultigridSolver:
 
         It comes as leaves; on ranks that have not that state there are none.
         """
-        start = (self._last_rank(), self.setting.iteration.last_adjoint)
-        options = [
-            c for c in self.setting.iteration.adjoint if c.count >= self.tally.backward_cycles
-        ]
-        options = options or list(self.setting.iteration.adjoint[-1:])
-        values = dict(solved.values)
+        iteration, least = self.setting.iteration, self.tally.backward_cycles
+        every, tasks = iteration.adjoint, reversed(iteration.forward[0].schedule.tasks)
+        last = next(task.rank for task in tasks if task.op in {"apply", "combine"})
+        options = [cycles for cycles in every if cycles.count >= least] or every[-1:]
+        solved = replace(solved, values=dict(solved.values))
         if solved.structure is not None and adjoint:
-            values[start] = unflatten(adjoint, solved.structure)
-        run = Adjoints(self.setting, solved, values, others, retain=retain)
-        with torch.no_grad(), solved.autocast.again():
+            solved.values[last, iteration.last_adjoint] = unflatten(adjoint, solved.structure)
+        run = Adjoints(self.setting, solved, others, retain=retain)
+        with torch.no_grad(), solved.autocast():
             for chosen in options:
                 with solved.lanes.forked():
                     run.backward(chosen)
-                if self._is_enough(run.view(), chosen, options, "adjoints"):
+                if self._is_enough(solved, chosen, options, "adjoints"):
                     break
         self._watch_bias()
         return run.gradients
 
     def _watch_bias(self) -> None:
         """One more cycle from the next step on where the last adjoint residual is too large."""
-        bound, most = self.setting.method.bias_bound, self.setting.iteration.adjoint[-1].count
+        iteration = self.setting.iteration
+        bound, most = iteration.method.bias_bound, iteration.adjoint[-1].count
         largest = by_cycle(self.tally.adjoints)[-1:]
         if bound is not None and largest and largest[0] > bound:
             self.tally.backward_cycles = min(self.tally.backward_cycles + 1, most)
-
-    def _last_rank(self) -> int:
-        last = self.setting.iteration.forward[0].schedule
-        return next(t.rank for t in reversed(last.tasks) if t.op in {"apply", "combine"})
 
 
 def _shapes(inputs: Mapping[str, Any]) -> tuple[Any, ...]:

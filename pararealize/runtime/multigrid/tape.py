@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.runtime.values.combine import combine
@@ -65,7 +66,7 @@ class Batch:
     ``weights`` are stacked tensors, each with itself as a function of the parameters.
     """
 
-    places: tuple[Application, ...]
+    applications: tuple[Application, ...]
     state: Tensor
     result: Tensor
     weights: tuple[tuple[Tensor, Tensor], ...]
@@ -75,7 +76,7 @@ class Batch:
     ) -> tuple[dict[Application, Tensor], dict[int, Tensor]]:
         """Adjoints of the states, and gradients of the stacked parameters by their identity."""
         zero = torch.zeros_like(self.result[0])
-        given = torch.stack([adjoints.get(place, zero) for place in self.places])
+        given = torch.stack([adjoints.get(place, zero) for place in self.applications])
         chosen = [pair for pair in self.weights if weights and pair[0].requires_grad]
         wanted = [self.state, *(stacked for stacked, _ in chosen)]
         back, *found = torch.autograd.grad(
@@ -87,7 +88,7 @@ class Batch:
                 known = gradients.get(id(own))
                 whole = gradient.contiguous()
                 gradients[id(own)] = whole if known is None else known + whole
-        return {p: back[i] for i, p in enumerate(self.places) if p in adjoints}, gradients
+        return {p: back[i] for i, p in enumerate(self.applications) if p in adjoints}, gradients
 
 
 @final
@@ -98,7 +99,7 @@ class Tape:
         self.records: dict[Application, RecordedApplication] = {}
         self.batches: dict[Application, Batch] = {}
         self.features: dict[str, tuple[Tensor, ...]] = {}
-        self.links: dict[tuple[int, str], Continuation] = {}
+        self.links: dict[Key, Continuation] = {}
 
     def record(
         self,
@@ -124,13 +125,13 @@ class Tape:
         )
         return detached(result)
 
-    def link(self, key: tuple[int, str], place: Application) -> None:
+    def link(self, key: Key, place: Application) -> None:
         """Let what reads a value, by rank and name, go on into the graph of what was recorded."""
         result = self.records[place].result
         if isinstance(result, Tensor) and result.requires_grad:
             self.links[key] = Continuation(result, place)
 
-    def combine(self, task: Task, values: Mapping[tuple[int, str], Any]) -> Any:
+    def combine(self, task: Task, values: Mapping[Key, Any]) -> Any:
         """A sum whose first term has a graph goes on into it; the result is detached from it."""
         link = self.links[task.rank, task.reads[0]]
         others = (values[task.rank, name] for name in task.reads[1:])
@@ -139,11 +140,13 @@ class Tape:
         self.links[task.rank, task.value] = Continuation(made, link.place)
         return made.detach()
 
-    def transpose_chain(self, places: Sequence[Application], adjoint: Tensor) -> Sequence[Tensor]:
+    def transpose_chain(
+        self, applications: Sequence[Application], adjoint: Tensor
+    ) -> Sequence[Tensor]:
         """The adjoints of the states of applications that go on into each other, last one first."""
-        states = [self.records[place].state for place in places]
+        states = [self.records[place].state for place in applications]
         return torch.autograd.grad(
-            self.records[places[0]].result, states, adjoint, retain_graph=True
+            self.records[applications[0]].result, states, adjoint, retain_graph=True
         )
 
     def keep(self, linearised: Mapping[Target, str]) -> None:
@@ -154,7 +157,7 @@ class Tape:
 
     def record_batch(
         self,
-        places: Sequence[Application],
+        applications: Sequence[Application],
         evaluate: Callable[..., Tensor],
         states: Sequence[Tensor],
         weights: Sequence[tuple[Tensor, Tensor]],
@@ -165,8 +168,8 @@ class Tape:
             for stacked, own in weights:
                 stacked.requires_grad_(own.requires_grad)
             result = evaluate([stacked for stacked, _ in weights], leaf)
-        batch = Batch(tuple(places), leaf, result, tuple(weights))
-        self.batches |= dict.fromkeys(places, batch)
+        batch = Batch(tuple(applications), leaf, result, tuple(weights))
+        self.batches |= dict.fromkeys(applications, batch)
         return result.detach()
 
     def transpose(

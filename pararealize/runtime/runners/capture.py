@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,11 @@ from pararealize.runtime.runners.runner import RunModule
 WARM_UP = 3
 
 
-class Graph(Protocol):
-    """What records the kernels of a step and launches them again."""
-
-    @property
-    def lanes(self) -> Lanes:
-        """Where subnetworks that are not applied at once run side by side."""
-
-    def warm(self, step: Callable[[], Tensor]) -> None:
-        """Run a step beside the stream that is captured later."""
-
-    def capture(self, step: Callable[[], Tensor]) -> Tensor:
-        """Record a step; the tensor is where its replays put the result."""
-
-    def replay(self) -> None:
-        """Run what was recorded."""
-
-
 @final
 class CudaGraph:
-    """A CUDA graph of the current device.
+    """A CUDA graph of the current device: records the kernels of a step, launches them again.
+
+    ``lanes`` are where subnetworks that are not applied at once run side by side.
 
     Raises:
         MethodError: there is none.
@@ -53,7 +38,7 @@ class CudaGraph:
         self.lanes: Lanes = ManyLanes(CudaStreams())
 
     def warm(self, step: Callable[[], Tensor]) -> None:
-        """On a stream of its own, after what was launched before and ahead of what follows."""
+        """Run a step on its own stream, after what was launched before, ahead of what follows."""
         side, now = torch.cuda.Stream(), torch.cuda.current_stream()
         side.wait_stream(now)
         with torch.cuda.stream(side):
@@ -61,12 +46,12 @@ class CudaGraph:
         now.wait_stream(side)
 
     def capture(self, step: Callable[[], Tensor]) -> Tensor:
-        """On torch's capturing stream, with a pool of memory of its own."""
+        """Record a step on torch's capturing stream; replays put the result into the tensor."""
         with torch.cuda.graph(self._graph):
             return step()
 
     def replay(self) -> None:
-        """On the current stream."""
+        """Run what was recorded, on the current stream."""
         self._graph.replay()
 
 
@@ -100,9 +85,9 @@ class Captured:
         loss: Callable[..., Tensor],
         inputs: Sequence[Tensor],
         targets: Sequence[Tensor] = (),
-        graph: Graph | None = None,
+        graph: CudaGraph | None = None,
     ) -> None:
-        self._graph: Graph = CudaGraph() if graph is None else graph
+        self._graph = CudaGraph() if graph is None else graph
         if graph is None and not all(t.is_cuda for t in (*inputs, *targets)):
             raise MethodError("Captured: all inputs and targets must be on the CUDA device.")
         self._network, self._loss, self._count = network, loss, len(inputs)

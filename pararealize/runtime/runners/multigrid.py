@@ -21,7 +21,7 @@ from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.multigrid.tape import is_real
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
-from pararealize.runtime.values.pytree import flatten, leaves_of, parameters_of, unflatten
+from pararealize.runtime.values.pytree import flatten, parameters_of, tensors_of, with_tensors
 
 
 def attach(
@@ -32,15 +32,9 @@ def attach(
     In the backward pass the adjoints are solved for; the token brings that about on ranks which do
     not have the state.
     """
-    leaves, structure = flatten(state)
-    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    solved.structure = structure
-    token, *results = _Solve.apply(  # type: ignore[no-untyped-call]
-        solver, solved, len(at), *(leaves[i] for i in at), *others
-    )
-    for i, result in zip(at, results, strict=True):
-        leaves[i] = result
-    return unflatten(leaves, structure), token
+    tensors, solved.structure = tensors_of(state), flatten(state)[1]
+    token, *results = _Solve.apply(solver, solved, len(tensors), *tensors, *others)  # type: ignore[no-untyped-call]
+    return with_tensors(state, results), token
 
 
 class _Solve(torch.autograd.Function):
@@ -74,12 +68,6 @@ class _Solve(torch.autograd.Function):
         return (None, None, None, *(None,) * len(adjoints), *gradients)
 
 
-def wants_gradient(network: nn.Module, inputs: Mapping[str, Any]) -> bool:
-    """Whether any weight or input does."""
-    tensors = chain(parameters_of(network), leaves_of(dict(inputs)))
-    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
-
-
 @final
 class LocalMessages:
     """All ranks of a schedule in one process: messages are moves between devices."""
@@ -100,11 +88,9 @@ class LocalMessages:
         """All of them are known."""
         return list(numbers)
 
-    def begin_draw(self, target: Target) -> None:
+    def drawing(self, _target: Target) -> AbstractContextManager[None]:
         """Random numbers are drawn in the network's order anyway."""
-
-    def end_draw(self, target: Target) -> None:
-        """No stream was moved to."""
+        return nullcontext()
 
     def noted(self, _task: Task) -> AbstractContextManager[None]:
         """torch.profiler sees what one process does."""
@@ -130,26 +116,26 @@ class MultigridRunner(Runner):
         network: nn.Module,
         graph: fx.GraphModule,
     ) -> None:
-        self._solver, self._arguments = solver, arguments
-        self._network, self._graph = network, graph
+        super().__init__(graph)
+        self._solver, self._arguments, self._network = solver, arguments, network
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], _jumps: Jumps | None) -> Any:
         """The network's output; where it is only ever run serially, autograd is left to do that."""
         if self._solver.is_serial:
             self._solver.tally.calls += 1
-            return self._graph(*args, **kwargs)[0]
+            return self.graph(*args, **kwargs)[0]
         inputs = self._arguments(*args, **kwargs)
         messages = LocalMessages(self._solver.setting.move)
-        learns = torch.is_grad_enabled() and wants_gradient(self._network, inputs)
+        learns = torch.is_grad_enabled() and any(
+            tensor.requires_grad
+            for tensor in chain(parameters_of(self._network), tensors_of(inputs))
+        )
         solved = self._solver.solve(inputs, messages, learns=learns)
         others = self._solver.depends_on(solved) if learns else []
         rank, name = last_state(solved.cycles.schedule)
         state = solved.values[rank, name]
         if others:
             state, _ = attach(self._solver, solved, state, others)
-        return self._head(rank, state, inputs)
-
-    def _head(self, rank: int, state: Any, inputs: Mapping[str, Any]) -> Any:
         head = self._solver.setting.propagators.get(HEAD)
         if head is None:
             return state
@@ -159,11 +145,6 @@ class MultigridRunner(Runner):
     def report(self) -> Report:
         """Residuals of the last call and backward pass."""
         return self._solver.report()
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """The cycles asked for."""
-        return self._graph
 
     @property
     def solver(self) -> MultigridSolver:

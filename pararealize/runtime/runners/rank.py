@@ -7,10 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from pararealize.errors import DisagreementError, PeerError, RankError
-from pararealize.ir.schedule import Schedule
+from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
@@ -22,7 +21,7 @@ from pararealize.runtime.monitoring.measures import batch_of
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.rank_programs import RankProgram, certain_messages
+from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
@@ -36,8 +35,7 @@ class RankRunner(Runner):
     """Runs one rank's part of a network; all ranks call it and get the same output.
 
     Args:
-        schedule: the whole placed schedule.
-        program: what this rank runs of it in a call.
+        program: what this rank runs in a call.
         propagators: those that this rank's tasks apply.
         arguments: binds the arguments of a call.
         draws: tasks of all ranks that draw random numbers.
@@ -49,7 +47,6 @@ class RankRunner(Runner):
 
     def __init__(
         self,
-        schedule: Schedule,
         program: RankProgram,
         propagators: Mapping[Target, Propagator],
         arguments: Arguments,
@@ -58,16 +55,18 @@ class RankRunner(Runner):
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
     ) -> None:
+        super().__init__(graph=None)
         self._program, self._transport = program, transport
         self._arguments, self._network = arguments, network
         rank = transport.rank
         self._makes_output = any(
-            t.rank == rank and t.value == schedule.output and t.op != "recv" for t in schedule
+            t.rank == rank and t.value == program.schedule.output and t.op != "recv"
+            for t in program.schedule
         )
-        certain = certain_messages(program, schedule, rank)
-        endpoint = Endpoint(transport, certain, Ties(ties, network, transport) if ties else None)
+        own_ties = Ties(ties, network, transport) if ties else None
+        endpoint = Endpoint(transport, program.certain, own_ties)
         streams = RandomStreams(draws, transport)
-        self._tasks = RankTasks(rank, propagators, program.messages, endpoint, streams)
+        self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         """The network's output, the same on every rank; ``jumps`` are those of all ranks.
@@ -86,29 +85,24 @@ class RankRunner(Runner):
             return self._answer(call, inputs, jumps)
         except (PeerError, DisagreementError):
             raise
-        except Exception as error:
-            with suppress(PeerError):
-                call.settle()  # other inputs on another rank explain more than what they led to
-            self._fail(error)
-            raise
         except BaseException as error:
-            self._fail(error)
+            if isinstance(error, Exception):
+                with suppress(PeerError):
+                    call.settle()  # other inputs on another rank explain more than their effects
+            who = f"rank {self._transport.rank} of {self._transport.size}"
+            error.add_note(f"on {who}")
+            self._transport.fail(f"{who} stopped; its own message says why.")
             raise
-
-    def _fail(self, error: BaseException) -> None:
-        who = f"rank {self._transport.rank} of {self._transport.size}"
-        error.add_note(f"on {who}")
-        self._transport.fail(f"{who} stopped; its own message says why.")
 
     def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         here = self._tasks.begin(call, inputs)
-        found = self._program.advance(self._tasks, here, jumps=jumps is not None)
+        name, seen, watches = self._program.advance(self._tasks, here, jumps=jumps is not None)
         call.settle()
         self._tasks.streams.end()
-        output, made = here.values[found.output], self._makes_output
+        output, made = here.values[name], self._makes_output
         if jumps is None:
             return self._tasks.end(here, output, made=made)[0]
-        share = summed_jumps(found.seen, found.watches, batch_of(here.inputs)).to("cpu", WIDE)
+        share = summed_jumps(seen, watches, batch_of(here.inputs)).to("cpu", WIDE)
         result, (penalty,) = self._tasks.end(here, output, made=made, shares=[share])
         jumps.keep(penalty, result)
         return result
@@ -117,19 +111,6 @@ class RankRunner(Runner):
     def report(self) -> Report:
         """What this rank knows of the last call."""
         return self._program.report
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """Raise, as there is no single graph.
-
-        Raises:
-            RankError: always.
-
-        """
-        raise RankError(
-            "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
-            "print(net.schedule) those of all."
-        )
 
     @property
     def code(self) -> str:

@@ -22,7 +22,8 @@ class RankStage:
     Attributes:
         tasks: its tasks.
         done_with: for each task, values that nothing after it reads.
-        watches: the stage's, each with the rank that reports it.
+        watches: the stage's, of all ranks.
+        reported: those that this rank reports, by their place among all.
         incoming: messages to this rank.
         answered: messages from this rank whose adjoints come back where no stage follows.
         all_answered: the same where those of the jumps of all stages come back as well.
@@ -32,14 +33,11 @@ class RankStage:
     schedule: Schedule
     tasks: tuple[Task, ...]
     done_with: tuple[tuple[str, ...], ...]
-    watches: tuple[tuple[Watch, int], ...]
+    watches: tuple[Watch, ...]
+    reported: Mapping[int, Watch]
     incoming: tuple[Message, ...]
     answered: frozenset[Message]
     all_answered: frozenset[Message]
-
-    def reported_by(self, rank: int) -> dict[int, Watch]:
-        """The watches that a rank reports, by their place among all."""
-        return {i: watch for i, (watch, by) in enumerate(self.watches) if by == rank}
 
 
 def rank_stages(stages: Sequence[Schedule], rank: int) -> tuple[RankStage, ...]:
@@ -54,26 +52,17 @@ def _rank_stage(
     """The last of the first ``count`` stages."""
     ran, schedule = stages[:count], stages[count - 1]
     tasks = tuple(task for task in schedule if task.rank == rank)
-    watches = reported(ran)
+    mine = {i: watch for i, (watch, by) in enumerate(reported(ran)) if by == rank}
     later = {name for r, name in kept(stages, count) if r == rank}
-    watched = {name for w, by in watches if by == rank for name in (w.new, w.old)}
+    watched = {name for w in mine.values() for name in (w.new, w.old)}
     arriving = {task.value for task in tasks if task.op == "recv"}
     ours = [
         frozenset(routes[route] for route in answered(ran, jumps=jumps) if route[1] == rank)
         for jumps in (False, True)
     ]
-    return RankStage(
-        schedule,
-        tasks,
-        _last_reads(tasks, {schedule.output, *watched, *later}),
-        watches,
-        tuple(
-            message
-            for message in routes.values()
-            if message.target == rank and message.value in arriving
-        ),
-        *ours,
-    )
+    incoming = (m for m in routes.values() if m.target == rank and m.value in arriving)
+    done_with = _last_reads(tasks, {schedule.output, *watched, *later})
+    return RankStage(schedule, tasks, done_with, schedule.watches, mine, tuple(incoming), *ours)
 
 
 def _last_reads(tasks: Sequence[Task], wanted: set[str]) -> tuple[tuple[str, ...], ...]:

@@ -14,17 +14,17 @@ from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.autograd import (
-    received_state,
-    sent_state,
-    shared_input,
-    shared_output,
+    ReceivedState,
+    SentState,
+    SharedInput,
+    SharedOutput,
 )
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.communication.random_streams import RandomStreams
 from pararealize.runtime.runners.rank_stages import RankStage, Route
 from pararealize.runtime.values.checks import shapes
 from pararealize.runtime.values.combine import combine, cut, join
-from pararealize.runtime.values.pytree import flatten, leaves_of, map_tensors, unflatten
+from pararealize.runtime.values.pytree import map_tensors, tensors_of, with_tensors
 
 
 @dataclass
@@ -45,29 +45,23 @@ class RankTasks:
     """Carries out the tasks of one rank.
 
     Args:
-        rank: whose tasks.
         propagators: those that they apply.
         messages: those of all schedules, by value, source and target.
-        endpoint: this rank's end of them.
+        endpoint: the rank's end of them.
         streams: where random numbers begin for each task.
 
     """
 
     def __init__(
         self,
-        rank: int,
         propagators: Mapping[Target, Propagator],
         messages: Mapping[Route, Message],
         endpoint: Endpoint,
         streams: RandomStreams,
     ) -> None:
-        self.rank, self.endpoint, self.streams = rank, endpoint, streams
+        self.rank, self._size = endpoint.transport.rank, endpoint.transport.size
+        self.endpoint, self.streams = endpoint, streams
         self._propagators, self._messages = propagators, messages
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return self.endpoint.transport.size
 
     def run_stage(self, stage: RankStage, here: RankCall) -> None:
         """Run the tasks of a stage, and forget what nothing after them reads."""
@@ -122,9 +116,8 @@ class RankTasks:
         propagator = self._propagators[task.applied]
         state = tuple(here.values[name] for name in task.reads if name in here.values)
         extra = tuple(here.inputs[name] for name in propagator.inputs)
-        self.streams.begin_draw(task.value)
-        result = propagator(*state, *extra, commits=task.commits)
-        self.streams.end_draw(task.value)
+        with self.streams.drawing(task.value):
+            result = propagator(*state, *extra, commits=task.commits)
         self._mark(result, propagator.label)
         return result
 
@@ -135,19 +128,20 @@ class RankTasks:
         def reach(_gradient: Tensor) -> None:
             self.endpoint.reach(place, "backward")
 
-        for leaf in leaves_of(result):
-            if isinstance(leaf, Tensor) and leaf.requires_grad:
-                leaf.register_hook(reach)
+        for tensor in tensors_of(result):
+            if tensor.requires_grad:
+                tensor.register_hook(reach)
 
     def _send(self, call: Call, message: Message, value: Any) -> None:
         form, tensors = call.send(message, value)
         if message.carries and call.learns(self.rank):
-            call.left(message, form, sent_state(call, message, form, tensors))
+            token = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
+            call.left(message, form, token)
 
     def _receive(self, call: Call, message: Message) -> Any:
         form = call.expect(message)
         if message.carries and call.learns(message.source):
-            return form.fill(received_state(call, message, form))
+            return form.fill(ReceivedState.apply(call, message, form, call.anchor))  # type: ignore[no-untyped-call]
         return form.fill(call.take(message))
 
     def begin(self, call: Call, inputs: Mapping[str, Any]) -> RankCall:
@@ -158,9 +152,9 @@ class RankTasks:
         return here
 
     def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:
-        if self.size == 1 or not here.call.recording or not tensor.requires_grad:
+        if self._size == 1 or not here.call.recording or not tensor.requires_grad:
             return tensor
-        here.entered.append(shared_input(here.call, tensor))
+        here.entered.append(SharedInput.apply(here.call, tensor))  # type: ignore[no-untyped-call]
         return here.entered[-1]
 
     def end(
@@ -171,17 +165,14 @@ class RankTasks:
         ``made`` says whether this rank made the output.
         """
         call = here.call
-        if self.size == 1:
+        if self._size == 1:
             return output, shares
         if not call.learns():
             return output, [self.endpoint.transport.sum(share) for share in shares]
-        leaves, structure = flatten(output)
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        tokens = (*call.tokens, *here.entered, call.anchor)
-        results = shared_output(call, [leaves[i] for i in at], tokens, made=made, shares=shares)
-        for i, result in zip(at, results, strict=False):
-            leaves[i] = result
-        return unflatten(leaves, structure), results[len(at) :]
+        tensors, tokens = tensors_of(output), (*call.tokens, *here.entered, call.anchor)
+        counts = len(tensors), len(shares)
+        results = SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
+        return with_tensors(output, results), results[len(tensors) :]
 
 
 @final
@@ -207,18 +198,14 @@ class RankMessages:
         mine = torch.tensor(numbers, dtype=torch.float64)
         return [float(number) for number in self._call.transport.sum(mine)]
 
-    def begin_draw(self, target: Target) -> None:
-        """A propagator begins that may draw random numbers: from its place in the stream."""
-        self._tasks.streams.begin_draw(target)
-
-    def end_draw(self, target: Target) -> None:
-        """The propagator has drawn what it draws."""
-        self._tasks.streams.end_draw(target)
+    def drawing(self, target: Target) -> AbstractContextManager[None]:
+        """A block in which a propagator draws random numbers, from its place in the stream."""
+        return self._tasks.streams.drawing(target)
 
     def noted(self, task: Task) -> AbstractContextManager[None]:
         """A block in which the task is recorded; in a backward pass, the next place in it."""
         endpoint = self._call.endpoint
-        if not endpoint.is_open:
+        if endpoint.open is None:
             return self._tasks.noted(task)
         endpoint.reach(str(task), task.op)
         return nullcontext()

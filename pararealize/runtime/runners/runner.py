@@ -18,7 +18,15 @@ from pararealize.runtime.multigrid.solver import MultigridSolver
 
 
 class Runner(ABC):
-    """Runs a network: in one process as a graph, by sweeps or by cycles, or on a rank."""
+    """Runs a network: in one process as a graph, by sweeps or by cycles, or on a rank.
+
+    Args:
+        graph: the tasks that every call runs, where one process runs them all.
+
+    """
+
+    def __init__(self, graph: fx.GraphModule | None) -> None:
+        self._graph = graph
 
     @abstractmethod
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -30,7 +38,6 @@ class Runner(ABC):
         """Jumps, or residuals, of the last call, as far as this process knows them."""
 
     @property
-    @abstractmethod
     def graph(self) -> fx.GraphModule:
         """The tasks that every call runs as one graph, which decides nothing by what it sees.
 
@@ -38,6 +45,12 @@ class Runner(ABC):
             RankError: the network lies on several ranks.
 
         """
+        if self._graph is None:
+            raise RankError(
+                "a network on ranks is no single graph: print(net.code) shows this rank's tasks, "
+                "print(net.schedule) those of all."
+            )
+        return self._graph
 
     @property
     def code(self) -> str:

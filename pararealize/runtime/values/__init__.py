@@ -1,1 +1,1 @@
-"""Values: states as nests of tensors, their sums, and what they look like."""
+"""Values: states as pytrees of tensors, their sums, and what they look like."""

@@ -8,8 +8,12 @@ from typing import Any, final
 
 from pararealize.ir.program import Operation
 
-#: How torch.fx marks an argument that takes any number of values.
-STARS = {"*": Parameter.VAR_POSITIONAL, "**": Parameter.VAR_KEYWORD}
+#: How torch.fx marks an argument that takes any number of values, and others.
+KINDS = {
+    "": Parameter.POSITIONAL_OR_KEYWORD,
+    "*": Parameter.VAR_POSITIONAL,
+    "**": Parameter.VAR_KEYWORD,
+}
 
 
 @final
@@ -22,8 +26,15 @@ class Arguments:
     """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        self._names = {_argument(o.target)[0]: o.name for o in operations}
-        self._signature = Signature([_parameter(o) for o in operations])
+        self._names: dict[str, str] = {}
+        parameters = []
+        for operation in operations:
+            name = operation.target.lstrip("*")
+            kind = KINDS[operation.target.removesuffix(name)]
+            default = operation.args[0] if operation.args else Parameter.empty
+            parameters.append(Parameter(name, kind, default=default))
+            self._names[name] = operation.name
+        self._signature = Signature(parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The network's inputs by the names that propagators know them by.
@@ -35,15 +46,3 @@ class Arguments:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return {self._names[name]: value for name, value in bound.arguments.items()}
-
-
-def _argument(target: str) -> tuple[str, Any]:
-    """The name of an argument without its stars, and what kind of parameter they make it."""
-    stars = target[: len(target) - len(target.lstrip("*"))]
-    return target.lstrip("*"), STARS.get(stars, Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _parameter(operation: Operation) -> Parameter:
-    name, kind = _argument(operation.target)
-    default = operation.args[0] if operation.args else Parameter.empty
-    return Parameter(name, kind, default=default)

@@ -7,10 +7,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararealize.errors import NonFiniteError
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import tensors_of
 
 #: How the file names of generated code begin.
 GENERATED = "<pararealize"
@@ -18,8 +17,7 @@ GENERATED = "<pararealize"
 
 def shapes(values: Any) -> str:
     """Shapes and dtypes of the tensors among some values."""
-    leaves = [leaf for leaf in leaves_of(values) if isinstance(leaf, Tensor)]
-    return ", ".join(f"{list(t.shape)} {t.dtype}" for t in leaves) or "no tensor"
+    return ", ".join(f"{list(t.shape)} {t.dtype}" for t in tensors_of(values)) or "no tensor"
 
 
 def line_of(traceback: TracebackType | None) -> str:
@@ -34,24 +32,19 @@ def line_of(traceback: TracebackType | None) -> str:
 
 
 def check_finite(result: Any, label: str, values: Any) -> None:
-    """See that a network made no NaN and no infinity.
+    """Raise where a network made a NaN or an infinity.
 
     Raises:
         NonFiniteError: it did; names it and what it was called with.
 
     """
-    for leaf in leaves_of(result):
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            continue
-        bad = int((~torch.isfinite(leaf)).sum())
+    for leaf in tensors_of(result):
+        bad = int((~torch.isfinite(leaf)).sum()) if leaf.is_floating_point() else 0
         if bad:
-            given = "finite" if _all_finite(values) else "already not finite"
+            leaves = [given for given in tensors_of(values) if given.is_floating_point()]
+            fine = all(bool(torch.isfinite(given).all()) for given in leaves)
+            given = "finite" if fine else "already not finite"
             raise NonFiniteError(
                 f"{label} made {bad} of {leaf.numel()} numbers NaN or infinite, called with "
                 f"{shapes(values)}, which was {given}."
             )
-
-
-def _all_finite(values: Any) -> bool:
-    leaves = [v for v in leaves_of(values) if isinstance(v, Tensor) and v.is_floating_point()]
-    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves)

@@ -17,7 +17,7 @@ def combine(signs: str, *values: Any) -> Any:
 
     The first is added to the sum of the others: in a + (v - g) with v = g nothing is rounded.
 
-    A state is a tensor or a nest of them. Leaves that are no floating-point tensors (indices,
+    A state is a tensor or a pytree of them. Leaves that are no floating-point tensors (indices,
     masks) cannot be corrected and are taken from the first value.
 
     Raises:

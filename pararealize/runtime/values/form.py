@@ -54,12 +54,13 @@ def empty(leaf: Leaf, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Form:
-    """A state without its numbers: the nest, its tensors, and whatever else lies in it.
+    """A state without its numbers: its pytree, its tensors, and whatever else lies in it.
 
-    ``nest`` is the state with a number in place of every leaf.
+    ``tree`` is the state with a number in place of every leaf; torch's own structures of pytrees
+    warn when they are unpickled.
     """
 
-    nest: Any
+    tree: Any
     leaves: tuple[Leaf | None, ...]
     constants: tuple[Any, ...]
 
@@ -77,7 +78,7 @@ class Form:
         """The state with these tensors."""
         some, others = iter(tensors), iter(self.constants)
         values = [next(others) if leaf is None else next(some) for leaf in self.leaves]
-        return unflatten(values, flatten(self.nest)[1])
+        return unflatten(values, flatten(self.tree)[1])
 
 
 def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
@@ -85,5 +86,5 @@ def form_of(value: Any) -> tuple[Form, tuple[Tensor, ...]]:
     values, structure = flatten(value)
     leaves = tuple(leaf_of(v) if isinstance(v, Tensor) else None for v in values)
     constants = tuple(v for v in values if not isinstance(v, Tensor))
-    nest = unflatten(list(range(len(values))), structure)
-    return Form(nest, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))
+    tree = unflatten(list(range(len(values))), structure)
+    return Form(tree, leaves, constants), tuple(v for v in values if isinstance(v, Tensor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Structure:
 
     @property
     def kind(self) -> type:
-        """The type of the outermost nest."""
+        """The type of the outermost container."""
         outer = self.records[0] if self.tree.is_leaf() else None
         found: type = outer.kind if outer is not None else self.tree.type
         return found
@@ -66,7 +66,7 @@ def flatten(value: Any) -> tuple[list[Any], Structure]:
 
 
 def unflatten(leaves: list[Any], structure: Structure) -> Any:
-    """The nest with these leaves."""
+    """The pytree with these leaves."""
     if structure is LEAF:
         return leaves[0]
     rest = iter(leaves)
@@ -91,8 +91,13 @@ def leaves_of(value: Any) -> list[Any]:
     return flatten(value)[0]
 
 
+def tensors_of(value: Any) -> list[Tensor]:
+    """The leaves that are tensors, in order."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
+
+
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """The nest with the function's result for every tensor."""
+    """The pytree with the function's result for every tensor."""
     if type(value) is Tensor:
         return function(value)
     leaves, structure = flatten(value)
@@ -100,13 +105,19 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return unflatten(changed, structure)
 
 
+def with_tensors(value: Any, tensors: Iterable[Tensor]) -> Any:
+    """The pytree with these tensors in place of its own, in order."""
+    rest = iter(tensors)
+    return map_tensors(lambda _: next(rest), value)
+
+
 def detached(value: Any) -> Any:
-    """The nest with all tensors detached from autograd's graph."""
+    """The pytree with all tensors detached from autograd's graph."""
     return map_tensors(Tensor.detach, value)
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
+    """A module's parameters, some maybe twice: ``nn.Module.parameters`` is slow for many layers."""
     yield from (p for p in module._parameters.values() if p is not None)
     for child in module._modules.values():
         if child is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from pararealize.runtime.communication.autograd import (
-    received_state,
-    sent_state,
-    shared_input,
-    shared_output,
+    ReceivedState,
+    SentState,
+    SharedInput,
+    SharedOutput,
 )
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
-from pararealize.runtime.communication.threads import LocalTransport
 from pararealize.runtime.monitoring.timeline import Recorder
 
 STATE, RESULT = Message("u1.0", 0, 1, 0), Message("out", 1, 0, 0, carries=False)
@@ -69,13 +69,15 @@ def serial(weights: Weights, x: Tensor) -> Tensor:
 def receive(call: Call, message: Message) -> Any:
     form = call.expect(message)
     carries = message.carries and call.learns(message.source)
-    return form.fill(received_state(call, message, form) if carries else call.take(message))
+    return form.fill(
+        ReceivedState.apply(call, message, form, call.anchor) if carries else call.take(message)
+    )
 
 
 def send(call: Call, message: Message, value: Any) -> None:
     form, tensors = call.send(message, value)
     if message.carries and call.learns(message.source):
-        call.left(message, form, sent_state(call, message, form, tensors))
+        call.left(message, form, SentState.apply(call, message, form, *tensors, call.anchor))
 
 
 def on_endpoint(
@@ -83,7 +85,7 @@ def on_endpoint(
 ) -> Tensor:
     """The same on a rank of two: the state is received after the fine propagator has run."""
     call = own.begin({"x": x}, training=True, trainable=True)
-    entered = shared_input(call, x)
+    entered = SharedInput.apply(call, x)
     first = own.transport.rank == 0
     if first:
         send(call, STATE, weights.half(entered))
@@ -95,6 +97,19 @@ def on_endpoint(
     call.settle()
     (result,) = shared_output(call, [output], (*call.tokens, entered, call.anchor), made=not first)
     return result
+
+
+def shared_output(
+    call: Call,
+    tensors: Sequence[Tensor],
+    tokens: Sequence[Tensor],
+    *,
+    made: bool,
+    shares: Sequence[Tensor] = (),
+) -> tuple[Tensor, ...]:
+    """The network's output, and after it the sums over all ranks of ``shares``."""
+    counts = len(tensors), len(shares)
+    return SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)
 
 
 def endpoint(transport: LocalTransport) -> Endpoint:
@@ -197,9 +212,9 @@ def test_a_backward_pass_opens_and_closes() -> None:
     def work(transport: LocalTransport) -> Any:
         own, seen = endpoint(transport), []
         output = on_endpoint(own, Weights.drawn(), batch())
-        output.register_hook(lambda _: seen.append(own.is_open))
+        output.register_hook(lambda _: seen.append(own.open is not None))
         (output * 1.0).sum().backward()
-        return seen, own.is_open
+        return seen, own.open is not None
 
     assert all_of(2, work) == [([False], False)] * 2
 
@@ -281,7 +296,7 @@ def test_an_input_gets_the_sum_of_all_ranks_gradients() -> None:
         call = Endpoint(transport, []).begin({}, training=True, trainable=True)
         call.settle()
         x = torch.ones(2, requires_grad=True)
-        entered = shared_input(call, x)
+        entered = SharedInput.apply(call, x)
         share = ((transport.rank + 1) * entered).sum()
         _, total = shared_output(
             call, [torch.ones(1)], (entered, call.anchor), made=True, shares=[share]

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.process_group import GroupTransport
-from pararealize.runtime.communication.threads import LocalGroup
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication import random_streams as streams
 from pararealize.runtime.communication.random_streams import (
@@ -20,7 +21,6 @@ from pararealize.runtime.communication.random_streams import (
     RandomStreams,
     words_between,
 )
-from pararealize.runtime.communication.threads import LocalGroup
 
 KINDS: dict[str, Callable[[int], Tensor]] = {
     "dropout": lambda size: functional.dropout(torch.ones(size), 0.3),
@@ -102,9 +102,8 @@ def one_call(given: RandomStreams, key: int, order: tuple[str, ...] = ("a", "g",
     given.begin(key)
     found = {}
     for value in order:
-        given.begin_draw(value)
-        found[value] = torch.rand(SIZES.get(value, 5))
-        given.end_draw(value)
+        with given.drawing(value):
+            found[value] = torch.rand(SIZES.get(value, 5))
     given.end()
     return found
 
@@ -163,8 +162,8 @@ def test_other_tasks_and_networks_that_never_draw_are_left_alone() -> None:
     begin = torch.get_rng_state()
     torch.rand(9)
     moved = torch.get_rng_state()
-    given.begin_draw("u1.0")
-    given.end_draw("u1.0")
+    with given.drawing("u1.0"):
+        pass
     assert torch.equal(torch.get_rng_state(), moved)
     assert not torch.equal(begin, moved)
 
@@ -189,9 +188,8 @@ def test_ranks_learn_from_each_other_where_they_start() -> None:
             for draw in draws:
                 # the first call of a kind learns: ranks go one after another by themselves
                 if draw.rank == rank:
-                    given.begin_draw(draw.value)
-                    found[draw.value, i] = torch.rand({"a": 3, "b": 1000, "c": 40}[draw.value])
-                    given.end_draw(draw.value)
+                    with given.drawing(draw.value):
+                        found[draw.value, i] = torch.rand({"a": 3, "b": 1000, "c": 40}[draw.value])
                 if i:
                     gate.wait()
             gate.wait()

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from local_ranks import on_ranks as on
+from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import PeerError, ShapeError
-from pararealize.runtime.communication.threads import LocalGroup, LocalTransport
 from pararealize.runtime.communication.transport import together
 
 

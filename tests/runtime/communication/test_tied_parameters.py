@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from local_ranks import all_of
+from local_transport import LocalTransport
 from pararealize import Parareal, pararealize
-from pararealize.runtime.communication.threads import LocalTransport
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pararealize.errors import MethodError
 from pararealize.ir.schedule import Watch
-from pararealize.runtime.monitoring.jumps import Jumps, number_of, summed
+from pararealize.runtime.monitoring.jumps import Jumps, summed, summed_jumps
 
 
 def numbers(*values: float) -> Tensor:
@@ -38,7 +38,8 @@ def test_slices_of_a_batch_are_put_together() -> None:
     parts = zip(new.tensor_split(2), old.tensor_split(2), strict=True)
     watched = [(watch(), *part) for part in parts]
     assert torch.equal(summed(watched, 5), summed([(watch(), new, old)], 5))
-    assert number_of(w for w, *_ in [*watched, (watch(1), new, old)]) == 2
+    every = [w for w, *_ in [*watched, (watch(1), new, old)]]
+    assert torch.equal(summed_jumps(watched, every, 5), summed(watched, 5) / 2)
 
 
 def test_the_scale_is_a_constant_and_zero_jumps_have_zero_gradients() -> None:
@@ -59,7 +60,7 @@ def test_a_state_that_is_zero_leaves_no_infinity() -> None:
 
 def test_without_jumps_it_is_zero() -> None:
     assert float(summed([], 3)) == 0
-    assert number_of([]) == 1
+    assert float(summed_jumps([], [], 3)) == 0
 
 
 @pytest.mark.parametrize(

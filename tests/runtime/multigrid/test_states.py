@@ -61,7 +61,7 @@ def test_statistics_move_once_a_step(tolerance: float | None) -> None:
         else:
             net.solve()
         assert [part.moved.count.item() for part in net.fine] == [step] * 5
-    assert net.solver.tally.serial == (2 if tolerance else 0)
+    assert net.solver.tally.serial_steps == (2 if tolerance else 0)
 
 
 def test_all_evaluations_of_a_step_draw_one_mask() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from chains import batch, chain, cuts, interpret, signed_sum
 from local_ranks import all_of, on_ranks
+from local_transport import LocalGroup, LocalTransport
 from networks import Case, Recipe, assert_equal_steps, compiled, one_step, relative, share_of
 from pararealize import MGRIT, ParallelNetwork, Parareal
 from pararealize.errors import DisagreementError, PeerError
@@ -21,7 +22,6 @@ from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
 from pararealize.ir.task import INPUT
-from pararealize.runtime.communication.threads import LocalGroup, LocalTransport
 from pararealize.runtime.runners.rank import RankRunner
 from pararealize.runtime.runners.rank_programs import StaticProgram
 from pararealize.runtime.values.arguments import Arguments
@@ -78,11 +78,11 @@ def runner(
     """What runs a rank's tasks: the input → (output, watched pairs)."""
     program = StaticProgram(schedule, transport.rank)
     arguments = Arguments([Operation(INPUT, "placeholder", INPUT)])
-    own = RankRunner(schedule, program, parts, arguments, (), transport, nn.Module())
+    own = RankRunner(program, parts, arguments, (), transport, nn.Module())
 
     def call(x: Tensor) -> tuple[Any, Any]:
         output = own.run((x,), {}, None)
-        return output, [pair for _, pair in program.watched]
+        return output, [(new, old) for _, new, old in program.watched]
 
     return call
 

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from pararealize.runtime.values.combine import combine
 from pararealize.runtime.values.form import form_of
-from pararealize.runtime.values.pytree import flatten, leaves_of, map_tensors, unflatten
+from pararealize.runtime.values.pytree import (
+    flatten,
+    leaves_of,
+    map_tensors,
+    tensors_of,
+    unflatten,
+    with_tensors,
+)
 
 Pair = namedtuple("Pair", "left right")
 
@@ -62,3 +69,12 @@ def test_other_structures_differ() -> None:
     a = torch.zeros(2)
     structures = [flatten(nest)[1] for nest in (a, (a,), Answer(a), {"logits": a}, Answer(a, (a,)))]
     assert all(x != y for i, x in enumerate(structures) for y in structures[:i])
+
+
+def test_tensors_are_found_and_replaced_in_their_order() -> None:
+    value = {"a": (torch.tensor(1), 2), "b": [torch.tensor(3), None]}
+    assert [int(tensor) for tensor in tensors_of(value)] == [1, 3]
+    found = with_tensors(value, [torch.tensor(5), torch.tensor(7)])
+    assert [int(tensor) for tensor in tensors_of(found)] == [5, 7]
+    assert (found["a"][1], found["b"][1]) == (2, None)
+    assert [int(tensor) for tensor in tensors_of(value)] == [1, 3]

@@ -1,4 +1,4 @@
-"""Threads: ranks that are threads of one process, for tests and for looking at what ranks do."""
+"""Ranks that are threads of one process, and messages between them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class LocalTransport(Transport):
             self._group.boxes[self.rank, peer, tag].append(numbers.detach().clone())
             self._group.changed.notify_all()
 
-    def _receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+    def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
+        """Start to receive into a tensor of one axis; the result waits for it."""
         box = self._group.boxes[peer, self.rank, tag]
 
         def wait() -> None:

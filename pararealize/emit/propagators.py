@@ -1,0 +1,150 @@
+"""Propagators: what the tasks of a network's schedules apply, of what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from torch import nn
+
+from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.decisions import Coarse, Decisions, Guess
+from pararealize.ir.features import without
+from pararealize.ir.methods import MGRIT, Parareal
+from pararealize.ir.target import HEAD, Target
+from pararealize.propagators.averaged import borrowed
+from pararealize.propagators.fine import Checkpointed, Fine
+from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.registered import Registered
+from pararealize.propagators.zero_preserving import ZeroPreserving
+from pararealize.runtime.effects.masks import Masks
+
+
+def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
+    """The subnetworks, and the head where there is one."""
+    chain, found = partition.chain, {}
+    for j in range(1, partition.n + 1):
+        title = f"subnetwork {j} ({{}})"
+        found[Target.fine(j)] = _fine(chain, serial, *partition.piece(j), title)
+    if partition.has_head:
+        last = len(chain.layers)
+        found[HEAD] = _fine(chain, serial, partition.bounds[-1], last, "the head ({})")
+    return found
+
+
+def _fine(chain: Chain, serial: nn.Module, first: int, last: int, title: str) -> Fine:
+    """Some layers; the title names the first and the last of them."""
+    train = chain.segment(first, last, training=True)
+    same = chain.train is chain.eval
+    evaluate = train if same else chain.segment(first, last, training=False)
+    layers = dict.fromkeys((chain.layers[first].name, chain.layers[last - 1].name))
+    return Fine(serial, train, evaluate, title.format(" … ".join(layers)))
+
+
+def coarse_propagators(
+    partition: Partition,
+    serial: nn.Module,
+    method: Parareal,
+    coarse: Mapping[int, Coarse],
+    registry: nn.ModuleDict,
+    fine: Mapping[Target, Propagator],
+) -> dict[Target, Propagator]:
+    """What corrects every subnetwork, and what guesses in a coarse sweep."""
+    found: dict[Target, Propagator] = {}
+    for j, choice in coarse.items():
+        label = f"the {choice.kind} coarse propagator of subnetwork {j}"
+        part = fine[Target.fine(j)]
+        if choice.segment is not None:
+            part = borrowed(serial, choice.segment, choice.averages, label)
+        elif choice.module is not None:
+            leaves = len(partition.chain.state(partition.piece(j)[0]))
+            part = Registered(registry, str(j), label, leaves=leaves, inputs=choice.inputs)
+        found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
+        if method.correction == "residual" and not choice.zero_preserving and j > 1:
+            part = ZeroPreserving(part, shared=choice.module is None)
+        found[Target.coarse(j)] = part
+    return found
+
+
+def guess_propagators(
+    guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
+) -> dict[Target, Propagator]:
+    """What guesses the state at every interface from the network's inputs."""
+    found: dict[Target, Propagator] = {}
+    for j, guess in guesses.items():
+        label, target = f"the guess network of interface {j}", Target.guess(j)
+        if guess.segment is not None:
+            found[target] = Fine(serial, guess.segment, guess.segment, label, borrows=True)
+        else:
+            found[target] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+    return found
+
+
+def level_propagators(
+    decisions: Decisions, serial: nn.Module, registry: nn.ModuleDict
+) -> dict[Target, Propagator]:
+    """Coarse propagators of all levels; all but a user's own borrow the network's weights."""
+    partition, found = decisions.partition, borrowing_propagators(decisions.levels, serial)
+    for target, choice in decisions.levels.items():
+        if choice.segment is None:
+            key, label = str(target.number), _label(choice, target)
+            leaves = len(partition.chain.state(partition.bounds[target.number - 1]))
+            found[target] = Registered(registry, key, label, leaves=leaves, inputs=choice.inputs)
+    return found
+
+
+def borrowing_propagators(
+    levels: Mapping[Target, Coarse], serial: nn.Module
+) -> dict[Target, Propagator]:
+    """Coarse propagators that borrow the network's weights."""
+    return {
+        target: borrowed(serial, choice.segment, choice.averages, _label(choice, target))
+        for target, choice in levels.items()
+        if choice.segment is not None
+    }
+
+
+def _label(choice: Coarse, target: Target) -> str:
+    return f"the {choice.kind} coarse propagator {target}"
+
+
+def feature_propagators(
+    decisions: Decisions, serial: nn.Module, fine: Mapping[Target, Fine]
+) -> dict[Target, Fine]:
+    """Slices that take features of the network's inputs as arguments, and what computes these."""
+    found: dict[Target, Fine] = {}
+    for j, features in decisions.features.items():
+        old = fine[Target.fine(j)]
+        segment = without(old.segments[0], features.results or ())
+        found[Target.fine(j)] = Fine(serial, segment, segment, old.label)
+        found[Target.inputs(j)] = Fine(serial, features, features, f"what {old.label} sees")
+    return found
+
+
+def checkpointed(
+    decisions: Decisions, serial: nn.Module, fine: Mapping[Target, Fine]
+) -> dict[Target, Propagator]:
+    """Slices that keep only the states between intervals, where the method asks for it."""
+    method, partition = decisions.plan.method, decisions.partition
+    if not isinstance(method, MGRIT) or method.storage != "intervals":
+        return {}
+    found: dict[Target, Propagator] = {}
+    for j in range(1, partition.n + 1):
+        first, last = partition.piece(j)
+        if j not in decisions.features and last - first > 1:
+            spans = pairwise([*range(first, last, method.factors[0]), last])
+            title = "the interval {}"
+            parts = [_fine(partition.chain, serial, *span, title) for span in spans]
+            found[Target.fine(j)] = Checkpointed(fine[Target.fine(j)], parts)
+    return found
+
+
+def share_masks(parts: Mapping[Target, Propagator], used: Mapping[Target, int]) -> None:
+    """Masks for what may draw random numbers more than once a step, or besides the network."""
+    network = {id(p) for target, p in parts.items() if target.is_network}
+    wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
+    again = {id(p) for p in wrapped} | {id(p) for target, p in parts.items() if used[target] > 1}
+    for part in (*parts.values(), *wrapped):
+        own_stream = id(part) not in network
+        if part.masks is None and part.draws and (own_stream or id(part) in again):
+            part.masks = Masks(own_stream=own_stream)
