@@ -18,10 +18,11 @@ from itertools import accumulate, pairwise
 import torch
 from torch import fx, nn
 
-from pararealize import compiler, models, pararealize
+from pararealize import models, pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
 from pararealize.cut.cut import head_start, min_max
+from pararealize.decide import parareal_passes
 from pararealize.explain.table import Table
 from pararealize.ir.plan import Machine
 from pararealize.tracing.trace import trace
@@ -38,7 +39,7 @@ def build(name: str) -> nn.Module:
     return made
 
 
-def measure(name: str, n: int) -> dict[str, float]:
+def measure(network: str, n: int) -> dict[str, float]:
     """Seconds of the first trace and the first compile of this process, and of coarse networks."""
     spent = 0.0
 
@@ -52,9 +53,9 @@ def measure(name: str, n: int) -> dict[str, float]:
 
         return call
 
-    compiler.build_coarse = timed(compiler.build_coarse)  # type: ignore[assignment]
-    compiler.build_guesses = timed(compiler.build_guesses)  # type: ignore[assignment]
-    model = build(name)
+    for name in ("build_coarse", "build_guesses"):
+        setattr(parareal_passes, name, timed(getattr(parareal_passes, name)))
+    model = build(network)
     begin = time.perf_counter()
     fx.symbolic_trace(model)
     traced = time.perf_counter() - begin

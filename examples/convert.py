@@ -21,12 +21,11 @@ from torch import Tensor
 from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.cli.comparison import Agreement, Comparison
 from pararealize.cli.data import Batches
-from pararealize.cli.options import depths
 from pararealize.cli.training import score
 from pararealize.explain.table import Table
 from studies.labelled import Examples
 from studies.running import start
-from studies.trained import STUDIES, Trained, trained
+from studies.trained import STUDIES, Trained, depths, trained
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from pararealize import ParallelNetwork, Parareal, pararealize
 from pararealize.cli.comparison import Comparison
 from pararealize.cli.data import Batches
 from pararealize.cli.launch import meet
-from pararealize.cli.options import depths
 from studies.running import start
-from studies.trained import STUDIES, Trained, trained
+from studies.trained import STUDIES, Trained, depths, trained
 
 WORLD = MPI.COMM_WORLD
 FALLBACK, SWEEP = "with the certificate", "one sweep"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -168,6 +169,17 @@ def test_importing_starts_nothing_and_leaves_out_what_is_heavy() -> None:
 def test_public_names_exist() -> None:
     assert all(hasattr(pararealize, name) for name in pararealize.__all__)
     assert callable(pararealize.pararealize)
+
+
+def test_examples_import_what_there_is() -> None:
+    wrong = []
+    for file in sorted((ROOT.parent / "examples").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pararealize"):
+                module = importlib.import_module(str(node.module))
+                names = [a.name for a in node.names if not hasattr(module, a.name)]
+                wrong += [f"{file.name}: {node.module}.{name}" for name in names]
+    assert not wrong, wrong
 
 
 def test_the_wheel_has_every_folder() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,3 +170,8 @@ STUDIES = {
     "resnet650": _deeper(650),
     "resnet1001": _deeper(1001),
 }
+
+
+def depths(values: Sequence[int]) -> int | tuple[int, ...]:
+    """``coarse_depth``: one number for all subnetworks, or several, one for each."""
+    return tuple(values) if len(values) > 1 else values[0]
