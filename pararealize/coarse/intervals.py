@@ -208,7 +208,7 @@ class Fitted(IntervalKind):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(probe.seed)
             for run in runs:
-                _check(probe, run)
+                _check_fittable(probe, run)
                 state = _advance(probe, at, run.start, state)
                 for blocks in run.intervals(stride):
                     layers = [block[0] for block in blocks]
@@ -238,7 +238,7 @@ def _advance(probe: Probe, first: int, last: int, state: Any) -> Any:
     return state if first == last else probe.run(probe.layers(first, last), state)
 
 
-def _check(probe: Probe, run: RepeatedBlocks) -> None:
+def _check_fittable(probe: Probe, run: RepeatedBlocks) -> None:
     """Raise where a block's residual layers cannot be fitted one by one."""
     block = probe.partition.chain.layers[run.start : run.start + run.period]
     names = ", ".join(layer.name for layer in block)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
-from pararealize.coarse.builder import CoarseBuilder
+from pararealize.coarse.builder import build_one
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
@@ -138,7 +138,7 @@ class LevelBuilder:
                     "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
                     "slices, and a function makes the propagator of one: take fewer subnetworks."
                 )
-            return CoarseBuilder(self.probe, self.method, self.machine)(step, kind)
+            return build_one(self.probe, self.method, self.machine, step, kind)
         first, last = self.span(level, step)
         runs = repeated_blocks(self.chain, first, last)
         weights = kind.weights(self.probe, runs, level.bounds[step - 1], level.stride)
