@@ -136,7 +136,8 @@ class Weights:
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
-        guesses = guess_costs(self.setting, len(chain.layers)) if guessed else []
+        size = len(chain.layers)
+        guesses = guess_costs(self.setting, size) if guessed else [Cost()] * size
         self.guesses = [inf if cost is None else cost.seconds for cost in guesses]
         self.fine = self.setting.fine.seconds
 
@@ -166,7 +167,7 @@ class Weights:
         count = method.iterations if isinstance(method, Parareal) else 1
         evaluations = 1 if self.setting.difference or self.kind.keeps_zero else 2
         corrections = count * evaluations * self.coarse(first, last) if count else 0.0
-        return corrections + (self.guesses[first] if self.guesses else 0.0)
+        return self.guesses[first] + corrections
 
 
 def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
