@@ -12,7 +12,7 @@ from torch import nn
 
 from pararealize.calibration.fit import Fitter
 from pararealize.calibration.subject import Subject
-from pararealize.coarse.builder import CoarseBuilder
+from pararealize.coarse.builder import build_one
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
 from pararealize.cost.probe import Probe
@@ -101,10 +101,10 @@ def _coarse(subject: Subject, kind: CoarseKind, j: int, seed: int) -> tuple[Coar
         return _compiled(subject, j, seed), True
     for option in (kind, *substitutes()):
         try:
-            return _builder(subject, seed + j)(j, option), option == kind
+            return _built(subject, seed, j, option), option == kind
         except CoarseError:
             continue
-    return _builder(subject, seed + j)(j), False
+    return _built(subject, seed, j), False
 
 
 def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
@@ -120,11 +120,11 @@ def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
         said: dict[str, Any] = {"name": piece.coarse_kind, "options": piece.coarse_options}
         return Coarse(piece.coarse, Cost(), module, None, inputs, zero_preserving=zero, **said)
     chosen = saved_kinds((piece,), subject.method)
-    return _builder(subject, seed + j)(j, chosen.get(j))
+    return _built(subject, seed, j, chosen.get(j))
 
 
-def _builder(subject: Subject, seed: int) -> CoarseBuilder:
-    torch.manual_seed(seed)
+def _built(subject: Subject, seed: int, j: int, kind: CoarseKind | None = None) -> Coarse:
+    torch.manual_seed(seed + j)
     machine = subject.emission.plan.machine
-    probe = Probe(subject.partition, subject.emission.serial, {}, seed)
-    return CoarseBuilder(probe, subject.method, machine)
+    probe = Probe(subject.partition, subject.emission.serial, {}, seed + j)
+    return build_one(probe, subject.method, machine, j, kind)

@@ -51,7 +51,8 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
         parts = parting(traced.eval, model)
         evaluate = {i: v for i, v in live_values(traced.eval, width).items() if not parts(i, v)}
         pairs = _matched(traced, train, evaluate)
-    makers = _last_writers(traced.train)
+    ends = sorted(module_ends(traced.train).items(), key=lambda end: len(end[0]))
+    makers = {i: path for path, i in ends}  # the innermost of those that end there
     states: dict[State, State] = {}  # equal states are one object, which is cheap to compare
     interfaces = []
     for values in pairs:
@@ -124,14 +125,6 @@ def module_ends(program: Program) -> dict[str, int]:
     """For every module that ran, the position of the last operation it wrote."""
     names = ((i, module_path(o).split(".")) for i, o in enumerate(program) if module_path(o))
     return {".".join(path[:k]): i for i, path in names for k in range(1, len(path) + 1)}
-
-
-def _last_writers(program: Program) -> dict[int, str]:
-    """For every position where a module ends, the innermost such module's path."""
-    found: dict[int, str] = {}
-    for path, i in module_ends(program).items():
-        found[i] = max(found.get(i, ""), path, key=len)
-    return found
 
 
 def find_interface(chain: Chain, wanted: str) -> int:

@@ -57,8 +57,9 @@ class LayerBuilder:
                 own = module.named_parameters(remove_duplicate=False)
                 names.update({self.names[prefix + name]: None for name, _ in own})
             if isinstance(operation.target, OutsideBlocks):
-                outside = tuple(operation.target.outside(self.model))
-                names.update({n: None for n in self.names.values() if _is_in(n, outside)})
+                outside = {f"{path}." for path in operation.target.outside(self.model)}
+                owned = (n for n in self.names.values() if f"{n}.".startswith(tuple(outside)))
+                names.update(dict.fromkeys(owned))
             attributes = [self.program[name].target for name in operation.uses]
             names.update({self.names[path]: None for path in attributes if path in self.names})
         return tuple(names)
@@ -99,10 +100,6 @@ class LayerBuilder:
             return type(leaf).__name__ if isinstance(leaf, (int, float, slice)) else str(leaf)
 
         return str(map_aggregate((operation.args, dict(operation.kwargs)), kind))
-
-
-def _is_in(name: str, paths: tuple[str, ...]) -> bool:
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
 def _layer_name(operations: list[Operation], after: Interface | None) -> str:

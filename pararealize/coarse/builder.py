@@ -34,30 +34,25 @@ def build_coarse(
     sweeps = method.guess == "coarse"
     pieces = range(1, probe.partition.n + 1)
     wanted = [j for j in pieces if Target.coarse(j) in used or (sweeps and Target.guess(j) in used)]
-    builder = CoarseBuilder(probe, method, machine)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
-        return {j: builder(j, chosen.get(j)) for j in wanted}
+        return {j: build_one(probe, method, machine, j, chosen.get(j)) for j in wanted}
 
 
-class CoarseBuilder:
-    """Makes the coarse propagators of a probe's subnetworks; called with a subnetwork's number."""
+def build_one(
+    probe: Probe, method: Method, machine: Machine, j: int, kind: CoarseKind | None = None
+) -> Coarse:
+    """The coarse propagator of subnetwork j, of a kind or of that which the method asks for.
 
-    def __init__(self, probe: Probe, method: Method, machine: Machine) -> None:
-        self.probe, self.method = probe, method
-        self.setting = Setting.of(probe.partition.chain, probe.model, machine, method)
+    Raises:
+        CoarseError: there is none.
 
-    def __call__(self, j: int, kind: CoarseKind | None = None) -> Coarse:
-        """The coarse propagator of subnetwork j, of a kind or of that which the method asks for.
-
-        Raises:
-            CoarseError: there is none.
-
-        """
-        site = Site(self.setting, *self.probe.partition.piece(j), j, self.probe)
-        given = kind or asked(self.method, j)
-        for each in (given,) if kind is not None else (given, *given.instead):
-            coarse = each.build(site)
-            if coarse is not None:
-                return coarse
-        raise given.refusal(site)
+    """
+    setting = Setting.of(probe.partition.chain, probe.model, machine, method)
+    site = Site(setting, *probe.partition.piece(j), j, probe)
+    given = kind or asked(method, j)
+    for each in (given,) if kind is not None else (given, *given.instead):
+        coarse = each.build(site)
+        if coarse is not None:
+            return coarse
+    raise given.refusal(site)

@@ -82,5 +82,4 @@ class Factored(CoarseKind):
     def reason(self, site: Site) -> str:
         """The rank at which no layer becomes cheaper."""
         del site
-        share = f"coarse_rank={self.rank:g} of its largest rank"
-        return f"no layer of it is cheaper with {share}"
+        return f"no layer of it is cheaper with coarse_rank={self.rank:g} of its largest rank"

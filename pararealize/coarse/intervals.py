@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
 
 from pararealize.chain.repeated_blocks import RepeatedBlocks, repeated_blocks
 from pararealize.coarse.depth_coarsening import IntervalCosts, IntervalWriter, Weights
@@ -13,6 +16,7 @@ from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.pruning import without_dead_code
 from pararealize.coarse.setting import Setting, Site
 from pararealize.cost.probe import Probe
+from pararealize.errors import CoarseError
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.program import Segment
@@ -23,13 +27,9 @@ class IntervalKind(CoarseKind):
     """One layer for each interval of m residual layers x + φ_i(x), with the network's weights.
 
     A subnetwork has one interval in each of its runs of them, multigrid's levels have shorter ones.
-    A step in time spans the interval's, whatever is asked; other layers stay as they are.
-
-    Attributes:
-        averages: whether weights are the means of the interval's.
-        fits: whether it is fitted to a probe, and so not one of those that multigrid chooses among
-            by their measured errors.
-
+    A step in time spans the interval's, whatever is asked; other layers stay as they are. Weights
+    are the means of the interval's where it ``averages``. One that ``fits`` a probe is none of
+    those that multigrid chooses among by their measured errors.
     """
 
     methods: ClassVar[tuple[str, ...]] = ("Parareal", "MGRIT")
@@ -93,8 +93,8 @@ class IntervalKind(CoarseKind):
         return self.coarse(cost, segment=segment, inputs=segment.inputs, averages=averages)
 
     def reason(self, site: Site) -> str:
-        """Why there is none: nothing repeats, or no map between the states is known."""
-        if repeated_blocks(site.setting.chain, *site.span):
+        """Why there is none: nothing repeats, or no identity between the states is known."""
+        if not self.taken(2) or repeated_blocks(site.setting.chain, *site.span):
             return super().reason(site)
         return "it has no two neighbouring residual layers x + φ(x) of equal shape"
 
@@ -121,10 +121,6 @@ class Identity(IntervalKind):
         """The map without parameters between the states' shapes."""
         module = identity(*site.states)
         return None if module is None else self.network(site, Cost(), module)
-
-    def reason(self, site: Site) -> str:
-        """The shapes between which no map is known."""
-        return CoarseKind.reason(self, site)
 
 
 @final
@@ -180,8 +176,79 @@ class Summed(IntervalKind):
         return range(count)
 
 
+@final
+@dataclass(frozen=True)
+class Fitted(IntervalKind):
+    """x + Σ a_i φ_i(x), s of them, with weights that fit the interval on a probe."""
+
+    name = "fitted"
+    methods = ("MGRIT",)
+    fits = True
+    samples: int = 2
+
+    def taken(self, count: int) -> Sequence[int]:
+        """The layers in the middle of equal parts, or all."""
+        return spread(count, self.samples)
+
+    @torch.no_grad()
+    def weights(
+        self, probe: Probe, runs: Sequence[RepeatedBlocks], boundary: int, stride: int
+    ) -> Weights:
+        """Weights a_i that minimise ‖Φ(u) - u - Σ a_i φ_i(u)‖ over every interval of the runs.
+
+        Φ are the interval's layers and u the state before it on the probe's trajectory from a slice
+        boundary. Weights are given by an interval's first layer.
+
+        Raises:
+            CoarseError: a block has several residual layers, or steps in time.
+
+        """
+        found: dict[int, list[float]] = {}
+        at, state = probe.partition.bounds[boundary], probe.trajectory[boundary]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(probe.seed)
+            for run in runs:
+                _check_fittable(probe, run)
+                state = _advance(probe, at, run.start, state)
+                for blocks in run.intervals(stride):
+                    layers = [block[0] for block in blocks]
+                    begin, at = layers[0], blocks[-1][-1] + 1
+                    end = _advance(probe, begin, at, state)
+                    if len(layers) > 1:
+                        found[begin] = self._solution(probe, layers, state, end)
+                    state = end
+        return found
+
+    def _solution(self, probe: Probe, layers: list[int], state: Tensor, end: Tensor) -> list[float]:
+        indices = self.taken(len(layers))
+        residuals = [_advance(probe, layers[i], layers[i] + 1, state) - state for i in indices]
+        columns = torch.stack([r.flatten() for r in residuals], 1).double()
+        solution = torch.linalg.lstsq(columns, (end - state).flatten().double()[:, None])
+        return [float(a) for a in solution.solution[:, 0]]
+
+
 def spread(count: int, samples: int) -> Sequence[int]:
     """Which of so many layers lie in the middle of ``samples`` equal parts; or all of them."""
     if samples >= count:
         return range(count)
     return [(2 * i + 1) * count // (2 * samples) for i in range(samples)]
+
+
+def _advance(probe: Probe, first: int, last: int, state: Any) -> Any:
+    return state if first == last else probe.run(probe.layers(first, last), state)
+
+
+def _check_fittable(probe: Probe, run: RepeatedBlocks) -> None:
+    """Raise where a block's residual layers cannot be fitted one by one."""
+    block = probe.partition.chain.layers[run.start : run.start + run.period]
+    names = ", ".join(layer.name for layer in block)
+    if any(layer.span is not None for layer in block):
+        raise CoarseError(
+            f"no 'fitted' coarse propagator of steps in time ({names}), which span "
+            "several by themselves: write MGRIT(coarse='rediscretized')."
+        )
+    if sum(layer.branch is not None for layer in block) > 1:
+        raise CoarseError(
+            f"no 'fitted' coarse propagator: a block ({names}) has several residual "
+            "layers, whose weights would be fitted together: write MGRIT(coarse='sampled')."
+        )

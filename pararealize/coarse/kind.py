@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, ClassVar, Self
@@ -119,15 +119,11 @@ class CoarseKind(ABC):
 
 
 def costs_of(kind: CoarseKind, setting: Setting, first: int) -> Iterator[Cost | None]:
-    """Costs of what a method that asks for the kind gets: it, or what is built instead."""
-    if not kind.instead:
-        return kind.costs(setting, first)
-    return _first_of((kind, *kind.instead), setting, first)
+    """Costs of what a method that asks for the kind gets: it, or what is built instead.
 
-
-def _first_of(kinds: Sequence[CoarseKind], setting: Setting, first: int) -> Iterator[Cost | None]:
-    """Costs of the first kind of which there is one; the walks of later ones follow if need be."""
-    walks = [kind.costs(setting, first) for kind in kinds]
+    The walks of kinds to build instead follow where there is none of those before.
+    """
+    walks = [each.costs(setting, first) for each in (kind, *kind.instead)]
     done = [0] * len(walks)
     for count in range(len(setting.chain.layers) - first):
         cost = None

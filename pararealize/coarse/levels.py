@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
-from pararealize.coarse.builder import CoarseBuilder
+from pararealize.coarse.builder import build_one
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
@@ -129,10 +129,16 @@ class LevelBuilder:
 
         Raises:
             CoarseError: there is none; names the layers.
+            MethodError: the step joins slices, and a user's function makes the propagator of one.
 
         """
         if not isinstance(kind, IntervalKind):
-            return self._custom(level, step, kind)
+            if level.steps < self.partition.n:
+                raise MethodError(
+                    "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
+                    "slices, and a function makes the propagator of one: take fewer subnetworks."
+                )
+            return build_one(self.probe, self.method, self.machine, step, kind)
         first, last = self.span(level, step)
         runs = repeated_blocks(self.chain, first, last)
         weights = kind.weights(self.probe, runs, level.bounds[step - 1], level.stride)
@@ -146,14 +152,6 @@ class LevelBuilder:
             )
         coarse = kind.borrowed(self.chain, layers, averages)
         return coarse if segment else replace(coarse, kind="own layers", name="", options={})
-
-    def _custom(self, level: Level, step: int, kind: CoarseKind) -> Coarse:
-        if level.steps < self.partition.n:
-            raise MethodError(
-                "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
-                "slices, and a function makes the propagator of one: take fewer subnetworks."
-            )
-        return CoarseBuilder(self.probe, self.method, self.machine)(step, kind)
 
     def span(self, level: Level, step: int) -> tuple[int, int]:
         """First layer of a step and the one after its last."""
@@ -194,25 +192,20 @@ def interval_error(
     assert coarse.segment is not None
     state, fine = probe.trajectory[start], probe.layers(*span)
     rough = borrowed(probe.copy, coarse.segment, coarse.averages, coarse.kind)
-    with torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(probe.seed)
-        exact, guess = _run(probe, fine, state), _run(probe, rough, state)
+        exact, guess = probe.run(fine, state), probe.run(rough, state)
         error = relative_error(guess, exact)
         if state is None:
             return error
         moved = tree_map_only(Tensor, perturbed, state)
-        jump = combine("+-", _run(probe, fine, moved), exact)
-        response = combine("+-", _run(probe, rough, moved), guess)
+        jump = combine("+-", probe.run(fine, moved), exact)
+        response = combine("+-", probe.run(rough, moved), guess)
         rate = relative_error(response, jump)
         adjoint = tree_map_only(Tensor, torch.randn_like, exact)
         back = [_transposed(probe, p, state, adjoint) for p in (rough, fine)]
     forward = error * rate**method.forward_cycles
     return max(forward, relative_error(*back) * rate ** (method.backward_cycles - 1))
-
-
-@torch.no_grad()
-def _run(probe: Probe, propagator: Propagator, state: Any) -> Any:
-    return probe.run(propagator, state)
 
 
 def _transposed(probe: Probe, propagator: Propagator, state: Any, adjoint: Any) -> Any:

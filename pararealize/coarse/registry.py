@@ -8,10 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from pararealize.coarse.copies import Exact, Stepped, Thinned, Whole
-from pararealize.coarse.custom import Custom
 from pararealize.coarse.factored import Factored
-from pararealize.coarse.fitted import Fitted
 from pararealize.coarse.intervals import (
+    Fitted,
     Identity,
     IntervalKind,
     Mean,
@@ -20,7 +19,7 @@ from pararealize.coarse.intervals import (
     Summed,
 )
 from pararealize.coarse.kind import CoarseKind
-from pararealize.coarse.network import Auto, Generic, Network, OwnLayers
+from pararealize.coarse.network import Auto, Custom, Generic, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece

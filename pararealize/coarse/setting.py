@@ -76,18 +76,16 @@ class Setting:
         found: T = self.facts[key]
         return found
 
-    @property
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Every layer by itself."""
-        chain, count = self.chain, len(self.chain.layers)
-        return self.once(
-            "segments", lambda: tuple(chain.segment(i, i + 1, training=True) for i in range(count))
-        )
+        layers = range(len(self.chain.layers))
+        return tuple(self.chain.segment(i, i + 1, training=True) for i in layers)
 
-    @property
+    @cached_property
     def fine(self) -> LayerCosts:
         """Costs of the layers as they are."""
-        return self.once("fine", lambda: LayerCosts(tuple(x.cost for x in self.chain.layers)))
+        return LayerCosts(tuple(layer.cost for layer in self.chain.layers))
 
     def rewritten(self, key: Hashable, rewrite: Callable[[int], Segment]) -> LayerCosts:
         """Costs of the layers where each is rewritten, as segments of one layer."""
@@ -107,8 +105,9 @@ class Setting:
         where that is one tensor.
         """
         source = self.chain.state(first) or tuple(filter(None, (main_input(self.chain),)))
-        return source, self.chain.state(last) or self.once("output", self._output)
+        return source, self.chain.state(last) or self._output
 
+    @cached_property
     def _output(self) -> State:
         values = self.chain.train.operations[-1].uses
         spec = self.chain.profile.specs[values[0]] if len(values) == 1 else None

@@ -54,15 +54,14 @@ def profile(
         flops: dict[str, tuple[float, float]] = {}
         for operation in program:
             values[operation.name], flops[operation.name] = evaluator(operation, values, inputs)
-        specs = {name: _spec(value) for name, value in values.items()}
+        specs = {
+            name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
+            for name, v in values.items()
+        }
     launching = {"module", "function", "method"}
     counts = {o.name: int(o.kind in launching) for o in program}
     costs = {name: machine.cost(*flops[name], launches=count) for name, count in counts.items()}
     return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs})
-
-
-def _spec(value: Any) -> TensorSpec | None:
-    return TensorSpec(tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:

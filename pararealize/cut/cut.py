@@ -61,13 +61,13 @@ def _upper_bound(size: int, n: int, weight: Weight, low: float) -> float:
     best = high = max(weight(a, b) for a, b in pairwise(round(j * size / n) for j in range(n + 1)))
     for _ in range(HALVINGS if isfinite(best) else 0):
         middle = (low + high) / 2
-        count = _pieces(size, n, weight, middle)
+        count = greedy_pieces(size, n, weight, middle)
         best = middle if count == n else best
         low, high = (low, middle) if count <= n else (middle, high)
     return best
 
 
-def _pieces(size: int, n: int, weight: Weight, limit: float) -> int:
+def greedy_pieces(size: int, n: int, weight: Weight, limit: float) -> int:
     """How many pieces within the limit the positions make, each as long as it grows.
 
     They are not counted beyond ``n`` + 1, which stands for any larger number, or for none.
@@ -136,11 +136,10 @@ class Weights:
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
-        self.guesses = guess_costs(self.setting, len(chain.layers)) if guessed else []
-
-    def fine(self, first: int, last: int) -> float:
-        """Seconds of the piece itself."""
-        return self.setting.fine.seconds(first, last)
+        size = len(chain.layers)
+        guesses = guess_costs(self.setting, size) if guessed else [Cost()] * size
+        self.guesses = [inf if cost is None else cost.seconds for cost in guesses]
+        self.fine = self.setting.fine.seconds
 
     def coarse(self, first: int, last: int) -> float:
         """Seconds of one evaluation of its coarse propagator."""
@@ -159,11 +158,6 @@ class Weights:
         kind = self.kind if isinstance(self.kind, IntervalKind) else Rediscretized()
         return kind.level_costs(self.setting, first, self.method.factors[0])
 
-    def guess(self, first: int) -> float:
-        """Seconds of the guess of the state before it, by a network of its own."""
-        cost = self.guesses[first] if self.guesses else Cost()
-        return inf if cost is None else cost.seconds
-
     def added(self, first: int, last: int) -> float:
         """Seconds of its guess and corrections; the first piece has none, and may have to guess."""
         method = self.method
@@ -173,7 +167,7 @@ class Weights:
         count = method.iterations if isinstance(method, Parareal) else 1
         evaluations = 1 if self.setting.difference or self.kind.keeps_zero else 2
         corrections = count * evaluations * self.coarse(first, last) if count else 0.0
-        return self.guess(first) + corrections
+        return self.guesses[first] + corrections
 
 
 def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:

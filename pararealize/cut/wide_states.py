@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pararealize.chain.interfaces import find_interface
+from pararealize.coarse.setting import LayerCosts
+from pararealize.cut.cut import greedy_pieces
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain
 
@@ -51,17 +53,11 @@ def _has(chain: Chain, name: str) -> bool:
 
 def _heaviest(chain: Chain, n: int) -> float:
     """Seconds of the heaviest piece when the layers are cut into n as evenly as can be."""
-    costs = [layer.cost.seconds for layer in chain.layers]
-    low, high = max(costs), sum(costs)
+    fine = LayerCosts(tuple(layer.cost for layer in chain.layers))
+    size = len(fine.each)
+    low, high = max(cost.seconds for cost in fine.each), fine.seconds(0, size)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if _pieces(costs, middle) <= n else (middle, high)
+        count = greedy_pieces(size, n, fine.seconds, middle)
+        low, high = (low, middle) if count <= n else (middle, high)
     return high
-
-
-def _pieces(costs: Sequence[float], limit: float) -> int:
-    """How many pieces no heavier than the limit the layers make."""
-    count, weight = 1, 0.0
-    for cost in costs:
-        count, weight = (count, weight + cost) if weight + cost <= limit else (count + 1, cost)
-    return count

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import final
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pararealize.coarse.builder import build_coarse
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.registry import saved_kinds
-from pararealize.coarse.separable import chunk_counts, inseparable
 from pararealize.cost.predict import make_plan, predict
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
 from pararealize.errors import MethodError
-from pararealize.ir.chain import Chain, Partition
+from pararealize.ir.chain import Chain, Partition, State
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
@@ -21,6 +25,9 @@ from pararealize.ir.target import Target
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import certified_stages, parareal_stages
 from pararealize.schedule.place import owner, place, place_stages
+
+#: Numbers of slices of a batch that are considered.
+COUNTS = (1, 2, 4, 8)
 
 
 @final
@@ -36,7 +43,12 @@ class PararealPasses(MethodPasses):
             MethodError: options that name every subnetwork are for another number of them.
 
         """
-        self.method.check_subnetworks(n)
+        given = self.method.subnetworks
+        if given not in {None, n}:
+            raise MethodError(
+                f"Parareal(coarse_depth={self.method.coarse_depth!r}) is for {given} "
+                f"subnetworks, and there are {n}: give as many numbers, or one for all."
+            )
         return super().cut(chain, n)
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
@@ -93,7 +105,8 @@ class PararealPasses(MethodPasses):
 
         """
         asked = self.request.chunks
-        whole = None if asked == 1 else inseparable(decisions)
+        batch = _batch(decisions.partition)
+        whole = None if asked == 1 else _inseparable(decisions, batch)
         if asked is not None and whole is not None:
             raise MethodError(
                 f"chunks={asked}: the coarse network of subnetwork {whole} does not treat every "
@@ -102,4 +115,52 @@ class PararealPasses(MethodPasses):
             )
         if asked is not None and self.ranks > 1:
             return (asked,)
-        return chunk_counts(decisions) if whole is None and self.ranks > 1 else (1,)
+        most = batch if whole is None and self.ranks > 1 else 1
+        return tuple(count for count in COUNTS if count <= max(most, 1))
+
+
+def _batch(partition: Partition) -> int:
+    """Samples in every state between subnetworks, 0 where one has no batch."""
+    states = (partition.interface(j).state for j in range(1, partition.n))
+    shapes = [spec.shape for state in states for spec in state]
+    return min((shape[0] if shape else 0 for shape in shapes), default=0)
+
+
+def _inseparable(decisions: Decisions, batch: int) -> int | None:
+    """The first subnetwork whose coarse network does not treat every sample by itself, if any."""
+    for j, coarse in decisions.coarse.items():
+        state = decisions.partition.chain.state(decisions.partition.piece(j)[0])
+        if j > 1 and (coarse.module is None or not is_separable(coarse.module, state, batch)):
+            return j
+    return None
+
+
+def is_separable(module: nn.Module, state: State, batch: int) -> bool:
+    """Whether a network treats every sample of a batch by itself, in train mode as well.
+
+    Seen on a copy with random states: whole, and in two slices.
+    """
+    if batch < 2 or any(not spec.shape or spec.shape[0] != batch for spec in state):
+        return False
+    probe = copy.deepcopy(module).train()
+    first = next(probe.parameters(), None)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        like = first if first is not None else torch.empty(0, dtype=state[0].dtype)
+        leaves = [torch.randn(spec.shape).to(like) for spec in state]
+        try:
+            whole, *halves = (
+                tree_leaves(probe(*(leaf[part] for leaf in leaves)))
+                for part in (slice(None), slice(0, 1), slice(1, None))
+            )
+        except (ValueError, RuntimeError):
+            return False  # BatchNorm, for one, refuses a single sample
+    return all(_is_joined(*parts) for parts in zip(whole, *halves, strict=True))
+
+
+def _is_joined(whole: Any, *halves: Any) -> bool:
+    if not isinstance(whole, Tensor):
+        return False  # a constant has no batch to cut
+    joined = torch.cat(halves)
+    close = torch.allclose(joined, whole, rtol=1e-3, atol=1e-5)
+    return joined.shape == whole.shape and close

@@ -25,12 +25,8 @@ MOST = 16
 class MethodPasses(ABC):
     """The passes of a method, from a chain to schedules where they run.
 
-    Args:
-        request: what was asked for.
-        serial: the network, a copy of the caller's.
-        ranks: ranks, or devices, that it will lie on.
-        saved: a plan whose choices are made again.
-
+    ``serial`` is a copy of the caller's network, which will lie on so many ``ranks``, or devices;
+    ``saved`` is a plan whose choices are made again.
     """
 
     def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:

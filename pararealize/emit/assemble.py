@@ -53,7 +53,7 @@ def assemble(
     registries = _registries(decisions)
     parts = _applied(_propagators(decisions, serial, registries), decisions.every)
     emission = Emission(
-        decisions.without_modules(),
+        replace(decisions, coarse={}, guesses={}, levels={}),  # these have been put into use
         serial,
         registries,
         parts,

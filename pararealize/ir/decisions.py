@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -101,7 +101,3 @@ class Decisions:
     def _cycles(self) -> tuple[Cycles, ...]:
         found = self.iteration
         return () if found is None else (*found.forward, *found.adjoint)
-
-    def without_modules(self) -> Decisions:
-        """These decisions without coarse and guess networks, which have been put into use."""
-        return replace(self, coarse={}, guesses={}, levels={})

@@ -17,11 +17,8 @@ from pararealize.ir.target import Target
 class Level:
     """A chain that stands for the slices 1 … n of a network.
 
-    Attributes:
-        bounds: slice boundaries that are points of this level, 0 = b_0 < b_1 < … = n; its step J
-            goes from b_{J-1} to b_J.
-        stride: layers of the network that one of its layers stands for.
-
+    ``bounds`` are the slice boundaries that are points of this level, 0 = b_0 < b_1 < … = n; its
+    step J goes from b_{J-1} to b_J. One of its layers stands for ``stride`` of the network's.
     """
 
     bounds: tuple[int, ...]

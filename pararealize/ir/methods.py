@@ -31,11 +31,9 @@ class Parareal:
             ``"thinned"`` (a copy of the subnetwork with the first ``coarse_depth`` of its repeated
             blocks, which starts from their weights; with all where it has no more), ``"stepped"``
             (the same with so many blocks from all of its depth, each with a step as long as those
-            it stands for),
-            ``"factored"`` (a copy of the whole subnetwork, its layers with weights of a
-            ``coarse_rank`` of their largest rank), ``"auto"``
-            (identity or rediscretized where they contract on a probe, else a network;
-            ``calibrate`` measures all kinds), a callable
+            it stands for), ``"factored"`` (a copy of the whole subnetwork, its layers with weights
+            of a ``coarse_rank`` of their largest rank), ``"auto"`` (identity or rediscretized where
+            they contract on a probe, else a network; ``calibrate`` measures all kinds), a callable
             ``(fine, interface_in, interface_out) -> nn.Module``, or an object of a kind of one's
             own, a ``pararealize.coarse.kind.CoarseKind``.
         correction: ``"residual"`` adds F_j(jump), ``"difference"`` adds G_j(new) - G_j(old).
@@ -112,19 +110,6 @@ class Parareal:
     def subnetworks(self) -> int | None:
         """How many the options name one by one, if they do."""
         return len(self.coarse_depth) if isinstance(self.coarse_depth, tuple) else None
-
-    def check_subnetworks(self, n: int) -> None:
-        """Raise where options that name every subnetwork are for another number of them.
-
-        Raises:
-            MethodError: they are not.
-
-        """
-        if self.subnetworks not in {None, n}:
-            raise MethodError(
-                f"Parareal(coarse_depth={self.coarse_depth!r}) is for {self.subnetworks} "
-                f"subnetworks, and there are {n}: give as many numbers, or one for all."
-            )
 
     @property
     def least(self) -> int:

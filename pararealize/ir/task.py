@@ -40,8 +40,6 @@ class Task:
 
     Attributes:
         value: the name it assigns. ``send`` assigns a token that nothing reads.
-        op: what it does.
-        role: what it is for the network.
         reads: values it reads; for ``recv`` none, for ``send`` the one it sends.
         target: the propagator that ``apply`` applies.
         signs: one of ``+-`` per value that ``combine`` reads.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,28 +27,21 @@ from pararealize.tracing.trace import Trace
 #: Arguments that a program can hold.
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
+#: How a block was called, and what it gave.
+_Call = tuple[Any, Any, Any]
+
 
 def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] | None) -> Trace:
-    """The programs of both modes, looked into or around a list of blocks.
+    """The programs of both modes, looked into, or one around a list of blocks.
 
     Raises:
-        TraceError: the network cannot be traced as asked; says what to write.
+        TraceError: the network cannot be traced as asked, there is no such list, or its blocks do
+            not form a chain; says where, and what to write.
 
     """
-    if tracing.blocks:
-        return trace_blocks(model, tracing.blocks, given, tracing.concrete_args)
-    return trace_keeping_state(model, given or {}, tracing.leaf_modules, tracing.concrete_args)
-
-
-def trace_blocks(
-    model: nn.Module, path: str, given: Mapping[str, Any] | None, constants: Mapping[str, Any]
-) -> Trace:
-    """The program of a network around its list of blocks ``path``; one program for both modes.
-
-    Raises:
-        TraceError: there is no such list, or its blocks do not form a chain; says where.
-
-    """
+    path, constants = tracing.blocks, tracing.concrete_args
+    if not path:
+        return trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)
     blocks = _find(model, path)
     if given is None:
         raise TraceError(
@@ -58,12 +50,14 @@ def trace_blocks(
         )
     tensors = {k: v for k, v in given.items() if isinstance(v, (Tensor, TensorSpec))}
     others = {k: v for k, v in given.items() if k not in tensors} | dict(constants)
-    calls = _run(model, blocks, {**others, **{k: _tensor(v) for k, v in tensors.items()}})
+    shaped = {k: v for k, v in tensors.items() if isinstance(v, TensorSpec)}
+    zeros = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in shaped.items()}
+    calls = _run(model, blocks, {**others, **tensors, **zeros})
     around = {
         "blocks": blocks,
         "arguments": tuple(tensors),
         "constants": tuple(others.items()),
-        "extras": _extras(blocks, calls.results),
+        "extras": _extras(blocks, [result for *_, result in calls]),
     }
     return _written(_inputs(model, tensors, others), blocks, calls, around)
 
@@ -76,12 +70,6 @@ def _find(model: nn.Module, path: str) -> tuple[str, ...]:
             f"name; it has {', '.join(map(repr, filter(None, lists[:8]))) or 'none'}."
         )
     return tuple(f"{path}.{name}" for name in model.get_submodule(path)._modules)
-
-
-def _tensor(value: Tensor | TensorSpec) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.zeros(value.shape, dtype=value.dtype)
 
 
 def _inputs(
@@ -98,41 +86,32 @@ def _inputs(
     return found
 
 
-@dataclass(frozen=True)
-class _Calls:
-    """How every block was called, and what it gave."""
-
-    arguments: list[tuple[Any, Any]] = field(default_factory=list)
-    results: list[Any] = field(default_factory=list)
-
-
-def _run(model: nn.Module, blocks: tuple[str, ...], given: Mapping[str, Any]) -> _Calls:
-    """Run a copy of the network, in eval mode, and note its blocks' calls."""
-    twin, calls = copy.deepcopy(model).eval(), _Calls()
+def _run(model: nn.Module, blocks: tuple[str, ...], given: Mapping[str, Any]) -> list[_Call]:
+    """The calls of the network's blocks, where a copy of it runs in eval mode."""
+    twin, calls = copy.deepcopy(model).eval(), list[_Call]()
 
     def noted(path: str) -> Any:
         block = twin.get_submodule(path)
 
         def act(*args: Any, **kwargs: Any) -> Any:
             _check(calls, path, args, kwargs)
-            calls.arguments.append((args, kwargs))
-            calls.results.append(block(*args, **kwargs))
-            return calls.results[-1]
+            calls.append((args, kwargs, block(*args, **kwargs)))
+            return calls[-1][-1]
 
         return act
 
     acts = [noted(path) for path in blocks]
     with torch.no_grad(), torch.random.fork_rng(devices=[]), replaced(twin, blocks, acts):
         twin(**given)
-    if len(calls.results) != len(blocks):
+    if len(calls) != len(blocks):
         raise TraceError(
             f"of the {len(blocks)} blocks {blocks[0]} … {blocks[-1]} the network called "
-            f"{len(calls.results)}: each has to run once, one after another."
+            f"{len(calls)}: each has to run once, one after another."
         )
     return calls
 
 
-def _check(calls: _Calls, path: str, args: Any, kwargs: Any) -> None:
+def _check(calls: list[_Call], path: str, args: Any, kwargs: Any) -> None:
     odd = [v for v in (*args, *kwargs.values()) if not isinstance(v, (*PLAIN, Tensor, tuple, list))]
     if odd:
         raise TraceError(
@@ -140,7 +119,7 @@ def _check(calls: _Calls, path: str, args: Any, kwargs: Any) -> None:
             "off, as concrete_args={'use_cache': False} does for a cache of keys and values."
         )
     leaves = leaves_of_call(args, kwargs)
-    if not leaves or (calls.results and leaves[0] is not state_of(calls.results[-1])):
+    if not leaves or (calls and leaves[0] is not state_of(calls[-1][-1])):
         raise TraceError(
             f"the block {path} is not given what the one before it gave, so that the blocks are "
             "no chain: name another list of blocks."
@@ -165,14 +144,14 @@ def state_of(result: Any) -> Any:
 
 
 def _written(
-    inputs: list[Operation], blocks: tuple[str, ...], calls: _Calls, around: dict[str, Any]
+    inputs: list[Operation], blocks: tuple[str, ...], calls: list[_Call], around: dict[str, Any]
 ) -> Trace:
     reads = tuple(Ref(name) for name in around["arguments"])
     positions = _positions(calls)
     operations = [*inputs, *_context(positions, around, reads)]
     operations.append(Operation("stem", "network", Stem(**around), reads))
     state = "stem"
-    for path, (args, kwargs), result in zip(blocks, calls.arguments, calls.results, strict=True):
+    for path, (args, kwargs, result) in zip(blocks, calls, strict=True):
         name = path.replace(".", "_")
         first = leaves_of_call(args, kwargs)[0]
         refs = {
@@ -193,10 +172,10 @@ def _written(
     return Trace(program, program)
 
 
-def _positions(calls: _Calls) -> dict[int, tuple[int, int]]:
+def _positions(calls: list[_Call]) -> dict[int, tuple[int, int]]:
     """For every tensor that blocks are given besides the state, one call and leaf where it is."""
     found: dict[int, tuple[int, int]] = {}
-    for block, (args, kwargs) in enumerate(calls.arguments):
+    for block, (args, kwargs, _) in enumerate(calls):
         for leaf, value in enumerate(leaves_of_call(args, kwargs)[1:], start=1):
             found.setdefault(id(value), (block, leaf))
     return found

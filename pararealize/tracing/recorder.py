@@ -42,10 +42,8 @@ class UntraceableError(Exception):
 def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, Any]) -> Program:
     """The operations of ``model`` in its present mode.
 
-    Args:
-        model: the network.
-        whole: paths of the modules to call as they are instead of looking into them.
-        constants: arguments that always have one value.
+    ``whole`` has the paths of modules to call as they are instead of looking into them,
+    ``constants`` the arguments that always have one value.
 
     Raises:
         UntraceableError: says which module stands in the way.

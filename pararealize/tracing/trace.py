@@ -76,13 +76,9 @@ def trace(
 ) -> Trace:
     """Programs of ``model`` in train and eval mode; its modes are left as they were.
 
-    A module that cannot be recorded is called whole, the innermost one that stands in the way.
-
-    Args:
-        model: the network.
-        given: arguments that calls give; others that default to ``None`` are taken as ``None``.
-        leaves: names or classes of modules to call whole.
-        constants: values of arguments that calls never change.
+    A module that cannot be recorded is called whole, the innermost one that stands in the way, and
+    so are ``leaves``, names or classes of modules. Of the arguments that are not ``given``, flags,
+    strings and ``None`` keep their defaults, as ``constants`` do their values.
 
     Raises:
         TraceError: the network's own forward code branches on data or uses what ``torch.fx``

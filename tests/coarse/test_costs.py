@@ -22,9 +22,9 @@ from pararealize.coarse.setting import Setting, Site, input_names, main_input
 from pararealize.cost.profile import profile
 from pararealize.errors import CoarseError
 from pararealize.ir.chain import Chain, Cost, Partition, TensorSpec
-from pararealize.ir.plan import Machine
+from pararealize.ir.plan import Machine, Tracing
 from pararealize.ir.target import Target
-from pararealize.tracing.blocks import trace_blocks
+from pararealize.tracing.blocks import trace_network
 
 #: Sums of the same operations' costs in another order, and differences of sums over the chain.
 ROUNDING = 1e-9
@@ -94,7 +94,7 @@ def of_recipe(recipe: Recipe, width: int) -> tuple[Chain, nn.Module]:
 @lru_cache
 def of_blocks() -> tuple[Chain, nn.Module]:
     model, inputs = Language(), {"tokens": torch.zeros(2, 5, dtype=torch.long)}
-    traced = trace_blocks(model, "trunk.blocks", inputs, {})
+    traced = trace_network(model, Tracing(blocks="trunk.blocks"), inputs)
     return build_chain(model, traced, profile(traced.train, model, inputs, Machine())), model
 
 

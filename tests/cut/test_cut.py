@@ -124,7 +124,7 @@ def test_cut_of_a_chain_equals_brute_force(
     for a in range(end):
         for b in range(a + 1, end + 1):
             corrections = iterations * each * weights.coarse(a, b)
-            added = waits + weights.guess(a) + corrections if a else 0.0
+            added = waits + weights.guesses[a] + corrections if a else 0.0
             sent = machine.message(chain.interfaces[b - 1].bytes) if b < end else 0.0
             table[a, b] = sum(seconds[a:b]) + added + sent
     bounds = cut(chain, model, n, method, machine).bounds

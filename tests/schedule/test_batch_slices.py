@@ -15,7 +15,7 @@ from torch.nn import functional
 from local_transport import LocalGroup
 from networks import compiled
 from pararealize import Parareal
-from pararealize.coarse.separable import is_separable
+from pararealize.decide.parareal_passes import is_separable
 from pararealize.errors import MethodError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.schedule import Schedule
