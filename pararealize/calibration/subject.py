@@ -14,7 +14,7 @@ from pararealize.coarse.guesses import build_guesses
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.propagators import fine_propagators, guess_propagators
-from pararealize.errors import CalibrationError, MethodError
+from pararealize.errors import CalibrationError
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
@@ -41,22 +41,6 @@ class Subject:
     emission: Emission
     network: nn.Module
     method: Parareal
-
-    @classmethod
-    def of(cls, emission: Emission, network: nn.Module) -> Subject:
-        """A parareal network as it is.
-
-        Raises:
-            MethodError: it has no sweeps.
-
-        """
-        method = emission.plan.method
-        if not isinstance(method, Parareal) or emission.plan.n == 1:
-            raise MethodError(
-                "sweeps are those of parareal with n=2 or more subnetworks: pararealize(model, n, "
-                "method=Parareal(...))."
-            )
-        return cls(emission, network, method)
 
     @property
     def partition(self) -> Partition:
