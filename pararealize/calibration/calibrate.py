@@ -16,9 +16,8 @@ from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
 from pararealize.calibration.data import batches, divided
 from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
-from pararealize.calibration.observe import Observed, observe
+from pararealize.calibration.observe import Observed, Store, observe
 from pararealize.calibration.rounds import Rounds, start
-from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of

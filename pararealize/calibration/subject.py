@@ -80,20 +80,14 @@ class Subject:
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        return parareal_schedule(
-            self.n, method, shared=self._shared, head=self.head, corrections=True
-        )
+        return parareal_schedule(self.n, method, head=self.head, corrections=True)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
         """Schedules of so many sweeps where the network lies, and of those until it is exact."""
         method = replace(self.method, iterations=iterations)
-        stages = certified_stages(self.n, method, shared=self._shared, head=self.head)
+        stages = certified_stages(self.n, method, head=self.head)
         stages = (self.placed(stages[0]), *stages[1:])
         return place_stages(stages, self.n, self.ranks, deliver=self.transport is not None)
-
-    @property
-    def _shared(self) -> bool:
-        return self.method.coarse == "fine" and self.method.correction == "difference"
 
     @property
     def head(self) -> bool:
@@ -114,25 +108,26 @@ class Subject:
         """A function of the inputs by argument: the output, and the pairs watched, by interface.
 
         It applies ``parts`` instead of the network's own propagators of the same targets.
+
+        Raises:
+            CalibrationError: a propagator that a task of this rank applies was not compiled.
+
         """
         emission, placed = self.emission, self.placed(schedule)
         every = {**emission.propagators, **parts}
-        self._check(placed, every)
+        here = targets(task for task in placed if self.is_here(task.rank))
+        missing = [target for target in here if target not in every]
+        if missing:
+            raise CalibrationError(
+                f"the network was compiled without {missing[0]}, which a calibration evaluates: "
+                "compile it with iterations=1 or more (fewer than n), which calibrate may change."
+            )
         if emission.transport is None:
             return _on_graph(lower(placed, emission.arguments, every), placed)
         program = StaticProgram(placed, emission.transport.rank)
         arguments = Arguments(emission.arguments)
         runner = RankRunner(program, every, arguments, (), emission.transport, self.network)
         return _on_rank(runner, program)
-
-    def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
-        here = targets(task for task in placed if self.is_here(task.rank))
-        missing = [target for target in here if target not in parts]
-        if missing:
-            raise CalibrationError(
-                f"the network was compiled without {missing[0]}, which a calibration evaluates: "
-                "compile it with iterations=1 or more (fewer than n), which calibrate may change."
-            )
 
 
 def _on_graph(graph: fx.GraphModule, placed: Schedule) -> Evaluation:
