@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.candidates import Built, wanted
-from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure, steps_of
+from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, steps_of
 from pararealize.calibration.observe import Observed, Store, respond, states_of
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.copies import replica
@@ -75,10 +75,7 @@ class Rounds:
         with self.progress.task(f"{built.kind} coarse networks", total) as advance:
             for j, fitter in active.items():
                 samples = self._samples(j, responses)
-                if fitter.module is None:
-                    found[j] = measure(fitter, samples.held_out)
-                else:
-                    found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
+                found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
         return found
 
     @property

@@ -74,8 +74,7 @@ class Subject:
     @property
     def pieces(self) -> list[int]:
         """Subnetworks that lie on this rank."""
-        every = range(1, self.n + 1)
-        return [j for j in every if self.is_here(owner(j, self.n, self.ranks))]
+        return [j for j in range(1, self.n + 1) if self.is_here(owner(j, self.n, self.ranks))]
 
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
