@@ -764,7 +764,6 @@ SCHEDULES = st.builds(
     parareal_schedule,
     st.integers(1, 8),
     methods(coarse=("network", "fine", "identity", "rediscretized"), least=0, most=9),
-    shared=st.booleans(),
     head=st.booleans(),
     reuse=st.booleans(),
 )

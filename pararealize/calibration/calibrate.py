@@ -16,9 +16,8 @@ from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
 from pararealize.calibration.data import batches, divided
 from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
-from pararealize.calibration.observe import Observed, observe
+from pararealize.calibration.observe import Observed, Store, observe
 from pararealize.calibration.rounds import Rounds, start
-from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
@@ -104,8 +103,7 @@ class _Calibration:
             for kind in compared:
                 self._try(kind, few)
             compared = tuple(sorted(self.tried, key=self._preference))
-        chosen, row = self._settle(compared)
-        return self._emission(chosen, row)
+        return self._emission(*self._settle(compared))
 
     def _rounds(self, observed: Observed) -> Rounds:
         return Rounds(self.subject, observed, self.options, self.progress)
@@ -175,15 +173,16 @@ class _Calibration:
         subject = self.subject
         emission, built = subject.emission, chosen.built
         method = replace(subject.method, iterations=row.count)
-        parts = built.parts
-        certificate = certify(subject, parts, row.count, self.observed, self.options)
+        certificate = certify(subject, built.parts, row.count, self.observed, self.options)
+        spent, transport = time.perf_counter() - self.begun, subject.transport
+        seconds = [spent] if transport is None else transport.exchange(spent)
         fitted, held_out = self.observed.samples
         calibration = Calibration(
             kind=built.kind,
             iterations=row.count,
             samples=fitted,
             held_out=held_out,
-            seconds=self._seconds(),
+            seconds=max(seconds),  # of the slowest rank: all keep the same plan
             serial_seconds=chosen.plan.serial_seconds,
             candidates=tuple(found.candidate for found in self.tried.values()),
             certificate=certificate,
@@ -198,12 +197,7 @@ class _Calibration:
         rule = rule_of(method, calibration)
         registries = {"coarse": built.registry, "guess": self.guesses}
         stages = subject.stages(row.count)
-        return renewed(emission, parts, registries, stages, rule, plan), calibration
-
-    def _seconds(self) -> float:
-        """Since it began, on the slowest rank: all keep the same plan."""
-        mine, transport = time.perf_counter() - self.begun, self.subject.transport
-        return mine if transport is None else max(transport.exchange(mine))
+        return renewed(emission, built.parts, registries, stages, rule, plan), calibration
 
 
 def score(

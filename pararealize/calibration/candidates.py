@@ -21,8 +21,7 @@ from pararealize.errors import CoarseError
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.target import HEAD, Kind, Target
-from pararealize.propagators.propagator import Propagator
-from pararealize.propagators.zero_preserving import ZeroPreserving
+from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.schedule.parareal import guesser
 
 

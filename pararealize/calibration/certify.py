@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.calibration.observe import Observed
-from pararealize.calibration.store import Store
+from pararealize.calibration.observe import Observed, Store
 from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch

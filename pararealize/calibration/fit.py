@@ -156,7 +156,7 @@ def measure(fitter: Fitter, samples: Sequence[Callable[[], Sample]]) -> Errors:
 def fit(
     fitter: Fitter, samples: Samples, options: Fitting, seed: int, progress: Callable[[], None]
 ) -> Errors:
-    """Fit the weights; those with the least held-out error are kept. Their relative errors.
+    """Fit the weights, if any; those with the least held-out error are kept. Relative errors.
 
     The error that counts is that of responses where they are known, else that of states.
     """

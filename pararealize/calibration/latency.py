@@ -61,14 +61,14 @@ class Stand:
         """
         inputs = self.subject.named(self.inputs)
 
-        def call(part: Propagator, state: Any) -> Callable[[], object]:
+        def call(target: Target) -> Callable[[], None]:
+            part, state = parts[target], states[target]
             given = [] if state is None else [state]
-            return partial(part, *given, *(inputs[name] for name in part.inputs))
+            return _waited(partial(part, *given, *(inputs[name] for name in part.inputs)))
 
         targets = [target for target in states if target in parts]
         with torch.no_grad():
-            calls = [_waited(call(parts[target], states[target])) for target in targets]
-            seconds = medians(*calls, runs=RUNS) if calls else []
+            seconds = medians(*map(call, targets), runs=RUNS) if targets else []
         return self.subject.together(dict(zip(targets, seconds, strict=True)))
 
 

@@ -1,21 +1,77 @@
-"""Observe: states of the serial network, and of guesses, at every interface."""
+"""Observe: states of the serial network, and of guesses, at every interface, and their store."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self, final
 
 import torch
+from torch import Tensor
 
 from pararealize.calibration.data import Inputs
-from pararealize.calibration.store import Store
 from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.schedule import Schedule, Watch, needed
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import INPUT, Role, Task
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.values.pytree import leaves_of
+
+
+@final
+class Store:
+    """A list of records; close it, or use it as a context, to remove its files.
+
+    Args:
+        memory: bytes of records to keep in memory; later ones are written to files, of which only
+            what is read is loaded.
+
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._records: list[Any] = []
+        self._folder: TemporaryDirectory[str] | None = None
+
+    def append(self, record: Any) -> None:
+        """Keep a record: dictionaries and tuples of tensors."""
+        size = sum(t.numel() * t.element_size() for t in leaves_of(record) if isinstance(t, Tensor))
+        if size <= self._memory:
+            self._memory -= size
+            self._records.append(record)
+            return
+        self._memory = 0
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="pararealize-")
+        file = Path(self._folder.name, f"{len(self._records)}.pt")
+        torch.save(record, file)
+        self._records.append(file)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> Any:
+        found = self._records[i]
+        return torch.load(found, mmap=True, weights_only=True) if isinstance(found, Path) else found
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._records = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_problem: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -32,28 +88,25 @@ class Observed:
     @property
     def samples(self) -> tuple[int, int]:
         """How many samples there are of either kind."""
-        return _samples(self.fitted), _samples(self.held_out)
+        fitted, held_out = (
+            sum(len(next(iter(record["inputs"].values()))) for record in store)
+            for store in (self.fitted, self.held_out)
+        )
+        return fitted, held_out
 
     def first(self, share: float) -> Observed:
         """A share of either kind, one record at least; they share the records in memory."""
-        return Observed(*(_first(store, share) for store in (self.fitted, self.held_out)))
+        found = Observed(Store(sys.maxsize), Store(sys.maxsize))
+        for store, into in ((self.fitted, found.fitted), (self.held_out, found.held_out)):
+            for i in range(max(1, round(share * len(store)))):
+                into.append(store[i])
+        return found
 
 
 def states_of(record: Mapping[str, Any], j: int) -> tuple[Any, Any]:
     """States before and after subnetwork j, of which the first may lie on another rank."""
     states: Mapping[int, tuple[Any, Any]] = record["states"]
     return (None, states[2][0]) if j == 1 and 1 not in states else states[j]
-
-
-def _first(store: Store, share: float) -> Store:
-    found = Store(sys.maxsize)
-    for i in range(max(1, round(share * len(store)))):
-        found.append(store[i])
-    return found
-
-
-def _samples(store: Store) -> int:
-    return sum(len(next(iter(record["inputs"].values()))) for record in store)
 
 
 def serial_schedule(n: int, *, head: bool) -> Schedule:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.candidates import Built, wanted
-from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, measure, steps_of
-from pararealize.calibration.observe import Observed, respond, states_of
-from pararealize.calibration.store import Store
+from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, steps_of
+from pararealize.calibration.observe import Observed, Store, respond, states_of
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.copies import replica
 from pararealize.cost.predict import count
@@ -76,10 +75,7 @@ class Rounds:
         with self.progress.task(f"{built.kind} coarse networks", total) as advance:
             for j, fitter in active.items():
                 samples = self._samples(j, responses)
-                if fitter.module is None:
-                    found[j] = measure(fitter, samples.held_out)
-                else:
-                    found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
+                found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
         return found
 
     @property
@@ -131,24 +127,19 @@ class Moments:
 @torch.no_grad()
 def start(subject: Subject, built: Built, observed: Observed) -> None:
     """Let every factored layer have the least squared error on the stored states."""
+    partition, serial = subject.partition, subject.emission.serial
     for j, coarse in built.coarse.items():
         module = coarse.module
         if not isinstance(module, Fresh):
             continue
         factored = {k: m for k, m in module.layers.items() if isinstance(m, FactoredLayer)}
         if factored:
-            whole = _whole(subject, j)
+            segment = replica(partition.chain, serial, *partition.piece(j))
+            whole = Fresh(serial, segment, bias=True, trained=True).eval()
             originals = {key: cast("Layer", whole.layers[key]) for key in factored}
             moments = _moments(whole, originals, _values(subject, j, coarse.inputs, observed))
             for key, seen in moments.items():
                 factored[key].project(originals[key], seen.mean, seen.covariance)
-
-
-def _whole(subject: Subject, j: int) -> Fresh:
-    """A copy of subnetwork j with all of its layers as they are."""
-    partition, serial = subject.partition, subject.emission.serial
-    segment = replica(partition.chain, serial, *partition.piece(j))
-    return Fresh(serial, segment, bias=True, trained=True).eval()
 
 
 def _values(

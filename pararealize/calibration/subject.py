@@ -14,7 +14,7 @@ from pararealize.coarse.guesses import build_guesses
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.propagators import fine_propagators, guess_propagators
-from pararealize.errors import CalibrationError, MethodError
+from pararealize.errors import CalibrationError
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import Schedule, targets
@@ -41,22 +41,6 @@ class Subject:
     emission: Emission
     network: nn.Module
     method: Parareal
-
-    @classmethod
-    def of(cls, emission: Emission, network: nn.Module) -> Subject:
-        """A parareal network as it is.
-
-        Raises:
-            MethodError: it has no sweeps.
-
-        """
-        method = emission.plan.method
-        if not isinstance(method, Parareal) or emission.plan.n == 1:
-            raise MethodError(
-                "sweeps are those of parareal with n=2 or more subnetworks: pararealize(model, n, "
-                "method=Parareal(...))."
-            )
-        return cls(emission, network, method)
 
     @property
     def partition(self) -> Partition:
@@ -90,26 +74,19 @@ class Subject:
     @property
     def pieces(self) -> list[int]:
         """Subnetworks that lie on this rank."""
-        every = range(1, self.n + 1)
-        return [j for j in every if self.is_here(owner(j, self.n, self.ranks))]
+        return [j for j in range(1, self.n + 1) if self.is_here(owner(j, self.n, self.ranks))]
 
     def schedule(self, iterations: int) -> Schedule:
         """The parareal network with so many sweeps."""
         method = replace(self.method, iterations=iterations, tolerance=None)
-        return parareal_schedule(
-            self.n, method, shared=self._shared, head=self.head, corrections=True
-        )
+        return parareal_schedule(self.n, method, head=self.head, corrections=True)
 
     def stages(self, iterations: int) -> tuple[Schedule, ...]:
         """Schedules of so many sweeps where the network lies, and of those until it is exact."""
         method = replace(self.method, iterations=iterations)
-        stages = certified_stages(self.n, method, shared=self._shared, head=self.head)
+        stages = certified_stages(self.n, method, head=self.head)
         stages = (self.placed(stages[0]), *stages[1:])
         return place_stages(stages, self.n, self.ranks, deliver=self.transport is not None)
-
-    @property
-    def _shared(self) -> bool:
-        return self.method.coarse == "fine" and self.method.correction == "difference"
 
     @property
     def head(self) -> bool:
@@ -130,25 +107,26 @@ class Subject:
         """A function of the inputs by argument: the output, and the pairs watched, by interface.
 
         It applies ``parts`` instead of the network's own propagators of the same targets.
+
+        Raises:
+            CalibrationError: a propagator that a task of this rank applies was not compiled.
+
         """
         emission, placed = self.emission, self.placed(schedule)
         every = {**emission.propagators, **parts}
-        self._check(placed, every)
+        here = targets(task for task in placed if self.is_here(task.rank))
+        missing = [target for target in here if target not in every]
+        if missing:
+            raise CalibrationError(
+                f"the network was compiled without {missing[0]}, which a calibration evaluates: "
+                "compile it with iterations=1 or more (fewer than n), which calibrate may change."
+            )
         if emission.transport is None:
             return _on_graph(lower(placed, emission.arguments, every), placed)
         program = StaticProgram(placed, emission.transport.rank)
         arguments = Arguments(emission.arguments)
         runner = RankRunner(program, every, arguments, (), emission.transport, self.network)
         return _on_rank(runner, program)
-
-    def _check(self, placed: Schedule, parts: Mapping[Target, Propagator]) -> None:
-        here = targets(task for task in placed if self.is_here(task.rank))
-        missing = [target for target in here if target not in parts]
-        if missing:
-            raise CalibrationError(
-                f"the network was compiled without {missing[0]}, which a calibration evaluates: "
-                "compile it with iterations=1 or more (fewer than n), which calibrate may change."
-            )
 
 
 def _on_graph(graph: fx.GraphModule, placed: Schedule) -> Evaluation:

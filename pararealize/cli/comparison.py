@@ -16,7 +16,8 @@ from pararealize.calibration.subject import Subject
 from pararealize.cli.data import Data, labelled
 from pararealize.cli.launch import meet
 from pararealize.cost.measure import medians
-from pararealize.errors import CalibrationError
+from pararealize.errors import CalibrationError, MethodError
+from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import targets
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.monitoring.answers import agreements, classes, errors
@@ -94,7 +95,7 @@ class Comparison:
 
     def __init__(self, net: ParallelNetwork, comm: Any = None) -> None:
         self.net, self.comm = net.eval(), comm
-        self.subject = Subject.of(net._emission, net)
+        self.subject = _subject(net)
         serial = net.to_serial().eval()
         self.serial: nn.Module | None = serial if comm is None or comm.rank == 0 else None
         self.counts = [k for k in range(net.plan.n + 1) if self._can(k)]
@@ -191,6 +192,16 @@ class Comparison:
             doubted=float(doubts.double().mean()),
             fallback=float(either.double().mean()),
         )
+
+
+def _subject(net: ParallelNetwork) -> Subject:
+    method = net.plan.method
+    if not isinstance(method, Parareal) or net.plan.n == 1:
+        raise MethodError(
+            "sweeps are those of parareal with n=2 or more subnetworks: pararealize(model, n, "
+            "method=Parareal(...))."
+        )
+    return Subject(net._emission, net, method)
 
 
 def _call(network: nn.Module | None, inputs: Mapping[str, Any]) -> None:

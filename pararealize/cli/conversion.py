@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -19,9 +19,9 @@ from pararealize.cli.options import example_of
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer
 from pararealize.errors import CalibrationError, DataError, PararealizeError, StorageError
-from pararealize.explain.calibrated import candidates_table, certificate, choice
-from pararealize.explain.table import some
-from pararealize.ir.calibration import Calibration, Fitting
+from pararealize.explain.calibrated import best, certificate, choice
+from pararealize.explain.table import Table, some
+from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Method
 from pararealize.network import ParallelNetwork
 
@@ -80,6 +80,42 @@ def calibrate(
     if found.wanted is not None and found.reached.agreement < found.wanted and not fitting.best:
         raise CalibrationError(_unreached(found, net.plan.n, chosen.out))
     _write(net, chosen.out, say)
+
+
+def candidates_table(calibration: Calibration) -> Table:
+    """The kinds of coarse networks that were compared, one a row; an arrow marks the chosen."""
+    counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
+    sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
+    chosen = [c.kind == calibration.kind for c in calibration.candidates]
+    return Table(
+        f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
+        f"serial ({calibration.serial_seconds * 1e3:.2f} ms) after so many sweeps, and the ms "
+        "predicted for some of them",
+        ("coarse", "parameters", "step error", "contraction", *sweeps, "predicted"),
+        [
+            _row(c, counts, calibration.reached if own else best(c, calibration.wanted))
+            for c, own in zip(calibration.candidates, chosen, strict=True)
+        ],
+        left=("coarse",),
+        marked=[i for i, own in enumerate(chosen) if own],
+    )
+
+
+def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps) -> list[str]:
+    agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
+    return [
+        candidate.kind,
+        f"{candidate.parameters:,}",
+        _worst(fit.step_error for fit in candidate.fits),
+        _worst(fit.contraction for fit in candidate.fits),
+        *(agreed.get(k, "–") for k in counts),
+        f"{row.seconds * 1e3:.2f} ({row.count})",
+    ]
+
+
+def _worst(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.2g}" if known else "–"
 
 
 def _model(chosen: Conversion) -> nn.Module:

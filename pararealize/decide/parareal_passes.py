@@ -68,11 +68,9 @@ class PararealPasses(MethodPasses):
 
     def _sweeps(self, partition: Partition) -> tuple[Schedule, ...]:
         """The schedule and what may follow it: whatever the tolerance, with a certificate."""
-        method = self.method
-        shared = method.coarse == "fine" and method.correction == "difference"
         certified = self.saved is not None and self.saved.calibration is not None
         stages = certified_stages if certified else parareal_stages
-        return stages(partition.n, method, shared=shared, head=partition.has_head)
+        return stages(partition.n, self.method, head=partition.has_head)
 
     def on_ranks(self, decisions: Decisions) -> Decisions:
         """Corrections flow in as many slices of the batch as pay."""

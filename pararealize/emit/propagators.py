@@ -14,9 +14,8 @@ from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.target import HEAD, Target
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Checkpointed, Fine
-from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.effects.masks import Masks
 
 

@@ -16,9 +16,8 @@ from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.target import Target
 from pararealize.ir.task import Role, Task
-from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pararealize.explain.calibrated import sentences, sweeps_table
 from pararealize.explain.table import WIDTH, Table, page, some
 from pararealize.ir.methods import MGRIT, Parareal
@@ -13,15 +11,6 @@ from pararealize.ir.plan import Piece, Plan, Stack
 WORDS = ("layers", "guess", "coarse")
 #: Where the batch is cut into slices.
 FLOW = "Corrections flow through the ranks in {} slices of the batch."
-
-
-def explain_tables(plan: Plan) -> Iterator[Table]:
-    """What each subnetwork takes, what parallel depth adds, and what a calibration found."""
-    yield _network_table(plan)
-    if plan.n > 1:
-        yield _added_table(plan)
-        if plan.calibration is not None:
-            yield sweeps_table(plan.calibration)
 
 
 def _network_table(plan: Plan) -> Table:
@@ -161,4 +150,9 @@ def _stack(stack: Stack) -> str:
 
 def explain(plan: Plan, width: int = WIDTH) -> str:
     """The tables and the sentences as text, folded to ``width`` characters."""
-    return page((*explain_tables(plan), *summary(plan)), width)
+    tables = [_network_table(plan)]
+    if plan.n > 1:
+        tables.append(_added_table(plan))
+        if plan.calibration is not None:
+            tables.append(sweeps_table(plan.calibration))
+    return page((*tables, *summary(plan)), width)

@@ -1,4 +1,8 @@
-"""Nested iteration: train a shallow network, interpolate its weights in depth, train on."""
+"""Nested iteration: train a shallow network, interpolate its weights in depth, train on.
+
+Cyr, Günther and Schroder, "Multilevel Initialization for Layer-Parallel Deep Neural Network
+Training" (arXiv:1912.08974).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,6 @@ def refine(coarse: nn.Module, fine: nn.Module) -> nn.Module:
     and shape. Other buffers, as a step size, stay ``fine``'s own. Returns ``fine``; ``coarse``
     stays as it is. Raises :class:`RefinementError`, before anything is copied, where the two
     networks differ in more than depth.
-
-    Cyr, Günther and Schroder, "Multilevel Initialization for Layer-Parallel Deep Neural Network
-    Training" (arXiv:1912.08974).
     """
     known, wanted = coarse.state_dict(), fine.state_dict()
     modules = dict(_modules(coarse, fine))
@@ -51,9 +52,6 @@ def nested_iteration(
     ``depths`` increase; ``train`` changes weights in place and makes its own optimizer, whose state
     fits one depth only. Raises :class:`RefinementError` for depths that do not increase, or where
     :func:`refine` does.
-
-    Cyr, Günther and Schroder, "Multilevel Initialization for Layer-Parallel Deep Neural Network
-    Training" (arXiv:1912.08974).
     """
     if not depths or any(first >= second for first, second in pairwise(depths)):
         raise RefinementError(f"depths increase, as in [8, 16, 32]; they are {list(depths)}")

@@ -10,9 +10,6 @@ from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import is_count
 
-#: What XBraid numbers keep of the states: C-points, or all points.
-STORAGE: Mapping[Any, str] = {-1: "intervals", 0: "all"}
-
 
 def _same(*names: str) -> Callable[[Any], dict[str, Any]]:
     return lambda value: dict.fromkeys(names, value)
@@ -28,16 +25,10 @@ def _relaxation(count: Any) -> dict[str, Any]:
     return {"relaxation": "F" + "CF" * count}
 
 
-def _downcycle(skip: Any) -> dict[str, Any]:
-    return {"guess": "coarsest" if skip else "coarse"}
-
-
-def _full(asked: Any) -> dict[str, Any]:
-    return {"cycle": "F", "guess": "full"} if asked else {}
-
-
 def _storage(kept: Any) -> dict[str, Any]:
-    return {"storage": STORAGE.get(kept, kept) if isinstance(kept, int) else kept}
+    """C-points or all points for XBraid's numbers; MGRIT's own words go as they are."""
+    numbers = {-1: "intervals", 0: "all"}
+    return {"storage": numbers.get(kept, kept) if isinstance(kept, int) else kept}
 
 
 #: TorchBraid's words, general ones first: what comes later overrides.
@@ -50,8 +41,8 @@ TORCHBRAID: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "max_fwd_iters": _same("forward_cycles"),
     "max_bwd_iters": _same("backward_cycles"),
     "num_relax": _relaxation,
-    "skip_downcycle": _downcycle,
-    "fmg": _full,
+    "skip_downcycle": lambda skip: {"guess": "coarsest" if skip else "coarse"},
+    "fmg": lambda asked: {"cycle": "F", "guess": "full"} if asked else {},
     "storage": _storage,
     "tol": _same("tolerance"),
 }

@@ -86,23 +86,20 @@ def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
 
 def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> None:
     args, kwargs = operation.map_refs(lambda ref: nodes[ref.name])
+    name = operation.name
     match operation.kind:
         case "output":
             graph.output(args[0])
         case "attribute":
-            nodes[operation.name] = graph.create_node("get_attr", operation.target)
+            nodes[name] = graph.create_node("get_attr", operation.target)
         case "network" | "context":
-            name = f"{NETWORK}{operation.name}"
-            nodes[operation.name] = graph.create_node(
-                "call_module", name, args, kwargs, name=operation.name
-            )
+            nodes[name] = graph.create_node("call_module", NETWORK + name, args, kwargs, name=name)
         case "training":
             path = f"{operation.target}.training" if operation.target else "training"
-            nodes[operation.name] = graph.create_node("get_attr", path)
+            nodes[name] = graph.create_node("get_attr", path)
         case kind:
-            nodes[operation.name] = graph.create_node(
-                f"call_{kind}", operation.target, args, kwargs, name=operation.name
-            )
+            call, target = f"call_{kind}", operation.target
+            nodes[name] = graph.create_node(call, target, args, kwargs, name=name)
 
 
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
@@ -181,15 +178,10 @@ def _first(operation: Operation) -> tuple[str, ...]:
 def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation's result may share memory with."""
     written = written_by(operation, root)
-    if written and operation.kind != "module":
-        return written
-    return () if not written and _allocates(operation, root) else operation.uses
-
-
-def _allocates(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
-        return isinstance(root.get_submodule(operation.target), ALLOCATING)
-    return operation.call in ALLOCATING_FUNCTIONS
+        allocates = isinstance(root.get_submodule(operation.target), ALLOCATING)
+        return () if allocates and not written else operation.uses
+    return written or (() if operation.call in ALLOCATING_FUNCTIONS else operation.uses)
 
 
 def modules_of(segment: Segment) -> tuple[str, ...]:
@@ -230,18 +222,15 @@ def is_random(segment: Segment, root: nn.Module) -> bool:
 def _draws(operation: Operation, root: nn.Module) -> bool:
     if operation.kind == "module":
         return module_draws(root.get_submodule(operation.target))
-    if operation.kind == "network":
-        return True
-    return operation.call in RANDOM_FUNCTIONS
+    return operation.kind == "network" or operation.call in RANDOM_FUNCTIONS
 
 
 def module_draws(module: nn.Module) -> bool:
     """Whether a module may draw random numbers: dropout-like ones, and any not from torch."""
-    for part in module.modules():
-        if isinstance(part, (nn.modules.dropout._DropoutNd, nn.RReLU)):
-            return True
-        if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)) and part.dropout:
-            return True
-        if not is_torchs(part):
-            return True
-    return False
+    drawing, able = (nn.modules.dropout._DropoutNd, nn.RReLU), (nn.MultiheadAttention, nn.RNNBase)
+    return any(
+        isinstance(part, drawing)
+        or (isinstance(part, able) and bool(part.dropout))
+        or not is_torchs(part)
+        for part in module.modules()
+    )

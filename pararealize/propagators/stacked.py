@@ -176,9 +176,8 @@ def _tree(root: nn.Module, segment: Segment) -> nn.Module:
 def alike(one: Fine, other: Fine) -> bool:
     """Whether two slices compute the same function of equal states with other weights."""
     mine, theirs = one.segments[0], other.segments[0]
-    if len(mine.operations) != len(theirs.operations):
-        return False
-    if len(mine.features) != len(theirs.features):
+    sizes = [(len(segment.operations), len(segment.features)) for segment in (mine, theirs)]
+    if sizes[0] != sizes[1]:
         return False
     names = dict(zip(theirs.state, mine.state, strict=False))
     names |= dict(zip(theirs.features, mine.features, strict=True))
@@ -193,17 +192,12 @@ def alike(one: Fine, other: Fine) -> bool:
             layer, its = one.root.get_submodule(a.target), other.root.get_submodule(b.target)
             if repr(layer) != repr(its) or type(layer) is not type(its):
                 return False
-    return slots_match(one, other)
+    return bool(_shapes(one)) and _shapes(one) == _shapes(other)
 
 
-def slots_match(one: Fine, other: Fine) -> bool:
-    """Whether weights lie in corresponding slots, with equal shapes."""
-
-    def shapes(part: Fine) -> list[tuple[str, torch.Size, torch.dtype]]:
-        every = ((key, part.root.get_submodule(path)._parameters[key]) for path, key in slots(part))
-        return [(key, p.shape, p.dtype) for key, p in every if p is not None]
-
-    return shapes(one) == shapes(other) and len(shapes(one)) > 0
+def _shapes(part: Fine) -> list[tuple[str, torch.Size, torch.dtype]]:
+    every = ((key, part.root.get_submodule(path)._parameters[key]) for path, key in slots(part))
+    return [(key, p.shape, p.dtype) for key, p in every if p is not None]
 
 
 def is_stackable(part: Fine) -> bool:

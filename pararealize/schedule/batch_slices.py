@@ -58,7 +58,8 @@ class _Cutter:
     known: set[str] = field(default_factory=set)
 
     def take(self, task: Task) -> None:
-        if self._is_correction(task):
+        reads_slices = not self.sliced.isdisjoint(task.reads)
+        if task.op == "combine" or (_is_coarse(task) and reads_slices):
             self.sliced.add(task.value)
             self.run.append(task)
             return
@@ -67,10 +68,6 @@ class _Cutter:
             self.flush()
         reads = tuple(self.whole(name, task.piece) for name in task.reads)
         self.tasks.append(replace(task, reads=reads))
-
-    def _is_correction(self, task: Task) -> bool:
-        reads_slices = any(name in self.sliced for name in task.reads)
-        return task.op == "combine" or (_is_coarse(task) and reads_slices)
 
     def flush(self) -> None:
         """Write what was collected, slice after slice."""

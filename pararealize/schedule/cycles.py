@@ -79,7 +79,7 @@ class CycleWriter:
         return ends
 
     def c_relax(self, level: int, points: list[str], ends: Sequence[str]) -> None:
-        """C-relaxation: the C-points become what the intervals before them end with."""
+        """Set the C-points: in C-relaxation, to what the intervals before them end with."""
         for point, value in zip(self.c_points(level), ends, strict=True):
             points[point] = value
 
@@ -115,8 +115,7 @@ class CycleWriter:
         Those of level 1 are relaxed by the next cycle, or not at all.
         """
         found = list(points)
-        for point, value in zip(self.c_points(level), coarse, strict=True):
-            found[point] = value
+        self.c_relax(level, found, coarse)
         if level > 1:
             self.f_relax(level, found, sources)
         return found

@@ -22,7 +22,6 @@ class _SweepWriter:
     """
 
     method: Parareal
-    shared: bool = False
     reuse: bool = True
     corrections: bool = False
     tasks: list[Task] = field(default_factory=list)
@@ -66,7 +65,6 @@ def parareal_schedule(
     n: int,
     method: Parareal,
     *,
-    shared: bool = False,
     head: bool = True,
     reuse: bool = True,
     corrections: bool = False,
@@ -84,8 +82,6 @@ def parareal_schedule(
     Args:
         n: number of subnetworks.
         method: options of parareal.
-        shared: the coarse propagator is the fine one itself (G = Φ), so that equal evaluations
-            of both are one.
         head: whether a head follows the last subnetwork.
         reuse: leave out what is known to be exact: after k sweeps the first k interfaces are, and
             are not computed again. Without it every term of the equations is computed.
@@ -95,33 +91,29 @@ def parareal_schedule(
     Source: Lee, Lee & Park, arXiv 2103.08802; Lions, Maday & Turinici 2001.
 
     """
-    writer = _SweepWriter(method, shared, reuse, corrections)
-    return next(_stages(writer, n, head=head))
+    return next(_stages(_SweepWriter(method, reuse, corrections), n, head=head))
 
 
 def parareal_stages(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True, corrections: bool = False
+    n: int, method: Parareal, *, head: bool = True, corrections: bool = False
 ) -> tuple[Schedule, ...]:
     """The parareal network and, where a tolerance is set, what may follow it: one more sweep each.
 
     A sweep reads what those before it made, and makes nothing again; the last is the one that makes
     the network exact. Its output is called ``out.{k}``, after k sweeps.
     """
-    once = parareal_schedule(n, method, shared=shared, head=head, corrections=corrections)
+    once = parareal_schedule(n, method, head=head, corrections=corrections)
     if method.tolerance is None or method.least == 0:
         return (once,)
-    writer = _SweepWriter(method, shared, corrections=corrections)
-    first, *later = _stages(writer, n, head=head)
+    first, *later = _stages(_SweepWriter(method, corrections=corrections), n, head=head)
     in_a_row((first, *later))
     return once, *later
 
 
-def certified_stages(
-    n: int, method: Parareal, *, shared: bool = False, head: bool = True
-) -> tuple[Schedule, ...]:
+def certified_stages(n: int, method: Parareal, *, head: bool = True) -> tuple[Schedule, ...]:
     """The stages of a network with a certificate, which may follow whatever the tolerance."""
     endless = replace(method, tolerance=math.inf)
-    return parareal_stages(n, endless, shared=shared, head=head, corrections=True)
+    return parareal_stages(n, endless, head=head, corrections=True)
 
 
 def _stages(writer: _SweepWriter, n: int, *, head: bool) -> Iterator[Schedule]:
@@ -204,7 +196,7 @@ def _by_jump(writer: _SweepWriter, j: int, k: int, states: tuple[str, str], fine
 
 def _by_difference(writer: _SweepWriter, j: int, k: int, states: tuple[str, str], fine: str) -> str:
     """u_j = G_j(new) + v_j - G_j(old), of the states before the subnetwork."""
-    target = Target.fine(j) if writer.shared else Target.coarse(j)
+    target = _sweeper(j, writer.method)
     before, after = (
         writer.apply(f"g{j}.{k + i}", Role.COARSE, target, state, j)
         for i, state in enumerate(states)

@@ -1,4 +1,4 @@
-"""Checkpoints in their usual forms, and what is no checkpoint."""
+"""Checkpoints in their usual forms, what is no checkpoint, and candidates side by side."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from calibrations import FOUND, rows
 from torch import nn
 
-from pararealize.cli.conversion import fill, read_weights
+from pararealize.cli.conversion import candidates_table, fill, read_weights
 from pararealize.errors import DataError
 
 
@@ -48,3 +49,12 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(DataError, match="cannot be read"):
             read_weights(tmp_path / name)
+
+
+def test_candidates_stand_beside_each_other() -> None:
+    found = rows(candidates_table(FOUND))
+    chosen = ["→", "identity", "0", "0.5", "0.25", "25.0%", "50.0%", "96.9%", "3.00", "(2)"]
+    assert chosen in found
+    good = ["thinned", "1", "2,234", "0.12", "0.031", "75.0%", "100.0%", "–", "3.50", "(1)"]
+    assert good in found
+    assert ["mean", "0", "–", "–", "–", "12.5%", "–", "1.00", "(1)"] in found

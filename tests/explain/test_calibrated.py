@@ -5,47 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from calibrations import FAST, FOUND, rows
 from torch import nn
 
 from pararealize import Parareal, pararealize
-from pararealize.explain.calibrated import candidates_table, choice, sentences, sweeps_table
+from pararealize.explain.calibrated import choice, sentences, sweeps_table
 from pararealize.explain.explain import explain
-from pararealize.explain.table import Table
-from pararealize.ir.calibration import Calibration, Candidate, Certificate, Fit, Region, Sweeps
-
-#: Fast and good enough, slower and better, and one that does not agree as often as is wanted.
-FAST = Candidate(
-    "identity",
-    (Fit(1, "identity", 0, 0.2, None), Fit(2, "identity", 0, 0.5, 0.25)),
-    (Sweeps(0, 0.25, 0.5, 0.001), Sweeps(1, 0.5, 0.25, 0.002), Sweeps(2, 0.96875, 0.125, 0.003)),
-)
-GOOD = Candidate(
-    "thinned 1",
-    (Fit(1, "thinned 1", 1000, 0.125, None), Fit(2, "thinned 1", 1234, 0.0625, 0.03125)),
-    (Sweeps(0, 0.75, 0.5, 0.0015), Sweeps(1, 1.0, 0.125, 0.0035)),
-)
-POOR = Candidate("mean", (Fit(2, "mean", 0, None, None),), (Sweeps(1, 0.125, 9.0, 0.001),))
-REGION = Region(1, (0.0,), (1.0,), 2.0)
-CERTIFICATE = Certificate(2, {1: 1.0}, 0.0625, "warn", 1.5, (REGION,), 0.984375, 0.875, 0.03125)
-FOUND = Calibration(
-    *("identity", 2, 1040, 260, 12.5, 0.0045),
-    (FAST, GOOD, POOR),
-    CERTIFICATE,
-    0.9,
-)
-
-
-def rows(table: Table) -> list[list[str]]:
-    return [line.split() for line in table.text(120).splitlines()]
-
-
-def test_candidates_stand_beside_each_other() -> None:
-    found = rows(candidates_table(FOUND))
-    chosen = ["→", "identity", "0", "0.5", "0.25", "25.0%", "50.0%", "96.9%", "3.00", "(2)"]
-    assert chosen in found
-    good = ["thinned", "1", "2,234", "0.12", "0.031", "75.0%", "100.0%", "–", "3.50", "(1)"]
-    assert good in found
-    assert ["mean", "0", "–", "–", "–", "12.5%", "–", "1.00", "(1)"] in found
 
 
 def test_an_arrow_marks_the_sweeps_that_a_call_takes() -> None:

@@ -254,9 +254,9 @@ def test_a_broken_schedule_is_refused(name: str) -> None:
 @pytest.mark.parametrize("guess", ["network", "coarse"])
 def test_every_parareal_schedule_verifies(n: int, iterations: int, guess: str) -> None:
     for correction in ("residual", "difference"):
-        method = Parareal(correction=correction, iterations=iterations, guess=guess)
-        for shared in (False, True):
-            schedule = parareal_schedule(n, method, shared=shared, head=n % 2 == 0)
+        for coarse in ("network", "fine"):
+            method = Parareal(coarse, correction, iterations, guess)
+            schedule = parareal_schedule(n, method, head=n % 2 == 0)
             assert schedule.verify() is schedule
 
 

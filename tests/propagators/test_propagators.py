@@ -11,9 +11,8 @@ from pararealize.ir.program import Segment, cut_segment
 from pararealize.propagators import fresh
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.fresh import Fresh, normalises
-from pararealize.propagators.propagator import Propagator, with_state
+from pararealize.propagators.propagator import Propagator, ZeroPreserving, with_state
 from pararealize.propagators.registered import Registered
-from pararealize.propagators.zero_preserving import ZeroPreserving
 from pararealize.runtime.effects.masks import Masks
 from pararealize.tracing.trace import trace
 

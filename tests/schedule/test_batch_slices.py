@@ -55,6 +55,7 @@ def methods() -> st.SearchStrategy[Parareal]:
         Parareal,
         iterations=st.integers(1, 3),
         correction=st.sampled_from(["residual", "difference"]),
+        coarse=st.sampled_from(["network", "fine"]),
         guess=st.sampled_from(["network", "coarse"]),
     )
 
@@ -97,13 +98,13 @@ def test_the_schedule_of_two_ranks_in_two_slices() -> None:
     assert squeezed(text) == squeezed(GOLDEN)
 
 
-@given(st.data(), methods(), st.integers(2, 4), st.booleans(), st.booleans(), st.booleans())
+@given(st.data(), methods(), st.integers(2, 4), st.booleans(), st.booleans())
 def test_chunked_schedules_verify_and_stay_on_their_ranks(
-    data: st.DataObject, method: Parareal, parts: int, head: bool, shared: bool, deliver: bool
+    data: st.DataObject, method: Parareal, parts: int, head: bool, deliver: bool
 ) -> None:
     n = data.draw(st.integers(1, 6))
     ranks = data.draw(st.integers(1, n))
-    schedule = chunked(n, ranks, method, parts, head=head, shared=shared)
+    schedule = chunked(n, ranks, method, parts, head=head)
     assert schedule.verify() is schedule
     placed = place(schedule, n, ranks, deliver=deliver)
     assert {task.rank for task in placed} == set(range(ranks))
@@ -113,15 +114,15 @@ def test_chunked_schedules_verify_and_stay_on_their_ranks(
     assert neighbours == {(r, r + 1) for r in range(ranks - 1)}
 
 
-@given(st.data(), methods(), st.integers(2, 4), st.booleans(), st.booleans())
+@given(st.data(), methods(), st.integers(2, 4), st.booleans())
 def test_slices_compute_what_the_whole_batch_does(
-    data: st.DataObject, method: Parareal, parts: int, head: bool, shared: bool
+    data: st.DataObject, method: Parareal, parts: int, head: bool
 ) -> None:
     n = data.draw(st.integers(1, 6))
     ranks = data.draw(st.integers(1, n))
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    before = parareal_schedule(n, method, head=head, shared=shared)
-    after = chunked(n, ranks, method, parts, head=head, shared=shared)
+    before = parareal_schedule(n, method, head=head)
+    after = chunked(n, ranks, method, parts, head=head)
     wanted, found = evaluate(before, x), evaluate(after, x)
     torch.testing.assert_close(found[after.output], wanted[before.output])
     for i, watch in enumerate(before.watches):

@@ -96,7 +96,7 @@ def test_exact_interfaces_are_not_computed_again() -> None:
 
 
 def test_a_shared_coarse_propagator_is_the_fine_one() -> None:
-    schedule = scheduled(3, 1, "difference", "network", shared=True)
+    schedule = parareal_schedule(3, Parareal("fine", "difference", 1, "network"))
     assert not [name for name in applied(schedule) if name.startswith("coarse")]
     assert applied(schedule)["fine.2"] == 2  # at the guess and at the exact state
 
@@ -129,8 +129,8 @@ def test_watches_are_the_jumps_that_were_corrected() -> None:
 def test_what_the_last_sweep_corrected_is_watched_where_that_is_asked_for(shared: bool) -> None:
     """At interface n, of every stage the last sweep's; also where v_n is known as a G."""
     method = Parareal("fine" if shared else "network", "difference", 2, tolerance=math.inf)
-    plain = parareal_stages(4, method, shared=shared)
-    stages = certified_stages(4, method, shared=shared)
+    plain = parareal_stages(4, method)
+    stages = certified_stages(4, method)
     assert [replace(stage, watches=()) for stage in stages] == [
         replace(stage, watches=()) for stage in plain
     ]
@@ -199,9 +199,10 @@ def test_before_the_first_sweep_there_is_no_jump_to_judge() -> None:
 def test_stages_make_nothing_twice_and_move_statistics_once_each(
     n: int, iterations: int, correction: str, guess: str, shared: bool, head: bool
 ) -> None:
-    method = Parareal("network", correction, iterations, guess, tolerance=0.0)
     shared = shared and correction == "difference"
-    stages = staged(n, method, shared=shared, head=head)
+    coarse = "fine" if shared else "network"
+    method = Parareal(coarse, correction, iterations, guess, tolerance=0.0)
+    stages = staged(n, method, head=head)
     done = Counter((t.op, t.propagator, t.signs, t.reads) for stage in stages for t in stage)
     assert max(done.values()) == 1
     assert len({stage.output for stage in stages}) == len(stages)

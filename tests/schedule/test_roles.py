@@ -78,7 +78,7 @@ def test_parareal_by_differences_from_a_coarse_sweep() -> None:
 def test_the_network_itself_may_guess_and_correct() -> None:
     """Where G = Φ, what is applied does not say what for."""
     method = Parareal("fine", "difference", 1, "network")
-    found = roles(parareal_schedule(3, method, shared=True))
+    found = roles(parareal_schedule(3, method))
     assert found["COARSE"] == ["g2.1", "g3.1"]
     assert found["FINE"] == ["v1.0", "v2.0", "v3.0"]
     swept = replace(method, guess="coarse", correction="residual")
