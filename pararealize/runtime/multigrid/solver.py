@@ -44,16 +44,7 @@ class Tally:
 
 @final
 class MultigridSolver:
-    """One rank's solver.
-
-    Args:
-        iteration: schedules, placed.
-        propagators: those that this rank's tasks apply.
-        ranks: whose tasks it runs: this rank's, or all in one process.
-        move: brings a value to the device of a rank, in one process.
-        stacks: propagators that are applied at once.
-
-    """
+    """The solver of one rank, or of all in one process; :class:`SolverSetup` says what it takes."""
 
     def __init__(
         self,
@@ -156,13 +147,13 @@ class MultigridSolver:
         """
         if self.setting.iteration.method.guess != "previous":
             return None, {}
-        found: dict[Key, Any] = {}
-        for target, guess in self.setting.iteration.guesses.items():
-            name = solved.cycles.linearised[target]
-            for rank in self.setting.ranks:
-                if (rank, name) in solved.values:
-                    found[rank, guess] = solved.values[rank, name]
-        return _shapes(solved.inputs), found
+        newest = solved.cycles.linearised
+        return _shapes(solved.inputs), {
+            (rank, guess): solved.values[rank, newest[target]]
+            for target, guess in self.setting.iteration.guesses.items()
+            for rank in self.setting.ranks
+            if (rank, newest[target]) in solved.values
+        }
 
     @property
     def is_serial(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pararealize.errors import MethodError, ShapeError
 from pararealize.runtime.communication.lanes import CudaStreams, Lanes, ManyLanes
-from pararealize.runtime.runners.runner import RunModule
+from pararealize.runtime.runners.runner import Runner
 
 #: Steps before the capture, in which libraries choose their kernels and allocate.
 WARM_UP = 3
@@ -102,8 +102,9 @@ class Captured:
         """A block in which compiled networks decide nothing by what they see."""
         with ExitStack() as stack:
             for module in self._network.modules():
-                if isinstance(module, RunModule):
-                    stack.enter_context(module.runner.decided(self._graph.lanes))
+                runner = getattr(module, "runner", None)
+                if isinstance(runner, Runner):
+                    stack.enter_context(runner.decided(self._graph.lanes))
             yield
 
     def _step(self) -> Tensor:
