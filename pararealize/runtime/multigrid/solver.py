@@ -18,7 +18,7 @@ from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
@@ -68,7 +68,7 @@ class MultigridSolver:
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
-        self._lanes: Lanes = OneLane()
+        self._lanes: Lanes | None = None
 
     @contextmanager
     def fixed(self, lanes: Lanes | None = None) -> Iterator[None]:
@@ -98,7 +98,7 @@ class MultigridSolver:
         with torch.no_grad():
             for chosen in options:
                 solved.cycles = chosen
-                with solved.lanes.forked():
+                with solved.forked():
                     run.forward(chosen)
                 if self._is_enough(solved, chosen, options, "states"):
                     break
@@ -220,7 +220,7 @@ class MultigridSolver:
         run = Adjoints(self.setting, solved, others, retain=retain)
         with torch.no_grad(), solved.autocast():
             for chosen in options:
-                with solved.lanes.forked():
+                with solved.forked():
                     run.backward(chosen)
                 if self._is_enough(solved, chosen, options, "adjoints"):
                     break

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError, ShapeError
-from pararealize.runtime.communication.lanes import CudaStreams, Lanes, ManyLanes
+from pararealize.runtime.communication.lanes import CudaStreams, Lanes
 from pararealize.runtime.runners.runner import Runner
 
 #: Steps before the capture, in which libraries choose their kernels and allocate.
@@ -35,7 +35,7 @@ class CudaGraph:
                 "network itself."
             )
         self._graph = torch.cuda.CUDAGraph()
-        self.lanes: Lanes = ManyLanes(CudaStreams())
+        self.lanes = Lanes(CudaStreams())
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         """Run a step on its own stream, after what was launched before, ahead of what follows."""
