@@ -31,12 +31,12 @@ from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.rules import Rule, warning_of
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.runners.runner import RunModule, Runner
+from pararealize.runtime.runners.runner import Runner
 from pararealize.storage import write
 
 
 @final
-class ParallelNetwork(RunModule):
+class ParallelNetwork(nn.Module):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.

@@ -253,6 +253,5 @@ def foreign(saved: Saved, reason: str) -> StorageError:
     """The error of a model that is not like the saved one."""
     return StorageError(
         f"the folder holds another network, saved from a {_clipped(saved.plan.model)}: "
-        f"{_clipped(reason)} Load it "
-        "with a model built like that one."
+        f"{_clipped(reason)} Load it with a model built like that one."
     )

@@ -12,15 +12,7 @@ from torch import nn
 from pararealize.emit.adoption import is_added
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission, Share
-from pararealize.emit.propagators import (
-    checkpointed,
-    coarse_propagators,
-    feature_propagators,
-    fine_propagators,
-    guess_propagators,
-    level_propagators,
-    share_masks,
-)
+from pararealize.emit.propagators import propagators_of, share_masks
 from pararealize.emit.ranks import drawing, inner_of, keep_applied, on_rank
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.decisions import Decisions
@@ -51,7 +43,7 @@ def assemble(
 
     """
     registries = _registries(decisions)
-    parts = _applied(_propagators(decisions, serial, registries), decisions.every)
+    parts = _applied(propagators_of(decisions, serial, registries), decisions.every)
     emission = Emission(
         replace(decisions, coarse={}, guesses={}, levels={}),  # these have been put into use
         serial,
@@ -76,20 +68,6 @@ def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
         prefix: nn.ModuleDict({key: m for key, m in modules.items() if m is not None})
         for prefix, modules in (("coarse", coarse), ("guess", guesses))
     }
-
-
-def _propagators(
-    decisions: Decisions, serial: nn.Module, registries: Mapping[str, nn.ModuleDict]
-) -> dict[Target, Propagator]:
-    """Everything that a schedule may apply."""
-    partition, method, coarse = decisions.partition, decisions.plan.method, registries["coarse"]
-    fine = fine_propagators(partition, serial)
-    fine |= feature_propagators(decisions, serial, fine)
-    parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
-    if isinstance(method, MGRIT):
-        return parts | level_propagators(decisions, serial, coarse)
-    parts |= coarse_propagators(partition, serial, method, decisions.coarse, coarse, fine)
-    return parts | guess_propagators(decisions.guesses, serial, registries["guess"])
 
 
 def _applied(

@@ -30,8 +30,7 @@ def check_call(
             _check_fixed(argument.target, given[argument.target], argument.kwargs[FIXED])
     for name, expected in expectations.items():
         value = given.get(name)
-        problem = expected.mismatch(tuple(value.shape)) if isinstance(value, Tensor) else None
-        if problem and isinstance(value, Tensor):
+        if isinstance(value, Tensor) and (problem := expected.mismatch(tuple(value.shape))):
             raise ShapeError(
                 f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
                 f"{expected.size} on axis {expected.axis}."

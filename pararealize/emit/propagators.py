@@ -19,6 +19,20 @@ from pararealize.propagators.registered import Registered
 from pararealize.runtime.effects.masks import Masks
 
 
+def propagators_of(
+    decisions: Decisions, serial: nn.Module, registries: Mapping[str, nn.ModuleDict]
+) -> dict[Target, Propagator]:
+    """Everything that a schedule may apply."""
+    partition, method, coarse = decisions.partition, decisions.plan.method, registries["coarse"]
+    fine = fine_propagators(partition, serial)
+    fine |= feature_propagators(decisions, serial, fine)
+    parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
+    if isinstance(method, MGRIT):
+        return parts | level_propagators(decisions, serial, coarse)
+    parts |= coarse_propagators(partition, serial, method, decisions.coarse, coarse, fine)
+    return parts | guess_propagators(decisions.guesses, serial, registries["guess"])
+
+
 def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
     """The subnetworks, and the head where there is one."""
     chain, found = partition.chain, {}

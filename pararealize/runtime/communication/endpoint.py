@@ -47,13 +47,7 @@ Incoming = Callable[[], tuple[Tensor, ...]]
 
 @final
 class Endpoint:
-    """Agreement at the start of a call, then messages of known shape.
-
-    Args:
-        transport: to the other ranks.
-        messages: those of which this rank is an end.
-        ties: its parameters that other ranks hold as well.
-    """
+    """Agreement at the start of a call, then messages of known shape, from or to this rank."""
 
     def __init__(
         self, transport: Transport, messages: Sequence[Message], ties: Ties | None = None

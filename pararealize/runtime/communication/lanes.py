@@ -12,9 +12,9 @@ they are joined::
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -50,36 +50,9 @@ class CudaStreams:
         tensor.record_stream(torch.cuda.current_stream())
 
 
-class Lanes(Protocol):
-    """Where tasks run."""
-
-    def forked(self) -> AbstractContextManager[Any]:
-        """A block on several lanes, which begin after what is before it, and end with it."""
-
-    def on(
-        self, lane: int, reads: Sequence[Key], makes: Sequence[Key], values: Mapping[Key, Any]
-    ) -> AbstractContextManager[Any]:
-        """A block on one lane, which reads and makes such values."""
-
-
-@final
-class OneLane:
-    """A single lane: everything runs where it is called from."""
-
-    def forked(self) -> AbstractContextManager[Any]:
-        """Nothing is forked."""
-        return nullcontext()
-
-    def on(
-        self, _lane: int, _reads: Sequence[Key], _makes: Sequence[Key], _values: Mapping[Key, Any]
-    ) -> AbstractContextManager[Any]:
-        """The block runs where it is called from."""
-        return nullcontext()
-
-
 @final
 @dataclass
-class ManyLanes:
+class Lanes:
     """Lanes that run each on a stream of its own."""
 
     streams: CudaStreams
@@ -89,8 +62,8 @@ class ManyLanes:
 
     @contextmanager
     def forked(self) -> Iterator[None]:
-        """Events of an earlier block have passed."""
-        self._start = self.streams.mark()
+        """A block on several lanes, which begin after what is before it, and end with it."""
+        self._start = self.streams.mark()  # events of an earlier block have passed
         self._made.clear()
         self._last.clear()
         try:

@@ -28,11 +28,8 @@ GRACE = 2.0
 class MPITransport(Transport):
     """Messages over a duplicate of an mpi4py communicator.
 
-    While it waits, a rank listens for the failure of others, and Python handles signals.
-
-    Args:
-        communicator: an ``mpi4py.MPI.Comm``; all its ranks call this.
-        patience: seconds to wait for a message.
+    While it waits, a rank listens for the failure of others, and Python handles signals. All ranks
+    of the communicator make one.
 
     Raises:
         RankError: the communicator has been freed.

@@ -16,11 +16,7 @@ from pararealize.runtime.communication.transport import PATIENCE, Transport
 
 @final
 class GroupTransport(Transport):
-    """Messages over a torch.distributed process group (gloo, nccl).
-
-    Args:
-        group: the process group; all its ranks call this.
-        patience: seconds to wait for a message.
+    """Messages over a torch.distributed process group (gloo, nccl), all whose ranks make one.
 
     Raises:
         RankError: the group has been destroyed, or this process is none of its members.

@@ -82,12 +82,8 @@ class RandomStreams:
 
     One process draws for the subnetworks one after another. Ranks start at once, each at the place
     in that stream which its subnetworks would have reached. How many words each of them draws is
-    learned in the first call of a kind, where they start one after another.
-
-    Args:
-        draws: the tasks that draw, of all ranks, in the schedule's order.
-        transport: to the other ranks.
-
+    learned in the first call of a kind, where they start one after another. ``draws`` are the tasks
+    that draw, of all ranks, in the schedule's order.
     """
 
     def __init__(self, draws: tuple[Draw, ...], transport: Transport) -> None:

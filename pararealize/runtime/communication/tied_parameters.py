@@ -26,12 +26,6 @@ class Ties:
 
     Each rank finds the gradient of its own uses. They are added in the order of the ranks, so that
     all get the same numbers and, with the same optimizer, stay equal.
-
-    Args:
-        ties: of this rank.
-        network: the module that holds its parameters.
-        transport: to the other ranks.
-
     """
 
     def __init__(self, ties: Sequence[Tie], network: nn.Module, transport: Transport) -> None:

@@ -61,9 +61,8 @@ class Jumps:
 
 def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
     """The jumps between new and old states, slices of a batch put together."""
-    slices = by_jump(watched).items()
     jumps = []
-    for (sweep, interface), pairs in slices:
+    for (sweep, interface), pairs in by_jump(watched).items():
         size = norm([combine("+-", new, old) for new, old in pairs])
         scale = norm([new for new, _ in pairs])
         jumps.append(Jump(sweep, interface, size, size / scale if scale else 0.0))
@@ -71,18 +70,14 @@ def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
 
 
 def summed_jumps(watched: Iterable[Watched], watches: Iterable[Watch], batch: int) -> Tensor:
-    """What jumps seen here contribute to the mean over all watches of a call's relative squares."""
-    number = len({(watch.sweep, watch.interface) for watch in watches})  # slices put together
-    return summed(watched, batch) / max(1, number)
-
-
-def summed(watched: Iterable[Watched], batch: int) -> Tensor:
-    """Σ over jumps of the mean over samples of their relative squares.
+    """What jumps seen here contribute to the mean over all watches of a call's relative squares.
 
     Jumps seen slice by slice are put together again. A state that is zero counts as one of size 1.
     """
+    number = len({(watch.sweep, watch.interface) for watch in watches})  # slices put together
     terms = [_mean_square(pairs, batch) for pairs in by_jump(watched).values()]
-    return torch.stack([term.to(terms[0]) for term in terms]).sum() if terms else torch.zeros(())
+    total = torch.stack([t.to(terms[0]) for t in terms]).sum() if terms else torch.zeros(())
+    return total / max(1, number)
 
 
 def by_jump(watched: Iterable[Watched]) -> dict[tuple[int, int], list[tuple[Any, Any]]]:

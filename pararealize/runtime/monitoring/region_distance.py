@@ -56,12 +56,7 @@ def cosines(count: int) -> Tensor:
 
 @final
 class RegionDistance:
-    """Measures distances from the centre of a region.
-
-    Args:
-        region: where states lay in calibration.
-
-    """
+    """Measures distances from the centre of a region where states lay in calibration."""
 
     def __init__(self, region: Region) -> None:
         self.interface = region.interface

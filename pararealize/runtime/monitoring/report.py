@@ -39,11 +39,11 @@ class Report:
 
     ``sweeps`` are those of parareal that a call takes, or that the last one took where a tolerance
     decides. For MGRIT also those of the adjoints in the last backward pass, relative to the largest
-    adjoint at any interface, and of all calls so far how
-    many there were, how many cycles they needed beyond those asked for, how many were run serially
-    in the end, and how many backward cycles the next one takes; ``unwatched`` where the last one
-    took a fixed number of cycles. For a calibrated network the estimated relative error of every
-    answer of the batch, and whether its certificate doubts it.
+    adjoint at any interface, and of all calls so far how many there were, how many cycles they
+    needed beyond those asked for, how many were run serially in the end, and how many backward
+    cycles the next one takes; ``unwatched`` where the last one took a fixed number of cycles. For a
+    calibrated network the estimated relative error of every answer of the batch, and whether its
+    certificate doubts it.
     """
 
     jumps: tuple[Jump, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.monitoring.report import Jump
 from pararealize.runtime.multigrid.local_tasks import LocalTasks, Messages
@@ -93,12 +93,18 @@ class Solve:
     masks: list[tuple[Masks, Any]] = field(default_factory=list)
     residuals: tuple[Jump, ...] = ()
     structure: Structure | None = None
-    lanes: Lanes = field(default_factory=OneLane)
+    lanes: Lanes | None = None
+
+    def forked(self) -> AbstractContextManager[None]:
+        """A block on all lanes, where there are some."""
+        return nullcontext() if self.lanes is None else self.lanes.forked()
 
     def lane(
         self, setting: SolverSetup, tasks: Sequence[Task], number: int
     ) -> AbstractContextManager[Any]:
-        """A block in which tasks run on one lane, after what they read."""
+        """A block in which tasks run on one lane, after what they read, if there are any."""
+        if self.lanes is None:
+            return nullcontext()
         features = setting.iteration.features
         reads = [(task.rank, name) for task in tasks for name in task.reads]
         if features:  # an adjoint reads them as well

@@ -18,7 +18,7 @@ from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
-from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
@@ -44,16 +44,7 @@ class Tally:
 
 @final
 class MultigridSolver:
-    """One rank's solver.
-
-    Args:
-        iteration: schedules, placed.
-        propagators: those that this rank's tasks apply.
-        ranks: whose tasks it runs: this rank's, or all in one process.
-        move: brings a value to the device of a rank, in one process.
-        stacks: propagators that are applied at once.
-
-    """
+    """The solver of one rank, or of all in one process; :class:`SolverSetup` says what it takes."""
 
     def __init__(
         self,
@@ -77,7 +68,7 @@ class MultigridSolver:
         self.residuals: tuple[Jump, ...] = ()
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
-        self._lanes: Lanes = OneLane()
+        self._lanes: Lanes | None = None
 
     @contextmanager
     def fixed(self, lanes: Lanes | None = None) -> Iterator[None]:
@@ -107,7 +98,7 @@ class MultigridSolver:
         with torch.no_grad():
             for chosen in options:
                 solved.cycles = chosen
-                with solved.lanes.forked():
+                with solved.forked():
                     run.forward(chosen)
                 if self._is_enough(solved, chosen, options, "states"):
                     break
@@ -156,13 +147,13 @@ class MultigridSolver:
         """
         if self.setting.iteration.method.guess != "previous":
             return None, {}
-        found: dict[Key, Any] = {}
-        for target, guess in self.setting.iteration.guesses.items():
-            name = solved.cycles.linearised[target]
-            for rank in self.setting.ranks:
-                if (rank, name) in solved.values:
-                    found[rank, guess] = solved.values[rank, name]
-        return _shapes(solved.inputs), found
+        newest = solved.cycles.linearised
+        return _shapes(solved.inputs), {
+            (rank, guess): solved.values[rank, newest[target]]
+            for target, guess in self.setting.iteration.guesses.items()
+            for rank in self.setting.ranks
+            if (rank, newest[target]) in solved.values
+        }
 
     @property
     def is_serial(self) -> bool:
@@ -229,7 +220,7 @@ class MultigridSolver:
         run = Adjoints(self.setting, solved, others, retain=retain)
         with torch.no_grad(), solved.autocast():
             for chosen in options:
-                with solved.lanes.forked():
+                with solved.forked():
                     run.backward(chosen)
                 if self._is_enough(solved, chosen, options, "adjoints"):
                     break

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError, ShapeError
-from pararealize.runtime.communication.lanes import CudaStreams, Lanes, ManyLanes
-from pararealize.runtime.runners.runner import RunModule
+from pararealize.runtime.communication.lanes import CudaStreams, Lanes
+from pararealize.runtime.runners.runner import Runner
 
 #: Steps before the capture, in which libraries choose their kernels and allocate.
 WARM_UP = 3
@@ -35,7 +35,7 @@ class CudaGraph:
                 "network itself."
             )
         self._graph = torch.cuda.CUDAGraph()
-        self.lanes: Lanes = ManyLanes(CudaStreams())
+        self.lanes = Lanes(CudaStreams())
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         """Run a step on its own stream, after what was launched before, ahead of what follows."""
@@ -102,8 +102,9 @@ class Captured:
         """A block in which compiled networks decide nothing by what they see."""
         with ExitStack() as stack:
             for module in self._network.modules():
-                if isinstance(module, RunModule):
-                    stack.enter_context(module.runner.decided(self._graph.lanes))
+                runner = getattr(module, "runner", None)
+                if isinstance(runner, Runner):
+                    stack.enter_context(runner.decided(self._graph.lanes))
             yield
 
     def _step(self) -> Tensor:

@@ -22,14 +22,7 @@ from pararealize.runtime.values.pytree import detached
 
 @final
 class GraphRunner(Runner):
-    """Calls the graph of a schedule: (network inputs) → (output, watched values).
-
-    Args:
-        graph: the lowered schedule.
-        schedule: what it was lowered from.
-        arguments: binds the arguments of a call.
-
-    """
+    """Calls the graph of a schedule: (network inputs) → (output, watched values)."""
 
     def __init__(self, graph: fx.GraphModule, schedule: Schedule, arguments: Arguments) -> None:
         super().__init__(graph)
@@ -107,15 +100,7 @@ class GraphStage:
 
 @final
 class AdaptiveRunner(Runner):
-    """Runs stages one after another, in one process, until a rule is content.
-
-    Args:
-        stages: what runs one after another.
-        control: what decides how many.
-        arguments: binds the arguments of a call.
-        graph: the first stage alone.
-
-    """
+    """Runs stages in one process until a rule is content; ``graph`` is the first stage alone."""
 
     def __init__(
         self,

@@ -101,12 +101,7 @@ class LocalMessages:
 class MultigridRunner(Runner):
     """Solves for the states of a network, in one process, on one device or several.
 
-    Args:
-        solver: of all ranks of its schedules.
-        arguments: binds the arguments of a call.
-        network: the module that holds the parameters.
-        graph: the cycles asked for.
-
+    The solver is that of all ranks; ``graph`` runs the cycles asked for.
     """
 
     def __init__(
@@ -116,7 +111,7 @@ class MultigridRunner(Runner):
         network: nn.Module,
         graph: fx.GraphModule,
     ) -> None:
-        super().__init__(graph)
+        super().__init__(graph, solver)
         self._solver, self._arguments, self._network = solver, arguments, network
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], _jumps: Jumps | None) -> Any:
@@ -145,11 +140,6 @@ class MultigridRunner(Runner):
     def report(self) -> Report:
         """Residuals of the last call and backward pass."""
         return self._solver.report()
-
-    @property
-    def solver(self) -> MultigridSolver:
-        """What goes through the cycles."""
-        return self._solver
 
 
 def last_state(schedule: Schedule) -> tuple[int, str]:

@@ -20,7 +20,6 @@ from pararealize.runtime.monitoring.jumps import Jumps, summed_jumps
 from pararealize.runtime.monitoring.measures import batch_of
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.timeline import Recorder
-from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
@@ -34,15 +33,7 @@ WIDE = torch.float64
 class RankRunner(Runner):
     """Runs one rank's part of a network; all ranks call it and get the same output.
 
-    Args:
-        program: what this rank runs in a call.
-        propagators: those that this rank's tasks apply.
-        arguments: binds the arguments of a call.
-        draws: tasks of all ranks that draw random numbers.
-        transport: to the other ranks.
-        network: the module that holds this rank's parameters, and its mode.
-        ties: parameters that other ranks hold as well.
-
+    ``network`` holds this rank's parameters, and its mode; ``ties`` are those that others hold too.
     """
 
     def __init__(
@@ -55,7 +46,7 @@ class RankRunner(Runner):
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
     ) -> None:
-        super().__init__(graph=None)
+        super().__init__(None, program.solver)
         self._program, self._transport = program, transport
         self._arguments, self._network = arguments, network
         rank = transport.rank
@@ -116,11 +107,6 @@ class RankRunner(Runner):
     def code(self) -> str:
         """The tasks of this rank, a line each."""
         return "\n".join(str(task) for stage in self._program.stages for task in stage.tasks)
-
-    @property
-    def solver(self) -> MultigridSolver | None:
-        """What goes through multigrid's cycles."""
-        return self._program.solver
 
     @contextmanager
     def record(self) -> Iterator[Recorder]:

@@ -26,12 +26,11 @@ Outcome = tuple[str, Sequence[Watched], Sequence[Watch]]
 class RankProgram(ABC):
     """What one rank runs between the beginning and the end of a call.
 
-    Args:
-        schedules: those that may run one after another.
-        rank: whose part of them.
-        sending: all that a call and its backward pass may run, where these are more.
-
+    ``schedules`` may run one after another; ``sending`` are all that a call and its backward pass
+    may run, where these are more.
     """
+
+    solver: MultigridSolver | None = None
 
     def __init__(
         self, schedules: Sequence[Schedule], rank: int, sending: Sequence[Schedule] = ()
@@ -48,11 +47,6 @@ class RankProgram(ABC):
     @abstractmethod
     def report(self) -> Report:
         """How the last call went."""
-
-    @property
-    def solver(self) -> MultigridSolver | None:
-        """What goes through multigrid's cycles."""
-        return None
 
     @property
     def certain(self) -> list[Message]:
@@ -146,12 +140,7 @@ class SolveProgram(RankProgram):
 
     def __init__(self, schedule: Schedule, solver: MultigridSolver, rank: int) -> None:
         super().__init__((schedule,), rank, solver.schedules)
-        self._solver = solver
-
-    @property
-    def solver(self) -> MultigridSolver:
-        """What goes through the cycles."""
-        return self._solver
+        self.solver = self._solver = solver
 
     @property
     def certain(self) -> list[Message]:

@@ -13,12 +13,7 @@ from torch import Tensor
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
-from pararealize.runtime.communication.autograd import (
-    ReceivedState,
-    SentState,
-    SharedInput,
-    SharedOutput,
-)
+from pararealize.runtime.communication import autograd
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.communication.random_streams import RandomStreams
 from pararealize.runtime.runners.rank_stages import RankStage, Route
@@ -42,15 +37,7 @@ class RankCall:
 
 @final
 class RankTasks:
-    """Carries out the tasks of one rank.
-
-    Args:
-        propagators: those that they apply.
-        messages: those of all schedules, by value, source and target.
-        endpoint: the rank's end of them.
-        streams: where random numbers begin for each task.
-
-    """
+    """Carries out the tasks of one rank, whose end of the messages is the ``endpoint``."""
 
     def __init__(
         self,
@@ -135,13 +122,14 @@ class RankTasks:
     def _send(self, call: Call, message: Message, value: Any) -> None:
         form, tensors = call.send(message, value)
         if message.carries and call.learns(self.rank):
-            token = SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
+            token = autograd.SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
             call.left(message, form, token)
 
     def _receive(self, call: Call, message: Message) -> Any:
         form = call.expect(message)
         if message.carries and call.learns(message.source):
-            return form.fill(ReceivedState.apply(call, message, form, call.anchor))  # type: ignore[no-untyped-call]
+            tensors = autograd.ReceivedState.apply(call, message, form, call.anchor)  # type: ignore[no-untyped-call]
+            return form.fill(tensors)
         return form.fill(call.take(message))
 
     def begin(self, call: Call, inputs: Mapping[str, Any]) -> RankCall:
@@ -154,7 +142,7 @@ class RankTasks:
     def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:
         if self._size == 1 or not here.call.recording or not tensor.requires_grad:
             return tensor
-        here.entered.append(SharedInput.apply(here.call, tensor))  # type: ignore[no-untyped-call]
+        here.entered.append(autograd.SharedInput.apply(here.call, tensor))  # type: ignore[no-untyped-call]
         return here.entered[-1]
 
     def end(
@@ -171,7 +159,7 @@ class RankTasks:
             return output, [self.endpoint.transport.sum(share) for share in shares]
         tensors, tokens = tensors_of(output), (*call.tokens, *here.entered, call.anchor)
         counts = len(tensors), len(shares)
-        results = SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
+        results = autograd.SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
         return with_tensors(output, results), results[len(tensors) :]
 
 

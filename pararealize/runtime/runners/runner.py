@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from pararealize.errors import RankError
 from pararealize.runtime.communication.lanes import Lanes
@@ -20,13 +20,12 @@ from pararealize.runtime.multigrid.solver import MultigridSolver
 class Runner(ABC):
     """Runs a network: in one process as a graph, by sweeps or by cycles, or on a rank.
 
-    Args:
-        graph: the tasks that every call runs, where one process runs them all.
-
+    Where one process runs all tasks, those of every call are a ``graph``; a ``solver`` is what goes
+    through MGRIT's cycles.
     """
 
-    def __init__(self, graph: fx.GraphModule | None) -> None:
-        self._graph = graph
+    def __init__(self, graph: fx.GraphModule | None, solver: MultigridSolver | None = None) -> None:
+        self._graph, self.solver = graph, solver
 
     @abstractmethod
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -57,11 +56,6 @@ class Runner(ABC):
         """The tasks as Python code, or as text where they are no graph."""
         return str(self.graph.code)
 
-    @property
-    def solver(self) -> MultigridSolver | None:
-        """What goes through MGRIT's cycles, where anything does."""
-        return None
-
     def record(self) -> AbstractContextManager[Recorder]:
         """Record, in the block, when a rank does what.
 
@@ -80,12 +74,3 @@ class Runner(ABC):
         The lanes are those of a device that runs several kernels side by side.
         """
         return nullcontext() if self.solver is None else self.solver.fixed(lanes)
-
-
-class RunModule(nn.Module, ABC):
-    """A module that a runner runs."""
-
-    @property
-    @abstractmethod
-    def runner(self) -> Runner:
-        """The runner of its calls."""

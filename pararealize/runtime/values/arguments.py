@@ -18,12 +18,7 @@ KINDS = {
 
 @final
 class Arguments:
-    """Binds the arguments of a call, as Python binds those of the network's ``forward``.
-
-    Args:
-        operations: the network's inputs, in order: their argument's name and its default.
-
-    """
+    """Binds the arguments of a call to the network's inputs, as Python binds ``forward``'s."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._names: dict[str, str] = {}

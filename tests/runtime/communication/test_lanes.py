@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from pararealize import MGRIT, ParallelNetwork, pararealize
 from pararealize.models import implicit_gru, odenet
-from pararealize.runtime.communication.lanes import ManyLanes, OneLane
+from pararealize.runtime.communication.lanes import Lanes
+from pararealize.runtime.multigrid.solve import Solve
+from pararealize.runtime.multigrid.tape import Tape
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -164,7 +166,7 @@ def assert_ordered(net: ParallelNetwork, x: Tensor) -> None:
         wanted = step(net, x)
     clocks = Clocks()
     races = Races(clocks)
-    with races, net.solver.fixed(ManyLanes(clocks)):
+    with races, net.solver.fixed(Lanes(clocks)):
         found = step(net, x)
         found = step(net, x)  # events of the first step mean nothing in the second
     assert races.early == []
@@ -181,7 +183,7 @@ def test_subnetworks_run_side_by_side() -> None:
     for lanes in (False, True):
         clocks = Clocks()
         races = Races(clocks)
-        with races, net.solver.fixed(ManyLanes(clocks) if lanes else None):
+        with races, net.solver.fixed(Lanes(clocks) if lanes else None):
             step(net, x)
         depth.append(clocks.depth[NOW])
         assert races.count >= depth[-1]
@@ -206,11 +208,12 @@ def test_what_is_shared_stays_on_one_lane(kind: str) -> None:
         net = pararealize(model, 4, method=method, example_inputs=(x,))
     clocks = Clocks()
     assert net.solver is not None
-    with net.solver.fixed(ManyLanes(clocks)):
+    with net.solver.fixed(Lanes(clocks)):
         step(net, x)
     assert set(clocks.known) == {NOW}
 
 
 def test_one_lane_does_nothing() -> None:
-    with OneLane().forked(), OneLane().on(1, [], [], {}):
+    solved = Solve(None, None, {}, {}, Tape(), torch.autocast)
+    with solved.forked(), solved.lane(None, (), 1):
         pass

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pararealize.errors import MethodError
 from pararealize.ir.schedule import Watch
-from pararealize.runtime.monitoring.jumps import Jumps, summed, summed_jumps
+from pararealize.runtime.monitoring.jumps import Jumps, Watched, summed_jumps
 
 
 def numbers(*values: float) -> Tensor:
@@ -17,6 +17,11 @@ def numbers(*values: float) -> Tensor:
 
 def watch(sweep: int = 0, interface: int = 1) -> Watch:
     return Watch(sweep, interface, "new", "old")
+
+
+def summed(watched: list[Watched], batch: int) -> Tensor:
+    """Their sum, which no watches divide."""
+    return summed_jumps(watched, (), batch)
 
 
 def test_it_is_the_mean_over_samples_of_relative_squares() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pararealize import MGRIT, ParallelNetwork, pararealize
 from pararealize.errors import MethodError, ShapeError
 from pararealize.models import odenet
-from pararealize.runtime.communication.lanes import Lanes, OneLane
+from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.runners.capture import WARM_UP, Captured, CudaGraph
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -22,7 +22,7 @@ class Rerun:
 
     def __init__(self, lanes: Lanes | None = None) -> None:
         self.asked: list[str] = []
-        self.lanes: Lanes = OneLane() if lanes is None else lanes
+        self.lanes = lanes
 
     def warm(self, step: Callable[[], Tensor]) -> None:
         self.asked.append("warm")
