@@ -38,6 +38,7 @@ def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> t
     Among the partitions with the smallest largest weight, the one with the least sum of squares.
     Exact: dynamic programming over all positions, O(n size²). ``least``, where it is known, bounds
     the weight from below and grows with the piece, so that pieces too heavy are not even weighed.
+    Where every partition has a piece of infinite weight, it is the one of equal lengths.
 
     Raises:
         CutError: fewer than ``n`` positions.
@@ -46,19 +47,23 @@ def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> t
     if not 1 <= n <= size:
         raise CutError(f"{size} layers cannot be cut into {n} pieces.")
     least = least or (lambda _a, _b: 0.0)
-    bound = _upper_bound(size, n, weight, least(0, size) / n)
+    equal = tuple(round(j * size / n) for j in range(n + 1))
+    bound = _upper_bound(size, equal, weight, least(0, size) / n)
     table = _weights(size, n, weight, least, bound)
     best = _solve(table, n, np.maximum)[0]
+    if not isfinite(best):
+        return equal
     allowed = np.where(table <= best * (1 + ROUNDING), table, np.inf)
     return _solve(allowed**2, n, np.add)[1]
 
 
-def _upper_bound(size: int, n: int, weight: Weight, low: float) -> float:
-    """A largest weight that a partition has: of runs of equal length, or of a greedy one.
+def _upper_bound(size: int, equal: tuple[int, ...], weight: Weight, low: float) -> float:
+    """A largest weight that a partition has: the one of equal lengths, or a greedy one.
 
     Greedy ones are searched down to ``low``, below which there are none.
     """
-    best = high = max(weight(a, b) for a, b in pairwise(round(j * size / n) for j in range(n + 1)))
+    n = len(equal) - 1
+    best = high = max(weight(a, b) for a, b in pairwise(equal))
     for _ in range(HALVINGS if isfinite(best) else 0):
         middle = (low + high) / 2
         count = greedy_pieces(size, n, weight, middle)

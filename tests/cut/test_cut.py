@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -97,6 +98,12 @@ def test_a_lower_bound_changes_nothing(layers: list[float], data: st.DataObject)
 def test_more_pieces_than_positions(size: int, n: int) -> None:
     with pytest.raises(CutError, match=f"{size} layers cannot be cut into {n}"):
         min_max(size, n, lambda a, b: b - a)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_where_no_partition_is_known_it_has_equal_pieces(start: int) -> None:
+    """No piece that begins at ``start`` or later has a finite weight."""
+    assert min_max(9, 3, lambda a, _: inf if a >= start else 1.0) == (0, 3, 6, 9)
 
 
 @given(
