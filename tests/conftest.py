@@ -27,15 +27,21 @@ settings.load_profile("pararealize")
 LAUNCH = re.compile(r"test_ranks\.py::test_ranks_do_what_one_process_does\[(\d)-")
 
 
+#: Tests of one process, whose findings all of them read.
+PROCESS = "tests/cli/test_extras.py"
+
+
 class Groups(LoadScopeScheduling):
-    """What stays with one worker: the checks of a launch, every other test by itself.
+    """What stays with one worker: checks of one launch or process, every other test by itself.
 
     Marks cannot say it: pytest-xdist 3.8 writes them where pytest 9.2 does not look any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         launch = LAUNCH.search(nodeid)
-        return nodeid if launch is None else f"launch on {launch[1]} ranks"
+        if launch is not None:
+            return f"launch on {launch[1]} ranks"
+        return PROCESS if nodeid.startswith(PROCESS) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -583,6 +583,7 @@ def refuses_freed_communicators(comm: Any, _folder: str) -> None:
         gone.Free()
     else:
         gone = dist.new_group(list(range(SIZE)))
+        dist.barrier(comm)  # a rank that still connects would find the other gone
         dist.destroy_process_group(gone)
     with refused(RankError, "comm="):
         build(comm=gone)
