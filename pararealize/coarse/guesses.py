@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import nn
@@ -55,18 +56,20 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
     """
     known: dict[State, Cost | None] = {}
     found: list[Cost | None] = [Cost()]
-    for selection, cost in selected_costs(setting, 0, HOW, copied=False):
-        layer = selection.stop
-        if layer >= end:
-            break
+    own = selected_costs(setting, 0, HOW, copied=False)  # layers are priced where one is asked for
+    taken = 0
+    for layer in range(1, end):
         state = setting.chain.state(layer)
         if state not in known:
             known[state] = setting.price(partial(_network, setting, state))
         guess = known[state]
-        if guess is None:
-            guess = _stem_cost(setting, layer) if _has_blocks(setting.chain) else cost(0)
+        if guess is None and _has_blocks(setting.chain):
+            guess = _stem_cost(setting, layer)
+        elif guess is None:
+            _, cost = next(islice(own, layer - 1 - taken, None))
+            guess, taken = cost(0), layer
         found.append(guess)
-    return found[:end]
+    return found
 
 
 def _guess(setting: Setting, layer: int, j: int) -> Guess:
