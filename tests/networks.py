@@ -20,7 +20,7 @@ from pararealize.chain.interfaces import build_chain, find_interface
 from pararealize.coarse.registry import asked
 from pararealize.cost.inputs import infer_profile
 from pararealize.cost.profile import profile
-from pararealize.cut.cut import cut, cut_at
+from pararealize.cut.cut import Weights, cut, cut_at
 from pararealize.cut.wide_states import with_wide_states
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain, Partition
@@ -332,7 +332,7 @@ def partition_of(
     )
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
-    return cut(chain, model, n, method, Machine())
+    return cut(Weights(chain, model, method, Machine()), n)
 
 
 def scramble(net: nn.Module, scale: float, seed: int) -> None:

@@ -175,8 +175,8 @@ class Weights:
         return self.guesses[first] + corrections
 
 
-def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine) -> Partition:
-    """The partition into ``n`` subnetworks whose heaviest one is lightest.
+def cut(weights: Weights, n: int) -> Partition:
+    """The partition of a weighed chain into ``n`` subnetworks whose heaviest one is lightest.
 
     A subnetwork weighs its layers, its guess and coarse networks and the message it sends, all but
     the first also what they wait for; the head, where there is one, is left to run after the last
@@ -186,10 +186,10 @@ def cut(chain: Chain, model: nn.Module, n: int, method: Method, machine: Machine
         CutError: no legal interface, or fewer than ``n - 1``.
 
     """
+    chain, machine = weights.setting.chain, weights.setting.machine
     check_count(chain, n)
     end = head_start(chain, n)
-    weights = Weights(chain, model, method, machine)
-    waits = _first_guess(weights, method, end, n)
+    waits = _first_guess(weights, weights.method, end, n)
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
 
     def bare(first: int, last: int) -> float:

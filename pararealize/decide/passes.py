@@ -12,7 +12,7 @@ from torch import nn
 from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import timed
 from pararealize.cost.probe import Probe
-from pararealize.cut.cut import cut, cut_at
+from pararealize.cut.cut import Weights, cut, cut_at
 from pararealize.decide.request import Request
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
@@ -32,6 +32,7 @@ class MethodPasses(ABC):
     def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:
         self.request, self.serial, self.ranks, self.saved = request, serial, ranks, saved
         self.method: Any = request.method
+        self._weights: Weights | None = None  # of the one chain, for all numbers of subnetworks
 
     @abstractmethod
     def decide(self, probe: Probe, ranks: int) -> Decisions:
@@ -71,7 +72,9 @@ class MethodPasses(ABC):
         request = self.request
         if request.interfaces is not None:
             return cut_at(chain, request.interfaces, n)
-        return cut(chain, self.serial, n, request.method, request.machine)
+        if self._weights is None:
+            self._weights = Weights(chain, self.serial, request.method, request.machine)
+        return cut(self._weights, n)
 
     def count(self, chain: Chain) -> int:
         """The number of subnetworks: as asked, or that with the least predicted time."""

@@ -134,7 +134,7 @@ def test_cut_of_a_chain_equals_brute_force(
             added = waits + weights.guesses[a] + corrections if a else 0.0
             sent = machine.message(chain.interfaces[b - 1].bytes) if b < end else 0.0
             table[a, b] = sum(seconds[a:b]) + added + sent
-    bounds = cut(chain, model, n, method, machine).bounds
+    bounds = cut(Weights(chain, model, method, machine), n).bounds
     assert key(bounds, table)[0] == pytest.approx(
         min(key(p, table)[0] for p in partitions(end, n)), rel=1e-8
     )
@@ -144,7 +144,7 @@ def test_cut_of_a_chain_equals_brute_force(
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_pieces_cover_the_chain_in_order(name: str, n: int) -> None:
     chain, model = chain_of(name)
-    partition = cut(chain, model, n, Parareal(), Machine())
+    partition = cut(Weights(chain, model, Parareal(), Machine()), n)
     assert partition.n == n
     assert partition.bounds[0] == 0
     assert all(a < b for a, b in pairwise(partition.bounds))
@@ -170,7 +170,7 @@ def test_one_piece_has_no_head() -> None:
     for name in ("resnet", "deep", "ode", "vgg", "mlp"):
         chain, model = chain_of(name)
         assert head_start(chain, 1) == len(chain.layers)
-        assert cut(chain, model, 1, Parareal(), Machine()).bounds == (0, len(chain.layers))
+        assert cut(Weights(chain, model, Parareal(), Machine()), 1).bounds == (0, len(chain.layers))
 
 
 def test_no_head_where_it_would_be_heavy() -> None:
@@ -185,7 +185,7 @@ def test_no_head_that_leaves_too_few_layers() -> None:
     chain, model = chain_of("resnet")
     n = len(chain.layers)
     assert head_start(chain, n) == n
-    assert cut(chain, model, n, Parareal(), Machine()).bounds == tuple(range(n + 1))
+    assert cut(Weights(chain, model, Parareal(), Machine()), n).bounds == tuple(range(n + 1))
 
 
 def test_named_interfaces_are_cut_in_the_networks_order() -> None:
@@ -226,7 +226,7 @@ def test_too_many_pieces_say_how_many_are_possible() -> None:
 @pytest.mark.parametrize("n", [2, 3, 6, 12, 18])
 def test_the_heaviest_piece_of_resnet1001_is_near_the_best(n: int) -> None:
     chain, model = deepest()
-    bounds = cut(chain, model, n, Parareal(), Machine()).bounds
+    bounds = cut(Weights(chain, model, Parareal(), Machine()), n).bounds
     seconds = [layer.cost.seconds for layer in chain.layers]
     heaviest = max(sum(seconds[a:b]) for a, b in pairwise(bounds))
     assert heaviest <= 1.05 * least_maximum(seconds, n)
