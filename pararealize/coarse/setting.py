@@ -13,7 +13,7 @@ from torch import nn
 
 from pararealize.cost.probe import Probe
 from pararealize.cost.profile import module_cost
-from pararealize.ir.chain import Chain, Cost, State, TensorSpec
+from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
@@ -91,12 +91,42 @@ class Setting:
         """Costs of the layers where each is rewritten, as segments of one layer."""
 
         def costs() -> LayerCosts:
-            segments = [rewrite(i) for i in range(len(self.chain.layers))]
-            each = tuple(self.chain.profile.cost(segment.operations) for segment in segments)
-            refused = (i for i, segment in enumerate(segments) if not can_copy(segment))
-            return LayerCosts(each, frozenset(refused))
+            kept: dict[Hashable, tuple[list[int], bool]] = {}
+            each, refused = [], set()
+            for i, segment in enumerate(self.segments):
+                if (structure := self._structures[i]) not in kept:
+                    result = rewrite(i)
+                    names = {operation.name for operation in result.operations}
+                    positions = [k for k, o in enumerate(segment.operations) if o.name in names]
+                    kept[structure] = positions, can_copy(result)
+                positions, copied = kept[structure]
+                each.append(self.chain.profile.cost(segment.operations[k] for k in positions))
+                refused |= set() if copied else {i}
+            return LayerCosts(tuple(each), frozenset(refused))
 
         return self.once(key, costs)
+
+    @cached_property
+    def _structures(self) -> tuple[Hashable, ...]:
+        """What a layer's rewriting depends on, equal for layers that are rewritten alike.
+
+        Those are its calls, the shapes, dtypes and operations they have, and which values of the
+        layer each of them reads.
+        """
+        profile = self.chain.profile
+
+        def structure(layer: Layer, segment: Segment) -> Hashable:
+            names = (*segment.state, *segment.inputs, *(o.name for o in segment.operations))
+            at = {name: position for position, name in enumerate(names)}
+            each = (
+                (o.kind, profile.costs.get(o.name, Cost()).flops, tuple(at[u] for u in o.uses))
+                for o in segment.operations
+            )
+            results = segment.results and tuple(at[name] for name in segment.results)
+            specs = tuple(profile.specs.get(name) for name in names)
+            return layer.signature, layer.preserves, tuple(each), results, specs
+
+        return tuple(map(structure, self.chain.layers, self.segments))
 
     def states(self, first: int, last: int) -> tuple[State, State]:
         """States before and after the layers ``first`` … ``last - 1``; at the ends, what is known.

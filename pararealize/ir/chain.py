@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,10 +85,20 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(operator.add, vars(self).values(), vars(other).values()))
+        return Cost(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.launches + other.launches,
+            self.seconds + other.seconds,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*map(operator.sub, vars(self).values(), vars(other).values()))
+        return Cost(
+            self.flops - other.flops,
+            self.bytes - other.bytes,
+            self.launches - other.launches,
+            self.seconds - other.seconds,
+        )
 
 
 @dataclass(frozen=True)
