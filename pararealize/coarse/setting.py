@@ -92,16 +92,17 @@ class Setting:
 
         def costs() -> LayerCosts:
             kept: dict[Hashable, tuple[list[int], bool]] = {}
-            each, refused = [], set()
-            for i, segment in enumerate(self.segments):
-                if (structure := self._structures[i]) not in kept:
-                    result = rewrite(i)
+            each: list[Cost] = []
+            refused: set[int] = set()
+            for layer, segment in enumerate(self.segments):
+                if (structure := self._structures[layer]) not in kept:
+                    result = rewrite(layer)
                     names = {operation.name for operation in result.operations}
                     positions = [k for k, o in enumerate(segment.operations) if o.name in names]
                     kept[structure] = positions, can_copy(result)
                 positions, copied = kept[structure]
                 each.append(self.chain.profile.cost(segment.operations[k] for k in positions))
-                refused |= set() if copied else {i}
+                refused |= set() if copied else {layer}
             return LayerCosts(tuple(each), frozenset(refused))
 
         return self.once(key, costs)
@@ -122,7 +123,7 @@ class Setting:
                 (o.kind, profile.costs.get(o.name, Cost()).flops, tuple(at[u] for u in o.uses))
                 for o in segment.operations
             )
-            results = segment.results and tuple(at[name] for name in segment.results)
+            results = tuple(at[name] for name in segment.results or ())
             specs = tuple(profile.specs.get(name) for name in names)
             return layer.signature, layer.preserves, tuple(each), results, specs
 
