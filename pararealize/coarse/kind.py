@@ -124,6 +124,9 @@ def costs_of(kind: CoarseKind, setting: Setting, first: int) -> Iterator[Cost | 
     The walks of kinds to build instead follow where there is none of those before.
     """
     walks = [each.costs(setting, first) for each in (kind, *kind.instead)]
+    if len(walks) == 1:
+        yield from walks[0]
+        return
     done = [0] * len(walks)
     for count in range(len(setting.chain.layers) - first):
         cost = None

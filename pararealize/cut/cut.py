@@ -93,21 +93,24 @@ def greedy_pieces(size: int, n: int, weight: Weight, limit: float) -> int:
 def _weights(size: int, n: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
     """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere.
 
-    Before a position k pieces hold k times the bound at most, and after it the others.
+    k pieces before a position hold k times the bound at most, and so do those after it: a piece
+    that begins behind k others ends at a position that k + 1 can lie before.
     """
-    limit = bound * (1 + ROUNDING)
+    limit = min(bound, least(0, size)) * (1 + ROUNDING)  # the bound may be infinite
 
-    def can_be_cut(i: int) -> bool:
+    def counts(i: int) -> set[int]:
         before, after = least(0, i), least(i, size)
-        return any(before <= k * limit and after <= (n - k) * limit for k in range(n + 1))
+        return {k for k in range(n + 1) if before <= k * limit and after <= (n - k) * limit}
 
-    positions = [i for i in range(size + 1) if can_be_cut(i)]
+    positions = {i: found for i in range(size + 1) if (found := counts(i))}
     table = np.full((size + 1, size + 1), np.inf)
-    for number, a in enumerate(positions):
-        for b in positions[number + 1 :]:
+    for a, behind in positions.items():
+        ends = {k + 1 for k in behind}
+        for b in range(a + 1, size + 1):
             if least(a, b) > bound:
                 break
-            table[a, b] = weight(a, b)
+            if not ends.isdisjoint(positions.get(b, ())):
+                table[a, b] = weight(a, b)
     table[table > bound] = np.inf
     return table
 

@@ -106,6 +106,22 @@ def test_where_no_partition_is_known_it_has_equal_pieces(start: int) -> None:
     assert min_max(9, 3, lambda a, _: inf if a >= start else 1.0) == (0, 3, 6, 9)
 
 
+def test_a_partition_is_found_where_equal_pieces_have_no_weight() -> None:
+    """No piece of two to four pieces of equal lengths may end at the middle or next to it."""
+
+    def least(a: int, b: int) -> float:
+        return float(b - a)
+
+    def weight(a: int, b: int) -> float:
+        return inf if b in {3, 4, 5} else least(a, b)
+
+    assert [min_max(8, n, weight, least) for n in (2, 3, 4)] == [
+        (0, 2, 8),
+        (0, 2, 6, 8),
+        (0, 1, 2, 6, 8),
+    ]
+
+
 @given(
     st.lists(st.floats(1e-6, 1e-3), min_size=8, max_size=8),
     st.integers(2, 5),
