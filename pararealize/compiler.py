@@ -34,6 +34,7 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
+from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import collection_paused
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
@@ -137,6 +138,7 @@ def compile_as(
         share_weights(serial, transport)
     with _in_turn(transport):
         traced = trace_network(serial, request.tracing, request.given)
+        traced = with_ambient_values(traced, serial)
         chain = _chain(traced, serial, request)
     chain = _with_one_cost(chain, request, transport)
     with _in_turn(transport):

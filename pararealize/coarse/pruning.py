@@ -140,9 +140,10 @@ def selected_costs(
 
 
 def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
-    """What stands for a layer's values where it is left out: those before it."""
+    """What stands for a layer's values where it is left out: those before it that end there."""
     before, after = chain.interfaces[i - 1].values, chain.interfaces[i].values
-    return {b: names.get(a, a) for a, b in zip(before, after, strict=True)}
+    alone = [[n for n in one if n not in other] for one, other in ((before, after), (after, before))]
+    return {b: names.get(a, a) for a, b in zip(*alone, strict=True)}
 
 
 def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pararealize.chain.infinite import may_be_infinite
 from pararealize.cost.measure import medians
 from pararealize.emit.assemble import assemble
 from pararealize.emit.devices import movers
@@ -42,13 +43,17 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
     if share is not None:
         program, ties, parts = _program(emission, share), share.ties, emission.propagators
         return RankRunner(program, parts, arguments, share.draws, share.transport, network, ties)
-    graph = lower(schedule, emission.arguments, emission.propagators)
+    chain = emission.decisions.partition.chain
+    guarded = may_be_infinite((chain.train, chain.eval), emission.serial)
+    graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:
         return MultigridRunner(_solver(emission, iteration), arguments, network, graph)
     if control is None:
         return GraphRunner(graph, schedule, arguments)
-    stages = lower_stages(emission.decisions.stages, emission.arguments, emission.propagators)
+    stages = lower_stages(
+        emission.decisions.stages, emission.arguments, emission.propagators, guarded=guarded
+    )
     return AdaptiveRunner(stages, control, arguments, graph)
 
 

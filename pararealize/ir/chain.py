@@ -51,6 +51,11 @@ class TensorSpec:
         """Memory it takes, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether it holds real or complex numbers."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
     def __str__(self) -> str:
         return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
 

@@ -14,6 +14,7 @@ from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.effects.statistics import Rollback, frozen_statistics, is_torchs
 from pararealize.runtime.values.checks import check_finite, line_of, shapes
 from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.infinities import is_real
 from pararealize.runtime.values.pytree import map_tensors
 
 
@@ -146,7 +147,7 @@ class ZeroPreserving(Around):
     def propagate(self, *values: Any) -> Any:
         """G(r) - G(0), with the same masks in both."""
         jump, *inputs = values
-        zero = map_tensors(torch.zeros_like, jump)
+        zero = map_tensors(lambda t: torch.zeros_like(t) if is_real(t) else t, jump)
         here = self.inner(jump, *inputs, commits=not self.shared)
         return combine("+-", here, self.inner(zero, *inputs, commits=False))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.report import Jump
-from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.combine import difference
+from pararealize.runtime.values.infinities import finite_part
 from pararealize.runtime.values.pytree import tensors_of
 
 
@@ -107,7 +108,7 @@ def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
     """
     with torch.no_grad():
         rows = [
-            torch.stack((sizes(combine("+-", new, old), batch), sizes(new, batch)))
+            torch.stack((sizes(difference(new, old), batch), sizes(finite_part(new), batch)))
             for new, old in pairs
         ]
         together = [row.flatten().to(rows[0].device) for row in rows]
