@@ -41,9 +41,9 @@ def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
 def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 1) -> Chain:
     """The chain of layers of a traced and profiled network.
 
-    Interfaces cross at most ``width`` values, all of them tensors and at least one of real
-    or complex numbers, and exist in both the train and the eval program. None parts values that share memory
-    on which the network writes.
+    Interfaces cross at most ``width`` values, all of them tensors and at least one
+    of real or complex numbers, and exist in both the train and the eval program. None parts values
+    that share memory on which the network writes.
     """
     train = _legal(traced.train, profile, width, parting(traced.train, model))
     if traced.train is traced.eval:

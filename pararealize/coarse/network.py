@@ -67,6 +67,7 @@ class OwnLayers(CoarseKind):
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(model, segment, bias=site.setting.difference)
+        module.guarded = site.setting.is_infinite
         return self.network(site, cost, module, segment.inputs)
 
     def _repeated(self, selection: Selection) -> int:
@@ -96,9 +97,7 @@ class Generic(CoarseKind):
         """Cost of a network from one state's shapes to another's, but for leaves that pass."""
 
         def make() -> tuple[nn.Module | None, State]:
-            return generic_coarse(
-                source, target, bias=setting.difference, passed=passed
-            ), source
+            return generic_coarse(source, target, bias=setting.difference, passed=passed), source
 
         return setting.once((self, source, target, passed), lambda: setting.price(make))
 

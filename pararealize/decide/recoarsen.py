@@ -52,7 +52,7 @@ def recoarsened(
         plan, levels = transport.exchange((plan, levels))[0]
     own = {target: choice for target, choice in levels.items() if target in emission.propagators}
     coarse = borrowing_propagators(own, emission.serial)
-    share_masks(coarse, dict.fromkeys(coarse, 2))
+    share_masks(coarse, dict.fromkeys(coarse, 2), ranks=False, linked=False)
     return replace(
         emission,
         decisions=replace(emission.decisions, plan=plan),

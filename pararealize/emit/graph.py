@@ -113,8 +113,8 @@ class _GraphWriter:
         keys = [(task.rank, read) for read in task.reads]
         state = tuple(self.values[key] for key in keys if key in self.values)
         if task.op == "combine":
-            guards = {"guarded": True} if self.guarded else {}
-            terms = (task.signs, *state)
+            guards: dict[str, Any] = {"guarded": True} if self.guarded else {}
+            terms: tuple[Any, ...] = (task.signs, *state)
             return self.graph.create_node("call_function", combine, terms, guards, name=name)
         extra = tuple(self._input(task.rank, i) for i in self.propagators[task.applied].inputs)
         quiet: dict[str, Any] = {} if task.commits else {"commits": False}

@@ -101,12 +101,14 @@ class Cost:
 class Profile:
     """What every value of a program looks like and what it costs to compute it.
 
-    ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor.
+    ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor;
+    ``draws`` are the values for which random numbers are drawn.
     """
 
     specs: Mapping[str, TensorSpec | None]
     costs: Mapping[str, Cost]
     inputs: Mapping[str, Any]
+    draws: frozenset[str] = frozenset()
 
     def cost(self, operations: Iterable[Operation]) -> Cost:
         """Cost of operations one after another."""

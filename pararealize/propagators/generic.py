@@ -186,10 +186,9 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Modul
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
     before, after = len(source.shape), len(target.shape)
-    if source.shape[:1] != target.shape[:1]:
-        return None  # an axis was merged with the batch
-    if not after or 0 in (*source.shape, *target.shape):
-        return None  # numbers without axes, or none at all
+    empty = not after or 0 in (*source.shape, *target.shape)
+    if empty or source.shape[:1] != target.shape[:1]:
+        return None  # no axes or no numbers, or an axis was merged with the batch
     if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
@@ -269,9 +268,7 @@ class ParameterFree(nn.Module):
         return functional.pad(x, padding) if self.channels else x
 
 
-def identity(
-    source: State, target: State, passed: Sequence[int | None] = ()
-) -> nn.Module | None:
+def identity(source: State, target: State, passed: Sequence[int | None] = ()) -> nn.Module | None:
     """The parameter-free map from one state's shapes to another's, or ``None``."""
     if not has_identity(source, target, passed):
         return None

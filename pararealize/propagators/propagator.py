@@ -54,6 +54,10 @@ class Propagator(nn.Module, ABC):
     def stateful(self) -> Iterable[nn.Module]:
         """Modules in which an evaluation may move buffers or attributes."""
 
+    def called(self) -> Iterable[nn.Module]:
+        """Modules whose forward an evaluation runs."""
+        return ()
+
     def paths(self) -> Iterable[str]:
         """Modules, tensors and flags of the network that it reads, by path."""
         return ()
@@ -99,7 +103,7 @@ class Propagator(nn.Module, ABC):
         moving = () if commits else tuple(self.stateful())
         if self.masks is None and not moving:
             return self.propagate(*values)
-        drawn = nullcontext() if self.masks is None else self.masks.drawn(values)
+        drawn = nullcontext() if self.masks is None else self.masks.drawn(values, commits=commits)
         with drawn, frozen_statistics(moving):
             return self.propagate(*values)
 
@@ -122,6 +126,10 @@ class Around(Propagator):
     def stateful(self) -> Iterable[nn.Module]:
         """Modules in which an evaluation of the inner one may move buffers or attributes."""
         return self.inner.stateful()
+
+    def called(self) -> Iterable[nn.Module]:
+        """Modules whose forward an evaluation of the inner one runs."""
+        return self.inner.called()
 
 
 @final

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -55,7 +55,7 @@ def is_repeatable(operation: Operation) -> bool:
     return known and not is_seeded(operation.call)
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_seeded(name: str) -> bool | None:
     """Whether torch's operator of that name draws random numbers; ``None`` where there is none."""
     packet = getattr(torch.ops.aten, name, None)

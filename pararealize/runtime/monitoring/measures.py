@@ -59,6 +59,14 @@ def sizes(value: Any, batch: int) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(found), dim=0) if found else torch.zeros(1)
 
 
+def _jump_and_state(new: Any, old: Any, batch: int) -> Tensor:
+    """Sizes of a jump and of the new state, a row each; by samples where both are."""
+    rows = sizes(difference(new, old), batch), sizes(finite_part(new), batch)
+    if len(rows[0]) == len(rows[1]):
+        return torch.stack(rows)
+    return torch.stack([torch.linalg.vector_norm(row)[None] for row in rows])
+
+
 def rows_of(value: Any, batch: int) -> list[Tensor]:
     """The leaves of a state that hold numbers, a row for each sample, or one row for all."""
     leaves = [t for t in tensors_of(value) if t.is_floating_point() or t.is_complex()]
@@ -107,10 +115,7 @@ def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
     They are on the CPU, after one wait for the device.
     """
     with torch.no_grad():
-        rows = [
-            torch.stack((sizes(difference(new, old), batch), sizes(finite_part(new), batch)))
-            for new, old in pairs
-        ]
+        rows = [_jump_and_state(new, old, batch) for new, old in pairs]
         together = [row.flatten().to(rows[0].device) for row in rows]
         flat = torch.cat(together).cpu().to(torch.float64) if rows else torch.zeros(0)
     return [part.view(2, -1) for part in flat.split([row.numel() for row in rows])] if rows else []

@@ -46,7 +46,7 @@ def combine(signs: str, *values: Any, guarded: bool = False) -> Any:
 
 
 def difference(new: Any, old: Any) -> Any:
-    """new - old as it is measured: what cannot be corrected and is not equal is an infinite jump.
+    """New - old as it is measured: what cannot be corrected and is not equal is an infinite jump.
 
     That is an infinite value against a finite one, or another boolean or whole number.
     """

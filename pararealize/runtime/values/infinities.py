@@ -33,7 +33,7 @@ def is_finite(leaf: Tensor) -> bool:
 
 
 def differ(one: Tensor, other: Tensor, *, measured: bool = False) -> Tensor:
-    """one - other, zero where that is ∞ - ∞ or NaN - NaN.
+    """One - other, zero where that is ∞ - ∞ or NaN - NaN.
 
     An infinite value against a finite one is no jump that could be corrected, and zero as well,
     unless it is ``measured``. A NaN against a number stays one.
@@ -46,14 +46,14 @@ def differ(one: Tensor, other: Tensor, *, measured: bool = False) -> Tensor:
 
 
 def add(one: Tensor, other: Tensor) -> Tensor:
-    """one + other, and one where that is ∞ - ∞."""
+    """One + other, and one where that is ∞ - ∞."""
     plain = one + other
     opposite = torch.isnan(plain) & ~torch.isnan(one) & ~torch.isnan(other)
     return torch.where(opposite, one, plain)
 
 
 def correct(first: Tensor, fine: Tensor, old: Tensor) -> Tensor:
-    """first + (fine - old) of G(new), v and G(old).
+    """First + (fine - old) of G(new), v and G(old).
 
     Where fine - old is no number, v = G(old) gives G(new), and otherwise v stands uncorrected: with
     G(new) = G(old) there is no jump.
@@ -102,6 +102,8 @@ def without_infinities(leaf: Tensor, *, guarded: bool) -> Tensor:
 
     Looked for as sums look for them: where that needs no waiting, or where it may hold them.
     """
+    if not is_real(leaf):
+        return leaf
     if can_look(leaf):
         return leaf if is_finite(leaf) else _finite(leaf)
     return _finite(leaf) if guarded else leaf
