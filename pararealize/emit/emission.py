@@ -16,6 +16,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.effects.lock import Lock
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.rules import Rule
 from pararealize.runtime.runners.graph import SweepControl
@@ -54,6 +55,7 @@ class Emission:
         share: where the network lies on several ranks, this one's.
         rule: what decides how many stages run; without one, the first alone does.
         rollback: of the statistics that propagators move, where a stage may follow.
+        lock: held while the network runs: threads call it one after another.
 
     """
 
@@ -65,6 +67,7 @@ class Emission:
     share: Share | None = None
     rule: Rule | None = None
     rollback: Rollback = field(default_factory=Rollback)
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def plan(self) -> Plan:

@@ -79,13 +79,13 @@ def holds_generator(module: nn.Module) -> bool:
 def state_of(generator: Generator) -> Any:
     """The state of a generator, as an object of its own; ``None`` of NumPy's before it is used."""
     owner = _owner(generator)
+    if owner is None:
+        return None
     if isinstance(generator, torch.device) and generator.type != "cpu":
         return owner.get_rng_state(generator)
-    if hasattr(owner, "bit_generator"):
-        return owner.bit_generator.state
     names = ("get_rng_state", "getstate", "get_state")
     read = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
-    return None if read is None else read()
+    return owner.bit_generator.state if read is None else read()
 
 
 def put_back(generator: Generator, state: Any) -> None:
@@ -95,11 +95,13 @@ def put_back(generator: Generator, state: Any) -> None:
         return
     if isinstance(generator, torch.device) and generator.type != "cpu":
         owner.set_rng_state(state, generator)
-    elif hasattr(owner, "bit_generator"):
+        return
+    names = ("set_rng_state", "setstate", "set_state")
+    write = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+    if write is None:
         owner.bit_generator.state = state
     else:
-        names = ("set_rng_state", "setstate", "set_state")
-        next(getattr(owner, name) for name in names if hasattr(owner, name))(state)
+        write(state)
 
 
 def _owner(generator: Generator) -> Any:
