@@ -76,8 +76,7 @@ class ParallelNetwork(nn.Module):
             emission.begin_step()
             graph = self._runner.graph if compiling else None
             output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]
-            if emission.own_streams:
-                torch.rand(())  # moves on, so that the next step's coarse masks are new ones
+            emission.end_step()
         return output
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

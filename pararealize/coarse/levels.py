@@ -120,7 +120,7 @@ class LevelBuilder:
         )
 
     def ranked(self, levels: tuple[Level, ...]) -> list[IntervalKind]:
-        """Kinds by what is estimated: the cheapest as exact as wanted first, the others by error."""
+        """Kinds by estimates: the cheapest that is as exact as wanted first, others by errors."""
         options = self._options(levels)
         good = [option for option in options if option[1] <= self.method.wanted_error]
         others = [option for option in options if option not in good]

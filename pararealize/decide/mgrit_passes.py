@@ -54,9 +54,8 @@ class MGRITPasses(MethodPasses):
 
         if not self._is_final:
             return decisions(decide_levels(builder, ranks))
-        return decisions(
-            measured_levels(builder, partial(decide_levels, builder, ranks), decisions)
-        )
+        decide = partial(decide_levels, builder, ranks)
+        return decisions(measured_levels(builder, decide, decisions))
 
     def decide_again(self, partition: Partition) -> Decisions:
         """The decisions, with errors that are measured: those before were of other partitions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from pararealize.ir.decisions import Decisions
@@ -102,3 +103,8 @@ class Emission:
         for part in self.propagators.values():
             for mask in part.step_masks():
                 mask.begin_step()
+
+    def end_step(self) -> None:
+        """Move on, so that the next step's coarse masks are new ones."""
+        if self.own_streams:
+            torch.rand(())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize.ir.chain import State, TensorSpec
-from pararealize.propagators.leafwise import Leafwise, leafwise
+from pararealize.propagators.leafwise import leafwise
 from pararealize.runtime.values.infinities import without_infinities
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -270,9 +270,8 @@ class ParameterFree(nn.Module):
 
 def identity(source: State, target: State, passed: Sequence[int | None] = ()) -> nn.Module | None:
     """The parameter-free map from one state's shapes to another's, or ``None``."""
-    if not has_identity(source, target, passed):
-        return None
-    return leafwise(source, target, _resized, passed) or Leafwise([nn.Identity()] * len(target))
+    known = has_identity(source, target, passed)
+    return leafwise(source, target, _resized, passed) if known else None
 
 
 def has_identity(source: State, target: State, passed: Sequence[int | None] = ()) -> bool:

@@ -55,27 +55,30 @@ class Blank(nn.Module):
 def leafwise(
     source: State, target: State, known: Mapping, passed: Sequence[int | None] = ()
 ) -> nn.Module | None:
-    """A network from a state to another, or ``None`` where no leaf can be mapped.
+    """A network from a state to another, or ``None`` where none of the leaves can be mapped.
 
     ``passed`` says which leaves are those of the state before, untouched. Others are mapped from
     the leaf at their place, or from the first that can be; those that none can be are zero.
     """
-    parts: list[nn.Module] = []
-    sources: list[int] = []
-    mapped = False
+    pairs: list[tuple[int, nn.Module]] = []
+    alone: list[nn.Module] = []
     for place, spec in enumerate(target):
         origin = passed[place] if place < len(passed) else None
         if origin is not None:
-            parts.append(nn.Identity())
-            sources.append(origin)
-            continue
-        order = sorted(range(len(source)), key=lambda i: (i != place, i))
-        found = ((i, known(source[i], spec)) for i in order)
-        at, part = next(((i, part) for i, part in found if part is not None), (order[0], None))
-        mapped = mapped or part is not None
-        parts.append(part if part is not None else Blank(source[at], spec))
-        sources.append(at)
-    if not mapped:
+            pairs.append((origin, nn.Identity()))
+        else:
+            pairs.append(_mapped(source, place, spec, known))
+            alone.append(pairs[-1][1])
+    if alone and all(isinstance(part, Blank) for part in alone):
         return None
-    plain = len(source) == 1 and len(parts) == 1
-    return parts[0] if plain else Leafwise(parts, sources)
+    sources, parts = zip(*pairs, strict=True)
+    return parts[0] if len(source) == len(parts) == 1 else Leafwise(list(parts), sources)
+
+
+def _mapped(source: State, place: int, spec: TensorSpec, known: Mapping) -> tuple[int, nn.Module]:
+    """The leaf that one is mapped from, and the network that does it."""
+    order = sorted(range(len(source)), key=lambda i: (i != place, i))
+    for i in order:
+        if (part := known(source[i], spec)) is not None:
+            return i, part
+    return order[0], Blank(source[order[0]], spec)
