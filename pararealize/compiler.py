@@ -107,7 +107,7 @@ def pararealize(
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
-    with at_rest(), together(transport):
+    with at_rest(model), together(transport):
         network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
     if transport is not None:
         release()

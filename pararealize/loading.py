@@ -62,7 +62,7 @@ def load(
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
-    with at_rest(), together(transport), _foreign(saved):
+    with at_rest(model), together(transport), _foreign(saved):
         request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)

@@ -286,7 +286,7 @@ def has_identity(source: State, target: State, passed: Sequence[int | None] = ()
 def _resized(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
     if not _maps(source, target):
         return None
-    return nn.Identity() if source == target else ParameterFree(source, target)
+    return ParameterFree(source, target) if len(source.shape) > 1 else nn.Identity()
 
 
 def _maps(source: TensorSpec, target: TensorSpec) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.runtime.effects.generators import kept
+from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, other_generators
 
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
@@ -51,12 +51,13 @@ def collection_paused() -> Iterator[None]:
 
 
 @contextmanager
-def at_rest() -> Iterator[None]:
-    """Compile in no mode of the caller's, and move none of their random numbers.
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Compile in no mode of the caller's, and move none of their or the model's random numbers.
 
     Weights copied in inference mode could not be trained.
     """
-    with collection_paused(), kept(), torch.inference_mode(False), torch.enable_grad():
+    generators = other_generators(model.modules()) or (PYTHON, NUMPY)
+    with collection_paused(), kept(generators), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
