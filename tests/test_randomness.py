@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize import Parareal, pararealize
+from pararealize.coarse.copies import Whole
 from pararealize.errors import TraceError
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
@@ -168,21 +169,23 @@ def test_sweeps_reuse_what_was_drawn(name: str) -> None:
 
 
 def test_coarse_copies_draw_from_a_stream_of_their_own() -> None:
-    """The network's own draws stay those of the serial one: its first piece gets the same noise."""
+    """The network's own draws come in its own order: its second piece gets the serial noise."""
     model = network(lambda: Noisy(lambda _, y: y + torch.randn_like(y)))
-    method = Parareal(correction="difference", guess="coarse", coarse_depth=3)
+    method = Parareal(coarse=Whole(), correction="difference")
     net = pararealize(model, 3, method=method, example_inputs=(X,))
     copies = [module for module in net.modules() if isinstance(module, Fresh)]
     drawing = [copy for copy in copies if any(o.draws for o in copy.segment.operations)]
     assert drawing  # else nothing is checked here
-    first = net._emission.propagators[Target.fine(1)]
-    seen: list[Tensor] = []
-    hook = first.register_forward_hook(lambda _m, _a, made: seen.append(made))
+    fine = [net._emission.propagators[Target.fine(j)] for j in (1, 2)]
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = fine[1].register_forward_hook(lambda _m, given, made: seen.append((given[0], made)))
     torch.manual_seed(3)
     net(X)
     hook.remove()
     torch.manual_seed(3)
-    assert torch.equal(seen[-1], first(X))
+    fine[0](X)
+    state, made = seen[0]
+    assert torch.equal(fine[1](state), made)
 
 
 def test_a_network_that_draws_in_its_own_forward_is_refused() -> None:
