@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
 from pararealize.runtime.effects.statistics import is_torchs
-from pararealize.runtime.values.pytree import leaves_of
 
 #: Numbers as large as this stand for infinity, and two of them make one.
 HUGE = 1e30
@@ -32,7 +31,8 @@ def _may(operation: Operation, model: nn.Module) -> bool:
         value = attrgetter(operation.target)(model)
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
         return is_buffer and value.is_floating_point() and _is_huge(value)
-    numbers = (v for v in leaves_of((operation.args, operation.kwargs)) if isinstance(v, float))
+    given = (*operation.args, *operation.kwargs.values())
+    numbers = (value for value in given if isinstance(value, float))
     return operation.call in POLES or any(not abs(number) < HUGE for number in numbers)
 
 

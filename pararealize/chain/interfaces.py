@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from pararealize.chain.infinite import may_be_infinite
 from pararealize.chain.layers import LayerBuilder, module_path
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Interface, Profile, State
@@ -75,7 +76,10 @@ def _chain(
     layers = tuple(
         builder(*span, *ends) for span, ends in zip(pairwise(stops), around, strict=True)
     )
-    return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
+    programs = (traced.train,) if traced.train is traced.eval else (traced.train, traced.eval)
+    infinite = may_be_infinite(programs, model)
+    named = (profile, layers, interfaces, sizes, traced.whole)
+    return Chain(traced.train, traced.eval, *named, infinite=infinite)
 
 
 def _legal(

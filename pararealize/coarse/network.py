@@ -67,7 +67,7 @@ class OwnLayers(CoarseKind):
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(model, segment, bias=site.setting.difference)
-        module.guarded = site.setting.is_infinite
+        module.guarded = site.setting.chain.infinite
         return self.network(site, cost, module, segment.inputs)
 
     def _repeated(self, selection: Selection) -> int:
@@ -109,7 +109,7 @@ class Generic(CoarseKind):
         if module is None:
             return None
         module = like(module, site.setting.model)
-        if site.setting.is_infinite:
+        if site.setting.chain.infinite:
             guard(module)
         return self.network(site, module_cost(module, source, site.setting.machine), module)
 

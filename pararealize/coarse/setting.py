@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pararealize.chain.infinite import may_be_infinite
 from pararealize.cost.probe import Probe
 from pararealize.cost.profile import module_cost
 from pararealize.ir.chain import Chain, Cost, State, TensorSpec
@@ -116,11 +115,6 @@ class Setting:
             return ()
         before, after = interfaces[first - 1].values, interfaces[last - 1].values
         return tuple(before.index(name) if name in before else None for name in after)
-
-    @cached_property
-    def is_infinite(self) -> bool:
-        """Whether states may hold infinite values."""
-        return may_be_infinite((self.chain.train, self.chain.eval), self.model)
 
     @cached_property
     def _output(self) -> State:

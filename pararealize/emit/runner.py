@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.chain.infinite import may_be_infinite
 from pararealize.cost.measure import medians
 from pararealize.emit.assemble import assemble
 from pararealize.emit.devices import movers
@@ -43,8 +42,7 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
     if share is not None:
         program, ties, parts = _program(emission, share), share.ties, emission.propagators
         return RankRunner(program, parts, arguments, share.draws, share.transport, network, ties)
-    chain = emission.decisions.partition.chain
-    guarded = may_be_infinite((chain.train, chain.eval), emission.serial)
+    guarded = emission.decisions.partition.chain.infinite
     graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:

@@ -120,7 +120,7 @@ def is_same(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     if isinstance(one, dict):
         return all(is_same(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
+    if isinstance(one, tuple) and any(hasattr(each, "tobytes") for each in one):
         return len(one) == len(other) and all(map(is_same, one, other))
     if hasattr(one, "tobytes"):  # an array
         return bool(one.tobytes() == other.tobytes())
