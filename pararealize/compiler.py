@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from pararealize.chain.interfaces import build_chain
 from pararealize.coarse.registry import asked
+from pararealize.cost.drawing import with_draws
 from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import measured
 from pararealize.cost.profile import profile
@@ -35,7 +36,7 @@ from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.tracing.blocks import trace_network
-from pararealize.tracing.copying import collection_paused
+from pararealize.tracing.copying import at_rest
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
 
 #: Most tensors in a state, where the network cannot be cut through single ones.
@@ -106,7 +107,7 @@ def pararealize(
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
-    with at_rest(), together(transport):
+    with at_rest(model), together(transport):
         network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
     if transport is not None:
         release()
@@ -114,13 +115,6 @@ def pararealize(
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
     return network
-
-
-@contextmanager
-def at_rest() -> Iterator[None]:
-    """Compile in no mode of the caller's: weights copied in inference mode could not be trained."""
-    with collection_paused(), torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def compile_as(
@@ -168,6 +162,7 @@ def _chain(traced: Trace, serial: nn.Module, request: Request) -> Chain:
         costs = infer_profile(traced.train, serial, request.machine)
     else:
         costs = profile(traced.train, serial, request.given, request.machine)
+    traced = with_draws(traced, costs)
     narrow = build_chain(serial, traced, costs)
     wide = partial(build_chain, serial, traced, costs, width=WIDEST)
     tuples = asked(request.method).takes_tuples

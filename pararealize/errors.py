@@ -77,5 +77,9 @@ class DivergenceWarning(UserWarning):
     """Multigrid cycles did not converge, and a step was run serially instead."""
 
 
+class InaccurateWarning(UserWarning):
+    """The network was compiled, and is measured to be further off the serial one than wanted."""
+
+
 class CertificateWarning(UserWarning):
     """An answer may differ from the serial network's by more than its certificate allows."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pararealize.compiler import at_rest, compile_as
+from pararealize.compiler import compile_as
 from pararealize.cost.inputs import bind
 from pararealize.decide.request import Request
 from pararealize.emit.adoption import is_added
@@ -22,7 +22,7 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
 from pararealize.storage import Saved, foreign, match, read
-from pararealize.tracing.copying import collection_paused
+from pararealize.tracing.copying import at_rest, collection_paused
 from pararealize.tracing.trace import check_module
 
 
@@ -62,7 +62,7 @@ def load(
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
-    with at_rest(), together(transport), _foreign(saved):
+    with at_rest(model), together(transport), _foreign(saved):
         request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, final
@@ -72,11 +72,11 @@ class ParallelNetwork(nn.Module):
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
             check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
-        emission.begin_step()
-        graph = self._runner.graph if compiling else None
-        output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]
-        if emission.own_streams:
-            torch.rand(())  # moves on, so that the next step's coarse masks are new ones
+        with nullcontext() if compiling else emission.lock:
+            emission.begin_step()
+            graph = self._runner.graph if compiling else None
+            output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]
+            emission.end_step()
         return output
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from pararealize.chain.infinite import may_be_infinite
 from pararealize.chain.layers import LayerBuilder, module_path
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Interface, Profile, State
@@ -21,7 +22,8 @@ def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
     """Positions (just after an operation) crossed by at most ``width`` values, with those values.
 
     A value is live from its operation to its last use; position i lies before operation i. Network
-    inputs, weights and mode flags are no values: every segment reads them for itself.
+    inputs, weights and mode flags are no values: every segment reads them for itself. What is used
+    last stands last, so that a value which only passes by keeps its place.
     """
     own = [(i, o) for i, o in enumerate(program) if o.kind not in AMBIENT]
     last = {name: i for i, operation in own for name in operation.uses}
@@ -33,16 +35,16 @@ def live_values(program: Program, width: int) -> dict[int, tuple[str, ...]]:
         live[operation.name] = last.get(operation.name, -1)
         live = {name: end for name, end in live.items() if end > i}
         if 0 < len(live) <= width:
-            found[i + 1] = tuple(live)
+            found[i + 1] = tuple(sorted(live, key=live.__getitem__))
     return found
 
 
 def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 1) -> Chain:
     """The chain of layers of a traced and profiled network.
 
-    Interfaces cross at most ``width`` values, all of them tensors and at least one floating
-    point, and exist in both the train and the eval program. None parts values that share memory
-    on which the network writes.
+    Interfaces cross at most ``width`` values, all of them tensors and at least one
+    of real or complex numbers, and exist in both the train and the eval program. None parts values
+    that share memory on which the network writes.
     """
     train = _legal(traced.train, profile, width, parting(traced.train, model))
     if traced.train is traced.eval:
@@ -74,7 +76,10 @@ def _chain(
     layers = tuple(
         builder(*span, *ends) for span, ends in zip(pairwise(stops), around, strict=True)
     )
-    return Chain(traced.train, traced.eval, profile, layers, interfaces, sizes, traced.whole)
+    programs = (traced.train,) if traced.train is traced.eval else (traced.train, traced.eval)
+    infinite = may_be_infinite(programs, model)
+    named = (profile, layers, interfaces, sizes, traced.whole)
+    return Chain(traced.train, traced.eval, *named, infinite=infinite)
 
 
 def _legal(
@@ -83,7 +88,7 @@ def _legal(
     legal = {}
     for position, live in live_values(program, width).items():
         specs = [profile.specs[name] for name in live]
-        floating = any(s is not None and s.dtype.is_floating_point for s in specs)
+        floating = any(s is not None and s.differentiable for s in specs)
         if program.operations[position].kind == "output" or parts(position, live):
             continue
         if None not in specs and floating:

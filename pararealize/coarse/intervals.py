@@ -115,11 +115,12 @@ class Identity(IntervalKind):
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Nothing; ``None`` where shapes are too different."""
         for last in range(first + 1, len(setting.chain.layers) + 1):
-            yield Cost() if has_identity(*setting.states(first, last)) else None
+            states, passed = setting.states(first, last), setting.passed(first, last)
+            yield Cost() if has_identity(*states, passed) else None
 
     def build(self, site: Site) -> Coarse | None:
         """The map without parameters between the states' shapes."""
-        module = identity(*site.states)
+        module = identity(*site.states, site.setting.passed(*site.span))
         return None if module is None else self.network(site, Cost(), module)
 
 

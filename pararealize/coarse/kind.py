@@ -146,7 +146,9 @@ def is_zero_preserving(module: nn.Module, state: State) -> bool:
     first = next(module.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
     dtype = first.dtype if first is not None else state[0].dtype
-    zeros = [torch.zeros(s.shape, dtype=dtype, device=device) for s in state]
+    kinds = (dtype if s.dtype.is_floating_point else s.dtype for s in state)
+    pairs = zip(state, kinds, strict=True)
+    zeros = [torch.zeros(s.shape, dtype=kind, device=device) for s, kind in pairs]
     probe = copy.deepcopy(module)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for tensor in (*probe.parameters(), *probe.buffers()):

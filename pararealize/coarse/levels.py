@@ -81,15 +81,20 @@ class LevelBuilder:
         draws = any(is_random(features.segment, self.probe.model) for features in seen.values())
         return {} if moves or draws else seen
 
-    def build(self, levels: tuple[Level, ...], used: Iterable[Target]) -> dict[Target, Coarse]:
-        """The propagators that a schedule uses.
+    def build(
+        self,
+        levels: tuple[Level, ...],
+        used: Iterable[Target],
+        given: CoarseKind | None = None,
+    ) -> dict[Target, Coarse]:
+        """The propagators that a schedule uses, of a ``given`` kind where there is one.
 
         Raises:
             CoarseError: none of the asked kind exists; names the layers and what to write.
 
         """
         wanted = set(used)
-        kind, error = self._kind(levels)
+        kind, error = self._kind(levels) if given is None else (given, None)
         found: dict[Target, Coarse] = {}
         for number, level in enumerate(levels[1:], start=2):
             for step in range(1, level.steps + 1):
@@ -107,8 +112,31 @@ class LevelBuilder:
             return saved[0], None
         return self._cheapest(levels)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the kind is chosen by measured errors."""
+        return self.method.coarse == "auto" and not any(
+            isinstance(kind, IntervalKind) for kind in self.chosen.values()
+        )
+
+    def ranked(self, levels: tuple[Level, ...]) -> list[IntervalKind]:
+        """Kinds by estimates: the cheapest that is as exact as wanted first, others by errors."""
+        options = self._options(levels)
+        good = [option for option in options if option[1] <= self.method.wanted_error]
+        others = [option for option in options if option not in good]
+        by_cost = sorted(good, key=lambda option: option[:2])
+        by_error = sorted(others, key=lambda option: option[1])
+        return [kind for *_, kind in (*by_cost, *by_error)]
+
     def _cheapest(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float]:
         """The cheapest kind whose error is as wanted, or the most accurate one."""
+        options = self._options(levels)
+        good = [option for option in options if option[1] <= self.method.wanted_error]
+        _, error, _, kind = min(good) if good else min(options, key=lambda option: option[1])
+        return kind, error
+
+    def _options(self, levels: tuple[Level, ...]) -> list[tuple[float, float, str, IntervalKind]]:
+        """Kinds with their seconds and estimated errors, of an interval in the middle."""
         level = levels[1]
         middle = (level.steps + 2) // 2
         options: list[tuple[float, float, str, IntervalKind]] = []
@@ -118,9 +146,7 @@ class LevelBuilder:
             span, start = self.span(level, middle), level.bounds[middle - 1]
             error = interval_error(self.probe, span, start, coarse, self.method)
             options.append((coarse.cost.seconds, error, kind.name, kind))
-        good = [option for option in options if option[1] <= self.method.wanted_error]
-        _, error, _, kind = min(good) if good else min(options, key=lambda option: option[1])
-        return kind, error
+        return options
 
     def coarse(self, level: Level, step: int, kind: CoarseKind, *, whole: bool = False) -> Coarse:
         """The propagator of one step of a coarse level.

@@ -18,7 +18,7 @@ from pararealize.ir.chain import Cost, State
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.options import CoarseFactory
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.generic import generic_coarse
+from pararealize.propagators.generic import generic_coarse, guard
 
 #: What to write where no network is known.
 EXACT = "coarse='fine', correction='difference'"
@@ -67,6 +67,7 @@ class OwnLayers(CoarseKind):
         if source == target and not cost.flops:
             return None  # an activation alone is a worse guess at the piece than the identity
         module = Fresh(model, segment, bias=site.setting.difference)
+        module.guarded = site.setting.chain.infinite
         return self.network(site, cost, module, segment.inputs)
 
     def _repeated(self, selection: Selection) -> int:
@@ -87,23 +88,29 @@ class Generic(CoarseKind):
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs by the states' shapes."""
         for last in range(first + 1, len(setting.chain.layers) + 1):
-            yield self.between(setting, *setting.states(first, last))
+            states, passed = setting.states(first, last), setting.passed(first, last)
+            yield self.between(setting, *states, passed)
 
-    def between(self, setting: Setting, source: State, target: State) -> Cost | None:
-        """Cost of a network from one state's shapes to another's."""
+    def between(
+        self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
+    ) -> Cost | None:
+        """Cost of a network from one state's shapes to another's, but for leaves that pass."""
 
         def make() -> tuple[nn.Module | None, State]:
-            return generic_coarse(source, target, bias=setting.difference), source
+            return generic_coarse(source, target, bias=setting.difference, passed=passed), source
 
-        return setting.once((self, source, target), lambda: setting.price(make))
+        return setting.once((self, source, target, passed), lambda: setting.price(make))
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
         source, target = site.states
-        module = generic_coarse(source, target, bias=site.setting.difference)
+        how, passed = site.setting.difference, site.setting.passed(*site.span)
+        module = generic_coarse(source, target, bias=how, passed=passed)
         if module is None:
             return None
         module = like(module, site.setting.model)
+        if site.setting.chain.infinite:
+            guard(module)
         return self.network(site, module_cost(module, source, site.setting.machine), module)
 
 
@@ -128,7 +135,8 @@ class Network(CoarseKind):
         """Costs of the choice."""
         for last, own in enumerate(OwnLayers(self.depth).costs(setting, first), start=first + 1):
             if own is None or self._is_dear(own, setting.fine.seconds(first, last)):
-                generic = Generic().between(setting, *setting.states(first, last))
+                states, passed = setting.states(first, last), setting.passed(first, last)
+                generic = Generic().between(setting, *states, passed)
                 options = [cost for cost in (own, generic) if cost is not None]
                 yield min(options, key=lambda cost: cost.seconds, default=None)
             else:

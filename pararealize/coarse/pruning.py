@@ -140,9 +140,11 @@ def selected_costs(
 
 
 def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
-    """What stands for a layer's values where it is left out: those before it."""
+    """What stands for a layer's values where it is left out: those before it that end there."""
     before, after = chain.interfaces[i - 1].values, chain.interfaces[i].values
-    return {b: names.get(a, a) for a, b in zip(before, after, strict=True)}
+    ending = [name for name in before if name not in after]
+    made = [name for name in after if name not in before]
+    return {b: names.get(a, a) for a, b in zip(ending, made, strict=True)}
 
 
 def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment:

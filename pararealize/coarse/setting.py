@@ -17,6 +17,7 @@ from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
+from pararealize.propagators.recomputed import Recomputed
 
 T = TypeVar("T")
 
@@ -138,6 +139,14 @@ class Setting:
         source = self.chain.state(first) or tuple(filter(None, (main_input(self.chain),)))
         return source, self.chain.state(last) or self._output
 
+    def passed(self, first: int, last: int) -> tuple[int | None, ...]:
+        """Of every value after the layers its place among those before, if it is one of them."""
+        interfaces, count = self.chain.interfaces, len(self.chain.layers)
+        if not 0 < first < last < count or len(interfaces[last - 1].values) == 1:
+            return ()
+        before, after = interfaces[first - 1].values, interfaces[last - 1].values
+        return tuple(before.index(name) if name in before else None for name in after)
+
     @cached_property
     def _output(self) -> State:
         values = self.chain.train.operations[-1].uses
@@ -188,7 +197,8 @@ class Site:
 
 def can_copy(segment: Segment) -> bool:
     """Whether a segment can have weights of its own: not what lies around a list of blocks."""
-    return not any(operation.kind in {"network", "context"} for operation in segment.operations)
+    around = (o for o in segment.operations if o.kind in {"network", "context"})
+    return all(isinstance(operation.target, Recomputed) for operation in around)
 
 
 def like(module: nn.Module, model: nn.Module) -> nn.Module:

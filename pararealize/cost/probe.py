@@ -114,4 +114,5 @@ def perturbed(leaf: Tensor) -> Tensor:
     """A tensor with a random jump added."""
     if not leaf.is_floating_point():
         return leaf
-    return leaf + PERTURBATION * leaf.std() * torch.randn_like(leaf)
+    spread = leaf.std() if leaf.numel() > 1 else leaf.abs().mean()
+    return leaf + PERTURBATION * spread * torch.randn_like(leaf)

@@ -13,6 +13,7 @@ import torch._dynamo  # evaluating on meta tensors imports it in the middle of t
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pararealize.cost.drawing import watched
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
@@ -26,8 +27,10 @@ REFUSALS = (
     *(AssertionError, NotImplementedError),
 )
 
-#: What an operation gives, its floating-point operations and the bytes that it moves.
-Measured = tuple[Any, tuple[float, float]]
+#: Of what computes nothing.
+NOTHING = (0.0, 0.0, False)
+#: What an operation gives, its floating-point operations and bytes moved, and whether it draws.
+Measured = tuple[Any, tuple[float, float, bool]]
 
 
 def profile(
@@ -51,17 +54,18 @@ def profile(
     with torch.device("meta"):
         evaluator = _Evaluator(model, training)
         values: dict[str, Any] = {}
-        flops: dict[str, tuple[float, float]] = {}
+        found: dict[str, tuple[float, float, bool]] = {}
         for operation in program:
-            values[operation.name], flops[operation.name] = evaluator(operation, values, inputs)
+            values[operation.name], found[operation.name] = evaluator(operation, values, inputs)
         specs = {
             name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
             for name, v in values.items()
         }
     launching = {"module", "function", "method"}
     counts = {o.name: int(o.kind in launching) for o in program}
-    costs = {name: machine.cost(*flops[name], launches=count) for name, count in counts.items()}
-    return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs})
+    costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
+    draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
+    return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs}, draws)
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
@@ -69,7 +73,7 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved) = _measure(without_data(module).eval(), inputs, {})
+        _, (flops, moved, _) = _measure(without_data(module).eval(), inputs, {})
     return machine.cost(flops, moved, launches=leaves)
 
 
@@ -83,14 +87,14 @@ def without_data(module: nn.Module) -> nn.Module:
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), watched() as draws:
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
     tensors = [t for t in leaves_of((args, kwargs, result)) if isinstance(t, Tensor)]
     if isinstance(function, nn.Module):
         tensors.extend(function.parameters())
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    return result, (float(counter.get_total_flops()), float(moved))
+    return result, (float(counter.get_total_flops()), float(moved), draws.found)
 
 
 class _Evaluator:
@@ -107,13 +111,13 @@ class _Evaluator:
         match operation.kind:
             case "input":
                 default = operation.args[0] if operation.args else None
-                return _meta(inputs.get(operation.target, default)), (0.0, 0.0)
+                return _meta(inputs.get(operation.target, default)), NOTHING
             case "attribute":
-                return _meta(attrgetter(operation.target)(self.model)), (0.0, 0.0)
+                return _meta(attrgetter(operation.target)(self.model)), NOTHING
             case "training":
-                return self.training, (0.0, 0.0)
+                return self.training, NOTHING
             case "output":
-                return None, (0.0, 0.0)
+                return None, NOTHING
         return self._run(operation, args, kwargs)
 
     def _run(self, operation: Operation, args: Any, kwargs: Any) -> Measured:
@@ -155,7 +159,7 @@ class _Evaluator:
 
     def _callable(self, operation: Operation, module: nn.Module | None) -> Callable[..., Any]:
         if module is not None:
-            return without_data(module)
+            return _dropping(without_data(module))
         if operation.kind in {"network", "context"}:
             return partial(operation.target, self.twin)
         if operation.kind == "method":
@@ -171,6 +175,13 @@ def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
     if like.dtype.is_floating_point:
         return torch.randn(like.shape, dtype=like.dtype, device="cpu").to(device)
     return torch.zeros(like.shape, dtype=like.dtype, device=device)
+
+
+def _dropping(module: nn.Module) -> nn.Module:
+    """The copy in train mode, in which layers draw; but for BatchNorm, which counts its samples."""
+    for part in module.modules():
+        part.training = part.training or not isinstance(part, nn.modules.batchnorm._NormBase)
+    return module
 
 
 def _is_torch(module: nn.Module) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 from torch import Tensor
 
+from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.levels import LevelBuilder, find_levels
 from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.depth_batching import find_stacks
 from pararealize.cost.predict import make_plan
 from pararealize.cost.probe import Probe
 from pararealize.decide.passes import MethodPasses
+from pararealize.decide.solve_error import Levels, measured_levels
 from pararealize.emit.runner import faster_of_both
+from pararealize.ir.chain import Partition
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
@@ -30,20 +34,33 @@ class MGRITPasses(MethodPasses):
     """What multigrid reduction in time decides."""
 
     method: MGRIT
+    _is_final = False
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
         chosen = saved_kinds(self.saved.pieces, self.method) if self.saved else {}
         builder = LevelBuilder(probe, self.method, self.request.machine, chosen)
-        cycles, levels, plan = decide_levels(builder, ranks)
         given = self.request.given or {}
-        return self.decided(
-            *(probe, plan),
-            iteration=cycles,
-            levels=levels,
-            features={j: found.segment for j, found in builder.features.items()},
-            given={k: v for k, v in given.items() if not isinstance(v, Tensor)},
-        )
+
+        def decisions(found: Levels) -> Decisions:
+            cycles, levels, plan = found
+            return self.decided(
+                *(probe, plan),
+                iteration=cycles,
+                levels=levels,
+                features={j: found.segment for j, found in builder.features.items()},
+                given={k: v for k, v in given.items() if not isinstance(v, Tensor)},
+            )
+
+        if not self._is_final:
+            return decisions(decide_levels(builder, ranks))
+        decide = partial(decide_levels, builder, ranks)
+        return decisions(measured_levels(builder, decide, decisions))
+
+    def decide_again(self, partition: Partition) -> Decisions:
+        """The decisions, with errors that are measured: those before were of other partitions."""
+        self._is_final = True
+        return super().decide_again(partition)
 
     def placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
         """The decisions with every cycle's tasks, for states and for adjoints, on ranks."""
@@ -63,9 +80,11 @@ class MGRITPasses(MethodPasses):
 
 
 def decide_levels(
-    builder: LevelBuilder, ranks: int
+    builder: LevelBuilder, ranks: int, kind: IntervalKind | None = None
 ) -> tuple[Iteration, Mapping[Target, Coarse], Plan]:
     """Cycles that are not placed on ranks, the coarse propagators that they apply, and the plan.
+
+    They are of a ``kind``, or of that which the method asks for.
 
     Raises:
         CoarseError: none of the asked kind exists.
@@ -76,7 +95,7 @@ def decide_levels(
     cycles = iteration(hierarchy, method, head=head, with_features=builder.features)
     every = (*cycles.forward, *cycles.adjoint)
     used = {target for each in every for target in targets(each.schedule)}
-    levels = builder.build(cycles.levels, used)
+    levels = builder.build(cycles.levels, used, kind)
     plan = make_plan(
         *(probe.partition, cycles.forward[0].schedule, probe.model, method, builder.machine),
         *(ranks if ranks > 1 else 0, levels),

@@ -15,6 +15,7 @@ from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.predict import make_plan, predict
 from pararealize.cost.probe import Probe
+from pararealize.cost.profile import random_like
 from pararealize.decide.passes import MethodPasses
 from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition, State
@@ -128,7 +129,8 @@ def _inseparable(decisions: Decisions, batch: int) -> int | None:
     """The first subnetwork whose coarse network does not treat every sample by itself, if any."""
     for j, coarse in decisions.coarse.items():
         state = decisions.partition.chain.state(decisions.partition.piece(j)[0])
-        if j > 1 and (coarse.module is None or not is_separable(coarse.module, state, batch)):
+        module = None if coarse.inputs else coarse.module  # inputs may have another batch
+        if j > 1 and (module is None or not is_separable(module, state, batch)):
             return j
     return None
 
@@ -144,8 +146,9 @@ def is_separable(module: nn.Module, state: State, batch: int) -> bool:
     first = next(probe.parameters(), None)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        like = first if first is not None else torch.empty(0, dtype=state[0].dtype)
-        leaves = [torch.randn(spec.shape).to(like) for spec in state]
+        leaves = [random_like(spec, probe) for spec in state]
+        if first is not None:
+            leaves = [leaf.to(first) if leaf.is_floating_point() else leaf for leaf in leaves]
         try:
             whole, *halves = (
                 tree_leaves(probe(*(leaf[part] for leaf in leaves)))
@@ -157,7 +160,7 @@ def is_separable(module: nn.Module, state: State, batch: int) -> bool:
 
 
 def _is_joined(whole: Any, *halves: Any) -> bool:
-    if not isinstance(whole, Tensor):
+    if not isinstance(whole, Tensor) or not whole.ndim:
         return False  # a constant has no batch to cut
     joined = torch.cat(halves)
     close = torch.allclose(joined, whole, rtol=1e-3, atol=1e-5)

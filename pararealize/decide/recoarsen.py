@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from pararealize.coarse.levels import LevelBuilder
 from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
 from pararealize.decide.mgrit_passes import decide_levels
+from pararealize.decide.solve_error import Levels, measured_levels
 from pararealize.emit.emission import Emission
 from pararealize.emit.propagators import borrowing_propagators, share_masks
 from pararealize.errors import MethodError, RankError
@@ -23,6 +25,7 @@ from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
 from pararealize.runtime.communication.transport import together
+from pararealize.runtime.effects.generators import kept
 
 
 def recoarsened(
@@ -52,7 +55,7 @@ def recoarsened(
         plan, levels = transport.exchange((plan, levels))[0]
     own = {target: choice for target, choice in levels.items() if target in emission.propagators}
     coarse = borrowing_propagators(own, emission.serial)
-    share_masks(coarse, dict.fromkeys(coarse, 2))
+    share_masks(coarse, dict.fromkeys(coarse, 2), ranks=False, linked=False)
     return replace(
         emission,
         decisions=replace(emission.decisions, plan=plan),
@@ -84,8 +87,13 @@ def _decided(
     assert isinstance(method, MGRIT)
     given = bind(whole, args, kwargs) if args or kwargs else decisions.given
     probe = Probe(decisions.partition, whole, dict(given or {}), method.seed)
-    with torch.inference_mode(False), torch.enable_grad():
+
+    def unplaced(found: Levels) -> Decisions:
+        return replace(decisions, iteration=found[0], levels=found[1], plan=found[2])
+
+    with torch.inference_mode(False), torch.enable_grad(), kept():
         builder = LevelBuilder(probe, method, plan.machine, chosen={})
-        _, levels, new = decide_levels(builder, plan.ranks)
+        decide = partial(decide_levels, builder, plan.ranks)
+        _, levels, new = measured_levels(builder, decide, unplaced)
     changed = ("pieces", "levels", "parallel_seconds", "critical_coarse_seconds")
     return replace(plan, **{name: getattr(new, name) for name in changed}), levels

@@ -43,7 +43,9 @@ def assemble(
 
     """
     registries = _registries(decisions)
-    parts = _applied(propagators_of(decisions, serial, registries), decisions.every)
+    parts = propagators_of(decisions, serial, registries)
+    linked = decisions.iteration is None  # cycles have an order of their own
+    parts = _applied(parts, decisions.every, ranks=transport is not None, linked=linked)
     emission = Emission(
         replace(decisions, coarse={}, guesses={}, levels={}),  # these have been put into use
         serial,
@@ -71,12 +73,12 @@ def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
 
 
 def _applied(
-    parts: Mapping[Target, Propagator], schedules: Iterable[Schedule]
+    parts: Mapping[Target, Propagator], schedules: Iterable[Schedule], *, ranks: bool, linked: bool
 ) -> dict[Target, Propagator]:
     """The propagators that schedules apply, with masks for those that need them."""
     used = Counter(task.target for s in schedules for task in s if task.target is not None)
     parts = {target: part for target, part in parts.items() if target in used}
-    share_masks(parts, used)
+    share_masks(parts, used, ranks=ranks, linked=linked)
     return parts
 
 
@@ -114,7 +116,8 @@ def renewed(
     Networks in the registries that no stage applies are removed, as when it is compiled. On ranks,
     all call it.
     """
-    every = _applied({**emission.propagators, **parts}, stages)
+    ranks = emission.share is not None
+    every = _applied({**emission.propagators, **parts}, stages, ranks=ranks, linked=True)
     keep_applied(registries, every)
     _share_rollback(every, emission.rollback)
     found = replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from pararealize.ir.decisions import Decisions
@@ -16,6 +17,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.random_streams import Draw
 from pararealize.runtime.communication.tied_parameters import Tie
 from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.effects.lock import Lock
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.rules import Rule
 from pararealize.runtime.runners.graph import SweepControl
@@ -54,6 +56,7 @@ class Emission:
         share: where the network lies on several ranks, this one's.
         rule: what decides how many stages run; without one, the first alone does.
         rollback: of the statistics that propagators move, where a stage may follow.
+        lock: held while the network runs: threads call it one after another.
 
     """
 
@@ -65,6 +68,7 @@ class Emission:
     share: Share | None = None
     rule: Rule | None = None
     rollback: Rollback = field(default_factory=Rollback)
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def plan(self) -> Plan:
@@ -99,3 +103,8 @@ class Emission:
         for part in self.propagators.values():
             for mask in part.step_masks():
                 mask.begin_step()
+
+    def end_step(self) -> None:
+        """Move on, so that the next step's coarse masks are new ones."""
+        if self.own_streams:
+            torch.rand(())

@@ -20,22 +20,28 @@ from pararealize.runtime.values.combine import combine
 
 
 def lower(
-    schedule: Schedule, arguments: tuple[Operation, ...], propagators: Mapping[Target, Propagator]
+    schedule: Schedule,
+    arguments: tuple[Operation, ...],
+    propagators: Mapping[Target, Propagator],
+    *,
+    guarded: bool = False,
 ) -> fx.GraphModule:
     """The schedule as a graph module: (network inputs) → (output, watched values).
 
     Every ``apply`` becomes one ``call_module``, every ``combine`` one ``call_function``, in the
     schedule's order and under its names. Propagators that several tasks apply are told which of
     them moves statistics. Where the schedule is placed, a ``recv`` moves a value to the device of
-    its rank.
+    its rank. ``guarded`` says that states may hold infinite values.
     """
-    return _lowered((schedule,), arguments, propagators, (), None)
+    return _lowered((schedule,), arguments, propagators, (), None, guarded=guarded)
 
 
 def lower_stages(
     stages: Sequence[Schedule],
     arguments: tuple[Operation, ...],
     propagators: Mapping[Target, Propagator],
+    *,
+    guarded: bool = False,
 ) -> tuple[GraphStage, ...]:
     """Schedules that run one after another as graph modules.
 
@@ -46,7 +52,7 @@ def lower_stages(
     for i in range(1, len(stages) + 1):
         ran, keeps, made = stages[:i], kept(stages, i), made_in(stages[i - 1 : i])
         takes, leaves = taken(ran), tuple(key for key in keeps if key in made)
-        graph = _lowered(ran, arguments, propagators, takes, leaves)
+        graph = _lowered(ran, arguments, propagators, takes, leaves, guarded=guarded)
         watches = watches_in_order(ran)
         found.append(GraphStage(graph, ran[-1].sweeps, watches, takes, leaves, frozenset(keeps)))
     return tuple(found)
@@ -58,6 +64,8 @@ def _lowered(
     propagators: Mapping[Target, Propagator],
     takes: Sequence[Key],
     leaves: Sequence[Key] | None,
+    *,
+    guarded: bool,
 ) -> fx.GraphModule:
     """The last of the stages."""
     schedule, graph = stages[-1], fx.Graph()
@@ -66,7 +74,7 @@ def _lowered(
     moves = movers(schedule, propagators) if schedule.ranks > 1 else {}
     modules: dict[str, nn.Module] = {str(target): p for target, p in propagators.items()}
     modules |= {f"device.{rank}": move for rank, move in moves.items()}
-    writer = _GraphWriter(graph, propagators, inputs, frozenset(moves), known)
+    writer = _GraphWriter(graph, propagators, inputs, frozenset(moves), guarded, known)
     for task in schedule:
         writer.write(task)
     watched = tuple(
@@ -88,6 +96,7 @@ class _GraphWriter:
     propagators: Mapping[Target, Propagator]
     inputs: Mapping[str, fx.Node]
     moves: frozenset[int]
+    guarded: bool
     values: dict[Key, fx.Node] = field(default_factory=dict)
 
     def write(self, task: Task) -> None:
@@ -104,7 +113,9 @@ class _GraphWriter:
         keys = [(task.rank, read) for read in task.reads]
         state = tuple(self.values[key] for key in keys if key in self.values)
         if task.op == "combine":
-            return self.graph.create_node("call_function", combine, (task.signs, *state), name=name)
+            guards: dict[str, Any] = {"guarded": True} if self.guarded else {}
+            terms: tuple[Any, ...] = (task.signs, *state)
+            return self.graph.create_node("call_function", combine, terms, guards, name=name)
         extra = tuple(self._input(task.rank, i) for i in self.propagators[task.applied].inputs)
         quiet: dict[str, Any] = {} if task.commits else {"commits": False}
         arguments = (*state, *extra)

@@ -16,6 +16,7 @@ from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Checkpointed, Fine
 from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.propagators.registered import Registered
+from pararealize.runtime.effects.generators import other_generators
 from pararealize.runtime.effects.masks import Masks
 
 
@@ -152,12 +153,44 @@ def checkpointed(
     return found
 
 
-def share_masks(parts: Mapping[Target, Propagator], used: Mapping[Target, int]) -> None:
-    """Masks for what may draw random numbers more than once a step, or besides the network."""
+def share_masks(
+    parts: Mapping[Target, Propagator], used: Mapping[Target, int], *, ranks: bool, linked: bool
+) -> None:
+    """Masks for what may draw random numbers more than once a step, or besides the network.
+
+    On ``ranks`` also for what may draw from generators that ranks cannot follow. ``linked`` are
+    those of subnetworks which are evaluated in the network's order.
+    """
     network = {id(p) for target, p in parts.items() if target.is_network}
     wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
     again = {id(p) for p in wrapped} | {id(p) for target, p in parts.items() if used[target] > 1}
     for part in (*parts.values(), *wrapped):
         own_stream = id(part) not in network
-        if part.masks is None and part.draws and (own_stream or id(part) in again):
-            part.masks = Masks(own_stream=own_stream)
+        if part.masks is not None or not part.draws:
+            continue
+        others = other_generators(part.called())
+        if own_stream or id(part) in again or (ranks and others):
+            part.masks = Masks(own_stream=own_stream, others=others)
+            part.masks.is_on_ranks = ranks
+    if linked and not ranks:
+        _link(parts, used)
+
+
+def _link(parts: Mapping[Target, Propagator], used: Mapping[Target, int]) -> None:
+    """Let subnetworks draw from where the one before has ended."""
+    own = sorted((t for t in parts if t.is_network and t in used), key=_network_order)
+    drawing = [parts[target] for target in own if parts[target].draws]
+    before: Masks | None = None
+    last: Masks | None = None
+    for part in drawing:
+        if part.masks is not None:
+            part.masks.before, part.masks.is_linked = before, True
+        before = part.masks
+        last = part.masks if part is not parts.get(HEAD) else before or last
+    if last is not None:
+        last.is_last = True
+
+
+def _network_order(target: Target) -> tuple[bool, int]:
+    """Subnetworks by number, the head last."""
+    return target == HEAD, target.number

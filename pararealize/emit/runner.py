@@ -42,13 +42,16 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
     if share is not None:
         program, ties, parts = _program(emission, share), share.ties, emission.propagators
         return RankRunner(program, parts, arguments, share.draws, share.transport, network, ties)
-    graph = lower(schedule, emission.arguments, emission.propagators)
+    guarded = emission.decisions.partition.chain.infinite
+    graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:
         return MultigridRunner(_solver(emission, iteration), arguments, network, graph)
     if control is None:
         return GraphRunner(graph, schedule, arguments)
-    stages = lower_stages(emission.decisions.stages, emission.arguments, emission.propagators)
+    stages = lower_stages(
+        emission.decisions.stages, emission.arguments, emission.propagators, guarded=guarded
+    )
     return AdaptiveRunner(stages, control, arguments, graph)
 
 

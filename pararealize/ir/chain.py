@@ -50,6 +50,11 @@ class TensorSpec:
         """Memory it takes, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether it holds real or complex numbers."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
     def __str__(self) -> str:
         return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
 
@@ -105,12 +110,14 @@ class Cost:
 class Profile:
     """What every value of a program looks like and what it costs to compute it.
 
-    ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor.
+    ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor;
+    ``draws`` are the values for which random numbers are drawn.
     """
 
     specs: Mapping[str, TensorSpec | None]
     costs: Mapping[str, Cost]
     inputs: Mapping[str, Any]
+    draws: frozenset[str] = frozenset()
 
     def cost(self, operations: Iterable[Operation]) -> Cost:
         """Cost of operations one after another."""
@@ -176,7 +183,8 @@ class Layer:
 class Chain:
     """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``.
 
-    ``whole`` says of each module that could not be looked into why.
+    ``whole`` says of each module that could not be looked into why, ``infinite`` whether states may
+    hold infinite values.
     """
 
     train: Program
@@ -186,6 +194,7 @@ class Chain:
     interfaces: tuple[Interface, ...]
     sizes: Mapping[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
+    infinite: bool = False
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""

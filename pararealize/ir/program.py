@@ -38,7 +38,8 @@ class Operation:
     the path of the module whose ``training`` flag is read, a function, or a method's name.
     A function of kind ``network`` or ``context`` takes the whole network before its arguments;
     ``context`` is what any segment may compute again from the inputs.
-    ``scope`` is the path of the innermost module whose ``forward`` wrote the operation.
+    ``scope`` is the path of the innermost module whose ``forward`` wrote the operation; ``draws``
+    says that it was seen to draw random numbers.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Operation:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     scope: str = ""
+    draws: bool = False
 
     @cached_property
     def uses(self) -> tuple[str, ...]:

@@ -220,9 +220,11 @@ def is_random(segment: Segment, root: nn.Module) -> bool:
 
 
 def _draws(operation: Operation, root: nn.Module) -> bool:
+    if operation.draws or operation.kind == "network":
+        return True
     if operation.kind == "module":
         return module_draws(root.get_submodule(operation.target))
-    return operation.kind == "network" or operation.call in RANDOM_FUNCTIONS
+    return operation.call in RANDOM_FUNCTIONS
 
 
 def module_draws(module: nn.Module) -> bool:

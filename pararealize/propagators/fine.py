@@ -133,6 +133,13 @@ class Fine(Propagator):
             flags = (o.target for o in segment.operations if o.kind == "training" and o.target)
             yield from (f"{path}.training" for path in flags)
 
+    def called(self) -> Iterable[nn.Module]:
+        """Modules that either mode calls, and what is in them."""
+        outside = (path for segment in self.segments for path in around_of(segment, self.root))
+        read = (attrgetter(path)(self.root) for path in outside)
+        for module in (*self._called(0), *self._called(1), *read):
+            yield from module.modules() if isinstance(module, nn.Module) else ()
+
     def weights(self) -> Iterable[Tensor]:
         """Parameters of the network, and buffers that it reads as values, in either mode."""
         for module in dict.fromkeys((*self._called(0), *self._called(1))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, final
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import compile_segment
+from pararealize.runtime.values.infinities import without_infinities
+from pararealize.runtime.values.pytree import map_tensors
 
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -30,7 +33,11 @@ class Fresh(nn.Module):
         trained: whether weights start as those of ``root``; else they are drawn, and only its
             layers' kinds and sizes are read.
 
+    Where most layers were left out it is not to see infinities that these would have masked with:
+    ``guarded`` says whether states may hold any, and is ``None`` for networks that may see them.
     """
+
+    guarded: bool | None = None
 
     def __init__(
         self, root: nn.Module, segment: Segment, *, bias: bool, trained: bool = False
@@ -69,6 +76,9 @@ class Fresh(nn.Module):
 
     def forward(self, *values: Any) -> Any:
         """The segment's result."""
+        if self.guarded is not None:
+            spared = partial(without_infinities, guarded=self.guarded)
+            values = tuple(map_tensors(spared, value) for value in values)
         return self._function(self, *values)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize.ir.chain import State, TensorSpec
+from pararealize.propagators.leafwise import leafwise
+from pararealize.runtime.values.infinities import without_infinities
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -70,6 +74,8 @@ class PooledBottleneck(nn.Module):
     Without ``bias`` it is positively homogeneous: no jump gives no correction.
     """
 
+    guarded = False
+
     def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
         super().__init__()
         self.resize = Resize(source.shape[2:], target.shape[2:])
@@ -84,6 +90,7 @@ class PooledBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The mapped state."""
+        x = without_infinities(x, guarded=self.guarded)
         pooled = self.resize(x)
         branch = torch.relu(self.spread(torch.relu(self.compress(pooled))))
         y: Tensor = self.mix(pooled) + self.expand(branch)
@@ -97,6 +104,8 @@ class LowRank(nn.Module):
     ``[..., f_in] -> [..., f_out]``. Without ``bias`` the map is linear.
     """
 
+    guarded = False
+
     def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
         super().__init__()
         before, after = source.shape[-1], target.shape[-1]
@@ -107,6 +116,7 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The mapped state."""
+        x = without_infinities(x, guarded=self.guarded)
         y: Tensor = self.expand(self.compress(x))
         return x + y if self.skips else y
 
@@ -115,12 +125,15 @@ class LowRank(nn.Module):
 class PooledLinear(nn.Module):
     """Global average of a map, then a low-rank linear map: ``[b, c, *size] -> [b, features]``."""
 
+    guarded = False
+
     def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
         super().__init__()
         self.linear = LowRank(TensorSpec(source.shape[:2], source.dtype), target, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The mapped state."""
+        x = without_infinities(x, guarded=self.guarded)
         y: Tensor = self.linear(x.flatten(2).mean(2))
         return y
 
@@ -150,36 +163,32 @@ class PatchGuess(nn.Module):
         return y
 
 
-@final
-class Leafwise(nn.Module):
-    """One network for each leaf of a tuple state."""
-
-    def __init__(self, parts: list[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
-        """The mapped leaves."""
-        return tuple(part(leaf) for part, leaf in zip(self.parts, leaves, strict=True))
+def guard(module: nn.Module) -> None:
+    """Let the generic networks in a module look for infinities wherever they run."""
+    for part in module.modules():
+        if isinstance(part, (PooledBottleneck, LowRank, PooledLinear)):
+            part.guarded = True
 
 
-def generic_coarse(source: State, target: State, *, bias: bool) -> nn.Module | None:
-    """A small network from one state's shapes to another's, or ``None`` where none is known."""
-    if len(source) != len(target) or not source:
+def generic_coarse(
+    source: State, target: State, *, bias: bool, passed: Sequence[int | None] = ()
+) -> nn.Module | None:
+    """A small network from one state's shapes to another's, or ``None`` where none is known.
+
+    ``passed`` says of every leaf of the target which one of the source it is, if it is any.
+    """
+    if not source or not target:
         return None
-    parts = [_map_leaf(a, b, bias) for a, b in zip(source, target, strict=True)]
-    found = [part for part in parts if part is not None]
-    if len(found) < len(parts):
-        return None
-    return found[0] if len(found) == 1 else Leafwise(found)
+    return leafwise(source, target, partial(_map_leaf, bias=bias), passed)
 
 
-def _map_leaf(source: TensorSpec, target: TensorSpec, bias: bool) -> nn.Module | None:
+def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Module | None:
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
     before, after = len(source.shape), len(target.shape)
-    if source.shape[:1] != target.shape[:1]:
-        return None  # an axis was merged with the batch
+    empty = not after or 0 in (*source.shape, *target.shape)
+    if empty or source.shape[:1] != target.shape[:1]:
+        return None  # no axes or no numbers, or an axis was merged with the batch
     if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
@@ -259,26 +268,33 @@ class ParameterFree(nn.Module):
         return functional.pad(x, padding) if self.channels else x
 
 
-def identity(source: State, target: State) -> nn.Module | None:
+def identity(source: State, target: State, passed: Sequence[int | None] = ()) -> nn.Module | None:
     """The parameter-free map from one state's shapes to another's, or ``None``."""
-    if not has_identity(source, target):
-        return None
-    parts: list[nn.Module] = [ParameterFree(a, b) for a, b in zip(source, target, strict=True)]
-    return parts[0] if len(parts) == 1 else Leafwise(parts)
+    known = has_identity(source, target, passed)
+    return leafwise(source, target, _resized, passed) if known else None
 
 
-def has_identity(source: State, target: State) -> bool:
+def has_identity(source: State, target: State, passed: Sequence[int | None] = ()) -> bool:
     """Whether there is a parameter-free map from one state's shapes to another's.
 
     Maps to maps, vectors to vectors, and maps to vectors; sequences only to themselves.
     """
-    return len(source) == len(target) and all(map(_maps, source, target))
+    alone = [i for i in range(len(target)) if i >= len(passed) or passed[i] is None]
+    return len(source) == len(target) and all(_maps(source[i], target[i]) for i in alone)
+
+
+def _resized(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
+    if not _maps(source, target):
+        return None
+    return ParameterFree(source, target) if len(source.shape) > 1 else nn.Identity()
 
 
 def _maps(source: TensorSpec, target: TensorSpec) -> bool:
     before, after = len(source.shape), len(target.shape)
-    if source.shape[:1] != target.shape[:1]:
+    if source == target:
+        return True
+    if source.shape[:1] != target.shape[:1] or min(before, after) < 2:
         return False
     if before == after:
-        return before != 3 or source.shape == target.shape
+        return before != 3
     return before > 3 and after == 2

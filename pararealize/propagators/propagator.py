@@ -14,6 +14,7 @@ from pararealize.runtime.effects.masks import Masks
 from pararealize.runtime.effects.statistics import Rollback, frozen_statistics, is_torchs
 from pararealize.runtime.values.checks import check_finite, line_of, shapes
 from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.infinities import is_real
 from pararealize.runtime.values.pytree import map_tensors
 
 
@@ -52,6 +53,10 @@ class Propagator(nn.Module, ABC):
     @abstractmethod
     def stateful(self) -> Iterable[nn.Module]:
         """Modules in which an evaluation may move buffers or attributes."""
+
+    def called(self) -> Iterable[nn.Module]:
+        """Modules whose forward an evaluation runs."""
+        return ()
 
     def paths(self) -> Iterable[str]:
         """Modules, tensors and flags of the network that it reads, by path."""
@@ -98,7 +103,7 @@ class Propagator(nn.Module, ABC):
         moving = () if commits else tuple(self.stateful())
         if self.masks is None and not moving:
             return self.propagate(*values)
-        drawn = nullcontext() if self.masks is None else self.masks.drawn(values)
+        drawn = nullcontext() if self.masks is None else self.masks.drawn(values, commits=commits)
         with drawn, frozen_statistics(moving):
             return self.propagate(*values)
 
@@ -121,6 +126,10 @@ class Around(Propagator):
     def stateful(self) -> Iterable[nn.Module]:
         """Modules in which an evaluation of the inner one may move buffers or attributes."""
         return self.inner.stateful()
+
+    def called(self) -> Iterable[nn.Module]:
+        """Modules whose forward an evaluation of the inner one runs."""
+        return self.inner.called()
 
 
 @final
@@ -146,7 +155,7 @@ class ZeroPreserving(Around):
     def propagate(self, *values: Any) -> Any:
         """G(r) - G(0), with the same masks in both."""
         jump, *inputs = values
-        zero = map_tensors(torch.zeros_like, jump)
+        zero = map_tensors(lambda t: torch.zeros_like(t) if is_real(t) else t, jump)
         here = self.inner(jump, *inputs, commits=not self.shared)
         return combine("+-", here, self.inner(zero, *inputs, commits=False))
 

@@ -8,7 +8,8 @@ from typing import Any, final
 from torch import nn
 
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import module_draws
+from pararealize.propagators.compiled import is_random, module_draws
+from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.propagator import Propagator, with_state
 
 
@@ -54,10 +55,15 @@ class Registered(Propagator):
         """Its parts that hold state."""
         return with_state([self.module])
 
+    def called(self) -> Iterable[nn.Module]:
+        """Its parts."""
+        return self.module.modules()
+
     @property
     def draws(self) -> bool:
         """Whether it may draw random numbers."""
-        return module_draws(self.module)
+        copies = (part for part in self.module.modules() if isinstance(part, Fresh))
+        return module_draws(self.module) or any(is_random(copy.segment, copy) for copy in copies)
 
 
 def moved(

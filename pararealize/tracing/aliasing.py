@@ -67,7 +67,7 @@ def written_where_it_shows(program: Program, root: nn.Module) -> Program:
     if not any(operation.target in PLAIN for operation in program):
         return program
     last_use = {name: i for i, operation in enumerate(program) for name in operation.uses}
-    shared = {name: group for group in _sharing(program, root) for name in group}
+    shared = {name: group for group in sharing(program, root) for name in group}
 
     def shows(i: int, written: str) -> bool:
         others = (name for name in shared[written] if program.index[name] < i)
@@ -85,7 +85,7 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
     """The memories that are written on."""
     last_use = {name: i for i, operation in enumerate(program) for name in operation.uses}
     memories = []
-    for values in _sharing(program, root):
+    for values in sharing(program, root):
         positions = [i for name in values & writes.keys() for i in writes[name]]
         if positions:
             ambient = tuple(last_use.get(n, -1) for n in values if program[n].kind in AMBIENT)
@@ -93,7 +93,7 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
     return memories
 
 
-def _sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
+def sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
     """Values that may share memory, together."""
     graph = nx.Graph()
     for operation in program:

@@ -21,6 +21,7 @@ from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.ir.program import FIXED, Operation, Program, Ref
 from pararealize.propagators.block_list import Context, Head, Item, Stem, leaves_of_call, replaced
+from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.trace import Trace
 
@@ -41,7 +42,8 @@ def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] |
     """
     path, constants = tracing.blocks, tracing.concrete_args
     if not path:
-        return trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)
+        traced = trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)
+        return with_ambient_values(traced, model)
     blocks = _find(model, path)
     if given is None:
         raise TraceError(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, other_generators
+
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
@@ -46,6 +48,17 @@ def collection_paused() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Compile in no mode of the caller's, and move none of their or the model's random numbers.
+
+    Weights copied in inference mode could not be trained.
+    """
+    generators = other_generators(model.modules()) or (PYTHON, NUMPY)
+    with collection_paused(), kept(generators), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import random
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial, partialmethod
@@ -18,6 +17,15 @@ from torch.fx.node import map_arg
 from pararealize.errors import TraceError
 from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
 from pararealize.propagators.step import Step
+from pararealize.runtime.effects.generators import (
+    NUMPY,
+    PYTHON,
+    Generator,
+    is_same,
+    other_generators,
+    put_back,
+    state_of,
+)
 from pararealize.tracing.aliasing import written_where_it_shows
 from pararealize.tracing.composites import unrolled
 
@@ -50,6 +58,8 @@ def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, A
 
     """
     tracer = _Tracer(whole)
+    own = other_generators(model.modules())
+    tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
         graph = tracer.watched(lambda: tracer.trace(model, concrete_args=dict(constants) or None))
     except Exception as error:
@@ -86,6 +96,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, whole: Mapping[str, str]) -> None:
         super().__init__()
         self.whole, self.failed, self.modes = whole, "", _modes()
+        self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """BatchNorm stays whole in other libraries' versions too: it counts as it runs.
@@ -119,11 +130,12 @@ class _Tracer(fx.Tracer):
 
         Every call of the trace would repeat them.
         """
-        numbers, python = torch.get_rng_state(), random.getstate()
+        before = [(generator, state_of(generator)) for generator in self.generators]
         result = call()
-        if not torch.equal(numbers, torch.get_rng_state()) or python != random.getstate():
-            torch.set_rng_state(numbers)
-            random.setstate(python)
+        moved = [pair for pair in before if not is_same(pair[1], state_of(pair[0]))]
+        for generator, state in moved:
+            put_back(generator, state)
+        if moved:
             raise TraceError(
                 "it draws random numbers that depend on no input, and a trace would keep those of "
                 "one call (draw them like the input, torch.rand_like(x))"

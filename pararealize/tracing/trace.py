@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.program import Operation, Program, Ref
+from pararealize.runtime.effects.generators import holds_generator
 from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.recorder import UntraceableError, record
 
@@ -98,7 +99,7 @@ def trace(
 
 def _record_all(model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any]) -> Trace:
     """Record both modes, again after each kind of module that turned out to be untraceable."""
-    whole = _hooked(model)
+    whole = {**_hooked(model), **_drawing(model)}
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
@@ -124,6 +125,15 @@ def _hooked(model: nn.Module) -> dict[str, str]:
         name: f"{type(module).__name__} has hooks, which run where it is called"
         for name, module in model.named_modules()
         if name and module._modules and any(getattr(module, r) for r in registries)
+    }
+
+
+def _drawing(model: nn.Module) -> dict[str, str]:
+    """Modules with generators of their own, whose numbers a trace would keep."""
+    return {
+        name: f"{type(module).__name__} draws from a generator of its own"
+        for name, module in model.named_modules()
+        if name and holds_generator(module)
     }
 
 

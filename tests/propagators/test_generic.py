@@ -95,7 +95,6 @@ def test_tuples_go_leaf_by_leaf() -> None:
     ("source", "target"),
     [
         (state((2, 8)), state((2, 4, 8, 8))),
-        (state((2, 8)), state((2, 8), (2, 8))),
         ((), state((2, 8))),
         (INDICES, state((2, 4))),
         (state((2, 4)), INDICES),

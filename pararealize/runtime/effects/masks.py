@@ -7,9 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pararealize.runtime.values.pytree import tensors_of
+from pararealize.errors import RankError
+from pararealize.runtime.effects.generators import (
+    Generator,
+    States,
+    device_states,
+    is_same,
+    put_back,
+    state_of,
+)
 
 
 class Masks:
@@ -17,51 +24,93 @@ class Masks:
 
     ``own_stream`` propagators leave the main random stream as they found it, so that the serial
     network's draws come in the serial network's order. Where ``start`` is given, they draw from
-    there, whenever in the step that is.
+    there, whenever in the step that is. ``others`` are generators besides those of devices.
+
+    How many numbers a layer draws may depend on its state (``nn.RReLU``, ``torch.poisson``): then
+    the serial network draws those of the next subnetwork from another place than at first, namely
+    from where the newest evaluation of the one ``before`` has ended; the last one of the network
+    leaves the main stream where it ends. On ranks, which begin at once, that is an error.
     """
 
-    def __init__(self, *, own_stream: bool) -> None:
-        self.own_stream = own_stream
-        self.states: list[tuple[torch.device, Tensor]] = []
-        self.start: dict[torch.device, Tensor] = {}
+    def __init__(self, *, own_stream: bool, others: tuple[Generator, ...] = ()) -> None:
+        self.own_stream, self.others = own_stream, others
+        self.states: States = []
+        self.start: dict[torch.device, Any] = {}
+        self.before: Masks | None = None
+        self.is_linked, self.is_last, self.is_on_ranks = False, False, False
+        self.ends: States = []
 
     def begin_step(self) -> None:
         """Forget the last step's draws."""
-        self.states, self.start = [], {}
+        self.states, self.start, self.ends = [], {}, []
 
     @contextmanager
-    def drawn(self, values: tuple[Any, ...]) -> Iterator[None]:
+    def drawn(self, values: tuple[Any, ...], *, commits: bool = True) -> Iterator[None]:
         """Run with this step's random numbers: new ones at first, later the same again."""
-        before = random_states(values)
+        before = self._now(values)
         first = not self.states
         if first:
-            self.states = [(device, self.start.get(device, state)) for device, state in before]
-        for device, state in self.states:
-            _set_state(device, state)
+            self.states = [(g, self.start.get(g, state)) for g, state in before]
+        elif self.before is not None and self.before.ends:
+            self.states = self._after(self.before.ends)
+        for generator, state in self.states:
+            put_back(generator, state)
+        done = False
         try:
             yield
+            done = True
         finally:
-            if self.own_stream or not first:
-                for device, state in before:
-                    _set_state(device, state)
+            if done and (self.is_linked or self.is_on_ranks):
+                self._end(self._now(values), first=first, commits=commits)
+            if self.own_stream or not (first or (self.is_last and commits)):
+                for generator, state in before:
+                    put_back(generator, state)
+
+    def _now(self, values: tuple[Any, ...]) -> States:
+        return [*device_states(values), *((g, state_of(g)) for g in self.others)]
+
+    def _after(self, ends: States) -> States:
+        """The step's states, those that the propagator before has as well where it ended."""
+        ended = {_key(generator): state for generator, state in ends}
+        return [(g, ended.get(_key(g), state)) for g, state in self.states]
+
+    def _end(self, now: States, *, first: bool, commits: bool) -> None:
+        if self.is_on_ranks and not self.own_stream:
+            self._check(now, first=first)
+        if first or commits:
+            self.ends = now
+
+    def _check(self, now: States, *, first: bool) -> None:
+        """Raise where ranks, which begin at once, cannot know where the others end.
+
+        Raises:
+            RankError: numbers are drawn from a generator of which only this rank knows, or how many
+                there are depends on the state.
+
+        """
+        if first:
+            pairs = zip(now, self.states, strict=True)
+            moved = [g for (g, new), (_, old) in pairs if not is_same(new, old)]
+            for generator in moved:
+                if isinstance(generator, str):
+                    raise RankError(
+                        f"a layer draws from {generator} generator, and ranks cannot know "
+                        "what the others draw from it: draw with torch instead, as in "
+                        "torch.rand(()) < p, or run the network in one process."
+                    )
+        elif not all(is_same(new, old) for (_, new), (_, old) in zip(now, self.ends, strict=True)):
+            raise RankError(
+                "how many random numbers a layer draws depends on what it is given (as with "
+                "nn.RReLU or torch.poisson), and ranks, which begin at once, cannot know where the "
+                "others end: give the layer a torch.Generator of its own, draw one number for "
+                "every element, or run the network in one process."
+            )
 
 
-def random_states(values: Any) -> list[tuple[torch.device, Tensor]]:
+def _key(generator: Generator) -> Any:
+    return generator if isinstance(generator, (str, torch.device)) else id(generator)
+
+
+def random_states(values: Any) -> States:
     """The random state of the CPU, and of the devices of the values."""
-    devices = {tensor.device for tensor in tensors_of(values)}
-    devices.add(torch.device("cpu"))
-    return [(device, _get_state(device)) for device in sorted(devices, key=str)]
-
-
-def _get_state(device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    state: Tensor = torch.get_device_module(device).get_rng_state(device)
-    return state
-
-
-def _set_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        torch.get_device_module(device).set_rng_state(state, device)
+    return device_states(values)

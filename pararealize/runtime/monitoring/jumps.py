@@ -12,7 +12,8 @@ from pararealize.errors import MethodError
 from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.measures import rows_of
 from pararealize.runtime.monitoring.report import Jump, Report, norm
-from pararealize.runtime.values.combine import combine, join
+from pararealize.runtime.values.combine import combine, difference, join
+from pararealize.runtime.values.infinities import finite_part
 from pararealize.runtime.values.pytree import tensors_of
 
 #: A watch with the new and the old state.
@@ -63,8 +64,8 @@ def watched_report(watched: Iterable[Watched], sweeps: int) -> Report:
     """The jumps between new and old states, slices of a batch put together."""
     jumps = []
     for (sweep, interface), pairs in by_jump(watched).items():
-        size = norm([combine("+-", new, old) for new, old in pairs])
-        scale = norm([new for new, _ in pairs])
+        size = norm([difference(new, old) for new, old in pairs])
+        scale = norm([finite_part(new) for new, _ in pairs])
         jumps.append(Jump(sweep, interface, size, size / scale if scale else 0.0))
     return Report(tuple(jumps), sweeps=sweeps)
 
@@ -92,9 +93,9 @@ def _mean_square(pairs: Sequence[tuple[Any, Any]], batch: int) -> Tensor:
     new, old = pairs[0]
     if len(pairs) > 1:
         new, old = (join(side) for side in zip(*pairs, strict=True))
-    size = _squares(combine("+-", new, old), batch)
+    size = _squares(combine("+-", new, old, guarded=True), batch)
     with torch.no_grad():
-        scale = _squares(new, batch)
+        scale = _squares(finite_part(new), batch)
     found: Tensor = (size / torch.where(scale > 0, scale, 1.0)).mean()
     return found
 

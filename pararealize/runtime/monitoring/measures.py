@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pararealize.ir.schedule import Watch
 from pararealize.runtime.monitoring.report import Jump
-from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.combine import difference
+from pararealize.runtime.values.infinities import finite_part
 from pararealize.runtime.values.pytree import tensors_of
 
 
@@ -56,6 +57,14 @@ def sizes(value: Any, batch: int) -> Tensor:
     rows = (row.detach() for row in rows_of(value, batch))
     found = [torch.linalg.vector_norm(row.abs(), dim=1, dtype=_wide(row)) for row in rows]
     return torch.linalg.vector_norm(torch.stack(found), dim=0) if found else torch.zeros(1)
+
+
+def _jump_and_state(new: Any, old: Any, batch: int) -> Tensor:
+    """Sizes of a jump and of the new state, a row each; by samples where both are."""
+    rows = sizes(difference(new, old), batch), sizes(finite_part(new), batch)
+    if len(rows[0]) == len(rows[1]):
+        return torch.stack(rows)
+    return torch.stack([torch.linalg.vector_norm(row)[None] for row in rows])
 
 
 def rows_of(value: Any, batch: int) -> list[Tensor]:
@@ -106,10 +115,7 @@ def measured(pairs: Sequence[tuple[Any, Any]], batch: int) -> list[Tensor]:
     They are on the CPU, after one wait for the device.
     """
     with torch.no_grad():
-        rows = [
-            torch.stack((sizes(combine("+-", new, old), batch), sizes(new, batch)))
-            for new, old in pairs
-        ]
+        rows = [_jump_and_state(new, old, batch) for new, old in pairs]
         together = [row.flatten().to(rows[0].device) for row in rows]
         flat = torch.cat(together).cpu().to(torch.float64) if rows else torch.zeros(0)
     return [part.view(2, -1) for part in flat.split([row.numel() for row in rows])] if rows else []

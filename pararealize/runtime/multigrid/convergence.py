@@ -14,7 +14,8 @@ from pararealize.ir.hierarchy import Cycles
 from pararealize.ir.methods import MGRIT
 from pararealize.runtime.monitoring.report import Jump, norms
 from pararealize.runtime.multigrid.solve import Solve, SolverSetup
-from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.combine import difference
+from pararealize.runtime.values.infinities import finite_part
 
 
 def residuals(
@@ -29,6 +30,8 @@ def residuals(
     mine = [i for i, (_, rank) in enumerate(watches) if rank in setting.ranks]
     pairs = [(values[r, w.new], values[r, w.old]) for w, r in (watches[i] for i in mine)]
     found = norms(_differences(pairs) + [new for new, _ in pairs])
+    if not all(map(math.isfinite, found)):  # infinities that are carried are no residuals
+        found = norms([difference(*pair) for pair in pairs] + [finite_part(n) for n, _ in pairs])
     numbers = [0.0] * (2 * len(watches))
     for k, i in enumerate(mine):
         numbers[2 * i], numbers[2 * i + 1] = found[k], found[k + len(mine)]
@@ -51,7 +54,7 @@ def _differences(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
         for v in pair
     }
     if len(kinds) != 1 or None in kinds:
-        return [combine("+-", new, old) for new, old in pairs]
+        return [difference(new, old) for new, old in pairs]
     news, olds = zip(*pairs, strict=True)
     return list(torch._foreach_sub(news, olds))
 

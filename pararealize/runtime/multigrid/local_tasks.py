@@ -67,7 +67,8 @@ def carry_out(
         case "apply":
             values[key] = apply(task)
         case "combine":
-            values[key] = combine(task.signs, *(values[task.rank, name] for name in task.reads))
+            terms = (values[task.rank, name] for name in task.reads)
+            values[key] = combine(task.signs, *terms, guarded=True)
         case "send":
             messages.send(task, values[task.rank, task.reads[0]])
             values[key] = None

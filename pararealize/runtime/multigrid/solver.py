@@ -19,6 +19,7 @@ from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.stacked import Stacked
 from pararealize.runtime.communication.lanes import Lanes
+from pararealize.runtime.effects.lock import Lock
 from pararealize.runtime.effects.masks import random_states
 from pararealize.runtime.monitoring.report import Jump, Report
 from pararealize.runtime.multigrid.adjoints import Adjoints
@@ -69,6 +70,7 @@ class MultigridSolver:
         self.tally = Tally(backward_cycles=iteration.method.backward_cycles)
         self._is_fixed = False
         self._lanes: Lanes | None = None
+        self._lock = Lock()  # backward passes run outside of a network's call
 
     @contextmanager
     def fixed(self, lanes: Lanes | None = None) -> Iterator[None]:
@@ -90,6 +92,10 @@ class MultigridSolver:
 
         With ``learns``, what adjoints need is kept.
         """
+        with self._lock:
+            return self._solve(inputs, messages, learns=learns)
+
+    def _solve(self, inputs: Mapping[str, Any], messages: Messages, *, learns: bool) -> Solve:
         options, values = self._start(inputs)
         autocast = autocast_now(inputs)
         solved = Solve(options[0], messages, inputs, values, Tape(), autocast, lanes=self._lanes)
@@ -210,6 +216,12 @@ class MultigridSolver:
 
         It comes as leaves; on ranks that have not that state there are none.
         """
+        with self._lock:
+            return self._transpose(solved, adjoint, others, retain=retain)
+
+    def _transpose(
+        self, solved: Solve, adjoint: list[Any], others: Sequence[Tensor], *, retain: bool
+    ) -> list[Tensor | None]:
         iteration, least = self.setting.iteration, self.tally.backward_cycles
         every, tasks = iteration.adjoint, reversed(iteration.forward[0].schedule.tasks)
         last = next(task.rank for task in tasks if task.op in {"apply", "combine"})

@@ -14,6 +14,7 @@ from pararealize.ir.stages import Key
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.runtime.values.combine import combine
+from pararealize.runtime.values.infinities import is_real
 from pararealize.runtime.values.pytree import detached, flatten, leaves_of, map_tensors, unflatten
 
 #: A propagator and the value that it was applied to.
@@ -52,11 +53,6 @@ def hooks_held(tensors: Iterable[Tensor]) -> Iterator[None]:
     finally:
         for hooks, own in kept:
             hooks.update(own)
-
-
-def is_real(leaf: Any) -> bool:
-    """Whether a leaf of a state can have an adjoint."""
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Tape:
         link = self.links[task.rank, task.reads[0]]
         others = (values[task.rank, name] for name in task.reads[1:])
         with torch.enable_grad():
-            made = combine(task.signs, link.tensor, *others)
+            made = combine(task.signs, link.tensor, *others, guarded=True)
         self.links[task.rank, task.value] = Continuation(made, link.place)
         return made.detach()
 

@@ -18,9 +18,9 @@ from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.multigrid.solve import Solve
 from pararealize.runtime.multigrid.solver import MultigridSolver
-from pararealize.runtime.multigrid.tape import is_real
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.infinities import is_real
 from pararealize.runtime.values.pytree import flatten, parameters_of, tensors_of, with_tensors
 
 

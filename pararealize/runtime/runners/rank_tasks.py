@@ -77,7 +77,8 @@ class RankTasks:
             case "apply":
                 values[task.value] = self._apply(task, here)
             case "combine":
-                values[task.value] = combine(task.signs, *(values[name] for name in task.reads))
+                terms = (values[name] for name in task.reads)
+                values[task.value] = combine(task.signs, *terms, guarded=True)
             case "slice":
                 values[task.value] = self._slice(task, values)
             case "join":

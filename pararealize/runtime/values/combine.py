@@ -9,16 +9,27 @@ import torch
 from torch import Tensor
 
 from pararealize.errors import ShapeError
+from pararealize.runtime.values.infinities import (
+    can_look,
+    chosen,
+    combined,
+    differ,
+    is_finite,
+    is_real,
+)
 from pararealize.runtime.values.pytree import flatten, unflatten
 
 
-def combine(signs: str, *values: Any) -> Any:
+def combine(signs: str, *values: Any, guarded: bool = False) -> Any:
     """± a ± b …, leaf by leaf: ``combine("+-", new, old)`` is the jump new - old.
 
     The first is added to the sum of the others: in a + (v - g) with v = g nothing is rounded.
+    Equal values make no jump, infinite ones neither, which are looked for where that needs no
+    waiting for a device; elsewhere where states may hold them (``guarded``).
 
     A state is a tensor or a pytree of them. Leaves that are no floating-point tensors (indices,
-    masks) cannot be corrected and are taken from the first value.
+    masks) cannot be corrected and are taken from the first value, or where the first is a coarse
+    propagator's, from the fine one.
 
     Raises:
         ShapeError: the values differ in shape, so that adding them would broadcast.
@@ -31,7 +42,22 @@ def combine(signs: str, *values: Any) -> Any:
             raise ShapeError(f"states of different structure meet: {structure} and {other}.")
         _check_shapes(first, leaves)
     columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return unflatten([_combine_leaf(signs, column) for column in columns], structure)
+    return unflatten([_combine_leaf(signs, column, guarded) for column in columns], structure)
+
+
+def difference(new: Any, old: Any) -> Any:
+    """New - old as it is measured: what cannot be corrected and is not equal is an infinite jump.
+
+    That is an infinite value against a finite one, or another boolean or whole number.
+    """
+    (leaves, structure), (others, _) = flatten(new), flatten(old)
+    return unflatten([_apart(*pair) for pair in zip(leaves, others, strict=True)], structure)
+
+
+def _apart(new: Any, old: Any) -> Any:
+    if is_real(new):
+        return differ(new, old, measured=True)
+    return torch.where(new == old, 0.0, torch.inf) if isinstance(new, Tensor) else new
 
 
 def _check_shapes(first: list[Any], other: list[Any]) -> None:
@@ -44,13 +70,20 @@ def _check_shapes(first: list[Any], other: list[Any]) -> None:
             )
 
 
-def _combine_leaf(signs: str, leaves: tuple[Any, ...]) -> Any:
+def _combine_leaf(signs: str, leaves: tuple[Any, ...], guarded: bool) -> Any:
     first = leaves[0]
-    if not isinstance(first, Tensor) or not (first.is_floating_point() or first.is_complex()):
-        return first
-    first = -first if signs[0] == "-" else first
+    if not is_real(first):
+        return chosen(signs, leaves)
     if len(leaves) == 1:
-        return first
+        return -first if signs[0] == "-" else first
+    if can_look(first):
+        found = _sum(signs, leaves)
+        return found if is_finite(found) else combined(signs, leaves)
+    return combined(signs, leaves) if guarded else _sum(signs, leaves)
+
+
+def _sum(signs: str, leaves: tuple[Any, ...]) -> Any:
+    first = -leaves[0] if signs[0] == "-" else leaves[0]
     rest = leaves[1]
     for sign, leaf in zip(signs[2:], leaves[2:], strict=True):
         rest = rest + leaf if sign == signs[1] else rest - leaf

@@ -1,0 +1,86 @@
+"""Drawing: which operations draw random numbers, seen when their shapes are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pararealize.ir.chain import Profile
+from pararealize.ir.program import Operation, Program
+from pararealize.propagators.recomputed import is_repeatable
+from pararealize.runtime.effects.generators import NUMPY, PYTHON, is_same, put_back, state_of
+from pararealize.tracing.trace import Trace
+
+#: Arguments that say how much is dropped: where it is nothing, nothing is drawn.
+SHARES = ("dropout_p", "dropout")
+
+
+class Draws(TorchDispatchMode):
+    """Notes whether any of torch's operators that draw random numbers is run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operator."""
+        del types
+        if torch.Tag.nondeterministic_seeded in func.tags and _drops(func, args, kwargs or {}):
+            self.found = True
+        return func(*args, **(kwargs or {}))
+
+
+def _drops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator leaves anything out, as attention need not."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name in SHARES:
+            given = args[place] if place < len(args) else argument.default_value
+            return bool(kwargs.get(argument.name, given))
+    return True
+
+
+@contextmanager
+def watched() -> Iterator[Draws]:
+    """A block in which it is seen whether torch's, Python's or NumPy's generator is drawn from.
+
+    Python's and NumPy's are put back.
+    """
+    before = [(generator, state_of(generator)) for generator in (PYTHON, NUMPY)]
+    with Draws() as draws:
+        try:
+            yield draws
+        finally:
+            for generator, state in before:
+                if not is_same(state_of(generator), state):
+                    draws.found = True
+                    put_back(generator, state)
+
+
+def with_draws(traced: Trace, profile: Profile) -> Trace:
+    """The programs with what was seen to draw marked so.
+
+    Of the eval program, if it is another, what draws in the other mode, and calls that were not
+    seen there and may.
+    """
+    train = Program(tuple(replace(o, draws=o.name in profile.draws) for o in traced.train))
+    if traced.train is traced.eval:
+        return replace(traced, train=train, eval=train)
+    seen = {_call(operation): operation.draws for operation in train}
+
+    def may(operation: Operation) -> bool:
+        function = operation.kind == "function" and not is_repeatable(operation)
+        return seen.get(_call(operation), function)
+
+    evaluate = Program(tuple(replace(o, draws=may(o)) for o in traced.eval))
+    return replace(traced, train=train, eval=evaluate)
+
+
+def _call(operation: Operation) -> tuple[str, str]:
+    return operation.kind, str(operation.target)
