@@ -18,6 +18,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.program import Program, Ref
 from pararealize.propagators.compiled import written_by
 from pararealize.runtime.effects.statistics import buffer_copies
+from pararealize.tracing.rehearsal import rehearse
 from pararealize.tracing.trace import Trace, trace
 
 #: What ``torch.fx`` keeps constants under, in the module that it traces.
@@ -38,7 +39,7 @@ def trace_keeping_state(
         TraceError: the network cannot be traced, or its own ``forward`` writes on it.
 
     """
-    given, leaves = tuple(given), tuple(leaves)
+    given, leaves = given if isinstance(given, Mapping) else tuple(given), tuple(leaves)
     writers: dict[str, str] = {}
     while True:
         written: dict[str, str] = {}
@@ -50,9 +51,47 @@ def trace_keeping_state(
         except Exception:  # what was written last time may be why: a value of another trace
             if not written:
                 raise
-        if not written:
+        if written:
+            writers |= _owners(model, written, writers)
+            continue
+        strays = differing(model, traced, given) if isinstance(given, Mapping) else {}
+        if not strays:
             return replace(traced, whole={**writers, **traced.whole})
-        writers |= _owners(model, written, writers)
+        writers |= strays
+
+
+def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict[str, str]:
+    """Modules that do something else with tensors than with a trace's values, and why.
+
+    Raises:
+        TraceError: the network's own forward does.
+
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for training, draft in zip((True, False), traced.drafts, strict=True):
+            with _watched(model.train(training), {}):
+                strays = rehearse(model, draft, given)
+            if strays:
+                return _of_one_kind(model, strays)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return {}
+
+
+def _of_one_kind(model: nn.Module, strays: Mapping[str, str]) -> dict[str, str]:
+    """With a module all others of its class, which most likely do the same."""
+    (path, reason), *_ = strays.items()
+    if not path:
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced{reason}: move that code into a sub-module, "
+            "which is then called whole, or fix the argument that decides, "
+            "concrete_args={'name': value}."
+        )
+    kind = type(model.get_submodule(path))
+    same = (name for name, module in model.named_modules() if name and type(module) is kind)
+    return dict.fromkeys(same, f"{kind.__name__} cannot be traced{reason}")
 
 
 def _owners(
