@@ -69,11 +69,11 @@ def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        for training, draft in zip((True, False), traced.drafts, strict=True):
-            with _watched(model.train(training), {}):
-                strays = rehearse(model, draft, given)
-            if strays:
-                return _of_one_kind(model, strays)
+        with _watched(model, {}):
+            for training, draft in zip((True, False), traced.drafts, strict=True):
+                strays = rehearse(model.train(training), draft, given)
+                if strays:
+                    return _of_one_kind(model, strays)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -8,7 +8,6 @@ import random
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, partialmethod
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -203,11 +202,18 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta["scope"] = self.scope.module_path
         if node.op == "get_attr":
-            node.meta["kind"] = type(attrgetter(node.target)(self.root))
+            node.meta["kind"] = self._kind_of_attribute(str(node.target))
         if node.op == "placeholder" and node.target in self.draft.tensors:
             node.meta["kind"] = Tensor
         self.draft.record(node)
         return node
+
+    def _kind_of_attribute(self, path: str) -> type:
+        """Looked up where it lies: asked for, it would be recorded."""
+        owner, _, name = path.rpartition(".")
+        module = self.root.get_submodule(owner)
+        homes = (module._parameters, module._buffers, module._modules, module.__dict__)
+        return type(next(home[name] for home in homes if name in home))
 
 
 def _modes() -> tuple[bool, ...]:

@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from pararealize.ir.chain import TensorSpec
 from pararealize.tracing.composites import unrolled
@@ -40,7 +40,7 @@ from pararealize.tracing.naming import (
     operands,
 )
 from pararealize.tracing.recorder import is_whole
-from pararealize.tracing.shapes import NumbersWantedError, ShapesOnly
+from pararealize.tracing.shapes import NumbersWantedError, ShapesOnly, leaves_in
 
 #: How a forward may refuse what it is given, which the pass that finds shapes explains.
 REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -96,6 +96,7 @@ class _Run:
         self.paths = {module: path for path, module in model.named_modules()}
         self.position, self.quiet = 0, 0
         self.values: dict[fx.Node, Any] = {}
+        self.layers: dict[Any, Tensor] = {}
         self.open = [""]
         self.given: Mapping[str, Any] = {}
         self.shapes = ShapesOnly((*model.parameters(), *model.buffers()), self._seen)
@@ -108,7 +109,7 @@ class _Run:
 
         """
         self.given = {**self.draft.constants, **given}
-        for value in tree_flatten(given)[0]:
+        for value in leaves_in(given):
             if isinstance(value, Tensor):
                 self.shapes.know(value, value.to("meta"))
         args, kwargs = arguments(self.model, self.given)
@@ -175,7 +176,9 @@ class _Run:
         inside = unrolled(module, args, kwargs) if path not in whole else None
         if inside is None and is_whole(module, path, whole):
             event = self._next()
-            same = _is(event, "call_module", path) and self._agree(*self._both(event, args, kwargs))
+            with torch._C.DisableTorchFunction():
+                both = self._both(event, args, kwargs) if _is(event, "call_module", path) else None
+                same = both is not None and self._agree(*both)
             self._expect(same, f"calls {path}", event)
             assert isinstance(event, Recorded)
             self.values[event.node] = result = self._call_whole(module, args, kwargs, call)
@@ -197,16 +200,28 @@ class _Run:
 
     def _call_whole(self, module: nn.Module, args: Any, kwargs: Any, call: Any) -> Any:
         """A module that is not looked into, by shapes if these tell what it gives."""
+        with torch._C.DisableTorchFunction():
+            key = _form_of(module, args, kwargs)
+            if key in self.layers:
+                return self.shapes.empty_like(self.layers[key], args[0].device)
         with self._quietly():
             try:
-                return call(module, *args, **kwargs)
+                result = call(module, *args, **kwargs)
             except (NumbersWantedError, NotImplementedError, RuntimeError):
-                known = partial(tree_map_only, Tensor, self._numbers)
-                with torch._C.DisableTorchFunction(), torch.no_grad():
-                    result = call(module, *known(args), **known(kwargs))
-                    return tree_map_only(
-                        Tensor, lambda t: self.shapes.know(t, t.detach().to("meta")), result
-                    )
+                return self._computed(module, args, kwargs, call)
+            if key is not None and type(result) is Tensor and result is not args[0]:
+                self.layers[key] = self.shapes.twins[id(result)]
+            return result
+
+    def _computed(self, module: nn.Module, args: Any, kwargs: Any, call: Any) -> Any:
+        """What a module gives that asks for numbers: of some."""
+        known = partial(tree_map_only, Tensor, self._numbers)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            result = call(module, *known(args), **known(kwargs))
+            for tensor in leaves_in(result):
+                if isinstance(tensor, Tensor):
+                    self.shapes.know(tensor, tensor.detach().to("meta"))
+            return result
 
     def _numbers(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self.shapes.twins or tensor.untyped_storage().nbytes():
@@ -248,14 +263,14 @@ class _Run:
 
     def _both(self, event: Any, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
         mapped = self._mapped((event.args, dict(event.kwargs)))
-        return tree_flatten(mapped)[0], tree_flatten((args, dict(kwargs)))[0]
+        return leaves_in(mapped), leaves_in((args, dict(kwargs)))
 
     def _mapped(self, value: Any) -> Any:
         return fx.node.map_arg(value, self.values.__getitem__)
 
     def _agree(self, theirs: Any, own: Any) -> bool:
         """Whether a draft's values are those at hand."""
-        one, other = tree_flatten(theirs)[0], tree_flatten(own)[0]
+        one, other = leaves_in(theirs), leaves_in(own)
         return len(one) == len(other) and all(map(self._is_same, one, other))
 
     def _is_same(self, one: Any, other: Any) -> bool:
@@ -289,8 +304,10 @@ class _Run:
             return True
         args, kwargs = self._mapped((event.args, dict(event.kwargs)))
         picks = event.target is operator.getitem and not isinstance(args[0], Tensor)
-        if event.target is not getattr and not picks and self.shapes.knows((args, kwargs)):
-            return False
+        packs = isinstance(event.target, type)  # a named tuple or a dataclass that holds values
+        if event.target is not getattr and not picks and not packs:
+            if self.shapes.knows((args, kwargs)):
+                return False
         if event.op == "call_method":
             self.values[event.node] = getattr(args[0], event.target)(*args[1:], **kwargs)
         else:
@@ -302,6 +319,20 @@ class _Run:
         fixed = name.rpartition("_")[0]
         found = self.given.get(name, self.given.get(fixed, *event.args[:1]))
         return found
+
+
+def _form_of(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """What decides about the shape that a plain layer of torch gives, or ``None`` for others."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    torchs = type(module).__module__.startswith("torch.nn.modules")
+    if hooks or kwargs or not torchs or module._modules or len(args) != 1:
+        return None
+    given = args[0]
+    if type(given) is not Tensor:
+        return None
+    weights = tuple((p.shape, p.dtype) for p in module._parameters.values() if p is not None)
+    own = type(module), module.extra_repr(), module.training, weights
+    return own, given.shape, given.stride(), given.dtype, given.requires_grad
 
 
 def _is(event: Event | None, op: str, target: str | None = None) -> bool:

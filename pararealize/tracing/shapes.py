@@ -9,12 +9,13 @@ To the code that calls them they are plain ``torch.Tensor``, so that ``type(x)``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map_only
 
 META = torch.device("meta")
 #: Methods that tell of the tensor itself, without its numbers.
@@ -26,6 +27,8 @@ PLAIN = frozenset(
         *("has_names", "is_pinned", "register_hook", "retain_grad", "requires_grad_"),
     }
 )
+#: Arguments that are part of a key as they are.
+PRIMITIVES = (bool, int, float, str, type(None))
 #: Methods that ask for numbers.
 NUMBERS = frozenset(
     {
@@ -59,6 +62,7 @@ class ShapesOnly(TorchFunctionMode):
         self.alive: list[Tensor] = []
         self.views: dict[tuple[int, str], Tensor] = {}
         self.results: dict[Any, Any] = {}
+        self.given_back: dict[Any, int] = {}
         for tensor in known:
             self.know(tensor, tensor.to(META))
 
@@ -70,7 +74,7 @@ class ShapesOnly(TorchFunctionMode):
 
     def knows(self, value: Any) -> bool:
         """Whether a known tensor is in the value."""
-        return any(isinstance(v, Tensor) and id(v) in self.twins for v in tree_leaves(value))
+        return any(id(v) in self.twins for v in leaves_in(value) if isinstance(v, Tensor))
 
     def __torch_function__(
         self,
@@ -82,49 +86,54 @@ class ShapesOnly(TorchFunctionMode):
         """The function on shapes where a known tensor is among its arguments, else as it is."""
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if not self.knows((args, kwargs)) or name in {"__set__", "__delete__"}:
-            return func(*args, **kwargs)
         if name == "__get__":
             return self._read(func, args[0])
+        leaves = leaves_in((args, kwargs))
+        known = any(id(v) in self.twins for v in leaves if isinstance(v, Tensor))
+        if not known or name in {"__set__", "__delete__"}:
+            return func(*args, **kwargs)
         if name in NUMBERS:
             self.seen(func, args, kwargs, None)
             raise NumbersWantedError(f"it asks for the numbers of a tensor, by {name.strip('_')}")
-        if name in PLAIN:
-            result = func(*args, **kwargs)
-        else:
-            result = self.run(func, args, kwargs)
+        plain = name in PLAIN
+        result = func(*args, **kwargs) if plain else self._run(func, args, kwargs, leaves)
         self.seen(func, args, kwargs, result)
         return result
 
-    def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _run(
+        self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], leaves: list[Any]
+    ) -> Any:
         """The function's result, by shapes alone."""
-        key = self._key(func, args, kwargs)
+        key = func, len(args), tuple(kwargs), tuple(map(_form, leaves))
+        device = _device(leaves)
+        if key in self.given_back:
+            return leaves[self.given_back[key]]
         if key in self.results:
-            shaped = self.results[key]
-        else:
-            twins = tree_map(self._twin, (args, kwargs))
-            with torch.device(META):
-                shaped = func(*twins[0], **twins[1])
-            kept = [id(v) for v in tree_leaves(twins) if isinstance(v, Tensor)]
-            alias = any(id(v) in kept for v in tree_leaves(shaped) if isinstance(v, Tensor))
-            if alias:
-                return self._aliased(shaped, (args, kwargs), twins)
-            self.results[key] = shaped
-        device = _device(args, kwargs)
-        return tree_map(lambda v: self._empty(v, device) if isinstance(v, Tensor) else v, shaped)
+            return self._emptied(self.results[key], device)
+        twins = map_leaves(self._twin, (args, kwargs))
+        with torch.device(META):
+            shaped = func(*twins[0], **twins[1])
+        places = {id(t): i for i, t in enumerate(leaves_in(twins)) if isinstance(t, Tensor)}
+        if id(shaped) in places:  # as functions do that write in place
+            self.given_back[key] = places[id(shaped)]
+            return leaves[places[id(shaped)]]
+        self.results[key] = shaped
+        return self._emptied(shaped, device)
 
-    def _key(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        leaves = tree_leaves((args, kwargs))
-        return func, len(args), tuple(kwargs), tuple(map(_form, leaves))
+    def _emptied(self, shaped: Any, device: torch.device) -> Any:
+        if type(shaped) is Tensor:
+            return self.empty_like(shaped, device)
+        return tree_map_only(Tensor, lambda twin: self.empty_like(twin, device), shaped)
 
     def _read(self, getter: Any, tensor: Tensor) -> Any:
         name = str(getattr(getter.__self__, "__name__", ""))
         result = getter(tensor)
-        if not isinstance(result, Tensor) or name in {"grad", "_base"}:
+        owned = isinstance(result, Tensor) and name not in {"grad", "_base"}
+        if not owned or id(tensor) not in self.twins:
             return result
         if (id(tensor), name) not in self.views:
             twin = getattr(self.twins[id(tensor)], name)
-            self.views[id(tensor), name] = self._empty(twin, tensor.device)
+            self.views[id(tensor), name] = self.empty_like(twin, tensor.device)
         return self.views[id(tensor), name]
 
     def _twin(self, value: Any) -> Any:
@@ -137,36 +146,55 @@ class ShapesOnly(TorchFunctionMode):
         twin = self.twins.get(id(value))
         return value.to(META) if twin is None else twin
 
-    def _aliased(self, shaped: Any, given: Any, twins: Any) -> Any:
-        """What is given back itself, as by functions that write in place."""
-        values, theirs = tree_leaves(given), tree_leaves(twins)
-        own = {id(t): v for v, t in zip(values, theirs, strict=True) if isinstance(t, Tensor)}
-        device = _device(*given)
-
-        def visit(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            found = own.get(id(value))
-            return self._empty(value, device) if found is None else found
-
-        return tree_map(visit, shaped)
-
-    def _empty(self, twin: Tensor, device: torch.device) -> Tensor:
+    def empty_like(self, twin: Tensor, device: torch.device) -> Tensor:
+        """A tensor without numbers on a device, of which the twin tells the shape."""
         shape, stride = twin.shape, twin.stride()
         empty = torch.empty_strided(shape, stride, dtype=twin.dtype, device=device)
         empty.untyped_storage().resize_(0)
         return self.know(empty.requires_grad_() if twin.requires_grad else empty, twin)
 
 
+def leaves_in(value: Any) -> list[Any]:
+    """What is in tuples, lists, dictionaries and dataclasses, in order; as fast as can be."""
+    found: list[Any] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
+    elif type(value) is not Tensor and is_dataclass(value) and not isinstance(value, type):
+        for item in vars(value).values():
+            _collect(item, found)
+    else:
+        found.append(value)
+
+
+def map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    """The value with ``change`` applied to all that is in tuples, lists and dictionaries."""
+    if isinstance(value, tuple):
+        items = [map_leaves(change, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [map_leaves(change, item) for item in value]
+    if isinstance(value, dict):
+        return {key: map_leaves(change, item) for key, item in value.items()}
+    return change(value)
+
+
 def _form(value: Any) -> Any:
     """What of an argument decides about the shapes of a result."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.requires_grad
-    return type(value), repr(value)
+    return type(value), value if isinstance(value, PRIMITIVES) else repr(value)
 
 
-def _device(args: Any, kwargs: Any) -> torch.device:
-    leaves = tree_leaves((args, kwargs))
+def _device(leaves: list[Any]) -> torch.device:
     named = [v for v in leaves if isinstance(v, torch.device)]
     tensors = [v.device for v in leaves if isinstance(v, Tensor)]
     return (named or tensors)[0]
