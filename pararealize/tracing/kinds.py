@@ -97,8 +97,10 @@ def _of_operator(target: Callable[..., Any], name: str, node: fx.Node) -> type |
         return _of_item(kinds[0], node)
     if Tensor in kinds:
         return Tensor
-    if not all(kind in PLAIN for kind in kinds):
-        return None
+    return _of_plain(name, kinds) if all(kind in PLAIN for kind in kinds) else None
+
+
+def _of_plain(name: str, kinds: list[type | None]) -> type | None:
     if name in COMPARISONS:
         return bool
     if torch.Size in kinds or tuple in kinds:

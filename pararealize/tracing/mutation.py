@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program, Ref
 from pararealize.propagators.compiled import written_by
-from pararealize.runtime.effects.statistics import buffer_copies
+from pararealize.runtime.effects.containers import Contents
+from pararealize.runtime.effects.statistics import buffer_copies, is_torchs
 from pararealize.tracing.rehearsal import rehearse
 from pararealize.tracing.trace import Trace, trace
 
@@ -125,12 +126,14 @@ class _Before:
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
     versions: dict[str, int]
+    contents: Contents | None
 
     @classmethod
     def of(cls, module: nn.Module) -> _Before:
         buffers = dict(module._buffers)
         versions = {name: b._version for name, b in buffers.items() if b is not None}
-        return cls(module, dict(module.__dict__), buffers, versions)
+        contents = None if is_torchs(module) else Contents(module)
+        return cls(module, dict(module.__dict__), buffers, versions, contents)
 
     def changed(self) -> str | None:
         """The first buffer or attribute that is another one, or has been written on."""
@@ -160,9 +163,32 @@ def _watched(model: nn.Module, written: dict[str, str]) -> Iterator[None]:
             yield
         finally:
             changes = {path: old.changed() for path, old in before.items()}
+            written |= _innermost(before)
             written |= {path: name for path, name in changes.items() if name is not None}
-            for path in written:
-                before[path].restore()
+            for path, old in before.items():
+                if old.contents is not None:
+                    old.contents.restore()
+                if changes[path] is not None:
+                    old.restore()
+
+
+def _innermost(before: Mapping[str, _Before]) -> dict[str, str]:
+    """Modules that can reach a container which has changed, and no module inside which can."""
+    holders: dict[Any, dict[str, str]] = {}
+    for path, old in before.items():
+        changed = {} if old.contents is None else old.contents.changed()
+        for key, name in changed.items():
+            holders.setdefault(key, {})[path] = name
+    return {
+        path: name
+        for known in holders.values()
+        for path, name in known.items()
+        if not any(other != path and _is_inside(other, path) for other in known)
+    }
+
+
+def _is_inside(path: str, around: str) -> bool:
+    return not around or path.startswith(f"{around}.")
 
 
 def _is_same(old: Any, new: Any) -> bool:

@@ -69,7 +69,7 @@ def describe(event: Event | None) -> str:
     """What a trace did, for a reader."""
     match event:
         case None:
-            return "it did not"
+            return "had ended"
         case Entered(path):
             return f"called {path}"
         case Left(path):
@@ -79,9 +79,7 @@ def describe(event: Event | None) -> str:
     return f"called {getattr(event.target, '__name__', event.target)}"
 
 
-def arguments(
-    model: nn.Module, given: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(model: nn.Module, given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A forward's arguments, of their names: those before a ``*``, and the others."""
     bound = inspect.signature(model.forward).bind_partial()
     for name, parameter in bound.signature.parameters.items():

@@ -84,8 +84,10 @@ def is_whole(module: nn.Module, path: str, whole: Mapping[str, str]) -> bool:
     """
     kinds = (nn.modules.batchnorm._NormBase, Step)
     torchs = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-    return path in whole or isinstance(module, kinds) or (
-        torchs and not isinstance(module, nn.Sequential)
+    return (
+        path in whole
+        or isinstance(module, kinds)
+        or (torchs and not isinstance(module, nn.Sequential))
     )
 
 

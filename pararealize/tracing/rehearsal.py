@@ -84,7 +84,8 @@ def _spread(value: Any) -> Any:
         empty = torch.empty(leaf.shape, dtype=leaf.dtype, device=device)
         return empty.requires_grad_(not spec and leaf.requires_grad and leaf.is_leaf)
 
-    return tree_map(lambda leaf: made(leaf) if isinstance(leaf, (Tensor, TensorSpec)) else leaf, value)
+    shaped = (Tensor, TensorSpec)
+    return tree_map(lambda leaf: made(leaf) if isinstance(leaf, shaped) else leaf, value)
 
 
 @final
@@ -257,8 +258,8 @@ class _Run:
             traced = describe(event)
             raise DifferentWayError(
                 self.open[-1],
-                f": it {does}, which while it was traced {traced}; it asks what its values are, "
-                "and a trace's are no tensors",
+                f": it {does}, and while it was traced it {traced}; it decides by what its values "
+                "are, and those of a trace are no tensors, or reads what another has left behind",
             )
 
     def _both(self, event: Any, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
@@ -280,7 +281,9 @@ class _Run:
             return one is other or (not known and alike)
         plain = isinstance(one, ATOMS) and isinstance(other, ATOMS)
         mixed = isinstance(one, Tensor) or isinstance(other, Tensor)
-        return one is other or (bool(one == other) or one != one if plain else not mixed)
+        if plain:
+            return one is other or bool(one == other) or (one != one and other != other)  # noqa: PLR0124
+        return one is other or not mixed
 
     def _next(self) -> Event | None:
         """The next event that a run shows; what a trace only notes is computed on the way."""
@@ -305,9 +308,9 @@ class _Run:
         args, kwargs = self._mapped((event.args, dict(event.kwargs)))
         picks = event.target is operator.getitem and not isinstance(args[0], Tensor)
         packs = isinstance(event.target, type)  # a named tuple or a dataclass that holds values
-        if event.target is not getattr and not picks and not packs:
-            if self.shapes.knows((args, kwargs)):
-                return False
+        noted = event.target is getattr or picks or packs
+        if not noted and self.shapes.knows((args, kwargs)):
+            return False
         if event.op == "call_method":
             self.values[event.node] = getattr(args[0], event.target)(*args[1:], **kwargs)
         else:
@@ -317,8 +320,7 @@ class _Run:
     def _argument(self, event: Recorded) -> Any:
         name = str(event.target)
         fixed = name.rpartition("_")[0]
-        found = self.given.get(name, self.given.get(fixed, *event.args[:1]))
-        return found
+        return self.given.get(name, self.given.get(fixed, *event.args[:1]))
 
 
 def _form_of(module: nn.Module, args: Any, kwargs: Any) -> Any:

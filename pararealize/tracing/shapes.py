@@ -53,9 +53,7 @@ class ShapesOnly(TorchFunctionMode):
 
     """
 
-    def __init__(
-        self, known: Iterable[Tensor], seen: Callable[[Any, Any, Any, Any], None]
-    ) -> None:
+    def __init__(self, known: Iterable[Tensor], seen: Callable[[Any, Any, Any, Any], None]) -> None:
         super().__init__()
         self.seen = seen
         self.twins: dict[int, Tensor] = {}
