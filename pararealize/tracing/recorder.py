@@ -6,7 +6,8 @@ import inspect
 import operator
 import random
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import TraceError
-from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
+from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref, Region
 from pararealize.propagators.step import Step
+from pararealize.tracing import checkpoints
 from pararealize.tracing.aliasing import written_where_it_shows
 from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft
@@ -61,7 +63,7 @@ def record(
     draft = Draft(whole, constants, frozenset(tensors))
     tracer = _Tracer(draft)
     try:
-        with applied_whole(tracer.applied):
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied):
             fixed = dict(constants) or None
             graph = tracer.watched(lambda: tracer.trace(model, concrete_args=fixed))
     except Exception as error:
@@ -135,6 +137,8 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, draft: Draft) -> None:
         super().__init__()
+        self.recomputed: Region | None = None
+        self.regions = 0
         self.draft, self.whole, self.failed, self.modes = draft, draft.whole, "", _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -160,6 +164,16 @@ class _Tracer(fx.Tracer):
         except Exception:
             self.failed = self.failed or path
             raise
+
+    @contextmanager
+    def region(self, preserve: bool) -> Iterator[None]:
+        """What is recorded within is computed again in the backward pass; regions do not nest."""
+        outer, self.recomputed = self.recomputed, self.recomputed or Region(self.regions, preserve)
+        self.regions += 1
+        try:
+            yield
+        finally:
+            self.recomputed = outer
 
     def applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call that is recorded whole where it is given a traced value."""
@@ -202,7 +216,7 @@ class _Tracer(fx.Tracer):
                 "graph does not record"
             )
         node = super().create_node(*args, **kwargs)
-        node.meta["scope"] = self.scope.module_path
+        node.meta["scope"], node.meta["recomputed"] = self.scope.module_path, self.recomputed
         if node.op == "get_attr":
             node.meta["kind"] = self._kind_of_attribute(str(node.target))
         if node.op == "placeholder" and node.target in self.draft.tensors:
@@ -239,8 +253,9 @@ def _operation(node: fx.Node) -> Operation:
         return Ref(read.name)
 
     args: Any = map_arg((node.args, dict(node.kwargs)), reference)
-    scope = node.meta.get("scope", "")
-    return Operation(node.name, KINDS[node.op], node.target, tuple(args[0]), dict(args[1]), scope)
+    scope, region = node.meta.get("scope", ""), node.meta.get("recomputed")
+    kind = KINDS[node.op]
+    return Operation(node.name, kind, node.target, tuple(args[0]), dict(args[1]), scope, region)
 
 
 def explain(error: Exception) -> str:

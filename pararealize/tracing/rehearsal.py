@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any, final
@@ -28,6 +28,7 @@ from torch.fx import _symbolic_trace
 from torch.utils._pytree import tree_map, tree_map_only
 
 from pararealize.ir.chain import TensorSpec
+from pararealize.tracing import checkpoints
 from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft, Entered, Event, Left, Recorded
 from pararealize.tracing.functions import applied_whole
@@ -140,6 +141,7 @@ class _Run:
                 if callable(scope.get(name)):
                     whole = {name: self._kept_whole(scope[name])}
                     stack.enter_context(mock.patch.dict(scope, whole))
+            stack.enter_context(checkpoints.seen(lambda _: nullcontext()))
             stack.enter_context(applied_whole(self._applied))
             yield
 

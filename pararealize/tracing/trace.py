@@ -200,7 +200,7 @@ def merge(train: Program, evaluate: Program) -> Program | None:
     operations: list[Operation] = []
     flags: dict[str, Operation] = {}
     for a, b in zip(train, evaluate, strict=True):
-        if (a.name, a.kind, a.target) != (b.name, b.kind, b.target):
+        if (a.name, a.kind, a.target) != (b.name, b.kind, b.target) or a.recomputed != b.recomputed:
             return None
         mine, form = tree_flatten((a.args, dict(a.kwargs)))
         theirs, other_form = tree_flatten((b.args, dict(b.kwargs)))

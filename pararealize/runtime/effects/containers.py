@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, final
@@ -125,9 +125,13 @@ def functions_of(module: nn.Module) -> Iterator[FunctionType]:
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     own = (value for value in module.__dict__.values() if isinstance(value, FunctionType))
     for called in (module.forward, *hooks, *own):
-        function = inspect.unwrap(getattr(called, "__func__", called))
+        function = inspect.unwrap(_function_of(called))
         if isinstance(function, FunctionType):
             yield function
+
+
+def _function_of(called: Any) -> Any:
+    return getattr(called, "__func__", called)
 
 
 def _global_names(code: CodeType) -> Iterator[str]:
@@ -170,7 +174,7 @@ def _same(value: Any, old: Any) -> bool:
     if isinstance(now, dict):
         return now.keys() == old.keys() and all(now[key] is old[key] for key in old)
     if isinstance(now, set):
-        return now == old
+        return bool(now == old)
     return len(now) == len(old) and all(a is b for a, b in zip(now, old, strict=True))
 
 
@@ -180,8 +184,7 @@ def _refill(value: Any, old: Any) -> None:
         target[:] = old
         return
     target.clear()
-    fill: Callable[[Any], None] = getattr(target, "extend", None) or target.update
-    fill(old)
+    target.extend(old) if hasattr(target, "extend") else target.update(old)
 
 
 def tensors_inside(value: Any, depth: int = DEPTH) -> Iterator[Tensor]:

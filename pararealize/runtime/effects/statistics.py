@@ -56,6 +56,17 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
+@contextmanager
+def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put back what user's modules keep in attributes and containers; buffers move."""
+    own = [_Own(module) for module in modules if _moves_attributes(module)]
+    try:
+        yield
+    finally:
+        for kept in own:
+            kept.restore()
+
+
 class Statistics:
     """What an evaluation may move in some modules, as it was."""
 
