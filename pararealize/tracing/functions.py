@@ -9,6 +9,10 @@ from typing import Any, final
 from unittest import mock
 
 import torch
+from torch import fx
+from torch._functorch import utils
+
+from pararealize.errors import TraceError
 
 #: How torch applies such a function.
 APPLY: Any = torch.autograd.Function.__dict__["apply"]
@@ -45,5 +49,17 @@ def applied_whole(record: Record) -> Iterator[None]:
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         return record(Applied(kind), args, kwargs)
 
-    with mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)):
+    def taken(args: tuple[Any, ...]) -> Any:
+        if any(isinstance(value, fx.Proxy) for value in args):
+            raise TraceError(
+                "it calls a function with a backward of its own by a name that apply was given "
+                "before (write Kind.apply(x) where it is called)"
+            )
+        return unwrapped(args)
+
+    unwrapped = utils.unwrap_dead_wrappers  # which apply begins with, whatever it is called by
+    with (
+        mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)),
+        mock.patch.object(utils, "unwrap_dead_wrappers", taken),
+    ):
         yield

@@ -25,6 +25,7 @@ from pararealize.tracing.aliasing import written_where_it_shows
 from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.functions import applied_whole
+from pararealize.tracing.instances import answered
 from pararealize.tracing.kinds import kind_of, kind_of_module
 
 KINDS: Mapping[str, Kind] = {
@@ -63,7 +64,8 @@ def record(
     draft = Draft(whole, constants, frozenset(tensors))
     tracer = _Tracer(draft)
     try:
-        with checkpoints.seen(tracer.region), applied_whole(tracer.applied):
+        asked = answered(model, _kind)
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked:
             fixed = dict(constants) or None
             graph = tracer.watched(lambda: tracer.trace(model, concrete_args=fixed))
     except Exception as error:
@@ -96,17 +98,8 @@ def is_whole(module: nn.Module, path: str, whole: Mapping[str, str]) -> bool:
 class _Value(fx.Proxy):
     """A traced value that can be written on: ``y += 1`` changes what else is called ``y``.
 
-    Asked what it is, it answers as what it stands for.
+    Asked for an attribute that it cannot have, it has none.
     """
-
-    @property
-    def __class__(self) -> type:
-        """The class of what it stands for, which ``isinstance`` asks for; most are tensors."""
-        return kind_of(self.node) or Tensor
-
-    @__class__.setter
-    def __class__(self, _kind: type) -> None:
-        raise TraceError("the class of a traced value cannot be changed")
 
     def __getattr__(self, name: str) -> Any:
         kind = kind_of(self.node)
@@ -121,6 +114,11 @@ class _Value(fx.Proxy):
     __isub__ = partialmethod(_written, operator.isub)
     __imul__ = partialmethod(_written, operator.imul)
     __itruediv__ = partialmethod(_written, operator.itruediv)
+
+
+def _kind(value: Any) -> type | None:
+    """The class of what a traced value stands for; most are tensors."""
+    return kind_of(value.node) or Tensor if issubclass(type(value), fx.Proxy) else None
 
 
 class _Attribute(fx.proxy.Attribute, _Value):

@@ -258,6 +258,7 @@ class _Run:
     def _expect(self, same: bool, does: str, event: Event | None) -> None:
         if not same:
             traced = describe(event)
+            traced += " with other arguments" if traced.partition(" ")[2] in does else ""
             raise DifferentWayError(
                 self.open[-1],
                 f": it {does}, and while it was traced it {traced}; it decides by what its values "

@@ -27,6 +27,8 @@ PLAIN = frozenset(
         *("has_names", "is_pinned", "register_hook", "retain_grad", "requires_grad_"),
     }
 )
+#: Attributes that are tensors themselves.
+VIEWS = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 #: Arguments that are part of a key as they are.
 PRIMITIVES = (bool, int, float, str, type(None))
 #: Methods that ask for numbers.
@@ -125,10 +127,8 @@ class ShapesOnly(TorchFunctionMode):
 
     def _read(self, getter: Any, tensor: Tensor) -> Any:
         name = str(getattr(getter.__self__, "__name__", ""))
-        result = getter(tensor)
-        owned = isinstance(result, Tensor) and name not in {"grad", "_base"}
-        if not owned or id(tensor) not in self.twins:
-            return result
+        if name not in VIEWS or id(tensor) not in self.twins:
+            return getter(tensor)
         if (id(tensor), name) not in self.views:
             twin = getattr(self.twins[id(tensor)], name)
             self.views[id(tensor), name] = self.empty_like(twin, tensor.device)
