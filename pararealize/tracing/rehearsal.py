@@ -13,17 +13,15 @@ The innermost module that is being run at the first difference decides by what a
 
 from __future__ import annotations
 
-import operator
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from operator import attrgetter
 from typing import Any, final
 from unittest import mock
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx import _symbolic_trace
 from torch.utils._pytree import tree_map, tree_map_only
 
@@ -41,7 +39,8 @@ from pararealize.tracing.naming import (
     operands,
 )
 from pararealize.tracing.recorder import is_whole
-from pararealize.tracing.shapes import NumbersWantedError, ShapesOnly, leaves_in
+from pararealize.tracing.script import Script
+from pararealize.tracing.shapes import NumbersWantedError, ShapesOnly, form_of_layer, leaves_in
 
 #: How a forward may refuse what it is given, which the pass that finds shapes explains.
 REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -63,10 +62,9 @@ def rehearse(model: nn.Module, draft: Draft, given: Mapping[str, Any]) -> dict[s
 
     Nothing is computed: weights, statistics and random numbers stay as they are.
     """
-    run = _Run(model, draft)
-    values = {name: _spread(value) for name, value in given.items()}
+    run = _Run(model, draft, {name: _spread(value) for name, value in given.items()})
     try:
-        run(values)
+        run()
     except DifferentWayError as error:
         return {error.path: error.reason}
     except (NumbersWantedError, AssertionError, NotImplementedError, *REFUSALS):
@@ -93,34 +91,32 @@ def _spread(value: Any) -> Any:
 class _Run:
     """One run of a forward, held against the events of a draft."""
 
-    def __init__(self, model: nn.Module, draft: Draft) -> None:
+    def __init__(self, model: nn.Module, draft: Draft, given: Mapping[str, Any]) -> None:
         self.model, self.draft = model, draft
+        self.given = {**draft.constants, **given}
         self.paths = {module: path for path, module in model.named_modules()}
-        self.position, self.quiet = 0, 0
-        self.values: dict[fx.Node, Any] = {}
+        self.quiet = 0
         self.layers: dict[Any, Tensor] = {}
         self.open = [""]
-        self.given: Mapping[str, Any] = {}
-        self.shapes = ShapesOnly((*model.parameters(), *model.buffers()), self._seen)
+        tensors = (value for value in leaves_in(given) if isinstance(value, Tensor))
+        known = (*model.parameters(), *model.buffers(), *tensors)
+        self.shapes = ShapesOnly(known, self._seen)
+        self.script = Script(model, draft, self.shapes, self.given)
 
-    def __call__(self, given: Mapping[str, Any]) -> None:
-        """Run the forward on these arguments, by name.
+    def __call__(self) -> None:
+        """Run the forward.
 
         Raises:
             DifferentWayError: it does something else than the draft says.
 
         """
-        self.given = {**self.draft.constants, **given}
-        for value in leaves_in(given):
-            if isinstance(value, Tensor):
-                self.shapes.know(value, value.to("meta"))
         args, kwargs = arguments(self.model, self.given)
         with _random_numbers_kept(), self._watching(), self.shapes:
             result = type(self.model).forward(self.model, *args, **kwargs)
-            event = self._next()
+            event = self.script.next()
             self._expect(_is(event, "output"), "returns", event)
             assert isinstance(event, Recorded)
-            same = self._agree(self._mapped(event.args[0]), result)
+            same = self._agree(self.script.mapped(event.args[0]), result)
             self._expect(same, "returns other values", event)
 
     @contextmanager
@@ -178,14 +174,14 @@ class _Run:
         whole = self.draft.whole
         inside = unrolled(module, args, kwargs) if path not in whole else None
         if inside is None and is_whole(module, path, whole):
-            event = self._next()
+            event = self.script.next()
             with torch._C.DisableTorchFunction():
                 both = self._both(event, args, kwargs) if _is(event, "call_module", path) else None
                 same = both is not None and self._agree(*both)
             self._expect(same, f"calls {path}", event)
             assert isinstance(event, Recorded)
-            self.values[event.node] = result = self._call_whole(module, args, kwargs, call)
-            self.position += 1
+            result = self._call_whole(module, args, kwargs, call)
+            self.script.give(event.node, result)
             return result
         self._pass(Entered(path))
         self.open.append(path)
@@ -193,8 +189,8 @@ class _Run:
             forward = inside or partial(call, module)
             result = forward(*args, **kwargs)
         except Exception:
-            if self._next() == Left(path):  # so it did while it was traced
-                self.position += 1
+            if self.script.next() == Left(path):  # so it did while it was traced
+                self.script.position += 1
                 self.open.pop()
             raise
         self._pass(Left(path))
@@ -204,7 +200,7 @@ class _Run:
     def _call_whole(self, module: nn.Module, args: Any, kwargs: Any, call: Any) -> Any:
         """A module that is not looked into, by shapes if these tell what it gives."""
         with torch._C.DisableTorchFunction():
-            key = _form_of(module, args, kwargs)
+            key = form_of_layer(module, args, kwargs)
             if key in self.layers:
                 return self.shapes.empty_like(self.layers[key], args[0].device)
         with self._quietly():
@@ -234,16 +230,16 @@ class _Run:
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
     def _pass(self, wanted: Event) -> None:
-        event = self._next()
+        event = self.script.next()
         verb = "enters" if isinstance(wanted, Entered) else "leaves"
         self._expect(event == wanted, f"{verb} {getattr(wanted, 'path', '')}", event)
-        self.position += 1
+        self.script.position += 1
 
     def _seen(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """A function of torch was called; the draft must say so too."""
         if self.quiet or getattr(function, "__name__", "") == "__hash__":
             return
-        event = self._next()
+        event = self.script.next()
         same = isinstance(event, Recorded) and is_same_function(event.op, event.target, function)
         if same:
             theirs, own = self._both(event, *operands(function, args, kwargs))
@@ -252,8 +248,7 @@ class _Run:
                 same = self._agree(theirs, own[::-1])
         self._expect(same, f"calls {getattr(function, '__name__', function)}", event)
         assert isinstance(event, Recorded)
-        self.values[event.node] = result
-        self.position += 1
+        self.script.give(event.node, result)
 
     def _expect(self, same: bool, does: str, event: Event | None) -> None:
         if not same:
@@ -266,11 +261,8 @@ class _Run:
             )
 
     def _both(self, event: Any, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
-        mapped = self._mapped((event.args, dict(event.kwargs)))
+        mapped = self.script.mapped((event.args, dict(event.kwargs)))
         return leaves_in(mapped), leaves_in((args, dict(kwargs)))
-
-    def _mapped(self, value: Any) -> Any:
-        return fx.node.map_arg(value, self.values.__getitem__)
 
     def _agree(self, theirs: Any, own: Any) -> bool:
         """Whether a draft's values are those at hand."""
@@ -287,57 +279,6 @@ class _Run:
         if plain:
             return one is other or bool(one == other) or (one != one and other != other)  # noqa: PLR0124
         return one is other or not mixed
-
-    def _next(self) -> Event | None:
-        """The next event that a run shows; what a trace only notes is computed on the way."""
-        with self._quietly():
-            while self.position < len(self.draft.events):
-                event = self.draft.events[self.position]
-                if not isinstance(event, Recorded) or not self._is_noted(event):
-                    return event
-                self.position += 1
-        return None
-
-    def _is_noted(self, event: Recorded) -> bool:
-        """Whether the event is no call on a tensor; its value is then known."""
-        if event.op in {"call_module", "output"}:
-            return False
-        if event.op == "placeholder":
-            self.values[event.node] = self._argument(event)
-            return True
-        if event.op == "get_attr":
-            self.values[event.node] = attrgetter(event.target)(self.model)
-            return True
-        args, kwargs = self._mapped((event.args, dict(event.kwargs)))
-        picks = event.target is operator.getitem and not isinstance(args[0], Tensor)
-        packs = isinstance(event.target, type)  # a named tuple or a dataclass that holds values
-        noted = event.target is getattr or picks or packs
-        if not noted and self.shapes.knows((args, kwargs)):
-            return False
-        if event.op == "call_method":
-            self.values[event.node] = getattr(args[0], event.target)(*args[1:], **kwargs)
-        else:
-            self.values[event.node] = event.target(*args, **kwargs)
-        return True
-
-    def _argument(self, event: Recorded) -> Any:
-        name = str(event.target)
-        fixed = name.rpartition("_")[0]
-        return self.given.get(name, self.given.get(fixed, *event.args[:1]))
-
-
-def _form_of(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """What decides about the shape that a plain layer of torch gives, or ``None`` for others."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    torchs = type(module).__module__.startswith("torch.nn.modules")
-    if hooks or kwargs or not torchs or module._modules or len(args) != 1:
-        return None
-    given = args[0]
-    if type(given) is not Tensor:
-        return None
-    weights = tuple((p.shape, p.dtype) for p in module._parameters.values() if p is not None)
-    own = type(module), module.extra_repr(), module.training, weights
-    return own, given.shape, given.stride(), given.dtype, given.requires_grad
 
 
 def _is(event: Event | None, op: str, target: str | None = None) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -127,8 +127,16 @@ class ShapesOnly(TorchFunctionMode):
 
     def _read(self, getter: Any, tensor: Tensor) -> Any:
         name = str(getattr(getter.__self__, "__name__", ""))
-        if name not in VIEWS or id(tensor) not in self.twins:
-            return getter(tensor)
+        is_view = name in VIEWS and id(tensor) in self.twins
+        return self.view(tensor, name) if is_view else getter(tensor)
+
+    def attribute(self, value: Any, name: str) -> Any:
+        """An attribute of any value, known or not."""
+        is_view = name in VIEWS and isinstance(value, Tensor) and id(value) in self.twins
+        return self.view(value, name) if is_view else getattr(value, name)
+
+    def view(self, tensor: Tensor, name: str) -> Tensor:
+        """A known tensor's attribute that is a tensor, always the same one."""
         if (id(tensor), name) not in self.views:
             twin = getattr(self.twins[id(tensor)], name)
             self.views[id(tensor), name] = self.empty_like(twin, tensor.device)
@@ -196,3 +204,17 @@ def _device(leaves: list[Any]) -> torch.device:
     named = [v for v in leaves if isinstance(v, torch.device)]
     tensors = [v.device for v in leaves if isinstance(v, Tensor)]
     return (named or tensors)[0]
+
+
+def form_of_layer(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """What decides about the shape that a plain layer of torch gives, or ``None`` for others."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    torchs = type(module).__module__.startswith("torch.nn.modules")
+    if hooks or kwargs or not torchs or module._modules or len(args) != 1:
+        return None
+    given = args[0]
+    if type(given) is not Tensor:
+        return None
+    weights = tuple((p.shape, p.dtype) for p in module._parameters.values() if p is not None)
+    own = type(module), module.extra_repr(), module.training, weights
+    return own, given.shape, given.stride(), given.dtype, given.requires_grad

@@ -17,6 +17,13 @@ GLOBAL: list[Tensor] = []
 COUNTS = {"calls": 0}
 
 
+def _appender(inside: list[Tensor]) -> Callable[[Tensor], None]:
+    def append(loss: Tensor) -> None:
+        inside.append(loss)
+
+    return append
+
+
 class Losses:
     """A plain object to write on."""
 
@@ -36,7 +43,7 @@ class Leaving(nn.Module):
         self.space, self.object = SimpleNamespace(), Losses()
         self.total = torch.zeros((), dtype=torch.float64)
         inside: list[Tensor] = []
-        self.append: Callable[[Tensor], None] = lambda loss: inside.append(loss)
+        self.append: Callable[[Tensor], None] = _appender(inside)
         self.inside = inside
 
     def forward(self, x: Tensor) -> Tensor:

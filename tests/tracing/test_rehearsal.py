@@ -188,7 +188,7 @@ class Both(nn.Module):
 
 
 def test_a_network_whose_own_forward_asks_is_an_error() -> None:
-    with pytest.raises(TraceError, match="Both cannot be traced: it calls mul.*sub-module"):
+    with pytest.raises(TraceError, match=r"Both cannot be traced: it calls mul.*sub-module"):
         pararealize(Both(), 2, example_inputs=(torch.randn(2, 6),))
 
 
