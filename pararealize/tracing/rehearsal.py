@@ -71,6 +71,9 @@ def rehearse(model: nn.Module, draft: Draft, given: Mapping[str, Any]) -> dict[s
         # Either the network cannot take these inputs, which its profile explains, or shapes alone
         # do not tell what it does; the comparison of numbers does.
         return {}
+    finally:
+        run.script.values.clear()
+        run.shapes.release()
     return {}
 
 

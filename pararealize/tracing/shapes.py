@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
+from sys import getrefcount
 from typing import Any, final
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+#: References to a tensor that only its list's former element and a call's argument are.
+UNHELD = 2
 META = torch.device("meta")
 #: Methods that tell of the tensor itself, without its numbers.
 PLAIN = frozenset(
@@ -130,6 +133,19 @@ class ShapesOnly(TorchFunctionMode):
         is_view = name in VIEWS and id(tensor) in self.twins
         return self.view(tensor, name) if is_view else getter(tensor)
 
+    def release(self) -> None:
+        """Forget all tensors; those that somebody still holds get memory, and NaN for numbers.
+
+        Without memory they would be read out of bounds.
+        """
+        self.twins, self.views = {}, {}
+        while self.alive:
+            tensor = self.alive.pop()
+            if getrefcount(tensor) > UNHELD and tensor.numel() and not _bytes(tensor):
+                last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+                tensor.untyped_storage().resize_((last + 1) * tensor.element_size())
+                tensor.data.fill_(torch.nan if tensor.is_floating_point() else 0)
+
     def attribute(self, value: Any, name: str) -> Any:
         """An attribute of any value, known or not."""
         is_view = name in VIEWS and isinstance(value, Tensor) and id(value) in self.twins
@@ -158,6 +174,10 @@ class ShapesOnly(TorchFunctionMode):
         empty = torch.empty_strided(shape, stride, dtype=twin.dtype, device=device)
         empty.untyped_storage().resize_(0)
         return self.know(empty.requires_grad_() if twin.requires_grad else empty, twin)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
 
 
 def leaves_in(value: Any) -> list[Any]:

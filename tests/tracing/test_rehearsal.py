@@ -259,3 +259,26 @@ def test_functions_with_a_backward_of_their_own_keep_it(name: str) -> None:
         each(x).square().sum().backward()
         gradients.append(dict(each.named_parameters())["0.weight"].grad)
     assert torch.equal(*gradients)
+
+
+class Hoarding(nn.Module):
+    """Keeps a tensor where nobody looks for it."""
+
+    def __init__(self, held: list[Tensor]) -> None:
+        super().__init__()
+        self.append = held.append
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        self.append(y.T)
+        return y
+
+
+def test_tensors_without_numbers_that_somebody_keeps_can_be_read() -> None:
+    held: list[Tensor] = []
+    model = nn.Sequential(nn.Linear(6, 6), Hoarding(held), nn.Linear(6, 6)).double()
+    traced = trace(model, {"input": inputs()})
+    held.clear()
+    assert not differing(model, traced, {"input": inputs()})
+    assert len(held) == 2  # in train and eval mode
+    assert all(value.isnan().all() and value.shape == (6, 4) for value in held)
