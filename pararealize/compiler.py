@@ -35,6 +35,7 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
+from pararealize.runtime.effects.containers import contents_kept
 from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import at_rest
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
@@ -129,11 +130,11 @@ def compile_as(
     request = request.for_places(places, ranks=transport is not None)
     if transport is not None:
         share_weights(serial, transport)
-    with _in_turn(transport):
+    with _in_turn(transport), contents_kept(serial):
         traced = trace_network(serial, request.tracing, request.given)
         chain = _chain(traced, serial, request)
     chain = _with_one_cost(chain, request, transport)
-    with _in_turn(transport):
+    with _in_turn(transport), contents_kept(serial):
         passes = passes_of(request, serial, places, saved)
         partition = passes.cut(chain, passes.count(chain))
         decisions = passes.decide_again(partition)

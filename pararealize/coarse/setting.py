@@ -17,7 +17,7 @@ from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
-from pararealize.propagators.recomputed import Recomputed
+from pararealize.propagators.repeatable import Repeatable
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class Site:
 def can_copy(segment: Segment) -> bool:
     """Whether a segment can have weights of its own: not what lies around a list of blocks."""
     around = (o for o in segment.operations if o.kind in {"network", "context"})
-    return all(isinstance(operation.target, Recomputed) for operation in around)
+    return all(isinstance(operation.target, Repeatable) for operation in around)
 
 
 def like(module: nn.Module, model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pararealize.ir.chain import Profile
 from pararealize.ir.program import Operation, Program
-from pararealize.propagators.recomputed import is_repeatable
+from pararealize.propagators.repeatable import is_repeatable
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, is_same, put_back, state_of
 from pararealize.tracing.trace import Trace
 

@@ -31,6 +31,17 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Region:
+    """One call of ``torch.utils.checkpoint``: a stretch of operations that the backward repeats.
+
+    ``preserve`` says whether with the same random numbers.
+    """
+
+    number: int
+    preserve: bool
+
+
+@dataclass(frozen=True)
 class Operation:
     """One step of the network.
 
@@ -38,8 +49,9 @@ class Operation:
     the path of the module whose ``training`` flag is read, a function, or a method's name.
     A function of kind ``network`` or ``context`` takes the whole network before its arguments;
     ``context`` is what any segment may compute again from the inputs.
-    ``scope`` is the path of the innermost module whose ``forward`` wrote the operation; ``draws``
-    says that it was seen to draw random numbers.
+    ``scope`` is the path of the innermost module whose ``forward`` wrote the operation, ``draws``
+    says that it was seen to draw random numbers, and ``recomputed`` is the region in which the
+    backward pass computes its value again, instead of keeping it.
     """
 
     name: str
@@ -49,6 +61,7 @@ class Operation:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     scope: str = ""
     draws: bool = False
+    recomputed: Region | None = None
 
     @cached_property
     def uses(self) -> tuple[str, ...]:

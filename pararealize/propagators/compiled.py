@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
 from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.propagators.recomputed import with_regions
 from pararealize.runtime.effects.statistics import is_torchs
 
 #: Slots of 8 bytes: as many as a chunk of the interpreter's stack of frames has, 16 KiB.
@@ -70,13 +71,17 @@ def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
     A state or input that the segment would change in place is copied first: the same tensor is
     also a term of the jump at its interface.
     """
+    return _graph(segment, segment.operations, root)
+
+
+def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -> fx.Graph:
     graph = fx.Graph()
     arguments = (*segment.state, *segment.features, *segment.inputs)
     nodes = {name: graph.placeholder(name) for name in arguments}
     for name in arguments:
         if _is_overwritten(segment, name, root):
             nodes[name] = graph.call_method("clone", (nodes[name],))
-    for operation in segment.operations:
+    for operation in operations:
         _copy(graph, operation, nodes)
     if segment.results is not None:
         results = tuple(nodes[name] for name in segment.results)
@@ -104,8 +109,9 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
-    source, scope = _source(segment_graph(segment, root))
-    for operation in segment.operations:
+    operations = with_regions(segment, lambda part: compile_segment(part, root, name))
+    source, scope = _source(_graph(segment, operations, root))
+    for operation in operations:
         if operation.kind in {"network", "context"}:
             scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
     file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"

@@ -13,7 +13,7 @@ from torch import nn
 
 from pararealize.ir.program import AMBIENT, Operation, Program
 from pararealize.propagators.compiled import written_by
-from pararealize.propagators.recomputed import Recomputed, is_repeatable
+from pararealize.propagators.repeatable import Repeatable, is_repeatable
 from pararealize.tracing.aliasing import sharing
 from pararealize.tracing.trace import Trace
 
@@ -40,7 +40,7 @@ def _rewritten(program: Program, model: nn.Module) -> Program:
         return program
 
     def ambient(operation: Operation) -> Operation:
-        target = Recomputed(operation.target, operation.kind == "method")
+        target = Repeatable(operation.target, operation.kind == "method")
         return replace(operation, kind="context", target=target)
 
     return Program(tuple(ambient(o) if o.name in carried else o for o in program))

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.effects.containers import OWN, tensors_inside
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, other_generators
+from pararealize.tracing.closures import rebind
 
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
@@ -22,6 +24,7 @@ def copy_tree(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {**detached_results(module)}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
+        rebind(copied, memo)
     return copied
 
 
@@ -35,7 +38,9 @@ def meta_copy(module: nn.Module) -> nn.Module:
         twin = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
-    return copy.deepcopy(module, memo)
+    copied = copy.deepcopy(module, memo)
+    rebind(copied, memo)
+    return copied
 
 
 @contextmanager
@@ -91,8 +96,11 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = twin
         twin.update({k: _copy_value(v, memo) for k, v in value.items()})
         return twin
+    if id(value) in memo:
+        return memo[id(value)]
     if not isinstance(value, Tensor) and hasattr(value, "__len__") and len(value) == 0:
-        return copy.copy(value)
+        memo[id(value)] = copy.copy(value)  # others may hold the same one
+        return memo[id(value)]
     return copy.deepcopy(value, memo)
 
 
@@ -101,6 +109,8 @@ def detached_results(root: nn.Module) -> dict[int, Tensor]:
 
     ``nn.utils.weight_norm`` makes a weight anew before every call; others keep an activation.
     """
-    attributes = (value for part in root.modules() for value in part.__dict__.values())
-    kept = (value for value in attributes if isinstance(value, Tensor) and not value.is_leaf)
+    attributes = (
+        value for m in root.modules() for name, value in m.__dict__.items() if name not in OWN
+    )
+    kept = (tensor for v in attributes for tensor in tensors_inside(v) if not tensor.is_leaf)
     return {id(value): value.detach().clone() for value in kept}

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program, Ref
 from pararealize.propagators.compiled import written_by
-from pararealize.runtime.effects.statistics import buffer_copies
+from pararealize.runtime.effects.containers import Contents
+from pararealize.runtime.effects.statistics import buffer_copies, is_torchs
+from pararealize.tracing.rehearsal import rehearse
 from pararealize.tracing.trace import Trace, trace
 
 #: What ``torch.fx`` keeps constants under, in the module that it traces.
@@ -38,7 +40,7 @@ def trace_keeping_state(
         TraceError: the network cannot be traced, or its own ``forward`` writes on it.
 
     """
-    given, leaves = tuple(given), tuple(leaves)
+    given, leaves = given if isinstance(given, Mapping) else tuple(given), tuple(leaves)
     writers: dict[str, str] = {}
     while True:
         written: dict[str, str] = {}
@@ -50,9 +52,47 @@ def trace_keeping_state(
         except Exception:  # what was written last time may be why: a value of another trace
             if not written:
                 raise
-        if not written:
+        if written:
+            writers |= _owners(model, written, writers)
+            continue
+        strays = differing(model, traced, given) if isinstance(given, Mapping) else {}
+        if not strays:
             return replace(traced, whole={**writers, **traced.whole})
-        writers |= _owners(model, written, writers)
+        writers |= strays
+
+
+def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict[str, str]:
+    """Modules that do something else with tensors than with a trace's values, and why.
+
+    Raises:
+        TraceError: the network's own forward does.
+
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with _watched(model, {}):
+            for training, draft in zip((True, False), traced.drafts, strict=True):
+                strays = rehearse(model.train(training), draft, given)
+                if strays:
+                    return _of_one_kind(model, strays)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return {}
+
+
+def _of_one_kind(model: nn.Module, strays: Mapping[str, str]) -> dict[str, str]:
+    """With a module all others of its class, which most likely do the same."""
+    (path, reason), *_ = strays.items()
+    if not path:
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced{reason}: move that code into a sub-module, "
+            "which is then called whole, or fix the argument that decides, "
+            "concrete_args={'name': value}."
+        )
+    kind = type(model.get_submodule(path))
+    same = (name for name, module in model.named_modules() if name and type(module) is kind)
+    return dict.fromkeys(same, f"{kind.__name__} cannot be traced{reason}")
 
 
 def _owners(
@@ -86,12 +126,14 @@ class _Before:
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
     versions: dict[str, int]
+    contents: Contents | None
 
     @classmethod
     def of(cls, module: nn.Module) -> _Before:
         buffers = dict(module._buffers)
         versions = {name: b._version for name, b in buffers.items() if b is not None}
-        return cls(module, dict(module.__dict__), buffers, versions)
+        contents = None if is_torchs(module) else Contents(module)
+        return cls(module, dict(module.__dict__), buffers, versions, contents)
 
     def changed(self) -> str | None:
         """The first buffer or attribute that is another one, or has been written on."""
@@ -121,9 +163,32 @@ def _watched(model: nn.Module, written: dict[str, str]) -> Iterator[None]:
             yield
         finally:
             changes = {path: old.changed() for path, old in before.items()}
+            written |= _innermost(before)
             written |= {path: name for path, name in changes.items() if name is not None}
-            for path in written:
-                before[path].restore()
+            for path, old in before.items():
+                if old.contents is not None:
+                    old.contents.restore()
+                if changes[path] is not None:
+                    old.restore()
+
+
+def _innermost(before: Mapping[str, _Before]) -> dict[str, str]:
+    """Modules that can reach a container which has changed, and no module inside which can."""
+    holders: dict[Any, dict[str, str]] = {}
+    for path, old in before.items():
+        changed = {} if old.contents is None else old.contents.changed()
+        for key, name in changed.items():
+            holders.setdefault(key, {})[path] = name
+    return {
+        path: name
+        for known in holders.values()
+        for path, name in known.items()
+        if not any(other != path and _is_inside(other, path) for other in known)
+    }
+
+
+def _is_inside(path: str, around: str) -> bool:
+    return not around or path.startswith(f"{around}.")
 
 
 def _is_same(old: Any, new: Any) -> bool:

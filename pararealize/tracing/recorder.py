@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import operator
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import TraceError
-from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref
+from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref, Region
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.generators import (
     NUMPY,
@@ -26,8 +28,13 @@ from pararealize.runtime.effects.generators import (
     put_back,
     state_of,
 )
+from pararealize.tracing import checkpoints
 from pararealize.tracing.aliasing import written_where_it_shows
 from pararealize.tracing.composites import unrolled
+from pararealize.tracing.draft import Draft
+from pararealize.tracing.functions import applied_whole
+from pararealize.tracing.instances import answered
+from pararealize.tracing.kinds import kind_of, kind_of_module
 
 KINDS: Mapping[str, Kind] = {
     "placeholder": "input",
@@ -47,21 +54,30 @@ class UntraceableError(Exception):
         self.path, self.reason = path, reason
 
 
-def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, Any]) -> Program:
-    """The operations of ``model`` in its present mode.
+def record(
+    model: nn.Module,
+    whole: Mapping[str, str],
+    constants: Mapping[str, Any],
+    tensors: Iterable[str] = (),
+) -> tuple[Program, Draft]:
+    """The operations of ``model`` in its present mode, and all that the trace saw.
 
     ``whole`` has the paths of modules to call as they are instead of looking into them,
-    ``constants`` the arguments that always have one value.
+    ``constants`` the arguments that always have one value, ``tensors`` those known to be such.
 
     Raises:
         UntraceableError: says which module stands in the way.
 
     """
-    tracer = _Tracer(whole)
+    draft = Draft(whole, constants, frozenset(tensors))
+    tracer = _Tracer(draft)
     own = other_generators(model.modules())
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
-        graph = tracer.watched(lambda: tracer.trace(model, concrete_args=dict(constants) or None))
+        asked = answered(model, _kind)
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked:
+            fixed = dict(constants) or None
+            graph = tracer.watched(lambda: tracer.trace(model, concrete_args=fixed))
     except Exception as error:
         raise UntraceableError(tracer.failed, explain(error)) from error
     graph.eliminate_dead_code(_is_impure)
@@ -70,11 +86,36 @@ def record(model: nn.Module, whole: Mapping[str, str], constants: Mapping[str, A
         if name in constants:  # torch.fx renames it; it stays an input, which must be this
             value = constants[name]
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
-    return written_where_it_shows(Program(tuple(map(_operation, graph.nodes))), model)
+    program = Program(tuple(map(_operation, graph.nodes)))
+    return written_where_it_shows(program, model), draft
+
+
+def is_whole(module: nn.Module, path: str, whole: Mapping[str, str]) -> bool:
+    """Whether a trace calls a module without looking into it, as torch's own layers.
+
+    BatchNorm stays whole in other libraries' versions too: it counts as it runs. A Step does, to
+    be asked for longer steps.
+    """
+    kinds = (nn.modules.batchnorm._NormBase, Step)
+    torchs = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return (
+        path in whole
+        or isinstance(module, kinds)
+        or (torchs and not isinstance(module, nn.Sequential))
+    )
 
 
 class _Value(fx.Proxy):
-    """A traced value that can be written on: ``y += 1`` changes what else is called ``y``."""
+    """A traced value that can be written on: ``y += 1`` changes what else is called ``y``.
+
+    Asked for an attribute that it cannot have, it has none.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        kind = kind_of(self.node)
+        if kind is not None and not hasattr(kind, name):
+            raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
+        return _Attribute(self, name)
 
     def _written(self, call: Callable[..., Any], other: Any) -> Any:
         return self.tracer.create_proxy("call_function", call, (self, other), {})
@@ -85,6 +126,15 @@ class _Value(fx.Proxy):
     __itruediv__ = partialmethod(_written, operator.itruediv)
 
 
+def _kind(value: Any) -> type | None:
+    """The class of what a traced value stands for; most are tensors."""
+    return kind_of(value.node) or Tensor if issubclass(type(value), fx.Proxy) else None
+
+
+class _Attribute(fx.proxy.Attribute, _Value):
+    """An attribute of a traced value, or a method to be called."""
+
+
 class _Tracer(fx.Tracer):
     """Remembers which module's ``forward`` wrote each node, and where recording failed.
 
@@ -93,20 +143,16 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, whole: Mapping[str, str]) -> None:
+    def __init__(self, draft: Draft) -> None:
         super().__init__()
-        self.whole, self.failed, self.modes = whole, "", _modes()
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
+        self.recomputed: Region | None = None
+        self.regions = 0
+        self.draft, self.whole, self.failed, self.modes = draft, draft.whole, "", _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """BatchNorm stays whole in other libraries' versions too: it counts as it runs.
-
-        A Step does, to be asked for longer steps.
-        """
-        kinds = (nn.modules.batchnorm._NormBase, Step)
-        if module_qualified_name in self.whole or isinstance(m, kinds):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
+        """Whether the module is called without looking into it."""
+        return is_whole(m, module_qualified_name, self.whole)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
@@ -115,15 +161,37 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         inside = unrolled(m, args, kwargs) if path not in self.whole else None
         if inside is None and self.is_leaf_module(m, path):
-            return super().call_module(m, forward, args, kwargs)
+            result = super().call_module(m, forward, args, kwargs)
+            result.node.meta["kind"] = kind_of_module(m)
+            return result
         try:
-            if inside is not None:
-                with fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(m))):
-                    return inside(*args, **kwargs)
-            return self.watched(partial(super().call_module, m, forward, args, kwargs))
+            with self.draft.within(path):
+                if inside is not None:
+                    with fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(m))):
+                        return inside(*args, **kwargs)
+                return self.watched(partial(super().call_module, m, forward, args, kwargs))
         except Exception:
             self.failed = self.failed or path
             raise
+
+    @contextmanager
+    def region(self, preserve: bool) -> Iterator[None]:
+        """What is recorded within is computed again in the backward pass; regions do not nest."""
+        outer, self.recomputed = self.recomputed, self.recomputed or Region(self.regions, preserve)
+        self.regions += 1
+        try:
+            yield
+        finally:
+            self.recomputed = outer
+
+    def applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call that is recorded whole where it is given a traced value."""
+        traced = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+        return (
+            self.create_proxy("call_function", function, args, kwargs)
+            if traced
+            else function(*args, **kwargs)
+        )
 
     def watched(self, call: Callable[[], Any]) -> Any:
         """The result of the call, which may draw no random numbers of its own.
@@ -146,6 +214,10 @@ class _Tracer(fx.Tracer):
         """A value that can be written on."""
         return _Value(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        """A traced value as its node, whatever it says it is."""
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""
         if _modes() != self.modes:
@@ -154,8 +226,20 @@ class _Tracer(fx.Tracer):
                 "graph does not record"
             )
         node = super().create_node(*args, **kwargs)
-        node.meta["scope"] = self.scope.module_path
+        node.meta["scope"], node.meta["recomputed"] = self.scope.module_path, self.recomputed
+        if node.op == "get_attr":
+            node.meta["kind"] = self._kind_of_attribute(str(node.target))
+        if node.op == "placeholder" and node.target in self.draft.tensors:
+            node.meta["kind"] = Tensor
+        self.draft.record(node)
         return node
+
+    def _kind_of_attribute(self, path: str) -> type:
+        """Looked up where it lies: asked for, it would be recorded."""
+        owner, _, name = path.rpartition(".")
+        module = self.root.get_submodule(owner)
+        homes = (module._parameters, module._buffers, module._modules, module.__dict__)
+        return type(next(home[name] for home in homes if name in home))
 
 
 def _modes() -> tuple[bool, ...]:
@@ -179,8 +263,11 @@ def _operation(node: fx.Node) -> Operation:
         return Ref(read.name)
 
     args: Any = map_arg((node.args, dict(node.kwargs)), reference)
-    scope = node.meta.get("scope", "")
-    return Operation(node.name, KINDS[node.op], node.target, tuple(args[0]), dict(args[1]), scope)
+    scope, region = node.meta.get("scope", ""), node.meta.get("recomputed")
+    kind = KINDS[node.op]
+    return Operation(
+        node.name, kind, node.target, tuple(args[0]), dict(args[1]), scope, recomputed=region
+    )
 
 
 def explain(error: Exception) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
+from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation, Program, Ref
 from pararealize.runtime.effects.generators import holds_generator
 from pararealize.tracing.copying import collection_paused, copy_tree
+from pararealize.tracing.draft import Draft
 from pararealize.tracing.recorder import UntraceableError, record
 
 
@@ -22,12 +24,14 @@ from pararealize.tracing.recorder import UntraceableError, record
 class Trace:
     """The two modes of a network; the same object twice where one program serves both.
 
-    ``whole`` says of each module that is called without looking into it why that is so.
+    ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
+    what the trace saw in train and in eval mode.
     """
 
     train: Program
     eval: Program
     whole: Mapping[str, str] = field(default_factory=dict)
+    drafts: tuple[Draft, ...] = field(default=(), repr=False, compare=False)
 
 
 def copy_module(model: nn.Module) -> nn.Module:
@@ -88,23 +92,27 @@ def trace(
     """
     modes = {name: module.training for name, module in model.named_modules()}
     fixed = {**_defaults(model, set(given)), **_known(model, constants or {})}
+    values = given if isinstance(given, Mapping) else {}
+    tensors = frozenset(k for k, v in values.items() if isinstance(v, (Tensor, TensorSpec)))
     asked = find_leaves(model, leaves)
     try:
         with collection_paused():
-            return _record_all(model, asked, fixed)
+            return _record_all(model, asked, fixed, tensors)
     finally:
         for name, module in model.named_modules():
             module.training = modes[name]
 
 
-def _record_all(model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any]) -> Trace:
+def _record_all(
+    model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any], tensors: frozenset[str]
+) -> Trace:
     """Record both modes, again after each kind of module that turned out to be untraceable."""
     whole = {**_hooked(model), **_drawing(model)}
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
-            train = record(model.train(), known, fixed)
-            evaluate = record(model.eval(), known, fixed)
+            train, first = record(model.train(), known, fixed, tensors)
+            evaluate, second = record(model.eval(), known, fixed, tensors)
         except UntraceableError as error:
             if not error.path:
                 raise TraceError(_advice(model, error.reason)) from error
@@ -115,7 +123,8 @@ def _record_all(model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any
         called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
         reasons = {path: reason for path, reason in whole.items() if path in called}
         merged = merge(train, evaluate)
-        return Trace(merged, merged, reasons) if merged else Trace(train, evaluate, reasons)
+        programs = (merged, merged) if merged else (train, evaluate)
+        return Trace(*programs, reasons, (first, second))
 
 
 def _hooked(model: nn.Module) -> dict[str, str]:
@@ -201,7 +210,7 @@ def merge(train: Program, evaluate: Program) -> Program | None:
     operations: list[Operation] = []
     flags: dict[str, Operation] = {}
     for a, b in zip(train, evaluate, strict=True):
-        if (a.name, a.kind, a.target) != (b.name, b.kind, b.target):
+        if (a.name, a.kind, a.target) != (b.name, b.kind, b.target) or a.recomputed != b.recomputed:
             return None
         mine, form = tree_flatten((a.args, dict(a.kwargs)))
         theirs, other_form = tree_flatten((b.args, dict(b.kwargs)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import final
 
 import torch
 from torch import Tensor, nn
+
+from pararealize.runtime.effects.containers import Contents, attribute_tensors
 
 #: Packages whose modules move nothing but buffers, and draw nothing but in dropout.
 OWN = ("torch.nn", "pararealize.propagators", "pararealize.layers")
@@ -24,13 +26,15 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     if all(map(is_torchs, modules)):  # others may change the mode of their parts
         norms = nn.modules.batchnorm._NormBase  # which move nothing in eval mode
         modules = tuple(m for m in modules if m.training or not isinstance(m, norms))
-    attributes = [(module, _attributes(module)) for module in modules]
+    own = [_Own(module) for module in modules if _moves_attributes(module)]
     try:
         with buffer_copies(modules):
+            for kept in own:
+                kept.write_on_copies()
             yield
     finally:
-        for module, values in attributes:
-            _put_back(module, values)
+        for kept in own:
+            kept.restore()
 
 
 @contextmanager
@@ -52,16 +56,27 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
+@contextmanager
+def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put back what user's modules keep in attributes and containers; buffers move."""
+    own = [_Own(module) for module in modules if _moves_attributes(module)]
+    try:
+        yield
+    finally:
+        for kept in own:
+            kept.restore()
+
+
 class Statistics:
     """What an evaluation may move in some modules, as it was."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._kept = [
-            (module, dict(module._buffers), _attributes(module))
-            for module in dict.fromkeys(modules)
-        ]
-        buffers = (buffer for _, own, _ in self._kept for buffer in own.values())
-        self._numbers = [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
+        modules = tuple(dict.fromkeys(modules))
+        self._kept = [(module, dict(module._buffers)) for module in modules]
+        self._own = [_Own(module) for module in modules if _moves_attributes(module)]
+        buffers = (b for _, own in self._kept for b in own.values() if b is not None)
+        plain = (tensor for own in self._own for tensor in own.tensors.values())
+        self._numbers = [(t, t.detach().clone()) for t in (*buffers, *plain)]
 
     def restore(self) -> None:
         """Move everything back.
@@ -71,8 +86,9 @@ class Statistics:
         """
         for buffer, numbers in self._numbers:
             buffer.data.copy_(numbers)
-        for module, buffers, attributes in self._kept:
-            _put_back(module, attributes)
+        for own in self._own:
+            own.restore()
+        for module, buffers in self._kept:
             module._buffers.update(buffers)
 
 
@@ -81,17 +97,29 @@ def is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith(OWN)
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What to put back; ``torch.compile`` sees plain attributes as constants, and cannot."""
-    if is_torchs(module) or torch.compiler.is_compiling():
-        return {}
-    return dict(module.__dict__)
+def _moves_attributes(module: nn.Module) -> bool:
+    """``torch.compile`` sees plain attributes as constants, and cannot put them back."""
+    return not is_torchs(module) and not torch.compiler.is_compiling()
 
 
-def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
-    if attributes:
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
+@final
+class _Own:
+    """What a user's module keeps in plain attributes and in containers, as it was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.attributes = module, dict(module.__dict__)
+        self.contents = Contents(module)
+        self.tensors = attribute_tensors(self.attributes)
+
+    def write_on_copies(self) -> None:
+        """Let the module write on copies of its tensors."""
+        self.module.__dict__.update({n: t.clone() for n, t in self.tensors.items()})
+
+    def restore(self) -> None:
+        """Put everything back."""
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)
+        self.contents.restore()
 
 
 class Rollback:

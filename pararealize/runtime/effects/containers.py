@@ -1,0 +1,201 @@
+"""Containers: what a module's forward may write into, remembered and put back.
+
+Lists, dictionaries, sets, queues and namespaces in a module's attributes, in its class, and among
+the globals and closures of its forward and hooks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from typing import Any, final
+
+from torch import Tensor, nn
+
+#: What can be written into and looked through.
+CONTAINERS = (list, dict, set, deque, SimpleNamespace, bytearray)
+#: Attributes that every module has.
+OWN = frozenset(nn.Module().__dict__)
+#: How deep containers in containers are looked through.
+DEPTH = 4
+
+
+#: Where a name is bound: a dictionary of globals or a class.
+Scope = MutableMapping[str, Any] | type
+
+
+@final
+class Contents:
+    """What is in a module's containers, and what names outside it are bound to.
+
+    Args:
+        module: whose.
+
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.kept: dict[int, tuple[str, Any, Any]] = {}
+        self.tensors: list[tuple[str, Tensor, int]] = []
+        self.bound: dict[tuple[int, str], tuple[Scope, Any]] = {}
+        for scope, name, value in outer_names(module):
+            self.bound[id(scope), name] = scope, value
+            self._keep(name, value, DEPTH)
+        for name, value in (*module.__dict__.items(), *_enclosed(module)):
+            if name not in OWN:
+                self._keep(name, value, DEPTH)
+
+    def _keep(self, name: str, value: Any, depth: int) -> None:
+        if isinstance(value, Tensor):
+            self.tensors.append((name, value, value._version))
+        elif isinstance(value, tuple):
+            for item in value:
+                self._keep(name, item, depth)
+        elif depth and is_container(value) and id(value) not in self.kept:
+            self.kept[id(value)] = name, value, _shallow(value)
+            for item in _items(value):
+                self._keep(name, item, depth - 1)
+
+    def changed(self) -> dict[Any, str]:
+        """The containers and names that hold something else now, and how they are called."""
+        found: dict[Any, str] = {
+            key: name for key, (name, value, old) in self.kept.items() if not _same(value, old)
+        }
+        for key, (scope, value) in self.bound.items():
+            if _scope(scope).get(key[1]) is not value:
+                found[key] = key[1]
+        return found | {id(t): name for name, t, version in self.tensors if t._version != version}
+
+    def restore(self) -> None:
+        """Put everything back, into the same containers."""
+        for _, value, old in self.kept.values():
+            if not _same(value, old):
+                _refill(value, old)
+        for (_, name), (scope, value) in self.bound.items():
+            if _scope(scope).get(name) is not value:
+                setattr(scope, name, value) if isinstance(scope, type) else scope.update(
+                    {name: value}
+                )
+
+
+@contextmanager
+def contents_kept(root: nn.Module) -> Iterator[None]:
+    """Let what runs inside leave nothing in the containers that the modules of a tree know."""
+    kept = [Contents(m) for m in root.modules() if not type(m).__module__.startswith("torch.nn.")]
+    try:
+        yield
+    finally:
+        for contents in reversed(kept):
+            contents.restore()
+
+
+def is_container(value: Any) -> bool:
+    """Whether it can be written into: torch's and Python's own kinds, and plain objects."""
+    if isinstance(value, CONTAINERS):
+        return True
+    kind = type(value)
+    foreign = kind.__module__.partition(".")[0] in {"torch", "builtins", "numpy", "functools"}
+    code = callable(value) or isinstance(value, (nn.Module, Tensor, type, ModuleType))
+    return not foreign and not code and hasattr(value, "__dict__")
+
+
+def _scope(scope: Scope) -> Mapping[str, Any]:
+    return vars(scope) if isinstance(scope, type) else scope
+
+
+def outer_names(module: nn.Module) -> Iterator[tuple[Scope, str, Any]]:
+    """Names of a module's class, and globals that its forward or hooks know, that are no code."""
+    for kind in type(module).__mro__[: type(module).__mro__.index(nn.Module)]:
+        for name, value in vars(kind).items():
+            constant = name.startswith("__") or callable(value) or inspect.isdatadescriptor(value)
+            if not constant and not kind.__module__.startswith("torch."):
+                yield kind, name, value
+    for function in functions_of(module):
+        scope = function.__globals__
+        for name in _global_names(function.__code__):
+            value = scope.get(name)
+            if isinstance(value, (int, float, Tensor)) or (name in scope and is_container(value)):
+                yield scope, name, value
+
+
+def functions_of(module: nn.Module) -> Iterator[FunctionType]:
+    """Python functions that run when a module of the user's own is called."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    own = (value for value in module.__dict__.values() if isinstance(value, FunctionType))
+    for called in (module.forward, *hooks, *own):
+        function = inspect.unwrap(_function_of(called))
+        if isinstance(function, FunctionType):
+            yield function
+
+
+def _function_of(called: Any) -> Any:
+    return getattr(called, "__func__", called)
+
+
+def _global_names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _global_names(constant)
+
+
+def _enclosed(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for function in functions_of(module):
+        names, cells = function.__code__.co_freevars, function.__closure__ or ()
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+
+
+def _shallow(value: Any) -> Any:
+    return dict(vars(value)) if _is_record(value) else value.copy()
+
+
+def _is_record(value: Any) -> bool:
+    return not isinstance(value, CONTAINERS) or isinstance(value, SimpleNamespace)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    if _is_record(value):
+        yield from vars(value).values()
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif not isinstance(value, bytearray):
+        yield from value
+
+
+def _same(value: Any, old: Any) -> bool:
+    """Whether the container holds the very objects that it held."""
+    now = vars(value) if _is_record(value) else value
+    if isinstance(now, dict):
+        return now.keys() == old.keys() and all(now[key] is old[key] for key in old)
+    if isinstance(now, set):
+        return bool(now == old)
+    return len(now) == len(old) and all(a is b for a, b in zip(now, old, strict=True))
+
+
+def _refill(value: Any, old: Any) -> None:
+    target = vars(value) if _is_record(value) else value
+    if isinstance(target, bytearray):
+        target[:] = old
+        return
+    target.clear()
+    target.extend(old) if hasattr(target, "extend") else target.update(old)
+
+
+def tensors_inside(value: Any, depth: int = DEPTH) -> Iterator[Tensor]:
+    """Tensors in a container and in those inside it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and (isinstance(value, tuple) or is_container(value)):
+        for item in value if isinstance(value, tuple) else _items(value):
+            yield from tensors_inside(item, depth - 1)
+
+
+def attribute_tensors(attributes: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Plain attributes that are tensors."""
+    return {n: v for n, v in attributes.items() if n not in OWN and isinstance(v, Tensor)}

@@ -1,0 +1,50 @@
+"""Instances: ``isinstance`` in forward code, answered as for what a traced value stands for.
+
+A stand-in that called itself a tensor would be taken for one by torch's compiled code, which reads
+its memory. So the name is bound anew where forward code looks it up, as ``torch.fx`` does with the
+functions that it wraps; what asks elsewhere is found by a rehearsal.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.runtime.effects.containers import functions_of
+
+
+@contextmanager
+def answered(root: nn.Module, kind_of: Callable[[Any], type | None]) -> Iterator[None]:
+    """Let ``isinstance`` and ``torch.is_tensor`` ask ``kind_of`` about values that it knows."""
+
+    def is_instance(value: Any, kinds: Any) -> bool:
+        kind = kind_of(value)
+        return builtins.isinstance(value, kinds) if kind is None else issubclass(kind, kinds)
+
+    def is_tensor(value: Any) -> bool:
+        return is_instance(value, Tensor)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "is_tensor", is_tensor))
+        for scope in _scopes(root):
+            if "isinstance" not in scope:
+                stack.enter_context(mock.patch.dict(scope, {"isinstance": is_instance}))
+        yield
+
+
+def _scopes(root: nn.Module) -> Iterator[dict[str, Any]]:
+    """The globals of the forward code of user's modules, each once."""
+    seen: set[int] = set()
+    for kind in {type(module): module for module in root.modules()}.values():
+        if type(kind).__module__.startswith("torch."):
+            continue
+        for function in functions_of(kind):
+            if id(function.__globals__) not in seen:
+                seen.add(id(function.__globals__))
+                yield function.__globals__
