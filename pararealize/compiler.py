@@ -34,9 +34,9 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
-from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import collection_paused
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
+from pararealize.verification.verify import verified
 
 #: Most tensors in a state, where the network cannot be cut through single ones.
 WIDEST = 8
@@ -58,6 +58,7 @@ def pararealize(
     devices: Sequence[str | torch.device] | None = None,
     comm: Any = None,
     chunks: int | None = None,
+    verify: bool = True,
 ) -> ParallelNetwork:
     """Compile a sequential network into one whose depth runs in parallel.
 
@@ -85,6 +86,7 @@ def pararealize(
             output. Weights are those of rank 0. ``n="auto"`` is then one subnetwork a rank.
         chunks: on ranks, the number of slices of the batch in which corrections flow from rank to
             rank; by default what is predicted to be fastest.
+        verify: compare what was traced with the model, bit for bit, in train and eval mode.
 
     Raises:
         PararealizeError: the network cannot be traced, cut or coarsened as asked; the message
@@ -107,7 +109,8 @@ def pararealize(
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
     with at_rest(), together(transport):
-        network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
+        request = replace(request, given=given, tracing=tracing, verify=verify)
+        network = compile_as(model, request, transport)
     if transport is not None:
         release()
         check_same_plan(transport, network.plan.to_json())
@@ -136,8 +139,7 @@ def compile_as(
     if transport is not None:
         share_weights(serial, transport)
     with _in_turn(transport):
-        traced = trace_network(serial, request.tracing, request.given)
-        chain = _chain(traced, serial, request)
+        request, chain = verified(serial, request, _chain)
     chain = _with_one_cost(chain, request, transport)
     with _in_turn(transport):
         passes = passes_of(request, serial, places, saved)

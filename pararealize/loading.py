@@ -35,6 +35,7 @@ def load(
     example_inputs: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     comm: Any = None,
+    verify: bool = True,
 ) -> ParallelNetwork:
     """The network that :meth:`ParallelNetwork.save` wrote, on a model built like the saved one.
 
@@ -47,6 +48,7 @@ def load(
         example_inputs: as for :func:`pararealize`; by default the shapes it was compiled for.
         example_kwargs: likewise.
         comm: as for :func:`pararealize`; the ranks need not be as many as those that saved.
+        verify: as for :func:`pararealize`.
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
@@ -64,6 +66,7 @@ def load(
     cuts = plan.cuts if same else None
     with at_rest(), together(transport), _foreign(saved):
         request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
+        request = replace(request, verify=verify)
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
         if isinstance(method, MGRIT) and method.coarse == "fitted":

@@ -167,7 +167,8 @@ class Layer:
 class Chain:
     """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``.
 
-    ``whole`` says of each module that could not be looked into why.
+    ``whole`` says of each module that could not be looked into why, ``unverified`` why the programs
+    were not compared with the network, where they were not.
     """
 
     train: Program
@@ -177,6 +178,7 @@ class Chain:
     interfaces: tuple[Interface, ...]
     sizes: Mapping[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
+    unverified: str = ""
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""
