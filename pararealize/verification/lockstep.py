@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, final
 
@@ -23,9 +22,18 @@ from torch import Tensor, nn
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.compiled import written_by_call
 from pararealize.runtime.effects.statistics import is_torchs
-from pararealize.runtime.values.pytree import map_tensors, tensors_of
+from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.composites import FORWARDS
+from pararealize.verification.culprits import Culprits, Difference, is_layer
 from pararealize.verification.equality import is_equal, largest_difference
+from pararealize.verification.exchange import (
+    PartedError,
+    RefusedError,
+    answer,
+    given_to,
+    own_copy,
+    quick_tensors,
+)
 from pararealize.verification.kept import (
     contents,
     devices_of,
@@ -33,26 +41,6 @@ from pararealize.verification.kept import (
     set_streams,
     streams,
 )
-
-#: What needs no look inside.
-PLAINEST = (Tensor, nn.Parameter, int, float, bool, type(None))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where the program is not the network: what differs first, and whose ``forward`` wrote it.
-
-    ``largest`` is the largest difference of numbers, where numbers differ; ``culprit`` the path of
-    the module, empty for the network itself.
-    """
-
-    what: str
-    culprit: str
-    largest: float | None = None
-
-
-class PartedError(Exception):
-    """Values that both share were written on: each needs its own."""
 
 
 @final
@@ -67,7 +55,8 @@ class Lockstep:
             are then not seen by the other.
         watched: modules that are looked into, of which no attribute may change between layers.
 
-    ``moved`` are afterwards such modules of which one has changed at all.
+    ``moved`` are afterwards such modules of which one has changed at all; the network where numbers
+    of Python or NumPy were drawn.
     """
 
     def __init__(
@@ -90,12 +79,14 @@ class Lockstep:
         }
         composites = [path for path, m in root.named_modules() if type(m) in FORWARDS]
         self._composites = tuple(f"{path}." if path else "" for path in composites)
+        self._culprits = Culprits(root, program)
         self._devices = devices_of(root)
         self._streams, self._others = streams(self._devices), other_streams()
         self._watched = [(path, root.get_submodule(path)) for path in watched]
         self._contents = contents(self._watched)
         self.difference: Difference | None = None
-        self.parted = False
+        self._fault: Exception | None = None
+        self.parted, self._drawn = False, set[str]()
         self.moved: tuple[str, ...] = ()
 
     def run(self, call: inspect.BoundArguments) -> None:
@@ -103,24 +94,26 @@ class Lockstep:
 
         Raises:
             PartedError: try again, ``apart``.
-            Exception: what the network itself raises.
+            RefusedError: the network itself raises an error.
 
         """
-        inside = tuple(f"{path}." for path in self._modules)
-        looked_into = [
-            (path, module)
-            for path, module in self._root.named_modules()
-            if path not in self._modules and not path.startswith(inside)
-        ]
+        looked_into = self._culprits.looked_into
         before = contents(looked_into)
         with self._hooked():
-            output = self._root.forward(*call.args, **call.kwargs)
+            output = self._answer(call)
         if self.difference is None and not self.parted:
             self._end(output)
         after = contents(looked_into)
-        self.moved = tuple(
-            {path for path, name in after if after[path, name] != before.get((path, name))}
-        )
+        moved = {path for path, name in after if after[path, name] != before.get((path, name))}
+        self.moved = tuple(moved | self._drawn)
+
+    def _answer(self, call: inspect.BoundArguments) -> Any:
+        try:
+            return answer(self._root, call)
+        except RefusedError:
+            if self._fault is not None:
+                raise self._fault from None  # it is not the network's
+            raise
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -130,48 +123,73 @@ class Lockstep:
                 pre = module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
                 post = module.register_forward_hook(self._after, with_kwargs=True)
                 handles += [pre, post]
+            for path, module in self._culprits.looked_into if self._modules else ():
+                if path and is_layer(module):
+                    handles.append(module.register_forward_pre_hook(self._unknown))
+                elif path:
+                    handles.append(module.register_forward_hook(self._culprits.left(path)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _unknown(self, module: nn.Module, _args: Any) -> None:
+        """A layer is about to be called that the program does not have."""
+        if not self._depth and not self.parted and self.difference is None:
+            self.difference = self._culprits.unknown(module)
+
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        try:
+            self._meet(module, args, kwargs)
+        except Exception as error:
+            self._fault = error
+            raise
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        try:
+            self._share(module, args, kwargs, output)
+        except Exception as error:
+            self._fault = error
+            raise
+
+    def _meet(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A layer is about to be called: the program has to come to the same call."""
         self._depth += 1
         if self._depth > 1 or self.parted or self.difference is not None:
             return
         layer = self._advance()
         self._compare_contents()
-        if not is_torchs(module):
+        if self._watched or not is_torchs(module):
             self._compare_others(layer)
         if self.difference is not None or layer is None:
             return
         if layer.kind != "module" or self._modules[layer.target] is not module:
-            self.difference = self._out_of_order(layer, module)
+            rest = self._program.operations[self._position :]
+            self.difference = self._culprits.out_of_order(layer, module, rest)
             return
         mine, named = layer.map_refs(lambda ref: self._values[ref.name])
         self._compare_arguments(layer, (args, kwargs), (mine, named))
-        self._call = layer, (mine, named), [t._version for t in _tensors((args, kwargs))]
+        self._call = layer, (mine, named), [t._version for t in quick_tensors((args, kwargs))]
 
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _share(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The layer has been called: its result is the program's as well."""
         self._depth -= 1
         if self._depth or self.parted or self.difference is not None:
             return
         layer, mine, versions = self._call
-        pairs = zip(_tensors((args, kwargs)), _tensors(mine), versions, strict=False)
+        pairs = zip(quick_tensors((args, kwargs)), quick_tensors(mine), versions, strict=False)
         written = [(theirs, own) for theirs, own, v in pairs if theirs._version != v]
         for theirs, own in written:
             if own is not theirs:
                 own.detach().copy_(theirs.detach())
         if self._apart:
-            given = list(zip(_tensors((args, kwargs)), _tensors(mine), strict=False))
-            output = map_tensors(lambda tensor: _own(tensor, given), output)
+            given = list(zip(quick_tensors((args, kwargs)), quick_tensors(mine), strict=False))
+            output = map_tensors(lambda tensor: own_copy(tensor, given), output)
         elif written:  # by the layer: no other value may have shared that memory
             known = {id(own) for _, own in written}
             self._versions = {
-                name: [t._version for t in _tensors(self._values[name])]
-                if any(id(t) in known for t in _tensors(self._values[name]))
+                name: [t._version for t in quick_tensors(self._values[name])]
+                if any(id(t) in known for t in quick_tensors(self._values[name]))
                 else found
                 for name, found in self._versions.items()
             }
@@ -179,7 +197,7 @@ class Lockstep:
         self._position += 1
         self._streams = streams(self._devices)
         self._contents = contents(self._watched)
-        if not is_torchs(module):
+        if self._watched or not is_torchs(module):
             self._others = other_streams()
 
     def _advance(self) -> Operation | None:
@@ -222,7 +240,7 @@ class Lockstep:
         """Keep a value, and drop those that nothing reads any more."""
         self._values[operation.name] = value
         if not self._apart:
-            self._versions[operation.name] = [t._version for t in _tensors(value)]
+            self._versions[operation.name] = [t._version for t in quick_tensors(value)]
         here = self._position
         for name in operation.uses:
             if self._last[name] <= here:
@@ -233,16 +251,16 @@ class Lockstep:
         """Raise where the network has written on what the program is about to read."""
         for name in operation.uses if not self._apart else ():
             known = self._versions.get(name)
-            if known and [t._version for t in _tensors(self._values[name])] != known:
+            if known and [t._version for t in quick_tensors(self._values[name])] != known:
                 self.parted = True
                 raise PartedError
 
     def _compare_arguments(self, layer: Operation, theirs: Any, mine: Any) -> None:
-        theirs, mine = _given(*theirs), _given(*mine)
+        theirs, mine = given_to(*theirs), given_to(*mine)
         if layer.target.startswith(self._composites):  # which passes hints on as well
-            theirs, mine = _tensors(theirs), _tensors(mine)
+            theirs, mine = quick_tensors(theirs), quick_tensors(mine)
         if not is_equal(theirs, mine):
-            culprit = self._writer(layer)
+            culprit = self._culprits.writer(layer, self._values)
             largest = largest_difference(theirs, mine)
             self.difference = Difference(f"what {layer.target} is given", culprit, largest)
 
@@ -252,13 +270,13 @@ class Lockstep:
         set_streams(self._devices, now)
         if not all(torch.equal(a, b) for a, b in zip(mine, now, strict=True)):
             what = f"the random numbers drawn before {operation.describe}"
-            self.difference = Difference(what, self._writer(operation))
+            self.difference = Difference(what, self._culprits.writer(operation, self._values))
 
     def _compare_others(self, operation: Operation | None) -> None:
         """Whether Python's or NumPy's generator has moved outside layers."""
         if operation is not None and self.difference is None and other_streams() != self._others:
             what = f"a random number of Python or NumPy before {operation.describe}"
-            self.difference = Difference(what, self._writer(operation))
+            self.difference = Difference(what, self._culprits.writer(operation, self._values))
 
     def _compare_contents(self) -> None:
         """Whether attributes have changed outside layers."""
@@ -273,68 +291,19 @@ class Lockstep:
         """The network has answered."""
         last = self._advance()
         self._compare_contents()
-        self._compare_others(last)
+        if self._watched:
+            self._compare_others(last)
+        elif other_streams() != self._others:
+            self._drawn = {""}
         if self.difference is not None or last is None:
             return
         if last.kind != "output":
             what = f"{last.target}, which the network does not call"
-            self.difference = Difference(what, _caller(self._root, last.target))
+            self.difference = Difference(what, self._culprits.caller(last.target))
             return
         (mine,), _ = last.map_refs(lambda ref: self._values[ref.name])
         if not is_equal(output, mine):
             found = largest_difference(output, mine)
-            self.difference = Difference("the output", self._writer(last), found)
-
-    def _writer(self, operation: Operation) -> str:
-        """Whose forward computed what an operation reads, besides layers."""
-        wrote = [self._program[name] for name in operation.uses]
-        glue = [o.scope for o in wrote if o.kind in {"function", "method", "attribute"}]
-        if glue:
-            return max(glue, key=len)
-        return _caller(self._root, operation.target) if operation.kind == "module" else ""
-
-    def _out_of_order(self, layer: Operation, module: nn.Module) -> Difference:
-        names = [n for n, m in self._root.named_modules(remove_duplicate=False) if m is module]
-        called = next((name for name in names if name in self._modules), names[0])
-        rest = [o.target for o in self._program.operations[self._position :] if o.kind == "module"]
-        skipped = layer.kind == "module" and called in rest
-        what = f"the call of {called}, where the program comes to {layer.describe}"
-        return Difference(what, _caller(self._root, layer.target if skipped else called))
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value, without asking what else there may be where it is plain."""
-    if isinstance(value, Tensor):
-        return [value]
-    if type(value) is tuple and all(type(v) in PLAINEST for v in value):
-        return [v for v in value if isinstance(v, Tensor)]
-    if type(value) is tuple and len(value) == 2 and value[1] == {}:  # arguments of a layer
-        return _tensors(tuple(value[0]))
-    return tensors_of(value)
-
-
-def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Arguments to compare; whether ``None`` was passed or left out is the same."""
-    return (*args, *(kwargs[name] for name in sorted(kwargs) if kwargs[name] is not None))
-
-
-def _own(tensor: Tensor, given: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """A layer's result on memory of the program's own: a copy, or a view of its argument."""
-    for theirs, mine in given:
-        if tensor is theirs:
-            return mine
-        strided = tensor.layout == theirs.layout == torch.strided
-        if strided and tensor._is_view() and tensor._base is (theirs._base or theirs):
-            offset = tensor.storage_offset() - theirs.storage_offset() + mine.storage_offset()
-            if mine.stride() == theirs.stride() and offset >= 0:
-                return mine.as_strided(tensor.shape, tensor.stride(), offset)
-    return tensor.detach().clone()
-
-
-def _caller(root: nn.Module, path: str) -> str:
-    """The user's own module around a path: containers of torch's call what they hold."""
-    while path:
-        path = path.rpartition(".")[0]
-        if not type(root.get_submodule(path)).__module__.startswith("torch."):
-            return path
-    return path
+            self.difference = Difference(
+                "the output", self._culprits.writer(last, self._values), found
+            )

@@ -16,9 +16,11 @@ from pararealize.ir.program import Program, cut_segment
 from pararealize.propagators.compiled import compile_segment
 from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.trace import Trace
+from pararealize.verification.culprits import Difference
 from pararealize.verification.equality import is_equal, largest_difference
+from pararealize.verification.exchange import PartedError, RefusedError, answer
 from pararealize.verification.kept import devices_of, same_streams, streams, unmoved
-from pararealize.verification.lockstep import Difference, Lockstep, PartedError
+from pararealize.verification.lockstep import Lockstep
 from pararealize.verification.samples import call_of, last_rows, rows, samples
 
 #: Predicted seconds of a forward pass up to which inputs are taken as they are: of larger ones the
@@ -129,12 +131,8 @@ def _compare_modes(chain: Chain, serial: nn.Module, inputs: _Inputs, *, blocks: 
         compare = _whole if blocks else _in_step
         try:
             difference = compare(program, serial, inputs, training=mode == "train")
-        except DrawingError as error:
-            reasons.append(f"in {mode} mode it draws {error}")
-            continue
-        except Exception as error:  # the network's own; it is said, and no reason not to compile
-            text = str(error).strip().partition("\n")[0].rstrip(".")
-            reasons.append(f"in {mode} mode it raises {type(error).__name__}: {text}")
+        except (RefusedError, DrawingError) as error:
+            reasons.append(f"in {mode} mode it {error}")
             continue
         if difference is not None and not _is_deterministic(chain, serial, inputs, mode):
             reasons.append(f"in {mode} mode two runs of it from one seed differ")
@@ -173,9 +171,9 @@ def _whole(
     call, devices = call_of(serial, program, inputs), devices_of(serial)
     with same_streams(devices), unmoved(serial, training=training):
         before = streams(devices)
-        wanted, drawn = serial.forward(*call.args, **call.kwargs), streams(devices)
+        wanted, drawn = answer(serial, call), streams(devices)
     if not all(map(torch.equal, before, drawn)):
-        raise DrawingError("random numbers, which its parts draw anew each for itself")
+        raise DrawingError("draws random numbers, which its parts draw anew each for itself")
     with same_streams(devices), unmoved(serial, training=training):
         found = function(serial, *(inputs[name] for name in segment.inputs))
     if is_equal(wanted, found):
@@ -191,7 +189,7 @@ def _is_deterministic(chain: Chain, serial: nn.Module, inputs: _Inputs, mode: st
         call = call_of(serial, program, inputs)
         training = mode == "train"
         with same_streams(devices_of(serial)), unmoved(serial, training=training):
-            outputs.append(serial.forward(*call.args, **call.kwargs))
+            outputs.append(answer(serial, call))
     return is_equal(*outputs)
 
 
