@@ -81,7 +81,9 @@ def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
     own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     wanted = {k: v for k, v in own.items() if whole or not is_added(k)}
     match(saved, [name for name in network.names if whole or not is_added(name)], wanted)
-    network.load_state_dict({**own, **{name: saved.weights[name] for name in wanted}})
+    state = network.state_dict()  # with the versions of its modules, which decide how they load
+    state.update({name: saved.weights[name] for name in wanted})
+    network.load_state_dict(state)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.tracing.rebinding import rebind
+
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
@@ -20,6 +22,7 @@ def copy_tree(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {**detached_results(module)}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
+        rebind(module, copied, memo)
     return copied
 
 
@@ -79,7 +82,7 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         twin.update({k: _copy_value(v, memo) for k, v in value.items()})
         return twin
     if not isinstance(value, Tensor) and hasattr(value, "__len__") and len(value) == 0:
-        return copy.copy(value)
+        return memo.setdefault(id(value), copy.copy(value))
     return copy.deepcopy(value, memo)
 
 
