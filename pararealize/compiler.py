@@ -35,7 +35,7 @@ from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.tracing.copying import collection_paused
-from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
+from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves, unwrapped
 from pararealize.verification.verify import verified
 
 #: Most tensors in a state, where the network cannot be cut through single ones.
@@ -103,6 +103,7 @@ def pararealize(
     check_chunks(chunks, comm)
     places = tuple(torch.device(device) for device in devices or ())
     request = Request(n, method, None, machine, interfaces, cost, chunks, places)
+    model = unwrapped(model)
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)

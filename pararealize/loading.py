@@ -17,13 +17,14 @@ from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, ShapeError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import CoarseFactory
+from pararealize.ir.plan import Tracing
 from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
 from pararealize.storage import Saved, foreign, match, read
 from pararealize.tracing.copying import collection_paused
-from pararealize.tracing.trace import check_module
+from pararealize.tracing.trace import check_module, unwrapped
 
 
 def load(
@@ -57,6 +58,7 @@ def load(
     transport = None if comm is None else connect(comm)
     with collection_paused(), together(transport):
         saved = read(Path(path))
+        model = unwrapped(model)
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
         method = with_factory(plan.method, coarse)
@@ -65,13 +67,20 @@ def load(
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
     with at_rest(), together(transport), _foreign(saved):
-        request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
-        request = replace(request, verify=verify)
+        request = Request(n or plan.n, method, given, plan.machine, cuts)
+        request = replace(request, verify=verify, tracing=_as_found(plan.tracing, model))
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
         if isinstance(method, MGRIT) and method.coarse == "fitted":
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
+
+
+def _as_found(tracing: Tracing, model: nn.Module) -> Tracing:
+    """How to trace again: what was called whole is so again, whatever mode it is in now."""
+    known = {name for name, _ in model.named_modules()}
+    whole = [name for name in tracing.found if name in known]
+    return replace(tracing, leaf_modules=tuple(dict.fromkeys((*tracing.leaf_modules, *whole))))
 
 
 def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:

@@ -19,6 +19,7 @@ from pararealize.emit.call_checks import check_call
 from pararealize.emit.collect import clip_over_ranks, serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.runner import runner_of
+from pararealize.emit.watch import Watch
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
 from pararealize.ir.calibration import Calibration, Fitting
@@ -45,6 +46,7 @@ class ParallelNetwork(Adopting):
 
     _emission: Emission
     _runner: Runner
+    _watch: Watch
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -61,17 +63,20 @@ class ParallelNetwork(Adopting):
                 self._modules[prefix] = registry.train(emission.serial.training)
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_runner", runner_of(emission, self))
+        object.__setattr__(self, "_watch", emission.watch)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer, through the schedule; ``torch.compile`` takes the fixed part of it.
 
         Raises:
             ShapeError: an input does not fit the first layer.
+            StaleError: an attribute that the network was compiled with has changed.
 
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
             check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
+            self._watch.check()
         emission.begin_step()
         graph = self._runner.graph if compiling else None
         output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]

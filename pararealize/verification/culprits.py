@@ -11,7 +11,6 @@ from torch import nn
 
 from pararealize.ir.program import Operation, Program
 from pararealize.runtime.values.pytree import tensors_of
-from pararealize.tracing.composites import FORWARDS
 from pararealize.verification.equality import is_equal
 
 #: Of how many modules the last results are remembered: those that end between two layers.
@@ -95,9 +94,3 @@ class Culprits:
             if not type(self._root.get_submodule(path)).__module__.startswith("torch."):
                 return path
         return path
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether a trace calls it whole by itself: torch's modules, but for those that hold others."""
-    around = (nn.Sequential, nn.ModuleList, nn.ModuleDict, *FORWARDS)
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, around)

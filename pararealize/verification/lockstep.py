@@ -11,8 +11,7 @@ one forward pass; and where they part, it is known after which layer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any, final
 
@@ -24,7 +23,7 @@ from pararealize.propagators.compiled import written_by_call
 from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.composites import FORWARDS
-from pararealize.verification.culprits import Culprits, Difference, is_layer
+from pararealize.verification.culprits import Culprits, Difference
 from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.exchange import (
     PartedError,
@@ -34,6 +33,7 @@ from pararealize.verification.exchange import (
     own_copy,
     quick_tensors,
 )
+from pararealize.verification.hooks import Acts, hooked
 from pararealize.verification.kept import (
     contents,
     devices_of,
@@ -99,7 +99,8 @@ class Lockstep:
         """
         looked_into = self._culprits.looked_into
         before = contents(looked_into)
-        with self._hooked():
+        acts = Acts(self._before, self._after, self._unknown, self._culprits.left)
+        with hooked(self._root, self._modules, looked_into, acts):
             output = self._answer(call)
         if self.difference is None and not self.parted:
             self._end(output)
@@ -114,24 +115,6 @@ class Lockstep:
             if self._fault is not None:
                 raise self._fault from None  # it is not the network's
             raise
-
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        handles = []
-        try:
-            for module in dict.fromkeys(self._modules.values()):
-                pre = module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
-                post = module.register_forward_hook(self._after, with_kwargs=True)
-                handles += [pre, post]
-            for path, module in self._culprits.looked_into if self._modules else ():
-                if path and is_layer(module):
-                    handles.append(module.register_forward_pre_hook(self._unknown))
-                elif path:
-                    handles.append(module.register_forward_hook(self._culprits.left(path)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _unknown(self, module: nn.Module, _args: Any) -> None:
         """A layer is about to be called that the program does not have."""

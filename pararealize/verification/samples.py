@@ -52,7 +52,7 @@ def _made(value: Any, model: nn.Module) -> Any:
 def rows(inputs: Mapping[str, Any]) -> int:
     """The size of the first axis that all tensors share, or 0."""
     tensors = tensors_of(list(inputs.values()))
-    sizes = {t.shape[0] if t.dim() else 0 for t in tensors}
+    sizes = {t.shape[0] if t.dim() and t.layout == torch.strided else 0 for t in tensors}
     return sizes.pop() if len(sizes) == 1 else 0
 
 

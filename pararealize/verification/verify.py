@@ -68,7 +68,7 @@ def verified(
     for _ in range(ROUNDS):
         traced = trace_network(serial, request.tracing, request.given)
         traced = replace(traced, whole={**reasons, **traced.whole})
-        chain = chain_of(traced, serial, request)
+        chain = replace(chain_of(traced, serial, request), reads=traced.reads)
         if not request.verify:
             return request, replace(chain, unverified="verify=False was asked for")
         finding = compared(chain, serial, request)

@@ -71,7 +71,8 @@ def test_extra_state_is_kept(tmp_path: Path) -> None:
     other.load_state_dict(model.state_dict())
     assert other.original.largest == 7
     holder = nn.ModuleDict({"net": cut(Scaled(*layers()))})
-    holder.load_state_dict({f"net.{name}": v for name, v in model.state_dict().items()})
+    given = {f"net.{name}": v for name, v in model.state_dict().items()}
+    holder.load_state_dict({**holder.state_dict(), **given})
     assert holder.net.original.largest == 7  # type: ignore[union-attr]
 
 
