@@ -54,11 +54,22 @@ def collection_paused() -> Iterator[None]:
 def _copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
     if id(module) in memo:
         return memo[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        return _copy_scripted(module, memo)
     if not _is_plain(type(module)):
         return copy.deepcopy(module, memo)
     twin = object.__new__(type(module))
     memo[id(module)] = twin
     twin.__dict__.update({key: _copy_value(v, memo) for key, v in module.__dict__.items()})
+    return twin
+
+
+def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A copy of a scripted module; a usual one would hand its gradients on to the original."""
+    with torch.no_grad():
+        twin = copy.deepcopy(module, memo)
+    for own, wanted in zip(twin.parameters(), module.parameters(), strict=True):
+        own.requires_grad_(wanted.requires_grad)
     return twin
 
 
