@@ -98,7 +98,7 @@ class Emission:
     @property
     def watch(self) -> Watch:
         """What notices attributes that have changed since they were traced."""
-        return Watch(self.serial, self.decisions.partition.chain.reads)
+        return Watch(self.serial, self.decisions.partition.chain.reads, self.transport)
 
     def begin_step(self) -> None:
         """Forget the random numbers that the last step drew."""

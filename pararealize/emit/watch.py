@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -10,15 +11,21 @@ from torch import nn
 
 from pararealize.errors import StaleError
 from pararealize.ir.reading import Read
+from pararealize.runtime.communication.transport import Transport
 from pararealize.tracing.reading import PLAIN, snapshot
 
 
 @final
 class Watch:
-    """Compares attributes of a network's modules with what they were when it was traced."""
+    """Compares attributes of a network's modules with what they were when it was traced.
 
-    def __init__(self, root: nn.Module, reads: Sequence[Read]) -> None:
-        self._root = root
+    On ranks each looks at the modules that it holds, and tells the others before it raises.
+    """
+
+    def __init__(
+        self, root: nn.Module, reads: Sequence[Read], transport: Transport | None = None
+    ) -> None:
+        self._root, self._transport = root, transport
         by_path: dict[str, list[Read]] = {}
         for read in reads:
             by_path.setdefault(read.path, []).append(read)
@@ -42,7 +49,20 @@ class Watch:
                     value = _value(module, read.name)
                     now = value if isinstance(value, PLAIN) else snapshot(value)
                     if now is not read.value and now != read.value:
-                        raise StaleError(_advice(module, read, now))
+                        raise self._stale(_advice(module, read, now))
+
+    def _stale(self, advice: str) -> StaleError:
+        if self._transport is not None:
+            who = f"rank {self._transport.rank} of {self._transport.size}"
+            self._transport.fail(f"{who} stopped; its own message says why.")
+        return StaleError(advice)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+        """A watch of the copied network; transports are not copied."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin._root = copy.deepcopy(self._root, memo)
+        return twin
 
 
 def _value(module: nn.Module, name: str) -> Any:
