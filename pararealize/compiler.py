@@ -36,9 +36,9 @@ from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.effects.containers import contents_kept
-from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
+from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves, unwrapped
+from pararealize.verification.verify import verified
 
 #: Most tensors in a state, where the network cannot be cut through single ones.
 WIDEST = 8
@@ -60,6 +60,7 @@ def pararealize(
     devices: Sequence[str | torch.device] | None = None,
     comm: Any = None,
     chunks: int | None = None,
+    verify: bool = True,
 ) -> ParallelNetwork:
     """Compile a sequential network into one whose depth runs in parallel.
 
@@ -87,6 +88,7 @@ def pararealize(
             output. Weights are those of rank 0. ``n="auto"`` is then one subnetwork a rank.
         chunks: on ranks, the number of slices of the batch in which corrections flow from rank to
             rank; by default what is predicted to be fastest.
+        verify: compare what was traced with the model, bit for bit, in train and eval mode.
 
     Raises:
         PararealizeError: the network cannot be traced, cut or coarsened as asked; the message
@@ -103,13 +105,15 @@ def pararealize(
     check_chunks(chunks, comm)
     places = tuple(torch.device(device) for device in devices or ())
     request = Request(n, method, None, machine, interfaces, cost, chunks, places)
+    model = unwrapped(model)
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
     with at_rest(model), together(transport):
-        network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
+        request = replace(request, given=given, tracing=tracing, verify=verify)
+        network = compile_as(model, request, transport)
     if transport is not None:
         release()
         check_same_plan(transport, network.plan.to_json())
@@ -131,8 +135,7 @@ def compile_as(
     if transport is not None:
         share_weights(serial, transport)
     with _in_turn(transport), contents_kept(serial):
-        traced = trace_network(serial, request.tracing, request.given)
-        chain = _chain(traced, serial, request)
+        request, chain = verified(serial, request, _chain)
     chain = _with_one_cost(chain, request, transport)
     with _in_turn(transport), contents_kept(serial):
         passes = passes_of(request, serial, places, saved)

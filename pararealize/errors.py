@@ -13,6 +13,14 @@ class TraceError(PararealizeError):
     """The network cannot be written as one graph, or not copied."""
 
 
+class VerificationError(TraceError):
+    """What was traced of a network does not compute what the network does."""
+
+
+class StaleError(PararealizeError, RuntimeError):
+    """An attribute that a network was compiled with has changed since."""
+
+
 class ShapeError(PararealizeError, ValueError):
     """Shapes are unknown, or do not fit the network."""
 

@@ -17,13 +17,14 @@ from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, ShapeError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import CoarseFactory
+from pararealize.ir.plan import Tracing
 from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
 from pararealize.storage import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
-from pararealize.tracing.trace import check_module
+from pararealize.tracing.trace import check_module, unwrapped
 
 
 def load(
@@ -35,6 +36,7 @@ def load(
     example_inputs: Sequence[Any] | None = None,
     example_kwargs: Mapping[str, Any] | None = None,
     comm: Any = None,
+    verify: bool = True,
 ) -> ParallelNetwork:
     """The network that :meth:`ParallelNetwork.save` wrote, on a model built like the saved one.
 
@@ -47,6 +49,7 @@ def load(
         example_inputs: as for :func:`pararealize`; by default the shapes it was compiled for.
         example_kwargs: likewise.
         comm: as for :func:`pararealize`; the ranks need not be as many as those that saved.
+        verify: as for :func:`pararealize`.
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
@@ -55,6 +58,7 @@ def load(
     transport = None if comm is None else connect(comm)
     with collection_paused(), together(transport):
         saved = read(Path(path))
+        model = unwrapped(model)
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
         method = with_factory(plan.method, coarse)
@@ -63,12 +67,20 @@ def load(
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
     with at_rest(model), together(transport), _foreign(saved):
-        request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
+        request = Request(n or plan.n, method, given, plan.machine, cuts)
+        request = replace(request, verify=verify, tracing=_as_found(plan.tracing, model))
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
         if isinstance(method, MGRIT) and method.coarse == "fitted":
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
+
+
+def _as_found(tracing: Tracing, model: nn.Module) -> Tracing:
+    """How to trace again: what was called whole is so again, whatever mode it is in now."""
+    known = {name for name, _ in model.named_modules()}
+    whole = [name for name in tracing.found if name in known]
+    return replace(tracing, leaf_modules=tuple(dict.fromkeys((*tracing.leaf_modules, *whole))))
 
 
 def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
@@ -78,7 +90,9 @@ def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:
     own = {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
     wanted = {k: v for k, v in own.items() if whole or not is_added(k)}
     match(saved, [name for name in network.names if whole or not is_added(name)], wanted)
-    network.load_state_dict({**own, **{name: saved.weights[name] for name in wanted}})
+    state = network.state_dict()  # with the versions of its modules, which decide how they load
+    state.update({name: saved.weights[name] for name in wanted})
+    network.load_state_dict(state)
 
 
 @contextmanager

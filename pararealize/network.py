@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
-from pararealize.emit.adoption import adopt, is_added
+from pararealize.emit.adoption import Adopting, adopt
 from pararealize.emit.call_checks import check_call
 from pararealize.emit.collect import clip_over_ranks, serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.runner import runner_of
+from pararealize.emit.watch import Watch
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
 from pararealize.ir.calibration import Calibration, Fitting
@@ -36,7 +37,7 @@ from pararealize.storage import write
 
 
 @final
-class ParallelNetwork(nn.Module):
+class ParallelNetwork(Adopting):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
@@ -45,6 +46,7 @@ class ParallelNetwork(nn.Module):
 
     _emission: Emission
     _runner: Runner
+    _watch: Watch
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()
@@ -61,17 +63,20 @@ class ParallelNetwork(nn.Module):
                 self._modules[prefix] = registry.train(emission.serial.training)
         object.__setattr__(self, "_emission", emission)
         object.__setattr__(self, "_runner", runner_of(emission, self))
+        object.__setattr__(self, "_watch", emission.watch)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer, through the schedule; ``torch.compile`` takes the fixed part of it.
 
         Raises:
             ShapeError: an input does not fit the first layer.
+            StaleError: an attribute that the network was compiled with has changed.
 
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
             check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
+            self._watch.check()
         with nullcontext() if compiling else emission.lock:
             emission.begin_step()
             graph = self._runner.graph if compiling else None
@@ -257,21 +262,15 @@ class ParallelNetwork(nn.Module):
         write(Path(path), self.state_dict(), self.plan, transport, consolidated=consolidated)
 
     @property
+    def original(self) -> nn.Module:
+        """The serial network that holds the same parameters, buffers and sub-modules."""
+        return self._emission.serial
+
+    @property
     def names(self) -> frozenset[str]:
         """Names in the ``state_dict`` of the whole network, also those that other ranks hold."""
         share = self._emission.share
         return frozenset(self.state_dict()) if share is None else share.names
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
-        own = self.state_dict()
-        elsewhere = self.names - set(own)
-        given = {name: v for name, v in state_dict.items() if name not in elsewhere}
-        if not any(map(is_added, given)):
-            given |= {name: v for name, v in own.items() if is_added(name)}
-        return super().load_state_dict(given, strict=strict, assign=assign)
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clip gradients by their norm over the whole network, and return that norm.

@@ -27,7 +27,8 @@ ORDER = (
     # passes of the compiler
     *("tracing", "chain", "schedule", "cost", "coarse", "cut"),
     # what comes out
-    *("explain", "storage", "emit", "decide", "calibration", "network", "compiler", "loading"),
+    *("explain", "storage", "emit", "decide", "verification", "calibration"),
+    *("network", "compiler", "loading"),
     "layers",
     *("models", "", "cli", "__main__"),
 )

@@ -118,6 +118,9 @@ class Cutting:
     cut: Annotated[list[str] | None, typer.Option("--cut", help="Module to cut after; repeat.")] = (
         None
     )
+    verify: Annotated[
+        bool, typer.Option(help="Compare what was traced with the model, bit for bit.")
+    ] = True
 
     def compile(
         self,
@@ -142,6 +145,7 @@ class Cutting:
                 interfaces=self.cut or None,
                 blocks=self.blocks or None,
                 comm=comm,
+                verify=self.verify,
             )
 
 

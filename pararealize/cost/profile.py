@@ -130,7 +130,10 @@ class _Evaluator:
         except REFUSALS as error:
             if operation.kind in {"network", "context"}:
                 module = self.model
-            if module is None or _is_torch(module):
+            sparse = any(
+                t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
+            )
+            if not sparse and (module is None or _is_torch(module)):
                 raise ShapeError(_explain(operation, module, args, error)) from error
             result = self._computed(operation, module, args, kwargs)
         if key[0] is not None:
@@ -143,16 +146,23 @@ class _Evaluator:
         return without_data(self.model)
 
     def _computed(
-        self, operation: Operation, module: nn.Module, args: Any, kwargs: Any
+        self, operation: Operation, module: nn.Module | None, args: Any, kwargs: Any
     ) -> Measured:
-        """The shapes of a module that looks at numbers: it is run once, on random ones."""
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        """The shapes of a module that looks at numbers: it is run once, on random ones.
+
+        So are functions of sparse tensors, which the meta device does not know.
+        """
+        owner = self.model if module is None else module
+        device = next((p.device for p in owner.parameters()), torch.device("cpu"))
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
-                given = map_tensors(partial(random_like, model=module), (args, kwargs))
-                twin = copy.deepcopy(module).train(self.training)
-                whole = operation.kind != "module"
-                result, cost = _measure(partial(operation.target, twin) if whole else twin, *given)
+                given = map_tensors(partial(random_like, model=owner), (args, kwargs))
+                call = self._callable(operation, None)
+                if module is not None:
+                    twin = copy.deepcopy(module).train(self.training)
+                    whole = operation.kind != "module"
+                    call = partial(operation.target, twin) if whole else twin
+                result, cost = _measure(call, *given)
         except REFUSALS as error:
             raise ShapeError(_explain(operation, module, args, error)) from error
         return _meta(result), cost
@@ -172,6 +182,9 @@ class _Evaluator:
 def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
     """A random tensor of a shape and dtype on a model's device; zeros where it counts something."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if isinstance(like, Tensor) and like.layout != torch.strided:
+        dense = TensorSpec(tuple(like.shape), like.dtype)
+        return random_like(dense, model).to_sparse(layout=like.layout)
     if like.dtype.is_floating_point:
         return torch.randn(like.shape, dtype=like.dtype, device="cpu").to(device)
     return torch.zeros(like.shape, dtype=like.dtype, device=device)
@@ -209,7 +222,8 @@ def _identity(operation: Operation, module: nn.Module | None) -> Any:
 def _key(argument: Any) -> Any:
     """A hashable stand-in for an argument: tensors by shape, layout and dtype."""
     if isinstance(argument, Tensor):
-        return (argument.shape, argument.stride(), argument.dtype)
+        strided = argument.layout == torch.strided
+        return (argument.shape, argument.stride() if strided else argument.layout, argument.dtype)
     if isinstance(argument, (tuple, list)):
         return tuple(_key(item) for item in argument)
     if isinstance(argument, dict):

@@ -63,7 +63,8 @@ class MethodPasses(ABC):
     def decided(self, probe: Probe, plan: Plan, **parts: Any) -> Decisions:
         """The decisions of a plan and other parts, with what the network and its tracing say."""
         chain = probe.partition.chain
-        plan = replace(plan, tracing=replace(self.request.tracing, found=chain.whole))
+        tracing, unverified = self.request.tracing, chain.unverified
+        plan = replace(plan, tracing=replace(tracing, found=chain.whole, unverified=unverified))
         expected = expectations(chain.train, self.serial)
         return Decisions(probe.partition, plan, expectations=expected, **parts)
 
@@ -92,6 +93,7 @@ class MethodPasses(ABC):
         saved, plan = self.saved, decisions.plan
         if saved is None or (saved.ranks != plan.ranks and saved.calibration is None):
             return decisions
+        saved = replace(saved, tracing=plan.tracing)
         if saved.ranks == plan.ranks:
             return replace(decisions, plan=saved)
         # Calibrated seconds are measured ones, on any number of ranks.

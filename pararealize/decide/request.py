@@ -31,6 +31,7 @@ class Request:
     chunks: int | None = None
     devices: tuple[torch.device, ...] = ()
     tracing: Tracing = field(default_factory=Tracing)
+    verify: bool = True
 
     def __post_init__(self) -> None:
         n = self.n

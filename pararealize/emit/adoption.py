@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from pararealize.errors import TraceError
@@ -14,6 +19,8 @@ HOOKS = (
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks"),
     *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 
 
@@ -40,3 +47,43 @@ def adopt(network: nn.Module, serial: nn.Module) -> None:
         )
     for registry in (*STATE, *HOOKS):
         network.__dict__[registry] = serial.__dict__[registry]
+
+
+class Adopting(nn.Module, ABC):
+    """A network whose state is that of another module: what it writes and reads is as there.
+
+    So are what that module's class makes of its state: extra state, versions and hooks.
+    """
+
+    @property
+    @abstractmethod
+    def original(self) -> nn.Module:
+        """The module that holds the same dictionaries."""
+
+    @property
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """Names in the ``state_dict`` of the whole network, also those that other ranks hold."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Parameters and buffers by the original's names, with its own extra state and hooks."""
+        return self.original.state_dict(*args, **kwargs)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a checkpoint of this network, or of the serial one: coarse networks then stay."""
+        own = self.state_dict()
+        elsewhere = self.names - set(own)
+        given = {name: v for name, v in state_dict.items() if name not in elsewhere}
+        if not any(map(is_added, given)):
+            given |= {name: v for name, v in own.items() if is_added(name)}
+        version = getattr(state_dict, "_metadata", None)
+        if version is not None:
+            given = OrderedDict(given)
+            given._metadata = version  # type: ignore[attr-defined]
+        return self.original.load_state_dict(given, strict=strict, assign=assign)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As part of another module, it is loaded as the original would be."""
+        self.original._load_from_state_dict(*args, **kwargs)

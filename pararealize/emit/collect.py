@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pararealize.emit.adoption import is_added
 from pararealize.emit.emission import Emission, Share
 from pararealize.runtime.communication.transport import Transport
-from pararealize.tracing.copying import detached_results
+from pararealize.tracing.copying import copy_tree
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -25,7 +26,7 @@ def serial_copy(emission: Emission) -> nn.Module:
     """A copy of the serial network with today's weights; on ranks, all call it."""
     if emission.share is not None:
         return _collected(emission.share, emission.serial)
-    serial = copy.deepcopy(emission.serial, {**detached_results(emission.serial)})
+    serial = copy_tree(emission.serial)
     for prefix in emission.registries:
         serial._modules.pop(prefix, None)
     return serial
@@ -37,15 +38,24 @@ def _collected(share: Share, serial: nn.Module) -> nn.Module:
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     own = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     modes = {name: module.training for name, module in serial.named_modules()}
-    parts = share.transport.exchange((own, modes))
+    parts = share.transport.exchange((own, modes, dict(_extra_states(serial))))
     whole = copy.deepcopy(share.skeleton)
     twins: dict[int, tuple[Tensor, Tensor]] = {}
-    for tensors, _ in parts:
+    for tensors, *_ in parts:
         _fill(whole, tensors, device, twins)
     for name, module in whole.named_modules():
-        known = [modes[name] for _, modes in parts if name in modes]
+        known = [modes[name] for _, modes, _ in parts if name in modes]
         module.training = known[0] if known else module.training
+        for extra in [extra[name] for *_, extra in parts if name in extra][:1]:
+            module.set_extra_state(extra)
     return whole
+
+
+def _extra_states(serial: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What modules write into a checkpoint besides tensors, of those that do."""
+    for name, module in serial.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield name, module.get_extra_state()
 
 
 def _fill(

@@ -78,6 +78,7 @@ def summary(plan: Plan) -> list[str]:
         "heaviest subnetwork).",
         *_wide(plan),
         *_whole(plan),
+        *_unverified(plan),
         *([FLOW.format(plan.chunks)] if plan.chunks > 1 else []),
         *map(_stack, plan.stacks),
         *_cycles(plan),
@@ -105,6 +106,12 @@ def _whole(plan: Plan) -> list[str]:
     for path, reason in plan.tracing.found.items():
         paths.setdefault(reason, []).append(path)
     return [f"Called whole: {some(names)}. {reason}." for reason, names in paths.items()]
+
+
+def _unverified(plan: Plan) -> list[str]:
+    """Why nothing vouches for the trace, where that is so."""
+    reason = plan.tracing.unverified
+    return [f"Not verified against the original network: {reason}."] if reason else []
 
 
 def _cycles(plan: Plan) -> list[str]:

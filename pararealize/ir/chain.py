@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pararealize.ir.program import Operation, Program, Segment, cut_segment
+from pararealize.ir.reading import Read
 
 #: Most layers in a block that repeats, for instance residual, activation, residual, activation.
 LONGEST = 6
@@ -184,7 +185,8 @@ class Chain:
     """Layers in order; ``interfaces[i]`` lies between ``layers[i]`` and ``layers[i + 1]``.
 
     ``whole`` says of each module that could not be looked into why, ``infinite`` whether states may
-    hold infinite values.
+    hold infinite values, ``unverified`` why the programs were not compared with the network, where
+    they were not; ``reads`` are the attributes that they were made of.
     """
 
     train: Program
@@ -195,6 +197,8 @@ class Chain:
     sizes: Mapping[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
     infinite: bool = False
+    unverified: str = ""
+    reads: tuple[Read, ...] = ()
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""

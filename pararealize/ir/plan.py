@@ -97,7 +97,8 @@ class Tracing:
     """How a network was traced: what was called whole, which arguments have one value.
 
     ``blocks`` names the list of blocks around which the network's own forward runs.
-    ``found`` says of the modules that could not be traced why.
+    ``found`` says of the modules that could not be traced why, ``unverified`` why the network was
+    not compared with the original, where it was not.
 
     Raises:
         TraceError: an argument's value is no number, string or flag.
@@ -108,6 +109,7 @@ class Tracing:
     concrete_args: Mapping[str, Any] = field(default_factory=dict)
     blocks: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
+    unverified: str = ""
 
     def __post_init__(self) -> None:
         for name, value in self.concrete_args.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pararealize.runtime.effects.containers import OWN, tensors_inside
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, other_generators
-from pararealize.tracing.closures import rebind
+from pararealize.tracing.rebinding import rebind
 
 #: Values that a copy may share.
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
@@ -24,7 +24,7 @@ def copy_tree(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {**detached_results(module)}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
-        rebind(copied, memo)
+        rebind(module, copied, memo)
     return copied
 
 
@@ -39,7 +39,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
     copied = copy.deepcopy(module, memo)
-    rebind(copied, memo)
+    rebind(module, copied, memo)
     return copied
 
 
@@ -69,11 +69,22 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 def _copy_module(module: nn.Module, memo: dict[int, Any]) -> Any:
     if id(module) in memo:
         return memo[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        return _copy_scripted(module, memo)
     if not _is_plain(type(module)):
         return copy.deepcopy(module, memo)
     twin = object.__new__(type(module))
     memo[id(module)] = twin
     twin.__dict__.update({key: _copy_value(v, memo) for key, v in module.__dict__.items()})
+    return twin
+
+
+def _copy_scripted(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A copy of a scripted module; a usual one would hand its gradients on to the original."""
+    with torch.no_grad():
+        twin = copy.deepcopy(module, memo)
+    for own, wanted in zip(twin.parameters(), module.parameters(), strict=True):
+        own.requires_grad_(wanted.requires_grad)
     return twin
 
 
@@ -99,8 +110,7 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
     if not isinstance(value, Tensor) and hasattr(value, "__len__") and len(value) == 0:
-        memo[id(value)] = copy.copy(value)  # others may hold the same one
-        return memo[id(value)]
+        return memo.setdefault(id(value), copy.copy(value))  # others may hold the same one
     return copy.deepcopy(value, memo)
 
 

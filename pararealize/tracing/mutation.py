@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pararealize.errors import TraceError
@@ -156,7 +157,8 @@ class _Before:
 @contextmanager
 def _watched(model: nn.Module, written: dict[str, str]) -> Iterator[None]:
     """Tell which modules the block writes on, and undo it."""
-    modules = dict(model.named_modules())
+    scripted = torch.jit.ScriptModule  # which makes its methods anew for whoever asks
+    modules = {k: m for k, m in model.named_modules() if not isinstance(m, scripted)}
     with buffer_copies(modules.values()):
         before = {path: _Before.of(module) for path, module in modules.items()}
         try:

@@ -8,16 +8,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation, Program, Ref
+from pararealize.ir.reading import Read
 from pararealize.runtime.effects.generators import holds_generator
 from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
+from pararealize.tracing.reading import reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
+
+#: Tensors without a shape.
+LAZY = (UninitializedParameter, UninitializedBuffer)
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,14 @@ class Trace:
     """The two modes of a network; the same object twice where one program serves both.
 
     ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
-    what the trace saw in train and in eval mode.
+    what the trace saw in train and in eval mode, ``reads`` which attributes the others read.
     """
 
     train: Program
     eval: Program
     whole: Mapping[str, str] = field(default_factory=dict)
     drafts: tuple[Draft, ...] = field(default=(), repr=False, compare=False)
+    reads: tuple[Read, ...] = ()
 
 
 def copy_module(model: nn.Module) -> nn.Module:
@@ -52,6 +61,22 @@ def copy_module(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside torch's wrappers, whose names its checkpoints have.
+
+    ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrap a network; what runs it
+    in parallel, or compiles it, is to be put around the compiled one.
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, wrappers):
+            model = model.module
+        elif isinstance(model, OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model
+
+
 def check_module(model: object) -> None:
     """Raise where there is no network to compile.
 
@@ -64,7 +89,18 @@ def check_module(model: object) -> None:
         found = f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
         hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
         raise NotAModuleError(f"expected a torch.nn.Module to compile, found {found}.{hint}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            "the network is compiled by torch.jit, and has no layers to look into: compile the "
+            "module that was scripted, pararealize(model, n) before torch.jit.script(model)."
+        )
     tensors = (*model.named_parameters(), *model.named_buffers())
+    lazy = next((name for name, t in tensors if isinstance(t, LAZY)), None)
+    if lazy is not None:
+        raise TraceError(
+            f"{lazy!r} has no shape yet, as the module is a lazy one: call the network once before "
+            "it is compiled, with torch.no_grad(): model(x)."
+        )
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None:
         raise TraceError(
@@ -97,17 +133,36 @@ def trace(
     asked = find_leaves(model, leaves)
     try:
         with collection_paused():
-            return _record_all(model, asked, fixed, tensors)
+            return _record_until_even(model, modes, asked, fixed, tensors)
     finally:
         for name, module in model.named_modules():
             module.training = modes[name]
+
+
+def _record_until_even(
+    model: nn.Module,
+    modes: Mapping[str, bool],
+    asked: frozenset[str],
+    fixed: Mapping[str, Any],
+    tensors: frozenset[str],
+) -> Trace:
+    """Record, again with modules called whole that branch on a mode which is not the network's."""
+    odd: dict[str, str] = {}
+    while True:
+        with reads_noted(model) as found:
+            traced = _record_all(model, asked | odd.keys(), fixed, tensors)
+        reads = reads_of(found, model, traced.train, traced.eval)
+        more = {r.path for r in reads if r.mode is not None and modes[r.path] != modes[""]}
+        if not more - odd.keys():
+            return replace(traced, whole={**odd, **traced.whole}, reads=reads)
+        odd |= dict.fromkeys(sorted(more), "Its mode, train or eval, is not the network's")
 
 
 def _record_all(
     model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any], tensors: frozenset[str]
 ) -> Trace:
     """Record both modes, again after each kind of module that turned out to be untraceable."""
-    whole = {**_hooked(model), **_drawing(model)}
+    whole = {**_hooked(model), **_drawing(model), **_scripted(model)}
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
@@ -143,6 +198,15 @@ def _drawing(model: nn.Module) -> dict[str, str]:
         name: f"{type(module).__name__} draws from a generator of its own"
         for name, module in model.named_modules()
         if name and holds_generator(module)
+    }
+
+
+def _scripted(model: nn.Module) -> dict[str, str]:
+    """Modules that are no Python code any more."""
+    return {
+        name: "It is compiled by torch.jit or torch.compile, and can only be called"
+        for name, module in model.named_modules()
+        if name and isinstance(module, (torch.jit.ScriptModule, OptimizedModule))
     }
 
 

@@ -53,7 +53,8 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for module, buffers in reversed(kept):  # a module met twice was kept whole at first
-            module._buffers.update(buffers)
+            for name, buffer in buffers.items():  # those of scripted modules are no dictionary
+                module._buffers[name] = buffer
 
 
 @contextmanager

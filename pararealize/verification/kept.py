@@ -1,0 +1,160 @@
+"""Kept: a network and the generators of random numbers, put back as they were after a run."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
+
+#: What a module keeps values in, besides buffers.
+CONTAINERS = (list, dict, set, deque)
+
+
+def devices_of(model: nn.Module) -> tuple[torch.device, ...]:
+    """The devices besides the CPU on which a network may draw random numbers."""
+    return tuple({p.device for p in model.parameters() if p.device.type not in {"cpu", "meta"}})
+
+
+def streams(devices: Iterable[torch.device]) -> list[Tensor]:
+    """States of torch's generators, of the CPU and of devices."""
+    others = [torch.get_device_module(device).get_rng_state(device) for device in devices]
+    return [torch.get_rng_state(), *others]
+
+
+def set_streams(devices: Iterable[torch.device], states: Iterable[Tensor]) -> None:
+    """Set torch's generators as :func:`streams` found them."""
+    first, *others = states
+    torch.set_rng_state(first)
+    for device, state in zip(devices, others, strict=True):
+        torch.get_device_module(device).set_rng_state(state, device)
+
+
+def other_streams() -> tuple[Any, ...]:
+    """States of Python's generator, and of NumPy's where it is in use."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return (random.getstate(),)
+    name, keys, *rest = numpy.random.get_state()
+    return random.getstate(), (name, keys.tobytes(), *rest)
+
+
+@contextmanager
+def same_streams(devices: Iterable[torch.device]) -> Iterator[None]:
+    """A block after which every generator of random numbers is where it was."""
+    devices, numpy = tuple(devices), sys.modules.get("numpy")
+    before, python = streams(devices), random.getstate()
+    numbers = None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        set_streams(devices, before)
+        random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(numbers)
+
+
+@contextmanager
+def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
+    """A block in a mode, after which the network is what it was: modes, buffers and attributes.
+
+    Weights ask for no gradients meanwhile, so that a forward pass keeps no activations, while code
+    that asks whether gradients are enabled hears what it heard when it was traced. The user's hooks
+    do not run: they may write on what is not the network's, and belong to calls of layers as a
+    whole, which are what is not in question.
+    """
+    modules = list(root.modules())
+    modes = [module.training for module in modules]
+    weights = [p for p in root.parameters() if p.requires_grad and p.is_leaf]
+    kept = list(_contents(modules))
+    root.train(training)
+    try:
+        for weight in weights:
+            weight.requires_grad_(False)
+        with frozen_statistics(modules), _without_hooks(modules):
+            yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+        for container, content in kept:
+            _refill(container, content)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+@contextmanager
+def _without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A block in which no hooks run but those of torch, which compute weights."""
+    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for module in modules:
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            if hooks:
+                kept.append((hooks, dict(hooks)))
+                torchs = {k: h for k, h in hooks.items() if _is_torchs(h)}
+                hooks.clear()
+                hooks.update(torchs)
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            hooks.clear()
+            hooks.update(before)
+
+
+def _is_torchs(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+
+
+def _contents(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, list[Any]]]:
+    """Containers in attributes of the user's own modules, with what is in them."""
+    for module in modules:
+        if not is_torchs(module):
+            for value in module.__dict__.values():
+                if isinstance(value, CONTAINERS):
+                    yield value, _items(value)
+
+
+def _items(container: Any) -> list[Any]:
+    return list(container.items() if isinstance(container, dict) else container)
+
+
+def _refill(container: Any, content: list[Any]) -> None:
+    if _identities(container) != _identities(
+        dict(content) if isinstance(container, dict) else content
+    ):
+        container.clear()
+        add = container.extend if isinstance(container, (list, deque)) else container.update
+        add(content)
+
+
+def _identities(container: Any) -> list[Any]:
+    """What is in a container, by identity."""
+    if isinstance(container, dict):
+        return [(key, id(value)) for key, value in container.items()]
+    return list(map(id, container))
+
+
+def contents(modules: Iterable[tuple[str, nn.Module]]) -> dict[tuple[str, str], Any]:
+    """What plain attributes, containers and buffers of modules are, to see whether they change."""
+    found: dict[tuple[str, str], Any] = {}
+    for path, module in modules:
+        for name, buffer in module._buffers.items():
+            found[path, name] = (id(buffer), None if buffer is None else buffer._version)
+        if is_torchs(module):
+            continue
+        for name, value in module.__dict__.items():
+            if name.startswith("_forward") or name in {"_modules", "_buffers", "_parameters"}:
+                continue
+            if isinstance(value, CONTAINERS):
+                found[path, name] = _identities(value)
+            else:
+                plain = isinstance(value, (int, float, str))
+                found[path, name] = value if plain else id(value)
+    return found
