@@ -21,7 +21,7 @@ from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
-from pararealize.storage import Saved, foreign, match, read
+from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import collection_paused
 from pararealize.tracing.trace import check_module
 
@@ -54,7 +54,7 @@ def load(
     """
     transport = None if comm is None else connect(comm)
     with collection_paused(), together(transport):
-        saved = read(Path(path))
+        saved = read(path)
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
         method = with_factory(plan.method, coarse)

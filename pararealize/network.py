@@ -32,7 +32,7 @@ from pararealize.runtime.monitoring.rules import Rule, warning_of
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.runners.runner import Runner
-from pararealize.storage import write
+from pararealize.storage.write import write
 
 
 @final
@@ -254,7 +254,7 @@ class ParallelNetwork(nn.Module):
 
         """
         transport = self._emission.transport
-        write(Path(path), self.state_dict(), self.plan, transport, consolidated=consolidated)
+        write(path, self.state_dict(), self.plan, transport, consolidated=consolidated)
 
     @property
     def names(self) -> frozenset[str]:
