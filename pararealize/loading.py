@@ -66,7 +66,8 @@ def load(
         request = Request(n or plan.n, method, given, plan.machine, cuts, tracing=plan.tracing)
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
-        if isinstance(method, MGRIT) and method.coarse == "fitted":
+        fitted = same and plan.fitted  # earlier versions did not save the weights
+        if isinstance(method, MGRIT) and method.coarse == "fitted" and not fitted:
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
 

@@ -87,5 +87,5 @@ def _decided(
     with torch.inference_mode(False), torch.enable_grad():
         builder = LevelBuilder(probe, method, plan.machine, chosen={})
         _, levels, new = decide_levels(builder, plan.ranks)
-    changed = ("pieces", "levels", "parallel_seconds", "critical_coarse_seconds")
+    changed = ("pieces", "levels", "fitted", "parallel_seconds", "critical_coarse_seconds")
     return replace(plan, **{name: getattr(new, name) for name in changed}), levels

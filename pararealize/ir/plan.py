@@ -142,6 +142,8 @@ class Plan:
     tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
     propagators by name, ``stacks`` slices that run as one batch on one device;
     ``measured_speedup`` is that of a whole step there, where it was measured to choose.
+    ``fitted`` are weights in multigrid's coarse propagators that were fitted to the network, by the
+    propagator's name and an interval's first layer.
     ``calibration`` is what :meth:`ParallelNetwork.calibrate` found; seconds are then measured.
     """
 
@@ -163,6 +165,7 @@ class Plan:
     levels: dict[str, float] = field(default_factory=dict)
     stacks: tuple[Stack, ...] = ()
     measured_speedup: float = 0.0
+    fitted: dict[str, dict[int, tuple[float, ...]]] = field(default_factory=dict)
     calibration: Calibration | None = None
     format: int = FORMAT
 
