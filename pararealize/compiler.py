@@ -18,6 +18,7 @@ from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import measured
 from pararealize.cost.profile import profile
 from pararealize.cut.wide_states import with_wide_states
+from pararealize.decide.arguments import check_arguments, devices_of
 from pararealize.decide.mgrit_passes import MGRITPasses
 from pararealize.decide.parareal_passes import PararealPasses
 from pararealize.decide.passes import MethodPasses
@@ -97,10 +98,10 @@ def pararealize(
     arXiv 2103.08802.
 
     """
-    method, machine = method or Parareal(), machine or Machine()
+    check_arguments(interfaces, leaf_modules, concrete_args, blocks, machine)
+    method, machine = Parareal() if method is None else method, machine or Machine()
     check_chunks(chunks, comm)
-    places = tuple(torch.device(device) for device in devices or ())
-    request = Request(n, method, None, machine, interfaces, cost, chunks, places)
+    request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)
     transport = None if comm is None else connect(comm)

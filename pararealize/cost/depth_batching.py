@@ -67,7 +67,8 @@ def find_stacks(
 
 def _check_known(known: tuple[Stack, ...], groups: list[list[int]], entry: str) -> None:
     for stack in known:
-        if list(stack.slices) not in groups or stack.entry not in {"", entry}:
+        wanted = entry if 1 in stack.slices else stack.entry
+        if list(stack.slices) not in groups or stack.entry != wanted:
             raise CutError(
                 f"the slices {list(stack.slices)} are no batch over depth"
                 f"{f', from {stack.entry!r} on' if stack.entry else ''}: alike are "
