@@ -92,8 +92,8 @@ class Parareal:
         given: Any = self.tolerance
         if given is not None and not (is_number(given) and given >= 0):
             raise MethodError(
-                f"Parareal(tolerance={shown(given)}): expected a number of 0 or more, relative to the "
-                "states, or None for as many sweeps as iterations says."
+                f"Parareal(tolerance={shown(given)}): expected a number of 0 or more, relative to "
+                "the states, or None for as many sweeps as iterations says."
             )
         _check_coarse(self)
 
@@ -222,8 +222,8 @@ class MGRIT:
         fits = len(factors) == self.levels - 1 or isinstance(given, int)
         if not fits or not all(is_count(factor, 2) for factor in factors):
             raise MethodError(
-                f"MGRIT(levels={self.levels}, coarsening={shown(given)}): expected one factor of 2 or "
-                f"more, or {self.levels - 1} of them, one for each coarse level: "
+                f"MGRIT(levels={self.levels}, coarsening={shown(given)}): expected one factor of 2 "
+                f"or more, or {self.levels - 1} of them, one for each coarse level: "
                 f"MGRIT(levels={self.levels}, coarsening=8)."
             )
 
