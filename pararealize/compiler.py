@@ -19,6 +19,7 @@ from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import measured
 from pararealize.cost.profile import profile
 from pararealize.cut.wide_states import with_wide_states
+from pararealize.decide.arguments import check_arguments, devices_of
 from pararealize.decide.mgrit_passes import MGRITPasses
 from pararealize.decide.parareal_passes import PararealPasses
 from pararealize.decide.passes import MethodPasses
@@ -101,10 +102,10 @@ def pararealize(
     arXiv 2103.08802.
 
     """
-    method, machine = method or Parareal(), machine or Machine()
+    check_arguments(interfaces, leaf_modules, concrete_args, blocks, machine)
+    method, machine = Parareal() if method is None else method, machine or Machine()
     check_chunks(chunks, comm)
-    places = tuple(torch.device(device) for device in devices or ())
-    request = Request(n, method, None, machine, interfaces, cost, chunks, places)
+    request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     model = unwrapped(model)
     check_module(model)
     given = bind(model, example_inputs, example_kwargs)

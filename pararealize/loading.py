@@ -22,7 +22,7 @@ from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import together
-from pararealize.storage import Saved, foreign, match, read
+from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
 from pararealize.tracing.trace import check_module, unwrapped
 
@@ -57,7 +57,7 @@ def load(
     """
     transport = None if comm is None else connect(comm)
     with collection_paused(), together(transport):
-        saved = read(Path(path))
+        saved = read(path)
         model = unwrapped(model)
         check_module(model)
         plan, same = saved.plan, n is None or n == saved.plan.n
@@ -71,7 +71,8 @@ def load(
         request = replace(request, verify=verify, tracing=_as_found(plan.tracing, model))
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
-        if isinstance(method, MGRIT) and method.coarse == "fitted":
+        fitted = same and plan.fitted  # earlier versions did not save the weights
+        if isinstance(method, MGRIT) and method.coarse == "fitted" and not fitted:
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
 

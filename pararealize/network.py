@@ -33,7 +33,7 @@ from pararealize.runtime.monitoring.rules import Rule, warning_of
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
 from pararealize.runtime.runners.runner import Runner
-from pararealize.storage import write
+from pararealize.storage.write import write
 
 
 @final
@@ -259,7 +259,7 @@ class ParallelNetwork(Adopting):
 
         """
         transport = self._emission.transport
-        write(Path(path), self.state_dict(), self.plan, transport, consolidated=consolidated)
+        write(path, self.state_dict(), self.plan, transport, consolidated=consolidated)
 
     @property
     def original(self) -> nn.Module:

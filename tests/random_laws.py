@@ -1,6 +1,8 @@
 """The laws on one random network; run as a program, on many.
 
-python tests/random_laws.py --count 1000 --seed 0
+python tests/random_laws.py --count 1000 --seed 0 --features functions,states
+
+On ranks: `programs/random_ranks.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import re
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -27,6 +31,7 @@ from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, PararealizeError
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.values.combine import combine
+from random_features import FEATURES, SOUND, change_attributes
 from random_networks import RandomNetwork, Sample, build, inputs, perturb
 
 #: The tests' own bound for corrections at jumps that are zero but for rounding.
@@ -58,7 +63,7 @@ def answer(
     """Outputs, gradients and buffers; the names are those of the model."""
     args, kwargs = tree_map(lambda t: t.clone().requires_grad_(t.is_floating_point()), call)
     given = [leaf for leaf in tree_leaves((args, kwargs)) if leaf.requires_grad]
-    with seeded(seed):  # copies, because the network may write on its inputs
+    with drawn_from(seed):  # copies, because the network may write on its inputs
         args, kwargs = tree_map(torch.clone, (args, kwargs))
         leaves, structure = tree_flatten(module(*args, **kwargs))
     wanted = {name: module.get_parameter(name) for name, _ in names.named_parameters()}
@@ -72,6 +77,18 @@ def answer(
         f"buffer {name}": module.get_buffer(name).clone() for name, _ in names.named_buffers()
     }
     return Answer(structure, found)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """A block with all generators seeded, torch's, Python's and NumPy's."""
+    before = random.getstate(), np.random.get_state()
+    with seeded(seed):
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+    random.setstate(before[0])
+    np.random.set_state(before[1])
 
 
 def assert_same(found: Answer, wanted: Answer, tolerance: float, law: str) -> None:
@@ -129,7 +146,9 @@ def check_laws(sample: Sample) -> Outcome:
     call = inputs(sample, model)
     try:
         for mode in (True, False):
-            answer(copy.deepcopy(model).train(mode), model, call)
+            found = answer(copy.deepcopy(model).train(mode), model, call).tensors.values()
+            if not all(tensor.isfinite().all() for tensor in found):
+                return Outcome("no network", refusals=["serial: infinite or no numbers"])
     except RuntimeError as error:  # two layers that write on what autograd needs
         return Outcome("no network", refusals=[f"serial: {str(error)[:60]}"])
     refusals: list[str] = []
@@ -171,6 +190,10 @@ def compare(model: RandomNetwork, net: ParallelNetwork, method: Parareal, call: 
     for seed in range(2):
         found, wanted = answer(net, model, call, seed), answer(serial, model, call, seed)
         assert_same(found, wanted, tolerance, f"{law}, train")
+    for each in (net, serial):
+        change_attributes(each)
+    found, wanted = answer(net, model, call), answer(serial, model, call)
+    assert_same(found, wanted, tolerance, f"{law}, train with other attributes")
     found = answer(net.eval(), model, call)
     assert_same(found, answer(serial.eval(), model, call), tolerance, f"{law}, eval")
     again = net.to_serial()
@@ -217,17 +240,36 @@ def run(sample: Sample) -> Outcome:
         return Outcome("failed", failure=text)
 
 
+def features_of(text: str) -> frozenset[str]:
+    """Features by name.
+
+    Raises:
+        ArgumentTypeError: there is none of a name.
+
+    """
+    found = frozenset(FEATURES if text == "all" else filter(None, text.split(",")))
+    if not found <= set(FEATURES):
+        raise argparse.ArgumentTypeError(f"{sorted(found - set(FEATURES))}: know {FEATURES}")
+    return found
+
+
 def main() -> int:
     """Check so many networks; 1 if a law fails on one of them."""
     parser = argparse.ArgumentParser(description="The laws on random networks.")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
     parser.add_argument("--depth", type=int, help="layers of every network")
+    parser.add_argument(
+        "--features",
+        type=features_of,
+        default=SOUND,
+        help=f"all, or some of {','.join(FEATURES)}; {','.join(sorted(SOUND))} if left out",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     kinds, refusals = Counter[str](), Counter[str]()
     for seed in range(options.seed, options.seed + options.count):
-        outcome = run(Sample(seed, options.depth or 3 + seed % 12))
+        outcome = run(Sample(seed, options.depth or 3 + seed % 12, options.features))
         kinds[outcome.kind if outcome.kind != "compiled" else f"compiled, n = {outcome.n}"] += 1
         refusals.update(outcome.refusals)
         if outcome.failure:

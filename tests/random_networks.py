@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from networks import seeded
+from random_features import READ, kinds_of, make, special
 from random_layers import WIDTH, layer, linear
 
 BATCH, LENGTH, SIDE, TOKENS = 4, 6, 8, 7
@@ -25,10 +26,14 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A random network, the same one wherever it is built; a smaller depth has the same start."""
+    """A random network, the same one wherever it is built; a smaller depth has the same start.
+
+    ``features`` are those of :data:`random_features.FEATURES` that it may have.
+    """
 
     seed: int
     depth: int = 8
+    features: frozenset[str] = frozenset()
 
     def random(self, purpose: str) -> Random:
         return Random(f"{purpose} {self.seed}")
@@ -39,7 +44,8 @@ class Join:
     """How an earlier value comes in again: that of layer ``source``, 0 being the stem's.
 
     ``how`` is add, cat, write (an addition in place), gate, other (the second input), shift (the
-    keyword input) or input (the network's first one).
+    keyword input), input (the network's first one), flags (truth values as an input), or what
+    :data:`random_features.READ` does with what was made of the earlier value.
     """
 
     how: str
@@ -63,22 +69,30 @@ class RandomNetwork(nn.Module):
         self.tied = self.reads_tokens and rng.random() < 0.5
         self.head = nn.Linear(WIDTH, 3)
         self.layers, self.mixes = nn.ModuleList(), nn.ModuleDict()
+        self.made: dict[int, list[str]] = {}  # of which values what is made for later layers
         self.joins: list[Join | None] = []
         self._grow(sample, rng)
 
     def _grow(self, sample: Sample, rng: Random) -> None:
         pooled, sizes = 0, [0]  # how often each value has been pooled
+        extra, has = sample.random("features"), sample.features
         for i in range(sample.depth):
             new = layer(
                 self.domain, rng, may_pool=self.domain in {"image", "signal"} and not pooled
             )
             same = [old for old in self.layers if isinstance(old, type(new))]
             new = rng.choice(same) if same and rng.random() < 0.1 else new
+            if has and extra.random() < 0.3:
+                new = special(has, extra, lambda: linear(self.domain, extra))
             if isinstance(new, nn.Linear) and rng.random() < 0.1:
                 _tie(new, self.layers)
+            elif isinstance(new, nn.Linear) and "ties" in has and extra.random() < 0.4:
+                _tie(new, self.layers[:1] if extra.random() < 0.5 else self.layers)
             self.layers.append(new)
             pooled += "Pool" in type(new).__name__
             self.joins.append(self._join(rng, sizes, pooled))
+            if has and extra.random() < 0.3:
+                self.joins[-1] = self._far_join(extra, has, sizes, pooled) or self.joins[-1]
             if self.joins[-1] is not None and self.joins[-1].how == "cat":
                 self.mixes[str(i)] = linear(self.domain, rng, 2 * WIDTH)
             sizes.append(pooled)
@@ -93,15 +107,40 @@ class RandomNetwork(nn.Module):
             return None
         return Join(how, rng.choice(fitting))
 
-    def forward(self, x: Tensor, other: Tensor | None = None, *, shift: Any = None) -> Any:
+    def _far_join(
+        self, rng: Random, has: frozenset[str], sizes: list[int], pooled: int
+    ) -> Join | None:
+        """Something made of a value of the present size, or truth values that are an input."""
+        kinds = kinds_of(has) + (["flags"] if "inputs" in has and not pooled else [])
+        fitting = [j for j, size in enumerate(sizes) if size == pooled]
+        if not kinds or not fitting:
+            return None
+        join = Join(rng.choice(kinds), rng.choice(fitting))
+        if join.how != "flags":
+            self.made.setdefault(join.source, []).append(join.how)
+        return join
+
+    def forward(
+        self,
+        x: Tensor,
+        other: Tensor | None = None,
+        *,
+        shift: Any = None,
+        flags: Tensor | None = None,
+    ) -> Any:
         if self.writes_input:
             x.mul_(0.5)
         values = [self.stem(self.embedding(x) if self.reads_tokens else x)]
+        made = {(how, 0): make(how, values[0]) for how in self.made.get(0, ())}
         for i, (module, join) in enumerate(zip(self.layers, self.joins, strict=True)):
             y = module(values[-1])
-            if join is not None:
+            if join is not None and (join.how in READ or join.how == "flags"):
+                held = flags if join.how == "flags" else made[join.how, join.source]
+                y = y if held is None else READ.get(join.how, READ["mask"])(y, held)
+            elif join is not None:
                 y = self._joined(join, y, values[join.source], x, other, shift, i)
             values.append(y)
+            made |= {(how, i + 1): make(how, y) for how in self.made.get(i + 1, ())}
         return self._answer(values[-1], values[len(values) // 2])
 
     def _joined(
@@ -162,4 +201,8 @@ def inputs(sample: Sample, model: RandomNetwork) -> tuple[list[Tensor], dict[str
     args = [tokens if model.reads_tokens else normal()]
     args += [normal()] if rng.random() < 0.5 else []
     scalar = torch.rand((), dtype=torch.float64, generator=generator)
-    return args, {"shift": scalar} if rng.random() < 0.5 else {}
+    kwargs = {"shift": scalar} if rng.random() < 0.5 else {}
+    if "inputs" in sample.features and rng.random() < 0.7:
+        shape = (BATCH, *SHAPES[model.domain])
+        kwargs["flags"] = torch.rand(shape, generator=generator) < 0.5
+    return args, kwargs

@@ -55,6 +55,7 @@ USAGE = [
     for check in checks_of("usage", [(2, "gloo"), (3, "mpi")])
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
+RANDOM = checks_of("random_ranks", [(2, "mpi"), (2, "gloo"), (3, "mpi")])
 MESH = checks_of("mesh", [(4, "gloo")])
 
 
@@ -67,9 +68,11 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("check", [*LAWS, *USAGE, *MESH], ids=lambda each: f"{each.ranks}-{each}")
+@pytest.mark.parametrize(
+    "check", [*LAWS, *USAGE, *RANDOM, *MESH], ids=lambda each: f"{each.ranks}-{each}"
+)
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
-    """Every check of ``programs/laws.py`` (law 8), ``usage.py`` and ``mesh.py``."""
+    """Every check of ``programs/laws.py`` and ``random_ranks.py`` (law 8), of usage and mesh."""
     why = verdicts.of(check)
     if why:
         pytest.fail(why, pytrace=False)

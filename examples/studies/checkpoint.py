@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pararealize.errors import StorageError
-from pararealize.storage import replace_file
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,17 @@ def _weights(path: Path) -> Path:
 
 def _figures(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file at once, so that nobody reads half of it, and a failure leaves the old one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".saving-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -20,7 +20,7 @@ from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.loading import load
-from pararealize.storage import read
+from pararealize.storage.read import read
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class RankOptions:
             RankError: they cannot be started.
 
         """
-        if self.ranks > 1 and not self.worker:
+        if self.ranks != 1 and not self.worker:
             raise typer.Exit(launch(context.obj, self.ranks))
 
     @property

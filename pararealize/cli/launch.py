@@ -21,6 +21,9 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "heap": {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(64 << 30)},
 }
+#: Most processes, whatever the machine; larger ones take more.
+MOST_RANKS = 64
+
 #: The extra of this package that brings an optional one.
 EXTRAS = {"typer": "cli", "rich": "cli", "matplotlib": "cli", "mpi4py": "mpi", "mpich": "mpi"}
 
@@ -39,8 +42,9 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
         RankError: there is no mpi4py or no mpiexec, or no rank to start.
 
     """
-    if ranks < 1:
-        raise RankError(f"--ranks {ranks}: expected 1 or more.")
+    most = max(MOST_RANKS, 8 * (os.cpu_count() or 1))
+    if not 1 <= ranks <= most:
+        raise RankError(f"--ranks {ranks}: expected 1 to {most}, processes of this machine.")
     if allocator not in ALLOCATORS:
         raise MethodError(f"--allocator {allocator!r}: expected one of {', '.join(ALLOCATORS)}.")
     if find_spec("mpi4py") is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -15,9 +16,13 @@ from torch import Tensor
 from pararealize.coarse.registry import heeding
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT, Method, Parareal
+from pararealize.ir.options import MOST
 
 if TYPE_CHECKING:
     from typer import Context
+
+#: Most numbers in an input that is made up.
+MOST_NUMBERS = 2**31
 
 #: Options of coarse networks, which some kinds do not heed.
 HEEDED = ("coarse_depth", "coarse_budget", "coarse_rank")
@@ -44,7 +49,9 @@ def method_of(mgrit: str, otherwise: Parareal) -> Method:
     options = dict(part.partition("=")[::2] for part in re.split(r",(?![^(]*\))", mgrit))
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise MethodError(f"--mgrit {mgrit!r}: {unknown[0]!r} is none of {', '.join(known)}.")
+        raise MethodError(
+            f"--mgrit {mgrit!r:.80}: {unknown[0]!r:.40} is none of {', '.join(known)}."
+        )
     values: dict[str, Any] = {name: _literal(text) for name, text in options.items()}
     return MGRIT(**values)
 
@@ -52,23 +59,51 @@ def method_of(mgrit: str, otherwise: Parareal) -> Method:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # what is deeply nested
         return text
 
 
 def example_of(shape: str) -> tuple[Tensor, ...] | None:
     """An input of a shape such as 2,3,224,224; ``None`` where it is not given."""
-    return (torch.zeros(integers(shape, "--shape")),) if shape else None
+    return (torch.zeros(sizes(shape, "--shape")),) if shape else None
 
 
-def integers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers with commas between them.
+def sizes(text: str, option: str) -> tuple[int, ...]:
+    """Sizes of a tensor's axes with commas between them.
+
+    Raises:
+        MethodError: they are none, or those of no tensor that fits in a memory.
+
+    """
+    found = integers(text, option, 1)
+    if math.prod(found) > MOST_NUMBERS:
+        raise MethodError(f"{option} {text!r:.80}: {MOST_NUMBERS:,} numbers are the most.")
+    return found
+
+
+def integers(text: str, option: str, least: int | None = None) -> tuple[int, ...]:
+    """Whole numbers with commas between them, of ``least`` or more.
 
     Raises:
         MethodError: they are none.
 
     """
-    return _split(text, option, int, "integers such as 2,3,6")
+    found = _split(text, option, int, "integers such as 2,3,6")
+    for number in found:
+        check_range(option, number, least)
+    return found
+
+
+def check_range(option: str, number: float, least: float | None, most: float = MOST) -> None:
+    """Raise where a number is not in the range of an option, or is none.
+
+    Raises:
+        MethodError: says the range.
+
+    """
+    if not (-MOST if least is None else least) <= number <= most:
+        wanted = f"{least} or more" if most == MOST else f"{least} to {most}"
+        raise MethodError(f"{option} {number!r:.40}: expected {wanted}.")
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -85,7 +120,7 @@ def _split(text: str, option: str, kind: Callable[[str], Any], expected: str) ->
     try:
         return tuple(map(kind, text.split(",")))
     except ValueError as error:
-        raise MethodError(f"{option} {text!r}: expected {expected}.") from error
+        raise MethodError(f"{option} {text!r:.80}: expected {expected}.") from error
 
 
 def check_kinds(context: Context, coarse: str) -> None:

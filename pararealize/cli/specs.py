@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -62,30 +65,59 @@ def _call(spec: str, factory: Any) -> Any:
     if not callable(factory):
         return factory
     try:
-        return factory()
+        with suppress(ValueError):  # functions written in C may have no signature
+            inspect.signature(factory).bind()
     except TypeError as error:
         raise ModelSpecError(
             f"{spec} cannot be called without arguments ({error}): name a function that can."
+        ) from error
+    with _running(f"{spec}, when it was called,"):
+        return factory()
+
+
+@contextmanager
+def _running(what: str) -> Iterator[None]:
+    """A block that runs a user's code, which may raise anything, or end the process.
+
+    Raises:
+        ModelSpecError: it does.
+
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())[:300]
+        ends = f"would end this program (exit {text})" if isinstance(error, SystemExit) else ""
+        raised = f"raised {type(error).__name__}{f': {text}' if text else ''}"
+        raise ModelSpecError(
+            f"{what} {ends or raised}: mend it, or name another; --debug shows where."
         ) from error
 
 
 def _module(place: str, forms: str) -> ModuleType:
     if place.endswith(".py"):
         return _from_file(Path(place), forms)
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        raise ModelSpecError(f"no module {place!r} ({error}): write {forms}.") from error
+    if not all(map(str.isidentifier, place.split("."))):
+        raise ModelSpecError(f"{place!r} is the name of no module: write {forms}.")
+    with _running(f"the module {place}, when it was imported,"):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports another that is not
+            missing = error
+    raise ModelSpecError(f"no module {place!r} ({missing}): write {forms}.") from missing
 
 
 def _from_file(path: Path, forms: str) -> ModuleType:
-    if not path.is_file():
+    if "\0" in str(path) or not os.path.isfile(path):
         raise ModelSpecError(f"no file {path}: write {forms}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ModelSpecError(f"{path} is no Python file: write {forms}.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _running(f"{path}, when it was run,"):
+        spec.loader.exec_module(module)
     return module
 
 

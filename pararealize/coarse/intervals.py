@@ -47,6 +47,23 @@ class IntervalKind(CoarseKind):
         del probe, runs, boundary, stride
         return {}
 
+    def check_weights(self, runs: Sequence[RepeatedBlocks], stride: int, weights: Weights) -> None:
+        """Raise where weights are not those of the runs' intervals.
+
+        Raises:
+            CoarseError: says which layers they are for.
+
+        """
+        intervals = [blocks for run in runs for blocks in run.intervals(stride)]
+        wanted = {b[0][0]: len(self.taken(len(b))) for b in intervals if self.fits and len(b) > 1}
+        found = {first: len(row) for first, row in weights.items()}
+        if found != wanted:
+            raise CoarseError(
+                f"{self.name!r} coarse propagators take weights of the layers {sorted(wanted)}, "
+                f"{sorted(set(wanted.values()))} each, and found {sorted(found)} with "
+                f"{sorted(set(found.values()))}."
+            )
+
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs with one interval in each run; ``None`` where nothing repeats."""
         costs = self._interval_costs(setting)

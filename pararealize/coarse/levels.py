@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pararealize.chain.repeated_blocks import most_repeats, repeated_blocks
 from pararealize.coarse.builder import build_one
+from pararealize.coarse.depth_coarsening import Weights
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
@@ -55,13 +56,20 @@ def find_levels(partition: Partition, method: MGRIT) -> tuple[Level, ...]:
 class LevelBuilder:
     """Makes the coarse propagators of a partition's hierarchy.
 
-    ``chosen`` are the kinds that a saved plan chose, by subnetwork.
+    ``chosen`` are the kinds that a saved plan chose, by subnetwork, and ``fitted`` the weights that
+    it has in place of fitted ones, by propagator.
     """
 
     def __init__(
-        self, probe: Probe, method: MGRIT, machine: Machine, chosen: Mapping[int, CoarseKind]
+        self,
+        probe: Probe,
+        method: MGRIT,
+        machine: Machine,
+        chosen: Mapping[int, CoarseKind],
+        fitted: Mapping[str, Weights] | None = None,
     ) -> None:
         self.probe, self.method, self.machine, self.chosen = probe, method, machine, chosen
+        self.fitted = fitted or {}
         self.partition, self.chain = probe.partition, probe.partition.chain
         self.features = self._find_features()
 
@@ -98,9 +106,10 @@ class LevelBuilder:
         found: dict[Target, Coarse] = {}
         for number, level in enumerate(levels[1:], start=2):
             for step in range(1, level.steps + 1):
-                if propagator(number, step) in wanted:
-                    coarse = self.coarse(level, step, kind)
-                    found[propagator(number, step)] = replace(coarse, error=error)
+                target = propagator(number, step)
+                if target in wanted:
+                    coarse = self.coarse(level, step, kind, self.fitted.get(str(target)))
+                    found[target] = replace(coarse, error=error)
         return found
 
     def _kind(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float | None]:
@@ -148,13 +157,22 @@ class LevelBuilder:
             options.append((coarse.cost.seconds, error, kind.name, kind))
         return options
 
-    def coarse(self, level: Level, step: int, kind: CoarseKind, *, whole: bool = False) -> Coarse:
+    def coarse(
+        self,
+        level: Level,
+        step: int,
+        kind: CoarseKind,
+        fitted: Weights | None = None,
+        *,
+        whole: bool = False,
+    ) -> Coarse:
         """The propagator of one step of a coarse level.
 
         It takes what its slices compute of the inputs alone as arguments, unless it is ``whole``.
+        Weights that were ``fitted`` before are not fitted again.
 
         Raises:
-            CoarseError: there is none; names the layers.
+            CoarseError: there is none, or it has other weights; names the layers.
             MethodError: the step joins slices, and a user's function makes the propagator of one.
 
         """
@@ -167,16 +185,18 @@ class LevelBuilder:
             return build_one(self.probe, self.method, self.machine, step, kind)
         first, last = self.span(level, step)
         runs = repeated_blocks(self.chain, first, last)
-        weights = kind.weights(self.probe, runs, level.bounds[step - 1], level.stride)
+        start = level.bounds[step - 1]
+        weights = fitted or kind.weights(self.probe, runs, start, level.stride)
+        kind.check_weights(runs, level.stride, weights)
         segment, averages = kind.coarsened(self.chain, first, last, level.stride, weights)
         layers = segment or self.chain.segment(first, last, training=True)
-        pieces = range(level.bounds[step - 1] + 1, level.bounds[step] + 1)
+        pieces = range(start + 1, level.bounds[step] + 1)
         features = [self.features[j] for j in pieces if j in self.features]
         if features and not whole:
             layers = without(
                 layers, tuple(name for each in features for name in each.segment.results or ())
             )
-        coarse = kind.borrowed(self.chain, layers, averages)
+        coarse = replace(kind.borrowed(self.chain, layers, averages), weights=weights)
         return coarse if segment else replace(coarse, kind="own layers", name="", options={})
 
     def span(self, level: Level, step: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pararealize.cost.measure import medians
 from pararealize.cost.probe import Probe
-from pararealize.errors import MethodError
+from pararealize.errors import CutError, MethodError
 from pararealize.ir.features import split, without
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Stack
@@ -24,14 +24,21 @@ from pararealize.runtime.values.pytree import leaves_of
 RUNS = 3
 
 
-def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) -> tuple[Stack, ...]:
+def find_stacks(
+    probe: Probe,
+    method: MGRIT,
+    features: Mapping[int, Segment],
+    known: tuple[Stack, ...] | None = None,
+) -> tuple[Stack, ...]:
     """Groups of slices that compute the same function with other weights.
 
     With ``batched="auto"`` only those whose forward and backward evaluation is measured to be
     faster at once than one after another. ``features`` are what slices compute of the inputs.
+    What was measured before is ``known``.
 
     Raises:
         MethodError: ``batched="always"``, and no two slices are alike.
+        CutError: slices that are known to be alike are not.
 
     """
     if method.batched == "never" or probe.partition.n < 3 or method.storage != "all":
@@ -51,8 +58,22 @@ def find_stacks(probe: Probe, method: MGRIT, features: Mapping[int, Segment]) ->
             "of one structure, with one tensor as state, without buffers, random numbers or inputs "
             "besides the state. Choose n so that slices are alike, or write batched='auto'."
         )
+    if known is not None:
+        _check_known(known, groups, entry)
+        return known
     measured = [_measured(probe, {j: fine[j] for j in g}, features, entry) for g in groups]
     return tuple(s for s in measured if s.speedup > 1 or method.batched == "always")
+
+
+def _check_known(known: tuple[Stack, ...], groups: list[list[int]], entry: str) -> None:
+    for stack in known:
+        wanted = entry if 1 in stack.slices else stack.entry
+        if list(stack.slices) not in groups or stack.entry != wanted:
+            raise CutError(
+                f"the slices {list(stack.slices)} are no batch over depth"
+                f"{f', from {stack.entry!r} on' if stack.entry else ''}: alike are "
+                f"{groups or 'none'}."
+            )
 
 
 def _entry(probe: Probe, fine: Mapping[int, Fine]) -> str:

@@ -57,6 +57,11 @@ def make_plan(
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
         levels={str(t): c.cost.seconds for t, c in coarse.items()} if multigrid else {},
+        fitted={
+            str(t): {first: tuple(row) for first, row in c.weights.items()}
+            for t, c in coarse.items()
+            if c.weights
+        },
     )
     for j, seen in (features or {}).items():
         rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)

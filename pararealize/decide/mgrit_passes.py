@@ -38,8 +38,10 @@ class MGRITPasses(MethodPasses):
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
-        chosen = saved_kinds(self.saved.pieces, self.method) if self.saved else {}
-        builder = LevelBuilder(probe, self.method, self.request.machine, chosen)
+        saved = self.saved
+        chosen = saved_kinds(saved.pieces, self.method) if saved else {}
+        fitted = saved.fitted if saved else {}
+        builder = LevelBuilder(probe, self.method, self.request.machine, chosen, fitted)
         given = self.request.given or {}
 
         def decisions(found: Levels) -> Decisions:
@@ -71,9 +73,12 @@ class MGRITPasses(MethodPasses):
 
     def on_one_device(self, decisions: Decisions) -> Decisions:
         """Slices of one structure advance as one batch, where that is faster."""
-        probe = self.probe(decisions.partition, self.request.given)
-        stacks = find_stacks(probe, self.method, decisions.features)
-        decisions = replace(decisions, plan=replace(decisions.plan, stacks=stacks))
+        probe, saved = self.probe(decisions.partition, self.request.given), self.saved
+        known = None if saved is None else saved.stacks
+        stacks = find_stacks(probe, self.method, decisions.features, known)
+        speedup = 0.0 if saved is None else saved.measured_speedup
+        plan = replace(decisions.plan, stacks=stacks, measured_speedup=speedup)
+        decisions = replace(decisions, plan=plan)
         if self.method.batched != "fastest":
             return decisions
         return faster_of_both(decisions, self.serial, probe.arguments)

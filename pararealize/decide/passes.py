@@ -14,6 +14,7 @@ from pararealize.cost.predict import timed
 from pararealize.cost.probe import Probe
 from pararealize.cut.cut import Weights, cut, cut_at
 from pararealize.decide.request import Request
+from pararealize.decide.saved import cut_as
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.plan import Plan
@@ -71,6 +72,8 @@ class MethodPasses(ABC):
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks, where the request says or as balanced as can be."""
         request = self.request
+        if self.saved is not None:
+            return cut_as(chain, self.saved)
         if request.interfaces is not None:
             return cut_at(chain, request.interfaces, n)
         if self._weights is None:

@@ -95,5 +95,5 @@ def _decided(
         builder = LevelBuilder(probe, method, plan.machine, chosen={})
         decide = partial(decide_levels, builder, plan.ranks)
         _, levels, new = measured_levels(builder, decide, unplaced)
-    changed = ("pieces", "levels", "parallel_seconds", "critical_coarse_seconds")
+    changed = ("pieces", "levels", "fitted", "parallel_seconds", "critical_coarse_seconds")
     return replace(plan, **{name: getattr(new, name) for name in changed}), levels

@@ -10,6 +10,7 @@ import torch
 
 from pararealize.errors import CutError, MethodError, RankError
 from pararealize.ir.methods import MGRIT, Method, Parareal
+from pararealize.ir.options import is_count, shown
 from pararealize.ir.plan import Machine, Tracing
 
 
@@ -35,14 +36,14 @@ class Request:
 
     def __post_init__(self) -> None:
         n = self.n
-        if isinstance(n, bool) or not (n == "auto" or (isinstance(n, int) and n >= 1)):
+        if not (n == "auto" if isinstance(n, str) else is_count(n, 1)):
             raise CutError(
-                f"n={n!r}: expected a number of subnetworks of 1 or more, or 'auto': "
+                f"n={shown(n)}: expected a number of subnetworks of 1 or more, or 'auto': "
                 "pararealize(model, n=4)."
             )
         if not isinstance(self.method, (Parareal, MGRIT)):
             raise MethodError(f"method={self.method!r}: expected Parareal(...) or MGRIT(...).")
-        if self.cost not in {"predicted", "measured"}:
+        if not isinstance(self.cost, str) or self.cost not in {"predicted", "measured"}:
             raise MethodError(f"cost={self.cost!r}: expected 'predicted' or 'measured'.")
         if self.chunks in {None, 1}:
             return

@@ -92,8 +92,13 @@ def _stacked(stack: Stack, parts: Mapping[Target, Propagator]) -> Stacked:
 
 
 def faster_of_both(decisions: Decisions, serial: nn.Module, inputs: tuple[Any, ...]) -> Decisions:
-    """The decisions, or those for the serial network where its steps are measured to be faster."""
-    speedup = measured_speedup(assemble(decisions, copy.deepcopy(serial)), serial, inputs)
+    """The decisions, or those for the serial network where its steps are measured to be faster.
+
+    A plan that was measured before is not measured again.
+    """
+    speedup = decisions.plan.measured_speedup
+    if not speedup:
+        speedup = measured_speedup(assemble(decisions, copy.deepcopy(serial)), serial, inputs)
     decisions = replace(decisions, plan=replace(decisions.plan, measured_speedup=speedup))
     solved = decisions.iteration
     if speedup >= 1 or solved is None:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pararealize.errors import MethodError
-from pararealize.ir.options import check_count, is_number
+from pararealize.ir.options import check_count, is_number, shown
+
+#: Largest learning rate; a hundredth is usual.
+RATE = 1e6
 
 #: What happens to an answer that its certificate doubts.
 ABOVE = ("report", "warn", "exact")
@@ -55,12 +58,16 @@ class Fitting:
             check_count(self, "steps", 1)
         for name in ("agreement", "held_out"):
             value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 < value <= 1):
-                raise MethodError(f"calibrate({name}={value!r}): expected a share in (0, 1].")
+            optional = value is None and name == "agreement"
+            if not optional and not (is_number(value) and 0 < value <= 1):
+                raise MethodError(f"calibrate({name}={shown(value)}): expected a share in (0, 1].")
         for name in ("tolerance", "limit", "rate"):
             value = getattr(self, name)
-            if value is not None and not (is_number(value) and value > 0):
-                raise MethodError(f"calibrate({name}={value!r}): expected a number above 0.")
+            optional = value is None and name != "rate"
+            if not optional and not (is_number(value) and value > 0):
+                raise MethodError(f"calibrate({name}={shown(value)}): expected a number above 0.")
+        if self.rate > RATE:
+            raise MethodError(f"calibrate(rate={self.rate!r}): expected {RATE:.0f} or less.")
         if self.held_out == 1:
             raise MethodError("calibrate(held_out=1): nothing would be left to fit to.")
         if self.above not in ABOVE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class Coarse:
     where the choice was made by measurement, ``zero_preserving`` says that F(0) = 0.
     ``averages`` names, for modules of the segment with mean weights, those of which it is the mean.
     ``name`` and ``options`` say as data what ``kind`` says in words: the kind and its parameters.
+    ``weights`` are those that were fitted to the network, by an interval's first layer.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Coarse:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

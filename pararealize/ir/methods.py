@@ -16,7 +16,14 @@ from pararealize.ir.options import (
     check_count,
     is_count,
     is_number,
+    shown,
 )
+
+#: Most levels of multigrid: every one halves a chain at least.
+LEVELS = 64
+
+#: Most relaxations of C-points in a cycle; what they bring, more cycles bring faster.
+RELAXATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -75,18 +82,18 @@ class Parareal:
             check_count(self, "coarse_depth", 0)
         elif not each or not all(is_count(depth, 0) for depth in each):
             raise MethodError(
-                f"Parareal(coarse_depth={each!r}): expected an integer of 0 or more for each "
+                f"Parareal(coarse_depth={shown(each)}): expected an integer of 0 or more for each "
                 "subnetwork, for example coarse_depth=(4, 1)."
             )
         for name in ("coarse_rank", "coarse_budget"):
             share = getattr(self, name)
             if not is_number(share) or not 0 < share <= 1:
-                raise MethodError(f"Parareal({name}={share!r}): expected a share in (0, 1].")
+                raise MethodError(f"Parareal({name}={shown(share)}): expected a share in (0, 1].")
         given: Any = self.tolerance
         if given is not None and not (is_number(given) and given >= 0):
             raise MethodError(
-                f"Parareal(tolerance={given!r}): expected a number of 0 or more, relative to the "
-                "states, or None for as many sweeps as iterations says."
+                f"Parareal(tolerance={shown(given)}): expected a number of 0 or more, relative to "
+                "the states, or None for as many sweeps as iterations says."
             )
         _check_coarse(self)
 
@@ -190,20 +197,22 @@ class MGRIT:
     def __post_init__(self) -> None:
         check_choices(self, self.CHOICES)
         _check_coarse(self)
-        least = {"levels": 2, "samples": 1, "max_cycles": 1, "seed": 0}
+        check_count(self, "levels", 2, LEVELS)
+        least = {"samples": 1, "max_cycles": 1, "seed": 0}
         least |= {"forward_cycles": 1, "backward_cycles": 1}
         for name, count in least.items():
             check_count(self, name, count)
         self._check_coarsening()
-        if not re.fullmatch("F(CF)*", str(self.relaxation)):
+        if not re.fullmatch(f"F(CF){{0,{RELAXATIONS}}}", str(self.relaxation)):
             raise MethodError(
-                f"MGRIT(relaxation={self.relaxation!r}): expected 'F', 'FCF', 'FCFCF', …"
+                f"MGRIT(relaxation={self.relaxation!r:.40}): expected 'F', 'FCF', 'FCFCF', …, with "
+                f"{RELAXATIONS} Cs at most."
             )
         for name in ("wanted_error", "guard", "tolerance", "bias_bound"):
             value: Any = getattr(self, name)
             optional = value is None and name in {"tolerance", "bias_bound"}
             if not optional and not (is_number(value) and value > 0):
-                raise MethodError(f"MGRIT({name}={value!r}): expected a number above 0.")
+                raise MethodError(f"MGRIT({name}={shown(value)}): expected a number above 0.")
 
     def _check_coarsening(self) -> None:
         given: Any = self.coarsening
@@ -213,8 +222,8 @@ class MGRIT:
         fits = len(factors) == self.levels - 1 or isinstance(given, int)
         if not fits or not all(is_count(factor, 2) for factor in factors):
             raise MethodError(
-                f"MGRIT(levels={self.levels}, coarsening={given!r}): expected one factor of 2 or "
-                f"more, or {self.levels - 1} of them, one for each coarse level: "
+                f"MGRIT(levels={self.levels}, coarsening={shown(given)}): expected one factor of 2 "
+                f"or more, or {self.levels - 1} of them, one for each coarse level: "
                 f"MGRIT(levels={self.levels}, coarsening=8)."
             )
 

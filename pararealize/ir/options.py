@@ -41,25 +41,36 @@ def check_choices(method: Any, choices: Mapping[str, tuple[str, ...]]) -> None:
             )
 
 
-def check_count(method: Any, name: str, least: int) -> None:
-    """Raise where an option is no whole number, or too small.
+#: Larger integers are no count of anything, and no seed.
+MOST = 2**63 - 1
+
+
+def check_count(method: Any, name: str, least: int, most: int = MOST) -> None:
+    """Raise where an option is no whole number, too small or too large.
 
     Raises:
         MethodError: says what was found.
 
     """
     value = getattr(method, name)
-    if not is_count(value, least):
+    if not is_count(value, least, most):
+        wanted = f"of {least} or more" if most == MOST else f"from {least} to {most}"
         raise MethodError(
-            f"{type(method).__name__}({name}={value!r}): expected an integer of {least} or more."
+            f"{type(method).__name__}({name}={shown(value)}): expected an integer {wanted}."
         )
 
 
-def is_count(value: Any, least: int) -> bool:
-    """Whether a value is a whole number, no flag, and large enough."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_count(value: Any, least: int, most: int = MOST) -> bool:
+    """Whether a value is a whole number, no flag, and neither too small nor too large."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number and no flag."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a number and no flag, and no integer larger than any that is counted."""
+    return isinstance(value, float) or (is_count(value, -MOST))
+
+
+def shown(value: Any) -> str:
+    """A value in an error, however long it is; Python writes no numbers of 5,000 digits."""
+    large = isinstance(value, int) and abs(value) > MOST
+    return "an integer of more than 63 bits" if large else f"{value!r:.80}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,11 +12,16 @@ from pararealize.errors import MethodError, TraceError
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Cost, TensorSpec
 from pararealize.ir.methods import Method
+from pararealize.ir.options import is_number, shown
+from pararealize.ir.plan_checks import check_plan
 from pararealize.ir.serialise import read, values_of
 
 #: Of saved folders: 2 since weights may lie in several files, 4 since kinds of coarse propagators
 #: have their parameters as fields.
 FORMAT = 4
+
+#: Most seconds that a launch or a message may begin with.
+LONGEST = 1e6
 
 #: Formats of folders that can be read.
 READABLE = (3, 4)
@@ -43,9 +49,11 @@ class Machine:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             is_time = name in {"launch_seconds", "link_latency"}
-            if not (value > 0 or (is_time and value == 0)):
-                least = "0 or more" if is_time else "more than 0"
-                raise MethodError(f"Machine({name}={value!r}): expected {least}.")
+            most = LONGEST if is_time else math.inf
+            right = is_number(value) and (0 < value <= most or (is_time and value == 0))
+            if not right:
+                least = f"0 to {LONGEST:.0f} seconds" if is_time else "more than 0"
+                raise MethodError(f"Machine({name}={shown(value)}): expected {least}.")
 
     def cost(self, flops: float, moved: float, *, launches: int) -> Cost:
         """Cost of ``launches`` operations that do ``flops`` and move ``moved`` bytes."""
@@ -144,6 +152,8 @@ class Plan:
     tensor alone carries the network's state. ``levels`` are the seconds of multigrid's coarse
     propagators by name, ``stacks`` slices that run as one batch on one device;
     ``measured_speedup`` is that of a whole step there, where it was measured to choose.
+    ``fitted`` are weights in multigrid's coarse propagators that were fitted to the network, by the
+    propagator's name and an interval's first layer.
     ``calibration`` is what :meth:`ParallelNetwork.calibrate` found; seconds are then measured.
     """
 
@@ -165,6 +175,7 @@ class Plan:
     levels: dict[str, float] = field(default_factory=dict)
     stacks: tuple[Stack, ...] = ()
     measured_speedup: float = 0.0
+    fitted: dict[str, dict[int, tuple[float, ...]]] = field(default_factory=dict)
     calibration: Calibration | None = None
     format: int = FORMAT
 
@@ -233,7 +244,9 @@ class Plan:
             ValueError, TypeError, KeyError: the text is no plan.
 
         """
-        return replace(read(cls, json.loads(text)), format=FORMAT)
+        plan = replace(read(cls, json.loads(text)), format=FORMAT)
+        check_plan(plan)
+        return plan
 
     def __str__(self) -> str:
         lines = [f"{self.model} in {self.n} subnetworks, predicted speedup {self.speedup:.2f}×"]

@@ -10,7 +10,12 @@ from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import cattrs
 from cattrs import transform_error
-from cattrs.errors import BaseValidationError
+from cattrs.errors import (
+    BaseValidationError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+from cattrs.v import format_exception
 
 from pararealize.errors import MethodError, PararealizeError
 from pararealize.ir.methods import MGRIT, Method, Parareal, coarse_registry
@@ -68,9 +73,15 @@ def read(kind: type[T], values: Any) -> T:
         refused = error.subgroup(PararealizeError)
         while isinstance(refused, BaseExceptionGroup):
             refused = refused.exceptions[0]  # type: ignore[assignment]
-        raise refused or ValueError("; ".join(transform_error(error))) from error
+        raise refused or ValueError("; ".join(transform_error(error, "$", _said))) from error
     except AttributeError as error:
         raise ValueError("a list or a number stands where an object was expected") from error
+
+
+def _said(error: BaseException, kind: type | None) -> str:
+    """What is wrong with one entry."""
+    told = isinstance(error, (TypeError, ValueError)) and str(error)
+    return str(error) if told else format_exception(error, kind)
 
 
 def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
@@ -122,7 +133,19 @@ def _tuple(converter: cattrs.Converter, values: Any, kind: Any) -> tuple[Any, ..
     if not isinstance(values, (list, tuple)):
         raise TypeError(f"expected a list, found {values!r:.40}")
     parts = parts[:1] * len(values) if ... in parts else parts
-    return tuple(converter.structure(v, part) for v, part in zip(values, parts, strict=True))
+    if len(values) != len(parts):
+        raise ValueError(f"expected {len(parts)} entries, found {len(values)}")
+    made, problems = [], []
+    for i, (value, part) in enumerate(zip(values, parts, strict=True)):
+        try:
+            made.append(converter.structure(value, part))
+        except Exception as error:
+            note = IterableValidationNote(f"at entry {i}", i, part)
+            error.__notes__ = [*getattr(error, "__notes__", []), note]
+            problems.append(error)
+    if problems:
+        raise IterableValidationError("entries of a list", problems, kind)
+    return tuple(made)
 
 
 def _mapping(converter: cattrs.Converter, values: Any, kind: Any) -> dict[Any, Any]:

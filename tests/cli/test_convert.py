@@ -133,7 +133,7 @@ def test_less_agreement_than_wanted_exits_1(
     assert code(*arguments, "--agreement", "1") == 1
     assert "LESS often than wanted (100.00%)" in said(capsys)
     assert code(*arguments, "--agreement", "2") == 2
-    assert "--agreement 2.0: expected a share" in said(capsys)
+    assert "--agreement 2.0: expected 0 to 1" in said(capsys)
     assert code("check", str(converted), "--data", str(place.data)) == 2
     assert "needs a folder that was saved, and the model" in said(capsys)
 

@@ -60,7 +60,7 @@ def test_the_mpiexec_beside_python_comes_first(
 
 @pytest.mark.parametrize("ranks", [0, -1])
 def test_at_least_one_rank_is_started(ranks: int, started: dict[str, Any]) -> None:
-    with pytest.raises(RankError, match=rf"--ranks {ranks}: expected 1 or more"):
+    with pytest.raises(RankError, match=rf"--ranks {ranks}: expected 1 to"):
         launch(["bench"], ranks)
     assert not started
 

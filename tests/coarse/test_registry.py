@@ -197,6 +197,7 @@ def test_plans_without_parameters_are_read(name: str, tmp_path: Path) -> None:
     plan = json.loads(path.read_text())
     for piece in plan["plan"]["pieces"]:
         del piece["coarse_kind"], piece["coarse_options"]
+    del plan["digest"]  # nor had they one
     path.write_text(json.dumps(plan))
     loaded = load(tmp_path / "net", model())
     assert kinds(loaded) == kinds(net)

@@ -10,7 +10,7 @@ import typer
 
 from pararealize.cli.arguments import MethodOptions, Model, Worker
 from pararealize.cli.launch import launch, world
-from pararealize.cli.options import integers
+from pararealize.cli.options import check_range, integers, sizes
 from pararealize.cli.specs import load_model
 
 
@@ -31,11 +31,13 @@ def bench(
 ) -> None:
     """Time the network on ranks beside serial PyTorch, pipelines, DDP and the ceiling."""
     method = options.method(ctx)
+    batches, each = integers(batch, "--batch", 1), sizes(shape, "--shape")
+    for name, number in (("--rounds", rounds), ("-n", 1 if n is None else n)):
+        check_range(name, number, 1)
     if not worker:
         raise typer.Exit(launch(ctx.obj, ranks, allocator))
     from pararealize.cli.benchmark import Bench, run  # noqa: PLC0415  it needs torch.distributed
 
-    batches = integers(batch, "--batch")
     chosen = Bench(batches, rounds, not inference, n, method, allocator, cost, trace)
     torch.manual_seed(0)
-    run(chosen, load_model(model), integers(shape, "--shape"), world(), worker)
+    run(chosen, load_model(model), each, world(), worker)

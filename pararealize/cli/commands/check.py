@@ -9,7 +9,7 @@ import torch
 import typer
 
 from pararealize.cli.arguments import Checked, RankOptions, ReadingOptions, Shape
-from pararealize.cli.options import example_of, names_of, refuse
+from pararealize.cli.options import check_range, example_of, names_of, refuse
 from pararealize.cli.terminal import Printer
 from pararealize.errors import SlowerThanSerialWarning
 
@@ -42,6 +42,10 @@ def check(
     else:
         names = ("agreement", *names_of(ReadingOptions))
         refuse(ctx, names, "answers are compared with --data DATA")
+    check_range("-n", n, 1)
+    check_range("--tolerance", tolerance, 0)
+    if agreement is not None:
+        check_range("--agreement", agreement, 0, 1)
     ranks.start(ctx)
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -9,8 +9,11 @@ import torch
 import typer
 
 from pararealize.cli.arguments import RankOptions
-from pararealize.cli.options import integers
+from pararealize.cli.options import check_range, integers
 from pararealize.cli.terminal import Printer
+
+#: Most threads of a process; torch asks for all of them at once.
+MOST_THREADS = 1024
 
 
 def demo(
@@ -26,12 +29,16 @@ def demo(
     threads: Annotated[int, typer.Option(help="Threads to train with, on every rank.")] = 1,
 ) -> None:
     """Train a ResNet on real digits, serial and parallel in depth, and compare."""
+    each = integers(counts, "-n", 1)
+    check_range("--epochs", epochs, 1)
+    check_range("--seed", seed, 0)
+    check_range("--threads", threads, 1, MOST_THREADS)
     ranks.start(ctx)
     from pararealize.cli.demonstration import Demo, run  # noqa: PLC0415  matplotlib may be missing
     from pararealize.cli.training import Recipe  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     recipe = Recipe(epochs=epochs, seed=seed)
-    chosen = Demo(depth=depth, counts=integers(counts, "-n"), recipe=recipe, seed=seed)
+    chosen = Demo(depth=depth, counts=each, recipe=recipe, seed=seed)
     comm = ranks.comm
     run(chosen, out, Printer.of(comm), comm)

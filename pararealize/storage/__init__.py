@@ -1,0 +1,1 @@
+"""A compiled network as a folder of safetensors weights and a JSON plan."""
