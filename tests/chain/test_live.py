@@ -31,7 +31,7 @@ def test_live_sets_of_a_network_with_skips() -> None:
         "down2": ("down2", "down1"),
         "middle": ("down2", "middle", "down1"),
         "cat": ("cat", "down1"),
-        "up2": ("up2", "down1"),
+        "up2": ("down1", "up2"),  # both are read last by one operation
         "cat_1": ("cat_1",),
         "up1": ("up1",),
         "last": ("last",),
