@@ -100,7 +100,7 @@ def test_tuple_interfaces_know_all_leaves() -> None:
     assert down2.state == (TensorSpec((2, 4)),) * 2
     assert down2.bytes == 64
     cat = chain.interfaces[find_interface(chain, "cat")]
-    assert [spec.shape for spec in cat.state] == [(2, 4), (2, 8)]
+    assert [spec.shape for spec in cat.state] == [(2, 8), (2, 4)]  # what is used last stands last
 
 
 def test_what_is_no_tensor_makes_a_position_illegal() -> None:

@@ -28,10 +28,10 @@ def test_live_sets_of_a_network_with_skips() -> None:
     live = {program.operations[i - 1].name: v for i, v in live_values(program, 9).items()}
     assert live == {
         "down1": ("down1",),
-        "down2": ("down1", "down2"),
-        "middle": ("down1", "down2", "middle"),
-        "cat": ("down1", "cat"),
-        "up2": ("down1", "up2"),
+        "down2": ("down2", "down1"),
+        "middle": ("down2", "middle", "down1"),
+        "cat": ("cat", "down1"),
+        "up2": ("down1", "up2"),  # both are read last by one operation
         "cat_1": ("cat_1",),
         "up1": ("up1",),
         "last": ("last",),
