@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from pararealize.runtime.effects.containers import OWN
+
 HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_state_dict_hooks", "_state_dict_pre_hooks"),
@@ -60,3 +62,27 @@ def _cell(cell: CellType, memo: Mapping[int, Any], depth: int) -> CellType:
         return cell
     copied = rebound(content, memo, depth)
     return cell if copied is content else CellType(copied)
+
+
+def held(root: nn.Module) -> frozenset[int]:
+    """Identities of a tree's modules and of what they hold in attributes."""
+    values = (v for m in root.modules() for name, v in m.__dict__.items() if name not in OWN)
+    return frozenset(map(id, (*root.modules(), *values)))
+
+
+def hooks_are_heard(module: nn.Module, known: frozenset[int]) -> bool:
+    """Whether a module's forward hooks reach what others in the tree may read.
+
+    Hooks that only tell somebody outside, as for a log, do not run while a network is compiled.
+    """
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(_reaches(hook, known, DEPTH) for hook in hooks)
+
+
+def _reaches(value: Any, known: frozenset[int], depth: int) -> bool:
+    if id(value) in known:
+        return True
+    if isinstance(value, MethodType):
+        return _reaches(value.__self__, known, depth)
+    cells = (value.__closure__ or ()) if isinstance(value, FunctionType) and depth else ()
+    return any(_reaches(cell.cell_contents, known, depth - 1) for cell in cells)

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from pararealize.ir.chain import TensorSpec
 from pararealize.tracing import checkpoints
+from pararealize.tracing.closures import held, hooks_are_heard
 from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft, Entered, Event, Left, Recorded
 from pararealize.tracing.functions import applied_whole
@@ -98,7 +99,7 @@ class _Run:
         self.model, self.draft = model, draft
         self.given = {**draft.constants, **given}
         self.paths = {module: path for path, module in model.named_modules()}
-        self.quiet = 0
+        self.quiet, self.held = 0, held(model)
         self.layers: dict[Any, Tensor] = {}
         self.open = [""]
         tensors = (value for value in leaves_in(given) if isinstance(value, Tensor))
@@ -127,11 +128,15 @@ class _Run:
         """See calls of modules, and of the functions that a trace keeps whole."""
         call, run = nn.Module.__call__, self
 
+        def plain(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            heard = hooks_are_heard(module, run.held)
+            return call(module, *args, **kwargs) if heard else module.forward(*args, **kwargs)
+
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             path = run.paths.get(module)
             if path is None or run.quiet:
-                return call(module, *args, **kwargs)
-            return run._call(module, path, args, kwargs, call)
+                return plain(module, *args, **kwargs)
+            return run._call(module, path, args, kwargs, plain)
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(nn.Module, "__call__", called))
@@ -250,8 +255,7 @@ class _Run:
             if not same and is_commutative(function):
                 same = self._agree(theirs, own[::-1])
         self._expect(same, f"calls {getattr(function, '__name__', function)}", event)
-        assert isinstance(event, Recorded)
-        self.script.give(event.node, result)
+        self.script.give(event.node, result)  # type: ignore[union-attr]
 
     def _expect(self, same: bool, does: str, event: Event | None) -> None:
         if not same:
