@@ -44,8 +44,7 @@ class SequenceClassifier(nn.Module):
 
         Logits are `[batch, classes]`; a ValueError says that there are not `length` frames.
         """
-        # A trace has no sizes to compare.
-        if isinstance(x, Tensor) and x.shape[1] != self.length:
+        if type(x.shape[1]) is int and x.shape[1] != self.length:  # a trace has no sizes
             raise ValueError(f"expected [batch, {self.length}, ...], not {list(x.shape)}")
         hidden = x.new_zeros(x.shape[0], self.width)
         for time in range(self.length):
