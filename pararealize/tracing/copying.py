@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,8 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         return twin
     if id(value) in memo:
         return memo[id(value)]
+    if kind is OrderedDict and not value:  # as a module without hooks has, a dozen of them
+        return memo.setdefault(id(value), OrderedDict())
     if not isinstance(value, Tensor) and hasattr(value, "__len__") and len(value) == 0:
         return memo.setdefault(id(value), copy.copy(value))  # others may hold the same one
     return copy.deepcopy(value, memo)

@@ -43,8 +43,9 @@ def reads_noted(root: nn.Module) -> Iterator[Found]:
 
     def noting(self: nn.Module, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        concerned = name not in own and name[:2] != "__" and id(self) in modules
-        if concerned and threading.get_ident() == thread and _is_watched(self, name, value):
+        if name in own or name[:2] == "__" or id(self) not in modules:
+            return value
+        if threading.get_ident() == thread and _is_watched(self, name, value):
             mode = root.__dict__["training"] if name == "training" else None
             found[id(self), name, mode] = snapshot(value)
         return value
@@ -111,6 +112,17 @@ def snapshot(value: Any, depth: int = DEPTH) -> Any:
     if attributes is None or isinstance(value, (Tensor, nn.Module)) or not depth:
         return type(value).__name__
     return type(value).__name__, snapshot(attributes, depth - 1)
+
+
+def looks_at_modes(root: nn.Module, found: Found) -> bool:
+    """Whether a trace of one mode may be another in the other mode.
+
+    It is where code read a flag ``training``, and where a module does more than set that flag when
+    its mode changes.
+    """
+    kinds = {type(module) for module in root.modules()}
+    changes = any(k.train is not nn.Module.train or k.eval is not nn.Module.eval for k in kinds)
+    return changes or any(name == "training" for _, name, _ in found)
 
 
 def reads_of(found: Found, root: nn.Module, train: Program, evaluate: Program) -> tuple[Read, ...]:

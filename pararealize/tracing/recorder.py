@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, is_autocast_enabled, is_grad_enabled, nn
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
@@ -59,18 +59,22 @@ def record(
     whole: Mapping[str, str],
     constants: Mapping[str, Any],
     tensors: Iterable[str] = (),
+    *,
+    every: bool = False,
 ) -> tuple[Program, Draft]:
     """The operations of ``model`` in its present mode, and all that the trace saw.
 
     ``whole`` has the paths of modules to call as they are instead of looking into them,
-    ``constants`` the arguments that always have one value, ``tensors`` those known to be such.
+    ``constants`` the arguments that always have one value, ``tensors`` those known to be such. That
+    the network draws random numbers is seen at once, and which module does where ``every`` one is
+    watched, which is done if it has to be known.
 
     Raises:
         UntraceableError: says which module stands in the way.
 
     """
     draft = Draft(whole, constants, frozenset(tensors))
-    tracer = _Tracer(draft)
+    tracer = _Tracer(draft, every=every)
     own = other_generators(model.modules())
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
@@ -79,6 +83,8 @@ def record(
             fixed = dict(constants) or None
             graph = tracer.watched(lambda: tracer.trace(model, concrete_args=fixed))
     except Exception as error:
+        if isinstance(error, _DrawnError) and not every:
+            return record(model, whole, constants, tensors, every=True)
         raise UntraceableError(tracer.failed, explain(error)) from error
     graph.eliminate_dead_code(_is_impure)
     names = inspect.signature(model.forward).parameters
@@ -103,6 +109,10 @@ def is_whole(module: nn.Module, path: str, whole: Mapping[str, str]) -> bool:
         or isinstance(module, kinds)
         or (torchs and not isinstance(module, nn.Sequential))
     )
+
+
+class _DrawnError(TraceError):
+    """Random numbers were drawn while the trace was made."""
 
 
 class _Value(fx.Proxy):
@@ -143,8 +153,9 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, *, every: bool) -> None:
         super().__init__()
+        self.every = every
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
         self.recomputed: Region | None = None
         self.regions = 0
@@ -169,7 +180,8 @@ class _Tracer(fx.Tracer):
                 if inside is not None:
                     with fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(m))):
                         return inside(*args, **kwargs)
-                return self.watched(partial(super().call_module, m, forward, args, kwargs))
+                call = partial(super().call_module, m, forward, args, kwargs)
+                return self.watched(call) if self.every else call()
         except Exception:
             self.failed = self.failed or path
             raise
@@ -204,7 +216,7 @@ class _Tracer(fx.Tracer):
         for generator, state in moved:
             put_back(generator, state)
         if moved:
-            raise TraceError(
+            raise _DrawnError(
                 "it draws random numbers that depend on no input, and a trace would keep those of "
                 "one call (draw them like the input, torch.rand_like(x))"
             )
@@ -244,8 +256,7 @@ class _Tracer(fx.Tracer):
 
 def _modes() -> tuple[bool, ...]:
     """Modes of torch that decide what an operation does."""
-    kinds = ("cpu", "cuda")
-    return torch.is_grad_enabled(), *(torch.is_autocast_enabled(kind) for kind in kinds)
+    return is_grad_enabled(), is_autocast_enabled("cpu"), is_autocast_enabled("cuda")
 
 
 def _is_impure(node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ from pararealize.ir.reading import Read
 from pararealize.runtime.effects.generators import holds_generator
 from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
-from pararealize.tracing.reading import reads_noted, reads_of
+from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
 
 #: Tensors without a shape.
@@ -33,7 +33,8 @@ class Trace:
     """The two modes of a network; the same object twice where one program serves both.
 
     ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
-    what the trace saw in train and in eval mode, ``reads`` which attributes the others read.
+    what the trace saw in train mode and, where that may differ, in eval mode, ``reads`` which
+    attributes the others read.
     """
 
     train: Program
@@ -150,7 +151,7 @@ def _record_until_even(
     odd: dict[str, str] = {}
     while True:
         with reads_noted(model) as found:
-            traced = _record_all(model, asked | odd.keys(), fixed, tensors)
+            traced = _record_all(model, asked | odd.keys(), fixed, tensors, found)
         reads = reads_of(found, model, traced.train, traced.eval)
         more = {r.path for r in reads if r.mode is not None and modes[r.path] != modes[""]}
         if not more - odd.keys():
@@ -159,15 +160,27 @@ def _record_until_even(
 
 
 def _record_all(
-    model: nn.Module, asked: frozenset[str], fixed: Mapping[str, Any], tensors: frozenset[str]
+    model: nn.Module,
+    asked: frozenset[str],
+    fixed: Mapping[str, Any],
+    tensors: frozenset[str],
+    found: Found,
 ) -> Trace:
-    """Record both modes, again after each kind of module that turned out to be untraceable."""
+    """Record both modes, again after each kind of module that turned out to be untraceable.
+
+    Where no forward looked at a mode, as ``found`` says, one program serves both as it is.
+    """
     whole = {**_hooked(model), **_drawing(model), **_scripted(model)}
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
-            train, first = record(model.train(), known, fixed, tensors)
-            evaluate, second = record(model.eval(), known, fixed, tensors)
+            drafts = []
+            train, draft = record(model.train(), known, fixed, tensors)
+            drafts.append(draft)
+            evaluate = train
+            if looks_at_modes(model, found):
+                evaluate, draft = record(model.eval(), known, fixed, tensors)
+                drafts.append(draft)
         except UntraceableError as error:
             if not error.path:
                 raise TraceError(_advice(model, error.reason)) from error
@@ -177,9 +190,9 @@ def _record_all(
             continue
         called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
         reasons = {path: reason for path, reason in whole.items() if path in called}
-        merged = merge(train, evaluate)
+        merged = train if evaluate is train else merge(train, evaluate)
         programs = (merged, merged) if merged else (train, evaluate)
-        return Trace(*programs, reasons, (first, second))
+        return Trace(*programs, reasons, tuple(drafts))
 
 
 def _hooked(model: nn.Module) -> dict[str, str]:

@@ -20,7 +20,9 @@ CONTAINERS = (list, dict, set, deque)
 
 def devices_of(model: nn.Module) -> tuple[torch.device, ...]:
     """The devices besides the CPU on which a network may draw random numbers."""
-    return tuple({p.device for p in model.parameters() if p.device.type not in {"cpu", "meta"}})
+    tensors = (p for module in model.modules() for p in module._parameters.values())
+    found = {p.device for p in tensors if p is not None}
+    return tuple(device for device in found if device.type not in {"cpu", "meta"})
 
 
 def streams(devices: Iterable[torch.device]) -> list[Tensor]:
@@ -72,7 +74,8 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
     """
     modules = list(root.modules())
     modes = [module.training for module in modules]
-    weights = [p for p in root.parameters() if p.requires_grad and p.is_leaf]
+    tensors = (p for module in modules for p in module._parameters.values() if p is not None)
+    weights = [p for p in dict.fromkeys(tensors) if p.requires_grad and p.is_leaf]
     kept = list(_contents(modules))
     root.train(training)
     try:

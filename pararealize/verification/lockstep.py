@@ -36,7 +36,6 @@ from pararealize.verification.exchange import (
 from pararealize.verification.hooks import Acts, hooked
 from pararealize.verification.kept import (
     contents,
-    devices_of,
     other_streams,
     set_streams,
     streams,
@@ -51,6 +50,7 @@ class Lockstep:
         program: of the network's present mode.
         root: the network.
         inputs: its arguments, by the names of their operations.
+        devices: those besides the CPU on which it may draw random numbers.
         apart: whether the program works on copies of what layers give: in-place operations of one
             are then not seen by the other.
         watched: modules that are looked into, of which no attribute may change between layers.
@@ -64,6 +64,7 @@ class Lockstep:
         program: Program,
         root: nn.Module,
         inputs: Mapping[str, Any],
+        devices: tuple[torch.device, ...],
         *,
         apart: bool,
         watched: Iterable[str] = (),
@@ -74,13 +75,12 @@ class Lockstep:
         self._versions: dict[str, list[int]] = {}
         self._last = {name: i for i, o in enumerate(program) for name in o.uses}
         self._position, self._depth = 0, 0
-        self._modules = {
-            o.target: root.get_submodule(o.target) for o in program if o.kind == "module"
-        }
-        composites = [path for path, m in root.named_modules() if type(m) in FORWARDS]
+        modules = dict(root.named_modules(remove_duplicate=False))
+        self._modules = {o.target: modules[o.target] for o in program if o.kind == "module"}
+        composites = [path for path, m in modules.items() if type(m) in FORWARDS]
         self._composites = tuple(f"{path}." if path else "" for path in composites)
         self._culprits = Culprits(root, program)
-        self._devices = devices_of(root)
+        self._devices = devices
         self._streams, self._others = streams(self._devices), other_streams()
         self._watched = [(path, root.get_submodule(path)) for path in watched]
         self._contents = contents(self._watched)

@@ -35,6 +35,8 @@ ROUNDS = 16
 
 #: A network's inputs by name.
 _Inputs = Mapping[str, Any]
+#: Devices besides the CPU on which it may draw random numbers.
+Devices = tuple[torch.device, ...]
 
 
 class DrawingError(Exception):
@@ -100,7 +102,8 @@ def _to_call_whole(root: nn.Module, found: Difference, known: tuple[str, ...]) -
 
 def compared(chain: Chain, serial: nn.Module, request: Request) -> Finding:
     """Compare both programs of a chain with the network; nothing of it or outside it moves."""
-    with same_streams(devices_of(serial)):
+    devices = devices_of(serial)
+    with same_streams(devices):
         torch.manual_seed(request.method.seed)
         inputs = samples(chain.train, chain.profile, request.given, serial)
         seconds = sum(cost.seconds for cost in chain.profile.costs.values())
@@ -109,7 +112,9 @@ def compared(chain: Chain, serial: nn.Module, request: Request) -> Finding:
             if seconds * share > LONGEST:
                 slow = f"a forward pass is predicted to take {seconds * share:.0f} s, and at most "
                 return Finding(unverified=f"{slow}{LONGEST:.0f} s are spent on that")
-            finding = _compare_modes(chain, serial, attempt, blocks=bool(request.tracing.blocks))
+            finding = _compare_modes(
+                chain, serial, attempt, devices, blocks=bool(request.tracing.blocks)
+            )
             if finding == Finding():
                 break
     return finding
@@ -124,17 +129,19 @@ def _attempts(inputs: _Inputs, seconds: float) -> Iterator[tuple[_Inputs, float]
     yield last_rows(inputs, count), 1.0
 
 
-def _compare_modes(chain: Chain, serial: nn.Module, inputs: _Inputs, *, blocks: bool) -> Finding:
+def _compare_modes(
+    chain: Chain, serial: nn.Module, inputs: _Inputs, devices: Devices, *, blocks: bool
+) -> Finding:
     """Compare the train program and the eval program."""
     reasons = []
     for mode, program in (("train", chain.train), ("eval", chain.eval)):
         compare = _whole if blocks else _in_step
         try:
-            difference = compare(program, serial, inputs, training=mode == "train")
+            difference = compare(program, serial, inputs, devices, training=mode == "train")
         except (RefusedError, DrawingError) as error:
             reasons.append(f"in {mode} mode it {error}")
             continue
-        if difference is not None and not _is_deterministic(chain, serial, inputs, mode):
+        if difference is not None and not _is_deterministic(chain, serial, inputs, devices, mode):
             reasons.append(f"in {mode} mode two runs of it from one seed differ")
         elif difference is not None:
             return Finding(difference, mode)
@@ -142,13 +149,13 @@ def _compare_modes(chain: Chain, serial: nn.Module, inputs: _Inputs, *, blocks: 
 
 
 def _in_step(
-    program: Program, serial: nn.Module, inputs: _Inputs, *, training: bool
+    program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
 ) -> Difference | None:
     """Layer by layer, in one run of the network; in a second one where that cannot tell."""
     apart, watched = False, tuple[str, ...]()
     while True:
-        with same_streams(devices_of(serial)), unmoved(serial, training=training):
-            run = Lockstep(program, serial, inputs, apart=apart, watched=watched)
+        with same_streams(devices), unmoved(serial, training=training):
+            run = Lockstep(program, serial, inputs, devices, apart=apart, watched=watched)
             try:
                 run.run(call_of(serial, program, inputs))
             except PartedError:
@@ -163,12 +170,12 @@ def _in_step(
 
 
 def _whole(
-    program: Program, serial: nn.Module, inputs: _Inputs, *, training: bool
+    program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
 ) -> Difference | None:
     """By the output alone, for programs around a list of blocks that run the network themselves."""
     segment = cut_segment(program, 0, len(program), (), None)
     function = compile_segment(segment, serial, "the whole network")
-    call, devices = call_of(serial, program, inputs), devices_of(serial)
+    call = call_of(serial, program, inputs)
     with same_streams(devices), unmoved(serial, training=training):
         before = streams(devices)
         wanted, drawn = answer(serial, call), streams(devices)
@@ -181,14 +188,16 @@ def _whole(
     return Difference("the output", "", largest_difference(wanted, found))
 
 
-def _is_deterministic(chain: Chain, serial: nn.Module, inputs: _Inputs, mode: str) -> bool:
+def _is_deterministic(
+    chain: Chain, serial: nn.Module, inputs: _Inputs, devices: Devices, mode: str
+) -> bool:
     """Whether two runs of the network from one state of all generators agree."""
     program = chain.train if mode == "train" else chain.eval
     outputs = []
     for _ in range(2):
         call = call_of(serial, program, inputs)
         training = mode == "train"
-        with same_streams(devices_of(serial)), unmoved(serial, training=training):
+        with same_streams(devices), unmoved(serial, training=training):
             outputs.append(answer(serial, call))
     return is_equal(*outputs)
 

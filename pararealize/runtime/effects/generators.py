@@ -75,7 +75,7 @@ def kept(generators: Iterable[Generator] = (PYTHON, NUMPY)) -> Iterator[None]:
 
 def holds_generator(module: nn.Module) -> bool:
     """Whether a module has a generator of its own among its attributes."""
-    return any(map(_is_generator, vars(module).values()))
+    return not is_torchs(module) and any(map(_is_generator, vars(module).values()))
 
 
 def state_of(generator: Generator) -> Any:
