@@ -6,7 +6,7 @@ Moon and Cyr, "Parallel Training of GRU Networks with a Multi-Grid Solver for Lo
 
 from typing import TypedDict, Unpack
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pararealize.layers import GRUStep, ImplicitGRUStep
 
@@ -44,8 +44,7 @@ class SequenceClassifier(nn.Module):
 
         Logits are `[batch, classes]`; a ValueError says that there are not `length` frames.
         """
-        # A trace has no sizes to compare.
-        if not isinstance(x, fx.Proxy) and x.shape[1] != self.length:
+        if type(x.shape[1]) is int and x.shape[1] != self.length:  # a trace has no sizes
             raise ValueError(f"expected [batch, {self.length}, ...], not {list(x.shape)}")
         hidden = x.new_zeros(x.shape[0], self.width)
         for time in range(self.length):

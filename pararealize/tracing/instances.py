@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pararealize.runtime.effects.containers import functions_of
 
@@ -25,10 +25,7 @@ def answered(root: nn.Module, kind_of: Callable[[Any], type | None]) -> Iterator
 
     def is_instance(value: Any, kinds: Any) -> bool:
         kind = kind_of(value)
-        asks_for_traces = kinds is fx.Proxy  # which forward code may: it has no sizes to compare
-        if kind is None or asks_for_traces:
-            return builtins.isinstance(value, kinds)
-        return issubclass(kind, kinds)
+        return builtins.isinstance(value, kinds) if kind is None else issubclass(kind, kinds)
 
     def is_tensor(value: Any) -> bool:
         return is_instance(value, Tensor)
