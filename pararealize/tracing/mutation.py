@@ -159,6 +159,8 @@ def _watched(model: nn.Module, written: dict[str, str]) -> Iterator[None]:
     """Tell which modules the block writes on, and undo it."""
     scripted = torch.jit.ScriptModule  # which makes its methods anew for whoever asks
     modules = {k: m for k, m in model.named_modules() if not isinstance(m, scripted)}
+    others = (m for m in model.modules() if isinstance(m, scripted))
+    numbers = [(buffer, buffer.clone()) for m in others for buffer in m.buffers(recurse=False)]
     with buffer_copies(modules.values()):
         before = {path: _Before.of(module) for path, module in modules.items()}
         try:
@@ -172,6 +174,8 @@ def _watched(model: nn.Module, written: dict[str, str]) -> Iterator[None]:
                     old.contents.restore()
                 if changes[path] is not None:
                     old.restore()
+            for buffer, values in numbers:
+                buffer.detach().copy_(values)
 
 
 def _innermost(before: Mapping[str, _Before]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 #: What can be written into and looked through.
@@ -122,6 +123,8 @@ def outer_names(module: nn.Module) -> Iterator[tuple[Scope, str, Any]]:
 
 def functions_of(module: nn.Module) -> Iterator[FunctionType]:
     """Python functions that run when a module of the user's own is called."""
+    if isinstance(module, torch.jit.ScriptModule):  # whose code is no Python any more
+        return
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     own = (value for value in module.__dict__.values() if isinstance(value, FunctionType))
     for called in (module.forward, *hooks, *own):

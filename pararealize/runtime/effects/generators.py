@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,8 +46,9 @@ def _held(module: nn.Module) -> Iterator[Generator]:
     for value in vars(module).values():
         if _is_generator(value):
             yield value
-    forward = getattr(type(module).forward, "__code__", None)
-    scope = getattr(type(module).forward, "__globals__", {})
+    # Looked up like this, as a scripted module raises where its class is asked for its forward.
+    function = inspect.getattr_static(type(module), "forward", None)
+    forward, scope = getattr(function, "__code__", None), getattr(function, "__globals__", {})
     for name in () if forward is None else forward.co_names:
         if _is_generator(scope.get(name)):
             yield scope[name]
