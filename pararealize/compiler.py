@@ -36,7 +36,7 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
-from pararealize.runtime.effects.containers import contents_kept
+from pararealize.runtime.effects.keeping import all_kept
 from pararealize.tracing.copying import at_rest
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves, unwrapped
 from pararealize.verification.verify import verified
@@ -135,10 +135,10 @@ def compile_as(
     request = request.for_places(places, ranks=transport is not None)
     if transport is not None:
         share_weights(serial, transport)
-    with _in_turn(transport), contents_kept(serial):
+    with _in_turn(transport), all_kept(serial):
         request, chain = verified(serial, request, _chain)
     chain = _with_one_cost(chain, request, transport)
-    with _in_turn(transport), contents_kept(serial):
+    with _in_turn(transport), all_kept(serial):
         passes = passes_of(request, serial, places, saved)
         partition = passes.cut(chain, passes.count(chain))
         decisions = passes.decide_again(partition)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.effects.generators import kept as generators_kept
+from pararealize.runtime.effects.generators import other_generators
 from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
 
 #: What a module keeps values in, besides buffers.
@@ -81,7 +83,8 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
     try:
         for weight in weights:
             weight.requires_grad_(False)
-        with frozen_statistics(modules), _without_hooks(modules):
+        generators = generators_kept(other_generators(modules))
+        with generators, frozen_statistics(modules), _without_hooks(modules):
             yield
     finally:
         for weight in weights:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, final
 
@@ -79,17 +78,6 @@ class Contents:
                 setattr(scope, name, value) if isinstance(scope, type) else scope.update(
                     {name: value}
                 )
-
-
-@contextmanager
-def contents_kept(root: nn.Module) -> Iterator[None]:
-    """Let what runs inside leave nothing in the containers that the modules of a tree know."""
-    kept = [Contents(m) for m in root.modules() if not type(m).__module__.startswith("torch.nn.")]
-    try:
-        yield
-    finally:
-        for contents in reversed(kept):
-            contents.restore()
 
 
 def is_container(value: Any) -> bool:

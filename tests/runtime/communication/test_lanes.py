@@ -105,16 +105,20 @@ def network(layers: int, n: int, **options: Any) -> tuple[ParallelNetwork, Tenso
 
 
 class Driven(nn.Module):
-    """Steps with weights of their own, each of which sees a frame of its own."""
+    """Steps with weights of their own, each of which sees a frame of its own, read by a layer.
+
+    What is computed of the frames without a layer, every subnetwork would compute for itself.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(count)])
+        self.frames = nn.ModuleList([nn.Linear(6, 6) for _ in range(count)])
 
     def forward(self, x: Tensor) -> Tensor:
         state = torch.zeros_like(x[:, 0])
         for t, layer in enumerate(self.layers):
-            state = state + 0.1 * torch.tanh(layer(state) + torch.tanh(2 * x[:, t]))
+            state = state + 0.1 * torch.tanh(layer(state) + torch.tanh(self.frames[t](x[:, t])))
         return state
 
 
