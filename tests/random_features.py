@@ -21,8 +21,8 @@ FEATURES = (
     *("ties", "states", "infinities", "inputs"),
 )
 
-#: Features that every network of the suite may have; all of them, once what they find is mended.
-SOUND: frozenset[str] = frozenset({"sizes", "ties", "inputs"})
+#: Features that every network of the suite may have.
+SOUND: frozenset[str] = frozenset(FEATURES)
 
 RATE = 0.3
 
@@ -150,7 +150,7 @@ def special(features: frozenset[str], rng: Random, linear: Callable[[], nn.Modul
         "functions": lambda: (
             nn.RReLU() if rng.random() < 0.1 else RandomFunction(RANDOM[rng.choice(list(RANDOM))])
         ),
-        "python": lambda: Skipped(linear(), rng.choice((random.random, np.random.rand))),
+        "python": lambda: Skipped(linear(), rng.choice((random.random, lambda: np.random.rand()))),
         "sizes": lambda: Sized(rng.choice(SIZES)),
         "attributes": rng.choice((Tempered, DropRate)),
         "types": lambda: Sized(rng.choice(TYPES)),

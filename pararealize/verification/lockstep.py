@@ -210,6 +210,8 @@ class Lockstep:
                     value = self._root.get_submodule(target).training
                 case "method":
                     value = getattr(args[0], target)(*args[1:], **kwargs)
+                case "network" | "context":
+                    value = target(self._root, *args, **kwargs)
                 case _:
                     value = target(*args, **kwargs)
         except Exception as error:  # whatever it is, the network got further
