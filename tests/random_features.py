@@ -159,11 +159,12 @@ def special(features: frozenset[str], rng: Random, linear: Callable[[], nn.Modul
     return makers[rng.choice(fitting)]() if fitting else linear()
 
 
-def change_attributes(module: nn.Module) -> None:
-    """Change what modules read off themselves, between two calls."""
-    for part in module.modules():
-        if isinstance(part, (Tempered, DropRate)):
-            part.change()
+def change_attributes(module: nn.Module) -> bool:
+    """Change what modules read off themselves, between two calls; whether there was any."""
+    found = [part for part in module.modules() if isinstance(part, (Tempered, DropRate))]
+    for part in found:
+        part.change()
+    return bool(found)
 
 
 #: What is made of a value where it arises, to be read layers later, by feature.
