@@ -178,9 +178,7 @@ def drawn(rng: Random) -> Parareal:
     )
 
 
-def compare(
-    model: RandomNetwork, net: ParallelNetwork, method: Parareal, call: Any
-) -> list[str]:
+def compare(model: RandomNetwork, net: ParallelNetwork, method: Parareal, call: Any) -> list[str]:
     """Two steps of training and one evaluation, with other weights than compiled, beside serial.
 
     A network that refuses other attributes than it was compiled with is compiled again, as the
