@@ -92,6 +92,11 @@ class DropRate(nn.Module):
         self.rate = 0.6
 
 
+def number() -> float:
+    """One of NumPy's; of its own functions, ``copy.deepcopy`` would copy the generator."""
+    return float(np.random.rand())
+
+
 def attended(x: Tensor) -> Tensor:
     """Attention of rows to one another with dropout."""
     rows = x.reshape(len(x), -1, x.shape[-1])
@@ -150,7 +155,7 @@ def special(features: frozenset[str], rng: Random, linear: Callable[[], nn.Modul
         "functions": lambda: (
             nn.RReLU() if rng.random() < 0.1 else RandomFunction(RANDOM[rng.choice(list(RANDOM))])
         ),
-        "python": lambda: Skipped(linear(), rng.choice((random.random, lambda: np.random.rand()))),
+        "python": lambda: Skipped(linear(), rng.choice((random.random, number))),
         "sizes": lambda: Sized(rng.choice(SIZES)),
         "attributes": rng.choice((Tempered, DropRate)),
         "types": lambda: Sized(rng.choice(TYPES)),
