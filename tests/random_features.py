@@ -21,8 +21,8 @@ FEATURES = (
     *("ties", "states", "infinities", "inputs"),
 )
 
-#: Features that every network of the suite may have; all of them, once what they find is mended.
-SOUND: frozenset[str] = frozenset({"sizes", "ties", "inputs"})
+#: Features that every network of the suite may have.
+SOUND: frozenset[str] = frozenset(FEATURES)
 
 RATE = 0.3
 
@@ -92,6 +92,11 @@ class DropRate(nn.Module):
         self.rate = 0.6
 
 
+def number() -> float:
+    """One of NumPy's; of its own functions, ``copy.deepcopy`` would copy the generator."""
+    return float(np.random.rand())
+
+
 def attended(x: Tensor) -> Tensor:
     """Attention of rows to one another with dropout."""
     rows = x.reshape(len(x), -1, x.shape[-1])
@@ -150,7 +155,7 @@ def special(features: frozenset[str], rng: Random, linear: Callable[[], nn.Modul
         "functions": lambda: (
             nn.RReLU() if rng.random() < 0.1 else RandomFunction(RANDOM[rng.choice(list(RANDOM))])
         ),
-        "python": lambda: Skipped(linear(), rng.choice((random.random, np.random.rand))),
+        "python": lambda: Skipped(linear(), rng.choice((random.random, number))),
         "sizes": lambda: Sized(rng.choice(SIZES)),
         "attributes": rng.choice((Tempered, DropRate)),
         "types": lambda: Sized(rng.choice(TYPES)),
@@ -159,11 +164,12 @@ def special(features: frozenset[str], rng: Random, linear: Callable[[], nn.Modul
     return makers[rng.choice(fitting)]() if fitting else linear()
 
 
-def change_attributes(module: nn.Module) -> None:
-    """Change what modules read off themselves, between two calls."""
-    for part in module.modules():
-        if isinstance(part, (Tempered, DropRate)):
-            part.change()
+def change_attributes(module: nn.Module) -> bool:
+    """Change what modules read off themselves, between two calls; whether there was any."""
+    found = [part for part in module.modules() if isinstance(part, (Tempered, DropRate))]
+    for part in found:
+        part.change()
+    return bool(found)
 
 
 #: What is made of a value where it arises, to be read layers later, by feature.

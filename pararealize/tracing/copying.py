@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.runtime.effects.containers import OWN, tensors_inside
-from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, other_generators
+from pararealize.runtime.effects.generators import (
+    NUMPY,
+    PYTHON,
+    global_generators,
+    kept,
+    other_generators,
+)
 from pararealize.tracing.rebinding import rebind
 
 #: Values that a copy may share.
@@ -22,7 +28,7 @@ ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
 def copy_tree(module: nn.Module) -> nn.Module:
     """A deep copy: sharing inside the tree is kept, nothing is shared with the original."""
-    memo: dict[int, Any] = {**detached_results(module)}
+    memo: dict[int, Any] = {**detached_results(module), **shared()}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
         rebind(module, copied, memo)
@@ -34,6 +40,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {
         key: weight.to("meta") for key, weight in detached_results(module).items()
     }
+    memo |= shared()
     parameters = module.named_parameters(remove_duplicate=False)
     for tensor in (*(p for _, p in parameters), *module.buffers()):
         twin = torch.empty_like(tensor, device="meta")
@@ -42,6 +49,14 @@ def meta_copy(module: nn.Module) -> nn.Module:
     copied = copy.deepcopy(module, memo)
     rebind(module, copied, memo)
     return copied
+
+
+def shared() -> dict[int, Any]:
+    """A memo of what copies share: the generators that ``random.seed`` and NumPy's seed.
+
+    ``copy.deepcopy`` of a method of NumPy's, ``self.draw = np.random.rand``, would copy its state.
+    """
+    return {id(each): each for each in global_generators()}
 
 
 @contextmanager

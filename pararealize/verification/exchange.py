@@ -45,7 +45,8 @@ def own_copy(tensor: Tensor, given: list[tuple[Tensor, Tensor]]) -> Tensor:
         if tensor is theirs:
             return mine
         strided = tensor.layout == theirs.layout == torch.strided
-        if strided and tensor._is_view() and tensor._base is (theirs._base or theirs):
+        base = theirs if theirs._base is None else theirs._base  # a tensor has no truth value
+        if strided and tensor._is_view() and tensor._base is base:
             offset = tensor.storage_offset() - theirs.storage_offset() + mine.storage_offset()
             if mine.stride() == theirs.stride() and offset >= 0:
                 return mine.as_strided(tensor.shape, tensor.stride(), offset)

@@ -44,14 +44,22 @@ def other_generators(modules: Iterable[nn.Module]) -> tuple[Generator, ...]:
 
 def _held(module: nn.Module) -> Iterator[Generator]:
     for value in vars(module).values():
-        if _is_generator(value):
-            yield value
+        owner = getattr(value, "__self__", None) if callable(value) else value  # of rng.random
+        if _is_generator(owner) and owner not in global_generators():
+            yield owner
     # Looked up like this, as a scripted module raises where its class is asked for its forward.
     function = inspect.getattr_static(type(module), "forward", None)
     forward, scope = getattr(function, "__code__", None), getattr(function, "__globals__", {})
     for name in () if forward is None else forward.co_names:
         if _is_generator(scope.get(name)):
             yield scope[name]
+
+
+def global_generators() -> tuple[Any, ...]:
+    """The objects behind Python's and NumPy's own functions, ``random.random`` and such."""
+    numpy = sys.modules.get("numpy")
+    own = (random.random, *(() if numpy is None else (numpy.random.get_state,)))
+    return tuple(function.__self__ for function in own)
 
 
 def _is_generator(value: Any) -> bool:

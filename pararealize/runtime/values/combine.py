@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pararealize.errors import ShapeError
 from pararealize.runtime.values.infinities import (
+    Cancelled,
     can_look,
     chosen,
     combined,
@@ -76,6 +77,8 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...], guarded: bool) -> Any:
         return chosen(signs, leaves)
     if len(leaves) == 1:
         return -first if signs[0] == "-" else first
+    if signs == "++-" and leaves[1] is leaves[2]:
+        return Cancelled.apply(first, leaves[1])
     if can_look(first):
         found = _sum(signs, leaves)
         return found if is_finite(found) else combined(signs, leaves)

@@ -6,10 +6,11 @@ Masks of -inf and running minima of +inf are carried as they are: ∞ - ∞ is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from pararealize.runtime.values.pytree import map_tensors
 
@@ -73,6 +74,35 @@ def combined(signs: str, leaves: Sequence[Tensor]) -> Tensor:
     for sign, leaf in zip(signs[1:], leaves[1:], strict=True):
         first = add(first, leaf) if sign == "+" else differ(first, leaf)
     return first
+
+
+@final
+class Cancelled(Function):
+    """First + (v - v) = first, of which v's adjoint is none.
+
+    Were it zeros, it would run through what v was computed of, a guess of no meaning: 0 · ∞ is NaN.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(first: Tensor, _value: Tensor) -> Tensor:
+        """The first."""
+        return first.view_as(first)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(_ctx: Any, adjoint: Tensor) -> Any:
+        """The first's alone."""
+        return adjoint, None
+
+    @staticmethod
+    def jvp(_ctx: Any, tangent: Tensor, _other: Tensor) -> Tensor:
+        """The first's alone."""
+        return tangent.view_as(tangent)
 
 
 def chosen(signs: str, leaves: Sequence[Any]) -> Any:

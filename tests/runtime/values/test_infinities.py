@@ -1,5 +1,7 @@
 """Infinities: equal values make no jump, whatever they are."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,3 +83,36 @@ def test_infinite_parts_are_left_out() -> None:
     assert without_infinities(x[:1], guarded=True) is not None
     mask = torch.tensor([True])
     assert without_infinities(mask, guarded=True) is mask
+
+
+STEEP: dict[str, Callable[[Tensor], Tensor]] = {
+    "pole": lambda x: 1 / x,
+    "root": lambda x: x.sqrt(),
+    "saturated pole": lambda x: (1 / x).tanh(),
+    "none": lambda x: x / x,
+}
+
+
+@pytest.mark.parametrize("steep", STEEP.values(), ids=list(STEEP))
+def test_what_cancels_has_no_adjoint(steep: Callable[[Tensor], Tensor]) -> None:
+    """First + v - v has the adjoint of the first, however steep v is where it was guessed."""
+    first, guess = (torch.tensor([v], requires_grad=True) for v in (3.0, 0.0))
+    value = steep(guess)
+    found = combine("++-", first * 2, value, value)
+    found.sum().backward()
+    assert found.tolist() == [6.0]
+    assert first.grad is not None
+    assert first.grad.tolist() == [2.0]
+    assert guess.grad is None or guess.grad.tolist() == [0.0]
+
+
+def test_what_cancels_can_be_transformed() -> None:
+    first = torch.tensor([3.0, 4.0])
+
+    def same(x: Tensor) -> Tensor:
+        y = x / 3
+        return combine("++-", x * 2, y, y)
+
+    assert torch.func.vmap(same)(first).tolist() == [6.0, 8.0]
+    assert torch.func.grad(lambda x: same(x).sum())(first).tolist() == [2.0, 2.0]
+    assert torch.func.jvp(same, (first,), (torch.ones(2),))[1].tolist() == [2.0, 2.0]
