@@ -55,6 +55,7 @@ USAGE = [
     for check in checks_of("usage", [(2, "gloo"), (3, "mpi")])
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
+RECOVERY = checks_of("recovery", [(2, "mpi"), (2, "gloo"), (3, "mpi"), (3, "gloo")])
 MESH = checks_of("mesh", [(4, "gloo")])
 
 
@@ -67,9 +68,11 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("check", [*LAWS, *USAGE, *MESH], ids=lambda each: f"{each.ranks}-{each}")
+@pytest.mark.parametrize(
+    "check", [*LAWS, *USAGE, *MESH, *RECOVERY], ids=lambda each: f"{each.ranks}-{each}"
+)
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
-    """Every check of ``programs/laws.py`` (law 8), ``usage.py`` and ``mesh.py``."""
+    """Every check of ``programs/laws.py`` (law 8), ``usage.py``, ``mesh.py``, ``recovery.py``."""
     why = verdicts.of(check)
     if why:
         pytest.fail(why, pytrace=False)

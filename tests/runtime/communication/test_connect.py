@@ -15,7 +15,7 @@ import torch.distributed as dist
 from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication.connect import connect
-from pararealize.runtime.communication.process_group import GroupTransport
+from pararealize.runtime.communication.gloo import GlooTransport
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_what_is_no_communicator_is_refused(comm: Any) -> None:
 
 def test_a_process_group_becomes_a_transport(world: dist.ProcessGroup) -> None:
     transport = connect(world)
-    assert isinstance(transport, GroupTransport)
+    assert isinstance(transport, GlooTransport)
     assert (transport.rank, transport.size) == (0, 1)
     assert transport.gather({"a": 1}) == [{"a": 1}]
     mine = torch.ones(2, dtype=torch.float64)
