@@ -113,6 +113,7 @@ class RandomStreams:
 
     def undo(self) -> None:
         """The call failed: draw in the next one what this one would have drawn, on all ranks."""
+        self._settle = _nothing
         if self._draws:
             torch.set_rng_state(self._start)
 
@@ -149,6 +150,7 @@ class RandomStreams:
             self._known[self._key] = [every[i] for i in range(len(self._draws))]
         self._move_to(sum(self._known[self._key]))
         torch.set_rng_state(self._generator.get_state())
+        self._settle = _nothing
 
     def _offset(self, i: int) -> int:
         if self._key in self._known:

@@ -107,7 +107,10 @@ class Transport(ABC):
 
     def refuse(self, error: Exception) -> None:
         """Tell the others, who may have begun a call, of one that this rank cannot even begin."""
-        self.steps += 1
+        try:
+            self.step()
+        except PeerError:  # nobody waits for it, and its own error says more
+            return
         who, kind = f"rank {self.rank} of {self.size}", type(error).__name__
         self.fail(f"{who} was called as the network cannot be ({kind}: {error}).")
 
