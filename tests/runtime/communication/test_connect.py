@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,3 +64,22 @@ def test_a_group_that_was_destroyed_is_refused(world: dist.ProcessGroup) -> None
     dist.destroy_process_group()
     with pytest.raises(RankError, match="the process group cannot be used"):
         connect(world)
+
+
+def test_networks_of_one_group_have_one_transport(world: dist.ProcessGroup) -> None:
+    assert connect(world) is connect(world)
+
+
+def test_patience_is_an_argument(world: dist.ProcessGroup) -> None:
+    assert connect(world).patience == 600
+    assert connect(world, patience=7).patience == 7
+    assert connect(world).patience == 7  # of all networks of the communicator
+    member = LocalGroup(2).member(0)
+    assert connect(member, patience=3) is member
+    assert member.patience == 3
+
+
+@pytest.mark.parametrize("patience", [0, -1, math.nan])
+def test_patience_is_a_time(patience: float) -> None:
+    with pytest.raises(RankError, match=r"patience=.*expected seconds"):
+        connect(LocalGroup(2).member(0), patience=patience)
