@@ -174,19 +174,19 @@ class GlooTransport(PeerToPeer):
         self._group = self._opened(self.epoch + 1)
         return [int(self._said(key)) for key in keys]
 
-    def farewell(self, failed: bool) -> None:
-        """At the end of the process, let those know who still wait for this rank."""
-        who = f"rank {self.rank} of {self.size}"
-        if failed:
-            text = self.broken or f"{who} stopped; its own message says why."
-        else:
+    def farewell(self, failure: str) -> None:
+        """At the end of the process, let those know who still wait for this rank, and why it ends.
+
+        What was sent is let go first: the process takes its connections with it.
+        """
+        if not failure:
             self._let_leave()
-            text = f"{who} has ended, and is still waited for."
-        self._say(f"failure {self.epoch}", text)
-        self._say(f"end {self.rank}", text)
+        left = f"rank {self.rank} of {self.size} has ended, and is still waited for."
+        self._say(f"failure {self.epoch}", failure or left)
+        self._say(f"end {self.rank}", failure or left)
 
     def _let_leave(self) -> None:
-        """Wait until what was sent has left: the process takes its connections with it."""
+        """Wait until what was sent has left."""
         for work, _ in [*self._before, *self._leaving] if not self.broken else []:
             try:
                 work.wait(timedelta(seconds=GRACE))

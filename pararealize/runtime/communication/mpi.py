@@ -196,13 +196,13 @@ class MPITransport(PeerToPeer):
     def _announce(self, reason: str) -> None:
         self._alarm("failed", reason)
 
-    def farewell(self, failed: bool) -> None:
-        """At the end of the process, let those know who still wait for this rank."""
-        who = f"rank {self.rank} of {self.size}"
-        if failed:
-            self._alarm("died", self.broken or f"{who} stopped; its own message says why.")
-        else:
-            self._alarm("left", f"{who} has ended, and is still waited for.")
+    def farewell(self, failure: str) -> None:
+        """At the end of the process, let those know who still wait for this rank, and why it ends.
+
+        Those who hear of a failure stop at once, the others once messages have had time to come.
+        """
+        left = f"rank {self.rank} of {self.size} has ended, and is still waited for."
+        self._alarm("died" if failure else "left", failure or left)
 
     def _alarm(self, kind: str, reason: str) -> None:
         if self._mpi.Is_finalized():

@@ -170,8 +170,11 @@ class Transport(ABC):
         """A block that ranks of one process run one after another."""
         return nullcontext()
 
-    def farewell(self, failed: bool) -> None:  # noqa: B027  most engines notice by themselves
-        """At the end of the process, let those know who still wait for this rank."""
+    def farewell(self, failure: str) -> None:  # noqa: B027  some engines notice by themselves
+        """At the end of the process, let those know who still wait for this rank, and why it ends.
+
+        ``failure`` is empty where the process ends well.
+        """
 
     def send(self, numbers: Tensor, peer: int, tag: int) -> None:
         """Start to send a tensor of one axis, which must not change before it has left."""
@@ -238,11 +241,11 @@ def _farewell(transport: weakref.ref[Transport]) -> None:
     this = transport()
     if this is None:
         return
-    failed = getattr(sys, "last_value", None) is not None
-    if failed and this.position:
+    error = getattr(sys, "last_value", None)
+    if error is not None and this.position:
         who = f"rank {this.rank} of {this.size}"
         print(f"{who} failed in the backward pass of {this.position}.", file=sys.stderr)
-    this.farewell(failed)
+    this.farewell("" if error is None else this.broken or stopped(this, error))
 
 
 @contextmanager
