@@ -27,6 +27,9 @@ NOTHING = 2**28
 #: Seconds between two looks at how long a rank has waited, and at who has come.
 LOOK, SOON = 0.5, 0.005
 
+#: Seconds that opening a group may take at least: it begins when all have come once.
+LEAST = 60.0
+
 #: Seconds that the cause of a failure may take to be known after a connection is closed.
 GRACE = 1.0
 
@@ -61,7 +64,11 @@ class GlooTransport(PeerToPeer):
 
     def _opened(self, epoch: int) -> Any:
         store = PrefixStore(str(epoch), self._store)
-        return dist.ProcessGroupGloo(store, self.rank, self.size, timedelta(seconds=self.patience))
+        limit = timedelta(seconds=max(self.patience, LEAST))
+        try:
+            return dist.ProcessGroupGloo(store, self.rank, self.size, limit)
+        except RuntimeError as error:
+            raise PeerError(self.lost(-1)) from error
 
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
         numbers = numbers.cpu()

@@ -62,6 +62,7 @@ class MPITransport(PeerToPeer):
         self._leaving: list[tuple[Any, object]] = []
         self._posted: dict[int, Posted] = {}
         self._count = 0  # of receives, which are known by their number
+        self._heard: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}  # in getting over a failure
         self._sent, self._taken = [0] * self.size, [0] * self.size
         self._gone: dict[int, tuple[float, str]] = {}
         self._ahead: list[tuple[int, str]] = []  # failures after one that is not yet got over
@@ -76,7 +77,7 @@ class MPITransport(PeerToPeer):
         """Start to receive into a tensor of one axis; the result waits for it."""
         self.check()
         here = numbers if numbers.device.type == "cpu" else torch.empty_like(numbers, device="cpu")
-        number = self._post(self._comm, _bytes(here), peer, tag)
+        number = self._post(_bytes(here), peer, tag)
 
         def wait() -> None:
             self._complete(number)
@@ -86,9 +87,9 @@ class MPITransport(PeerToPeer):
 
         return wait
 
-    def _post(self, comm: Any, memory: np.ndarray[Any, Any], peer: int, tag: int) -> int:
+    def _post(self, memory: np.ndarray[Any, Any], peer: int, tag: int) -> int:
         self._count += 1
-        self._posted[self._count] = Posted(comm.Irecv(memory, peer, tag), memory, peer)
+        self._posted[self._count] = Posted(self._comm.Irecv(memory, peer, tag), memory, peer)
         return self._count
 
     def _complete(self, number: int) -> None:
@@ -153,19 +154,35 @@ class MPITransport(PeerToPeer):
 
     def _mend(self) -> list[int]:
         self._cancel()
-        rows = {peer: np.zeros(3, dtype=np.int64) for peer in self.others}
-        numbers = {p: self._post(self._beside, row, p, MEND) for p, row in rows.items()}
         for peer in self.others:
             mine = np.array([self.epoch, self._sent[peer], self.steps])
             self._leaving.append((self._beside.Isend(mine, peer, MEND), mine))
-        for number in numbers.values():
-            self._complete(number)
-        for peer, (_, sent, _) in rows.items():
-            self._take_in(peer, int(sent))
+        every = [self.steps] * self.size
+        told = {peer: self._told_by(peer) for peer in self.others}
+        for peer, (_, sent, steps) in told.items():
+            self._take_in(peer, sent)
+            every[peer] = steps
         for request, _ in self._leaving:
             self._wait(request, -1)
         self._leaving = []
-        return [int(rows[r][2]) if r in rows else self.steps for r in range(self.size)]
+        self._heard.clear()
+        return every
+
+    def _told_by(self, peer: int) -> list[int]:
+        """The epoch, number of messages and steps of a peer that gets over this failure.
+
+        What was heard before this rank lost its patience with another one is kept.
+        """
+        while True:
+            if peer not in self._heard:
+                row = np.array([-1, 0, 0])
+                self._heard[peer] = self._beside.Irecv(row, peer, MEND), row
+            request, row = self._heard[peer]
+            self._wait(request, peer)
+            found: list[int] = row.tolist()
+            if found[0] == self.epoch:
+                return found
+            del self._heard[peer]  # said again in vain, in an epoch that is over
 
     def _cancel(self) -> None:
         """Cancel every receive that is posted: nothing writes on its memory any more."""
