@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pararealize.errors import DisagreementError, ShapeError
 from pararealize.runtime.communication.agreement import digest, signature
+from pararealize.runtime.communication.backward_end import BackwardEnd
 from pararealize.runtime.communication.tied_parameters import Ties
 from pararealize.runtime.communication.transport import TOGETHER, Transport
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -270,7 +271,7 @@ class Call:
         endpoint.open = self
         if endpoint.ties is not None:
             engine.queue_callback(partial(endpoint.ties.sum, self._tie_tag()))
-        engine.queue_callback(BackwardEnd(endpoint))
+        engine.queue_callback(BackwardEnd(endpoint.closed, endpoint.stopped))
         if self.transport.early:
             sent = self._sent.items()
             self._adjoints = {
@@ -291,21 +292,3 @@ class Call:
             if leaf.differentiable:
                 tag = self._tag(message, back=True)
                 self.transport.send(flat(adjoint, leaf), message.source, tag)
-
-
-@final
-class BackwardEnd:
-    """What autograd calls at the end of a backward pass, or lets go of where one raises."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint, self._reached = endpoint, False
-
-    def __call__(self) -> None:
-        """All of it has run."""
-        self._reached = True
-        self._endpoint.closed()
-
-    def __del__(self) -> None:
-        """Autograd has no other sign of an error in somebody else's node."""
-        if not self._reached:
-            self._endpoint.stopped()

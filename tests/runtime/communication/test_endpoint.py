@@ -13,7 +13,8 @@ from torch import Tensor
 from local_ranks import all_of, on_ranks
 from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
-from pararealize.runtime.communication.endpoint import BackwardEnd, Call, Endpoint, Message
+from pararealize.runtime.communication.backward_end import BackwardEnd
+from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
 from pararealize.runtime.communication.peer_to_peer import ROW
 from pararealize.runtime.monitoring.timeline import Recorder
 
@@ -268,7 +269,7 @@ def test_a_backward_pass_that_stopped_is_told_at_once_and_got_over_in_the_next_c
     one, other = pair()
     for _ in range(2):  # a second failure is announced like the first
         call, waiting = begun(one), begun(other)
-        end = BackwardEnd(one)
+        end = BackwardEnd(one.closed, one.stopped)
         one.open = call
         one.reach("subnetwork 2", "backward")
         del end  # as autograd lets go of it where a node raises
