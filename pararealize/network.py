@@ -71,7 +71,7 @@ class ParallelNetwork(nn.Module):
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
-            check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
+            check_call(emission, args, kwargs)
         emission.begin_step()
         graph = self._runner.graph if compiling else None
         output = self._run(args, kwargs) if graph is None else graph(*args, **kwargs)[0]

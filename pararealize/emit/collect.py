@@ -96,8 +96,15 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def share_weights(module: nn.Module, transport: Transport) -> None:
-    """Give every rank the weights of rank 0, where they differ; all call it."""
-    if len(set(transport.exchange(weights_digest(module)))) == 1:
+    """Give every rank the weights of rank 0, where they differ; all call it.
+
+    It is here that all ranks begin to compile a network, and so where it gets its number.
+    """
+    digests, counts = zip(
+        *transport.exchange((weights_digest(module), transport.networks)), strict=True
+    )
+    transport.networks = max(counts) + 1
+    if len(set(digests)) == 1:
         return
     for _, tensor in named_tensors(module):
         numbers = tensor.detach().reshape(-1).contiguous()

@@ -31,6 +31,7 @@ class Share:
         names: what the ``state_dict`` of the whole network holds.
         skeleton: the whole serial network, its tensors without storage.
         ties: this rank's parameters that other ranks hold as well.
+        number: of the network, among those of its ranks.
 
     """
 
@@ -39,6 +40,7 @@ class Share:
     names: frozenset[str]
     skeleton: nn.Module
     ties: tuple[Tie, ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True)

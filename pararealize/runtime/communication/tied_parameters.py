@@ -54,17 +54,21 @@ class Ties:
 
         return take
 
-    def sum(self, tag: Callable[[int], int]) -> None:
-        """Exchange what every rank found, and add it up; all ranks of a tie call it."""
+    def sum(self, tag: int) -> None:
+        """Exchange what every rank found, and add it up; all ranks of a tie call it.
+
+        One ``tag`` does: all ranks go through the ties in one order, and messages keep theirs.
+        """
         own = [self._own(tie) for tie in self.ties]
-        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+        for tie, mine in zip(self.ties, own, strict=True):
             for peer in self._others(tie):
-                self._transport.send(mine.reshape(-1), peer, tag(i))
-        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+                self._transport.send(mine.reshape(-1), peer, tag)
+        for tie, mine in zip(self.ties, own, strict=True):
             parts = {self._transport.rank: mine}
             for peer in self._others(tie):
+                self._transport.task = f"the gradient of {tie.name}, which rank {peer} shares"
                 parts[peer] = torch.empty_like(mine)
-                self._transport.receive(parts[peer].view(-1), peer, tag(i))()
+                self._transport.receive(parts[peer].view(-1), peer, tag)()
             self._add(tie, [parts[rank] for rank in tie.ranks])
         self._found.clear()
 

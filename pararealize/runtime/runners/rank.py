@@ -15,7 +15,7 @@ from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
-from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.communication.transport import Transport, stopped
 from pararealize.runtime.monitoring.jumps import Jumps, summed_jumps
 from pararealize.runtime.monitoring.measures import batch_of
 from pararealize.runtime.monitoring.report import Report
@@ -25,6 +25,9 @@ from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
 
+#: Seconds for which a rank that failed waits to hear what the others were called with.
+MOST = 5.0
+
 #: Shares of a sum over ranks, whose states may have other types on each.
 WIDE = torch.float64
 
@@ -33,7 +36,8 @@ WIDE = torch.float64
 class RankRunner(Runner):
     """Runs one rank's part of a network; all ranks call it and get the same output.
 
-    ``network`` holds this rank's parameters, and its mode; ``ties`` are those that others hold too.
+    ``network`` holds this rank's parameters, and its mode; ``ties`` are those that others hold too;
+    ``number`` tells it from other networks of the same ranks.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class RankRunner(Runner):
         transport: Transport,
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
+        number: int = 0,
     ) -> None:
         super().__init__(None, program.solver)
         self._program, self._transport = program, transport
@@ -55,8 +60,9 @@ class RankRunner(Runner):
             for t in program.schedule
         )
         own_ties = Ties(ties, network, transport) if ties else None
-        endpoint = Endpoint(transport, program.certain, own_ties)
+        endpoint = Endpoint(transport, program.certain, own_ties, number)
         streams = RandomStreams(draws, transport)
+        self._epoch = transport.epoch
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -67,23 +73,41 @@ class RankRunner(Runner):
             PeerError: another rank failed.
 
         """
-        inputs = self._arguments(*args, **kwargs)
+        inputs = self._bound(args, kwargs)
         trainable = any(p.requires_grad for p in self._network.parameters())
         training, asked = self._network.training, jumps is not None
         endpoint = self._tasks.endpoint
         call = endpoint.begin(inputs, training=training, trainable=trainable, jumps=asked)
+        if self._epoch != self._transport.epoch:
+            self._epoch = self._transport.epoch
+            if self.solver is not None:
+                self.solver.forget()  # what ranks know of calls before a failure may differ
         try:
             return self._answer(call, inputs, jumps)
-        except (PeerError, DisagreementError):
-            raise
         except BaseException as error:
-            if isinstance(error, Exception):
-                with suppress(PeerError):
-                    call.settle()  # other inputs on another rank explain more than their effects
-            who = f"rank {self._transport.rank} of {self._transport.size}"
-            error.add_note(f"on {who}")
-            self._transport.fail(f"{who} stopped; its own message says why.")
+            self._tasks.streams.undo()
+            if not isinstance(error, (PeerError, DisagreementError)):
+                self._tell(call, error)
             raise
+        finally:
+            call.end()
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name; the others hear where they cannot be."""
+        try:
+            return dict(self._arguments(*args, **kwargs))
+        except Exception as error:
+            self._transport.refuse(error)
+            raise
+
+    def _tell(self, call: Call, error: BaseException) -> None:
+        """Let the other ranks know of this one's error, unless they do something else anyway."""
+        error.add_note(f"on rank {self._transport.rank} of {self._transport.size}")
+        reason = stopped(self._transport, error)
+        if isinstance(error, Exception):
+            with suppress(PeerError), self._transport.waiting_at_most(MOST, reason):
+                call.settle()  # other inputs on another rank explain more than their effects
+        self._transport.fail(reason)
 
     def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         here = self._tasks.begin(call, inputs)

@@ -136,7 +136,7 @@ class RankTasks:
         """A call begins: inputs that want a gradient get the sum of what all ranks find."""
         here = RankCall(call, {})
         here.inputs = map_tensors(lambda tensor: self._shared(tensor, here), dict(inputs))
-        self.streams.begin(call.key)
+        self.streams.begin(call.key, call.settle)
         return here
 
     def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor
 from local_ranks import all_of, on_ranks
 from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
+from pararealize.runtime.communication.backward_end import BackwardEnd
 from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.peer_to_peer import ROW
 from pararealize.runtime.monitoring.timeline import Recorder
 
 #: From rank 0 to rank 1, the first two of a schedule.
@@ -154,7 +157,7 @@ def test_the_form_travels_in_the_first_call_alone() -> None:
         objects(*what)
 
     def posted(*what: Any) -> Any:
-        posts.append("receive")
+        posts.extend(["receive"] * (what[2] != ROW))
         return receive(*what)
 
     one.transport.send_object = counted  # type: ignore[method-assign]
@@ -262,14 +265,27 @@ def test_only_answers_of_some_messages_are_waited_for() -> None:
 # failures, and what is recorded
 
 
-def test_a_backward_pass_that_stopped_is_told_at_the_next_call() -> None:
+def test_a_backward_pass_that_stopped_is_told_at_once_and_got_over_in_the_next_call() -> None:
     one, other = pair()
-    one.open = begun(one)
-    one.reach("subnetwork 2", "backward")
-    with pytest.raises(PeerError, match="stopped on rank 0 in subnetwork 2"):
-        begun(one)
-    with pytest.raises(PeerError, match="stopped on rank 0 in subnetwork 2"):
-        begun(other).expect(STATE)
+    for _ in range(2):  # a second failure is announced like the first
+        call, waiting = begun(one), begun(other)
+        end = BackwardEnd(one.closed, one.stopped)
+        one.open = call
+        one.reach("subnetwork 2", "backward")
+        del end  # as autograd lets go of it where a node raises
+        with pytest.raises(PeerError, match="rank 0 of 2 stopped in the backward pass of subnet"):
+            taken(waiting)
+        assert one.open is None
+        with pytest.raises(PeerError, match="stopped in the backward pass"):
+            call.send(STATE, numbers(1))  # nothing goes on in what was under way
+
+        def again(rank: int) -> Any:
+            mine = begun((one, other)[rank])
+            return mine.send(STATE, numbers(1)) if rank == 0 else taken(mine).tolist()
+
+        with ThreadPoolExecutor() as threads:
+            assert list(threads.map(again, range(2)))[1] == [1]
+        assert one.transport.position == ""
 
 
 def test_a_backward_pass_that_ended_lets_the_next_call_begin() -> None:
