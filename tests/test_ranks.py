@@ -38,6 +38,7 @@ OVER_GLOO = {
     "computes_in_bfloat16",
     "evaluates",
     "gives_gradients_of_inputs",
+    "gives_what_autograd_is_asked_for",
     "keeps_channels_last",
     "keeps_checkpoints",
     "lets_go_of_what_was_sent",

@@ -12,6 +12,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from asked_gradients import (
+    affine,
+    assert_asked_alike,
+    backward_to_the_input,
+    blocks,
+    critic,
+    penalty_on_weights,
+    saliency,
+    weighted_output,
+)
+from asked_gradients import batch as asked_batch
 from mpi4py import MPI
 from torch import Tensor, nn
 
@@ -185,6 +196,16 @@ def gives_gradients_of_inputs(comm: Any, _folder: str) -> None:
         loss_of(module, 2 * x).backward()
         found.append(x.grad)
     assert close(*found)
+
+
+def gives_what_autograd_is_asked_for(comm: Any, _folder: str) -> None:
+    """``autograd.grad``, ``backward(inputs=)``, and derivatives of derivatives."""
+    method = Parareal(coarse="fine", correction="difference")
+    for work in (saliency, backward_to_the_input, critic, penalty_on_weights, weighted_output):
+        for model in (blocks, affine):
+            options = {"method": method, "example_inputs": (asked_batch(),)}
+            net, alone = (pararealize(model(), N, comm=c, **options) for c in (comm, None))
+            assert_asked_alike(work(net), work(alone), ROUNDING)
 
 
 def optimises(comm: Any, _folder: str) -> None:
@@ -646,6 +667,7 @@ CHECKS = (
     clips_gradients,
     freezes_parts,
     gives_gradients_of_inputs,
+    gives_what_autograd_is_asked_for,
     optimises,
     keeps_jumps_small,
     calibrates,

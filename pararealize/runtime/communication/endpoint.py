@@ -100,7 +100,8 @@ class Call:
         self.recording = torch.is_grad_enabled()
         self.anchor = torch.zeros((), requires_grad=self.recording)
         self._tokens: list[Tensor] = []
-        self._sent: dict[Message, tuple[Form, Tensor]] = {}
+        self._collecting: list[Tensor] = []
+        self._sent: dict[Message, tuple[Form, Tensor | None]] = {}
         self._adjoints: dict[Message, Incoming] = {}
         self._trainable: list[bool] = [trainable]
         self._answer: Callable[[], list[list[int]]] | None = None
@@ -124,9 +125,11 @@ class Call:
     def _tie_tag(self, i: int) -> int:
         return 2 * (self.number * MESSAGES + MESSAGES - 1 - i)
 
-    def _post(self, form: Form, message: Message, *, back: bool = False) -> Incoming:
+    def _post(self, form: Form, message: Message, *, order: int = 0) -> Incoming:
+        """A state (0), its adjoint on the way back (1), the derivative of that (2), …."""
+        back = bool(order % 2)
         peer, tag = (message.target if back else message.source), self._tag(message, back=back)
-        leaves = [leaf for leaf in form.tensors if leaf.differentiable or not back]
+        leaves = [leaf for leaf in form.tensors if leaf.differentiable or not order]
         tensors = tuple(empty(leaf, self.endpoint.device) for leaf in leaves)
         pairs = zip(tensors, leaves, strict=True)
         waits = [self.transport.receive(flat(t, leaf), peer, tag) for t, leaf in pairs]
@@ -215,7 +218,13 @@ class Call:
     @property
     def tokens(self) -> list[Tensor]:
         """What has to run backward with the output."""
-        return [*self._tokens, *(token for _, token in self._sent.values())]
+        sent = (token for _, token in self._sent.values())
+        return [*self._tokens, *(token for token in sent if token is not None)]
+
+    def forget_tokens(self) -> None:
+        """Let go of what the output is tied to by now; each token leads to this call again."""
+        self._tokens = []
+        self._sent = {message: (form, None) for message, (form, _) in self._sent.items()}
 
     def begin_backward(self) -> None:
         """Post the receives of all adjoints; from here on a failure leaves others waiting."""
@@ -227,20 +236,34 @@ class Call:
         if self.transport.early:
             sent = self._sent.items()
             self._adjoints = {
-                message: self._post(form, message, back=True) for message, (form, _) in sent
+                message: self._post(form, message, order=1) for message, (form, _) in sent
             }
 
-    def take_adjoint(self, message: Message, form: Form) -> list[Tensor | None]:
+    def take_adjoint(self, message: Message, form: Form, order: int = 1) -> list[Tensor | None]:
         """Wait for the adjoint of a state that was sent, one tensor for each of its leaves."""
-        self.endpoint.reach(f"adjoint of {message.value} ← {message.target}", "recv")
-        posted = self._adjoints.pop(message, None) or self._post(form, message, back=True)
+        peer = message.target if order % 2 else message.source
+        self.endpoint.reach(f"adjoint of {message.value} ← {peer}", "recv")
+        posted = self._adjoints.pop(message, None) if order == 1 else None
+        posted = posted or self._post(form, message, order=order)
         found = iter(posted())
         return [next(found) if leaf.differentiable else None for leaf in form.tensors]
 
-    def send_adjoint(self, message: Message, form: Form, adjoints: Sequence[Tensor]) -> None:
+    def send_adjoint(
+        self, message: Message, form: Form, adjoints: Sequence[Tensor], order: int = 1
+    ) -> None:
         """Send the adjoint of a state back to where it came from."""
-        self.endpoint.reach(f"adjoint of {message.value} → {message.source}", "send")
+        back = bool(order % 2)
+        peer, tag = (message.source if back else message.target), self._tag(message, back=back)
+        self.endpoint.reach(f"adjoint of {message.value} → {peer}", "send")
         for adjoint, leaf in zip(adjoints, form.tensors, strict=True):
             if leaf.differentiable:
-                tag = self._tag(message, back=True)
-                self.transport.send(flat(adjoint, leaf), message.source, tag)
+                self.transport.send(flat(adjoint, leaf), peer, tag)
+
+    def keep_until_collected(self, token: Tensor) -> None:
+        """Tie what was sent in a backward pass to the gradients that this pass ends with."""
+        self._collecting.append(token)
+
+    def collected(self) -> list[Tensor]:
+        """The tokens of this backward pass."""
+        tokens, self._collecting = self._collecting, []
+        return tokens

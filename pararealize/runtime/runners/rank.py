@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
@@ -24,6 +24,7 @@ from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.pytree import parameters_of
 
 #: Shares of a sum over ranks, whose states may have other types on each.
 WIDE = torch.float64
@@ -68,12 +69,12 @@ class RankRunner(Runner):
 
         """
         inputs = self._arguments(*args, **kwargs)
-        trainable = any(p.requires_grad for p in self._network.parameters())
+        weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
         training, asked = self._network.training, jumps is not None
         endpoint = self._tasks.endpoint
-        call = endpoint.begin(inputs, training=training, trainable=trainable, jumps=asked)
+        call = endpoint.begin(inputs, training=training, trainable=bool(weights), jumps=asked)
         try:
-            return self._answer(call, inputs, jumps)
+            return self._answer(call, inputs, weights, jumps)
         except (PeerError, DisagreementError):
             raise
         except BaseException as error:
@@ -85,8 +86,14 @@ class RankRunner(Runner):
             self._transport.fail(f"{who} stopped; its own message says why.")
             raise
 
-    def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
-        here = self._tasks.begin(call, inputs)
+    def _answer(
+        self,
+        call: Call,
+        inputs: Mapping[str, Any],
+        weights: Sequence[Tensor],
+        jumps: Jumps | None,
+    ) -> Any:
+        here = self._tasks.begin(call, inputs, weights)
         name, seen, watches = self._program.advance(self._tasks, here, jumps=jumps is not None)
         call.settle()
         self._tasks.streams.end()
