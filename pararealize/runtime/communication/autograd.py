@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pararealize.runtime.communication.endpoint import Call
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.passage import Passage
 
 
@@ -50,10 +51,15 @@ class Entry(torch.autograd.Function):
         call, tokens = ctx.call, ctx.call.collected()
         if not torch.is_grad_enabled():
             sums = [call.transport.sum(gradient) for gradient in gradients]
-            return None, None, None, *sums, *(None,) * len(ctx.weights)
+            return None, None, None, *sums, *map(_nothing_for, ctx.weights)
         zero, *sums = Summed.apply(call, len(gradients), *gradients, *tokens)  # type: ignore[no-untyped-call]
         tied = (zero.to(weight).expand_as(weight) for weight in ctx.weights)
         return None, None, None, *sums, *tied
+
+
+def _nothing_for(weight: Tensor) -> Tensor | None:
+    """No gradient; a hook of a weight that nothing used would not expect to be called with none."""
+    return torch.zeros_like(weight) if weight._backward_hooks else None
 
 
 class Summed(torch.autograd.Function):
@@ -62,12 +68,14 @@ class Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, count: int, *tensors: Tensor) -> Any:
         """Zero, then the sums of the first ``count``; the others are tokens."""
-        ctx.count, ctx.tokens = count, len(tensors) - count
+        ctx.call, ctx.count, ctx.tokens = call, count, len(tensors) - count
         return torch.zeros(()), *(call.transport.sum(tensor) for tensor in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, _zero: Tensor, *gradients: Tensor) -> tuple[Any, ...]:
         """The gradient, of each rank's share alike."""
+        call = ctx.call
+        agree(call.transport, f"differentiates the backward pass of call {call.number}")
         return None, None, *gradients, *(None,) * ctx.tokens
 
 
@@ -140,8 +148,8 @@ class SharedOutput(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         """The gradient, where the output was made."""
         (token,) = ctx.saved_tensors
-        ctx.call.begin_backward()
         output, shares = gradients[: ctx.count], gradients[ctx.count : -1]
+        ctx.call.begin_backward(output)
         mine = _counted(ctx.call, ctx.made, token, output)
         return (None, None, None, *mine, *shares, *(None,) * ctx.tokens)
 

@@ -11,8 +11,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pararealize.errors import DisagreementError, PeerError, ShapeError
+from pararealize.errors import PeerError, ShapeError
+from pararealize.runtime.communication import occasions
 from pararealize.runtime.communication.agreement import digest, signature
+from pararealize.runtime.communication.backward import agree_on_backward
+from pararealize.runtime.communication.fingerprint import check_same_batch, fingerprint, is_compared
+from pararealize.runtime.communication.overflow import Overflow
 from pararealize.runtime.communication.tied_parameters import Ties
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -38,6 +42,9 @@ class Message:
     carries: bool = True
 
 
+#: What a rank says of itself as a call begins: it has weights to train; some numbers are float16.
+LEARNS, HALF = 1, 2
+
 #: What is equal in all states of a form; the order of numbers in memory need not be.
 LOOKS = attrgetter("shape", "dtype")
 
@@ -50,18 +57,28 @@ class Endpoint:
     """Agreement at the start of a call, then messages of known shape, from or to this rank."""
 
     def __init__(
-        self, transport: Transport, messages: Sequence[Message], ties: Ties | None = None
+        self,
+        transport: Transport,
+        messages: Sequence[Message],
+        ties: Ties | None = None,
+        overflow: Overflow | None = None,
     ) -> None:
         self.transport = transport
         self.incoming = [message for message in messages if message.target == transport.rank]
         self.forms: dict[tuple[int, Message], Form] = {}
         self.device = torch.device("cpu")
         self.recorder: Recorder | None = None
-        self.ties = ties
+        self.ties, self.overflow = ties, overflow
         self.open: Call | None = None  # whose backward pass is under way
 
     def begin(
-        self, inputs: Mapping[str, Any], *, training: bool, trainable: bool, jumps: bool = False
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        training: bool,
+        trainable: bool,
+        jumps: bool = False,
+        half: bool = False,
     ) -> Call:
         """A call begins: post the receives that are known, ask the others what they do."""
         if self.open is not None:
@@ -70,12 +87,15 @@ class Endpoint:
             self.transport.fail(text)
             raise PeerError(text)
         text = signature(inputs, training=training, jumps=jumps)
-        devices = (tensor.device for tensor in tensors_of(dict(inputs)))
-        self.device = next(devices, self.device)
+        tensors = tensors_of(dict(inputs))
+        self.device = next((tensor.device for tensor in tensors), self.device)
         self.transport.steps += 1
         if self.ties is not None and torch.is_grad_enabled():
             self.ties.watch()
-        return Call(self, self.transport.steps % STEPS, text, trainable)
+        flags = LEARNS * trainable + HALF * half
+        given = [tensor for tensor in tensors if not tensor.requires_grad]
+        found = fingerprint(given) if is_compared(self.transport.steps) else 0
+        return Call(self, self.transport.steps % STEPS, text, flags, found)
 
     def closed(self) -> None:
         """The backward pass has come to its end."""
@@ -93,7 +113,9 @@ class Endpoint:
 class Call:
     """One call of the network on one rank, and its backward pass."""
 
-    def __init__(self, endpoint: Endpoint, number: int, text: str, trainable: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, number: int, text: str, flags: int, fingerprint: int
+    ) -> None:
         self.endpoint, self.number, self.text = endpoint, number, text
         self.transport = endpoint.transport
         self.key = digest(text)
@@ -103,10 +125,11 @@ class Call:
         self._collecting: list[Tensor] = []
         self._sent: dict[Message, tuple[Form, Tensor | None]] = {}
         self._adjoints: dict[Message, Incoming] = {}
-        self._trainable: list[bool] = [trainable]
-        self._answer: Callable[[], list[list[int]]] | None = None
+        self._flags = [flags]
+        self._answer: Callable[[], list[tuple[int, int]]] | None = None
         if self.transport.size > 1:
-            self._answer = self.transport.begin_gather([self.key, int(trainable)])
+            said = f"{occasions.CALLS}{text}"
+            self._answer = occasions.begin(self.transport, said, flags, fingerprint)
         self._posted: dict[Message, Incoming] = {}
         self.post(endpoint.incoming)
 
@@ -145,26 +168,21 @@ class Call:
         """Wait until all ranks are seen to do the same.
 
         Raises:
-            DisagreementError: they do not; names what each of them was called with.
+            DisagreementError: they do not; names what each of them was called with, or does.
 
         """
         if self._answer is None:
             return
-        rows, self._answer = self._answer(), None
-        self._trainable = [bool(trainable) for _, trainable in rows]
-        if len({key for key, _ in rows}) > 1:
-            texts = self.transport.gather(self.text)
-            messages = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
-            raise DisagreementError(
-                f"ranks were called with different inputs or in different modes ({messages}): call "
-                "the network on every rank with the same batch."
-            )
+        answer, self._answer = self._answer, None
+        rows = answer()
+        self._flags = [flags for flags, _ in rows]
+        check_same_batch([found for _, found in rows])
 
     def learns(self, upto: int | None = None) -> bool:
         """Whether anything on the ranks up to ``upto`` (by default, on any) wants a gradient."""
         last = self.transport.size if upto is None else upto + 1
         return self.recording and (
-            "requiring a gradient" in self.text or any(self._trainable[:last])
+            "requiring a gradient" in self.text or any(f & LEARNS for f in self._flags[:last])
         )
 
     def send(self, message: Message, value: Any) -> tuple[Form, tuple[Tensor, ...]]:
@@ -226,12 +244,23 @@ class Call:
         self._tokens = []
         self._sent = {message: (form, None) for message, (form, _) in self._sent.items()}
 
-    def begin_backward(self) -> None:
-        """Post the receives of all adjoints; from here on a failure leaves others waiting."""
+    def begin_backward(self, gradients: Sequence[Tensor] = ()) -> None:
+        """Post the receives of all adjoints, once all ranks have come to this backward pass.
+
+        From here on a failure leaves others waiting. ``gradients`` are those of the output.
+        """
         endpoint, engine = self.endpoint, torch.autograd.Variable._execution_engine
+        tied = () if endpoint.ties is None else endpoint.ties.weights
+        everything = True
+        if self.transport.size > 1:
+            everything = agree_on_backward(
+                self.transport, self.number, self.anchor, tied, gradients
+            )
         endpoint.open = self
-        if endpoint.ties is not None:
+        if endpoint.ties is not None and everything:
             engine.queue_callback(partial(endpoint.ties.sum, self._tie_tag))
+        if endpoint.overflow is not None and any(flags & HALF for flags in self._flags):
+            engine.queue_callback(endpoint.overflow.spread)
         engine.queue_callback(endpoint.closed)
         if self.transport.early:
             sent = self._sent.items()

@@ -33,6 +33,12 @@ class Ties:
         self._found: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[Tensor, Any]] = {}
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """The copies of this rank, where they are trained."""
+        every = (self._network.get_parameter(tie.name) for tie in self.ties)
+        return [weight for weight in every if weight.requires_grad]
+
     def watch(self) -> None:
         """Take the gradients of the backward pass to come instead of letting them accumulate."""
         self._found.clear()

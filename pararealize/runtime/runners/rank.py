@@ -13,7 +13,10 @@ from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.fingerprint import is_compared
+from pararealize.runtime.communication.overflow import Overflow, is_half
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
+from pararealize.runtime.communication.readers import refuse_global_optimizers
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
 from pararealize.runtime.communication.transport import Transport
 from pararealize.runtime.monitoring.jumps import Jumps, summed_jumps
@@ -24,7 +27,7 @@ from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
-from pararealize.runtime.values.pytree import parameters_of
+from pararealize.runtime.values.pytree import parameters_of, tensors_of
 
 #: Shares of a sum over ranks, whose states may have other types on each.
 WIDE = torch.float64
@@ -56,7 +59,8 @@ class RankRunner(Runner):
             for t in program.schedule
         )
         own_ties = Ties(ties, network, transport) if ties else None
-        endpoint = Endpoint(transport, program.certain, own_ties)
+        overflow = Overflow(network, transport)
+        endpoint = Endpoint(transport, program.certain, own_ties, overflow)
         streams = RandomStreams(draws, transport)
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
 
@@ -72,7 +76,12 @@ class RankRunner(Runner):
         weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
         training, asked = self._network.training, jumps is not None
         endpoint = self._tasks.endpoint
-        call = endpoint.begin(inputs, training=training, trainable=bool(weights), jumps=asked)
+        if weights and is_compared(self._transport.steps):
+            refuse_global_optimizers()
+        half = is_half([*tensors_of(inputs), *weights[:1]])
+        call = endpoint.begin(
+            inputs, training=training, trainable=bool(weights), jumps=asked, half=half
+        )
         try:
             return self._answer(call, inputs, weights, jumps)
         except (PeerError, DisagreementError):
