@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import final
@@ -76,6 +76,10 @@ def words_between(before: Tensor, after: Tensor) -> int:
     )
 
 
+def _nothing() -> None:
+    """What a rank that is alone waits for."""
+
+
 @final
 class RandomStreams:
     """Random states for the tasks of one rank.
@@ -93,12 +97,13 @@ class RandomStreams:
         self._found: dict[int, int] = {}
         self._key, self._at, self._reached = 0, 0, 0
         self._generator = torch.Generator()
+        self._settle = _nothing
 
-    def begin(self, key: int) -> None:
-        """A call of the kind ``key`` begins."""
+    def begin(self, key: int, settle: Callable[[], None] = _nothing) -> None:
+        """A call of the kind ``key`` begins; ``settle`` waits until all ranks are seen to do so."""
         if not self._draws:
             return
-        self._key, self._at, self._found = key, 0, {}
+        self._key, self._at, self._found, self._settle = key, 0, {}, settle
         self._generator.set_state(torch.get_rng_state())
 
     def drawing(self, value: str | Target) -> AbstractContextManager[None]:
@@ -111,6 +116,8 @@ class RandomStreams:
 
     @contextmanager
     def _drawn(self, i: int) -> Iterator[None]:
+        if self._key not in self._known:
+            self._settle()  # ranks that do something else send no offsets
         self._move_to(self._offset(i))
         before = self._generator.get_state()
         torch.set_rng_state(before)

@@ -146,7 +146,7 @@ class RankTasks:
             )
             found = iter(entered)
             here.inputs = map_tensors(lambda t: next(found) if t.requires_grad else t, here.inputs)
-        self.streams.begin(call.key)
+        self.streams.begin(call.key, call.settle)
         return here
 
     def end(
