@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from pararealize.errors import DisagreementError, RankError
-from pararealize.runtime.communication.fingerprint import fingerprint, is_compared, other
+from pararealize.runtime.communication.fingerprint import fingerprint, other
 from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import Transport
 
@@ -33,7 +33,7 @@ def agree_on_backward(
 
     Returns whether it finds the gradients of everything, so that nobody was asked for some of
     them. The ``anchor`` is a leaf that nobody asks for, ``tied`` are weights that other ranks hold
-    as well, ``output`` the gradients of the network's output.
+    as well, ``output`` those gradients of the network's output that are compared.
 
     Raises:
         DisagreementError: another rank does something else, or takes another loss.
@@ -44,7 +44,7 @@ def agree_on_backward(
     chosen = "" if everything else ", to the tensors asked for,"
     asked = not everything and any(is_asked_for(weight) for weight in tied)
     found = 0
-    if is_compared(call) and any(bool(gradient.any()) for gradient in output):
+    if any(bool(gradient.any()) for gradient in output):
         found = fingerprint(output)
     rows = agree(transport, f"goes back{chosen} through call {call}", int(asked), found)
     rank = next((rank for rank, (is_tied, _) in enumerate(rows) if is_tied), None)

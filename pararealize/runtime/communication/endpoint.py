@@ -69,6 +69,7 @@ class Endpoint:
         self.device = torch.device("cpu")
         self.recorder: Recorder | None = None
         self.ties, self.overflow = ties, overflow
+        self.agreed = 0  # calls that all ranks were seen to make
         self.open: Call | None = None  # whose backward pass is under way
 
     def begin(
@@ -94,7 +95,7 @@ class Endpoint:
             self.ties.watch()
         flags = LEARNS * trainable + HALF * half
         given = [tensor for tensor in tensors if not tensor.requires_grad]
-        found = fingerprint(given) if is_compared(self.transport.steps) else 0
+        found = fingerprint(given) if is_compared(self.agreed + 1) else 0
         return Call(self, self.transport.steps % STEPS, text, flags, found)
 
     def closed(self) -> None:
@@ -125,7 +126,7 @@ class Call:
         self._collecting: list[Tensor] = []
         self._sent: dict[Message, tuple[Form, Tensor | None]] = {}
         self._adjoints: dict[Message, Incoming] = {}
-        self._flags = [flags]
+        self._flags, self.fingerprint = [flags], fingerprint
         self._answer: Callable[[], list[tuple[int, int]]] | None = None
         if self.transport.size > 1:
             said = f"{occasions.CALLS}{text}"
@@ -176,6 +177,7 @@ class Call:
         answer, self._answer = self._answer, None
         rows = answer()
         self._flags = [flags for flags, _ in rows]
+        self.endpoint.agreed += 1
         check_same_batch([found for _, found in rows])
 
     def learns(self, upto: int | None = None) -> bool:
@@ -251,11 +253,9 @@ class Call:
         """
         endpoint, engine = self.endpoint, torch.autograd.Variable._execution_engine
         tied = () if endpoint.ties is None else endpoint.ties.weights
-        everything = True
+        everything, compared = True, gradients if self.fingerprint else ()
         if self.transport.size > 1:
-            everything = agree_on_backward(
-                self.transport, self.number, self.anchor, tied, gradients
-            )
+            everything = agree_on_backward(self.transport, self.number, self.anchor, tied, compared)
         endpoint.open = self
         if endpoint.ties is not None and everything:
             engine.queue_callback(partial(endpoint.ties.sum, self._tie_tag))

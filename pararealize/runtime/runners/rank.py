@@ -76,7 +76,7 @@ class RankRunner(Runner):
         weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
         training, asked = self._network.training, jumps is not None
         endpoint = self._tasks.endpoint
-        if weights and is_compared(self._transport.steps):
+        if weights and is_compared(endpoint.agreed + 1):
             refuse_global_optimizers()
         half = is_half([*tensors_of(inputs), *weights[:1]])
         call = endpoint.begin(
