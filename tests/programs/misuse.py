@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -260,11 +261,6 @@ def compiles_other_networks(_net: ParallelNetwork, comm: Any, _folder: str) -> N
         compiled(model(0.0), comm, n=(2 if SIZE == 2 else 4) if RANK == LAST else N)
     with refused(f"rank {LAST} compiled another network", "6.fc.weight [4, 4]"):
         compiled(model(0.0, depth=7 if RANK == LAST else 6), comm)
-    with refused("rank 0 compiles Sequential", f"rank {LAST} calls the network"):
-        if RANK == LAST:
-            _net(batch())
-        else:
-            compiled(model(0.0), comm)
 
 
 def asks_for_a_tied_weight(net: ParallelNetwork, comm: Any, _folder: str) -> None:
@@ -296,6 +292,12 @@ def compiled(module: nn.Module, comm: Any, n: int = N, method: Any = EXACT) -> P
     return pararealize(module, n, method=method, example_inputs=(batch(),), comm=comm)
 
 
+@cache
+def shared(comm: Any, dropout: float) -> ParallelNetwork:
+    """The network that all mistakes are made with, one after another."""
+    return compiled(model(dropout), comm)
+
+
 def fresh(net: ParallelNetwork, comm: Any) -> ParallelNetwork:
     """The network compiled again; its first calls are compared."""
     parts = [part.p for part in net.modules() if isinstance(part, nn.Dropout)]
@@ -307,7 +309,7 @@ def made(mistake: Callable[[ParallelNetwork, Any, str], None]) -> Callable[[Any,
 
     def check(comm: Any, folder: str) -> None:
         for dropout in (0.0, 0.5):
-            net = compiled(model(dropout), comm)
+            net = shared(comm, dropout)
             loss_of(net).backward()
             net.zero_grad()
             mistake(net, comm, folder)
