@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -292,10 +291,15 @@ def compiled(module: nn.Module, comm: Any, n: int = N, method: Any = EXACT) -> P
     return pararealize(module, n, method=method, example_inputs=(batch(),), comm=comm)
 
 
-@cache
+NETWORKS: dict[tuple[str, float], ParallelNetwork] = {}
+
+
 def shared(comm: Any, dropout: float) -> ParallelNetwork:
     """The network that all mistakes are made with, one after another."""
-    return compiled(model(dropout), comm)
+    key = type(comm).__name__, dropout
+    if key not in NETWORKS:
+        NETWORKS[key] = compiled(model(dropout), comm)
+    return NETWORKS[key]
 
 
 def fresh(net: ParallelNetwork, comm: Any) -> ParallelNetwork:
