@@ -43,6 +43,7 @@ OVER_GLOO = {
     "keeps_checkpoints",
     "lets_go_of_what_was_sent",
     "refuses_freed_communicators",
+    "scales_gradients",
     "refuses_other_inputs",
     "refuses_other_models",
     "sends_each_state_once",
@@ -56,6 +57,8 @@ USAGE = [
     for check in checks_of("usage", [(2, "gloo"), (3, "mpi")])
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
+#: A part of the matrix of ``programs/misuse.py``, which runs as a whole by itself.
+MISUSE = checks_of("misuse", [(2, "mpi")])
 MESH = checks_of("mesh", [(4, "gloo")])
 
 
@@ -68,9 +71,11 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"))
 
 
-@pytest.mark.parametrize("check", [*LAWS, *USAGE, *MESH], ids=lambda each: f"{each.ranks}-{each}")
+@pytest.mark.parametrize(
+    "check", [*LAWS, *USAGE, *MISUSE, *MESH], ids=lambda each: f"{each.ranks}-{each}"
+)
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
-    """Every check of ``programs/laws.py`` (law 8), ``usage.py`` and ``mesh.py``."""
+    """Every check of ``programs/laws.py`` (law 8), ``usage.py``, ``misuse.py`` and ``mesh.py``."""
     why = verdicts.of(check)
     if why:
         pytest.fail(why, pytrace=False)

@@ -67,7 +67,7 @@ def test_a_rank_that_compares_nothing_is_not_compared() -> None:
 
 
 def test_random_batches_are_told_apart() -> None:
-    """Sums are as near as this in one of a hundred pairs, and norms as well in one of ten of those."""
+    """Sums are as near in one of a hundred pairs, and norms as well in one of ten of those."""
     found = [fingerprint([drawn(8, 10, seed=i)]) for i in range(1001)]
     missed = sum(other(pair) is None for pair in pairwise(found))
     assert missed <= 4
