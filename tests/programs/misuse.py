@@ -284,6 +284,19 @@ def asks_for_a_tied_weight(net: ParallelNetwork, comm: Any, _folder: str) -> Non
     assert shared.grad is not None
 
 
+def lets_copies_drift(_net: ParallelNetwork, comm: Any, _folder: str) -> None:
+    """The optimizer of one rank takes other steps with a weight that another one holds as well."""
+    tied = model(0.0)
+    tied[5].fc.weight = tied[0].fc.weight
+    again = compiled(tied, comm)
+    loss_of(again).backward()
+    rate = 0.1 if RANK == LAST else 0.01
+    torch.optim.SGD(again.parameters(), rate).step()
+    loss = loss_of(again)
+    with refused(f"a weight that lies on the ranks (0, {LAST})", f"another one on rank {LAST}"):
+        loss.backward()
+
+
 # the matrix
 
 
@@ -347,6 +360,7 @@ CHECKS = [
     calibrates_with_other_data,
     compiles_other_networks,
     asks_for_a_tied_weight,
+    lets_copies_drift,
 ]
 CHECKS = list(map(made, CHECKS))
 

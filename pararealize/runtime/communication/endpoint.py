@@ -252,7 +252,7 @@ class Call:
         From here on a failure leaves others waiting. ``gradients`` are those of the output.
         """
         endpoint, engine = self.endpoint, torch.autograd.Variable._execution_engine
-        tied = () if endpoint.ties is None else endpoint.ties.weights
+        tied = {} if endpoint.ties is None else endpoint.ties.copies
         everything, compared = True, gradients if self.fingerprint else ()
         if self.transport.size > 1:
             everything = agree_on_backward(self.transport, self.number, self.anchor, tied, compared)
