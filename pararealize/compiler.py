@@ -33,6 +33,7 @@ from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.same_model import agree_on_model
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.copying import collection_paused
@@ -106,6 +107,8 @@ def pararealize(
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
+    if transport is not None:
+        agree_on_model(transport, model, f"compiles {type(model).__name__} with n={n}")
     with at_rest(), together(transport):
         network = compile_as(model, replace(request, given=given, tracing=tracing), transport)
     if transport is not None:

@@ -20,6 +20,7 @@ from pararealize.ir.options import CoarseFactory
 from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import together
 from pararealize.storage import Saved, foreign, match, read
 from pararealize.tracing.copying import collection_paused
@@ -53,6 +54,7 @@ def load(
 
     """
     transport = None if comm is None else connect(comm)
+    agree(transport, f"loads {path}")
     with collection_paused(), together(transport):
         saved = read(Path(path))
         check_module(model)

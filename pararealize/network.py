@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
 from pararealize.emit.adoption import adopt, is_added
 from pararealize.emit.call_checks import check_call
-from pararealize.emit.collect import clip_over_ranks, serial_copy
+from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
+from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.runner import runner_of
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
@@ -36,14 +37,13 @@ from pararealize.storage import write
 
 
 @final
-class ParallelNetwork(nn.Module):
+class ParallelNetwork(HoldsParameters):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
     Hooks on layers fire whenever a sweep evaluates them, those on containers do not.
     """
 
-    _emission: Emission
     _runner: Runner
 
     def __init__(self, emission: Emission) -> None:
@@ -272,13 +272,6 @@ class ParallelNetwork(nn.Module):
         if not any(map(is_added, given)):
             given |= {name: v for name, v in own.items() if is_added(name)}
         return super().load_state_dict(given, strict=strict, assign=assign)
-
-    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
-        """Clip gradients by their norm over the whole network, and return that norm.
-
-        Torch's function of this name would see one rank's parameters only.
-        """
-        return clip_over_ranks(self, self._emission.share, max_norm, norm_type)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pararealize.errors import StorageError
 from pararealize.ir.plan import FORMAT, READABLE, Plan
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import Transport, together
 
 PLAN = "plan.json"
@@ -56,12 +57,14 @@ def write(
     plan names are removed last. On ranks, all call it.
 
     Raises:
+        DisagreementError: on ranks, one of them does something else; nothing has been written.
         StorageError: the folder cannot be written; what it held before is unchanged.
 
     """
     if transport is None:
         _write_plan(path, [_write_shard(path, weights)], plan)
         return
+    agree(transport, f"saves {'one file' if consolidated else 'its weights'} to {path}")
     if consolidated:
         weights = _to_first(weights, transport)
     writes = transport.rank == 0 or not consolidated

@@ -38,10 +38,12 @@ OVER_GLOO = {
     "computes_in_bfloat16",
     "evaluates",
     "gives_gradients_of_inputs",
+    "gives_what_autograd_is_asked_for",
     "keeps_channels_last",
     "keeps_checkpoints",
     "lets_go_of_what_was_sent",
     "refuses_freed_communicators",
+    "scales_gradients",
     "refuses_other_inputs",
     "refuses_other_models",
     "sends_each_state_once",
@@ -56,6 +58,8 @@ USAGE = [
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
 RECOVERY = checks_of("recovery", [(2, "mpi"), (2, "gloo"), (3, "mpi"), (3, "gloo")])
+#: A part of the matrix of ``programs/misuse.py``, which runs as a whole by itself.
+MISUSE = checks_of("misuse", [(2, "mpi")])
 MESH = checks_of("mesh", [(4, "gloo")])
 
 
@@ -69,10 +73,10 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize(
-    "check", [*LAWS, *USAGE, *MESH, *RECOVERY], ids=lambda each: f"{each.ranks}-{each}"
+    "check", [*LAWS, *USAGE, *MISUSE, *MESH, *RECOVERY], ids=lambda each: f"{each.ranks}-{each}"
 )
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
-    """Every check of ``programs/laws.py`` (law 8), ``usage.py``, ``mesh.py``, ``recovery.py``."""
+    """Law 8 (``programs/laws.py``), and what users do, wrongly as well, and what fails."""
     why = verdicts.of(check)
     if why:
         pytest.fail(why, pytrace=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, final
@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import PrefixStore
 from pararealize.errors import PeerError
 from pararealize.runtime.communication.peer_to_peer import ROW, PeerToPeer
 from pararealize.runtime.communication.process_group import place_in
-from pararealize.runtime.communication.transport import PATIENCE
+from pararealize.runtime.communication.transport import PATIENCE, TOGETHER
 from pararealize.runtime.communication.waiting import Wait
 
 #: The tag of a message that nobody sends.
@@ -101,9 +101,11 @@ class GlooTransport(PeerToPeer):
         self._try(peer, lambda: work.wait(timedelta(seconds=self.patience)))
         del self._posted[number]
 
-    def begin_gather(self, numbers: Any) -> Callable[[], list[list[int]]]:
+    def begin_gather(
+        self, numbers: Sequence[int], doing: str = TOGETHER
+    ) -> Callable[[], list[list[int]]]:
         """Start to collect as many integers, at most three, from every rank; the result waits."""
-        begun = super().begin_gather(numbers)
+        begun = super().begin_gather(numbers, doing)
 
         def wait() -> list[list[int]]:
             rows = begun()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararealize.errors import DisagreementError
-from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.communication.occasions import differ
+from pararealize.runtime.communication.transport import TOGETHER, Transport
 
-#: Tags: numbers that begin whatever all do together, then objects, sums, and words on a mistake.
-ROW, OBJECT, SUM, WORDS = (2**27 + i for i in range(1, 5))
+#: Tags: numbers that begin whatever all do together, then objects, and sums.
+ROW, OBJECT, SUM = (2**27 + i for i in range(1, 4))
 
-#: What a row of numbers begins: a call of a network, or an exchange of objects; its length.
+#: What a row of numbers begins: an occasion, or an exchange of objects; its length.
 NUMBERS, OBJECTS, LENGTH = 1, 2, 4
 
 #: Numbers by a rank below which a sum takes one message between two ranks, however many there are.
@@ -47,9 +47,11 @@ class PeerToPeer(Transport, ABC):
 
         return wait
 
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
+    def begin_gather(
+        self, numbers: Sequence[int], doing: str = TOGETHER
+    ) -> Callable[[], list[list[int]]]:
         """Start to collect as many integers, at most three, from every rank; the result waits."""
-        count, wait = len(numbers), self._row(NUMBERS, numbers, self.doing)
+        count, wait = len(numbers), self._row(NUMBERS, numbers, doing)
         return lambda: [row[:count] for row in wait()]
 
     def _row(self, kind: int, numbers: Sequence[int], doing: str) -> Callable[[], list[list[int]]]:
@@ -61,28 +63,15 @@ class PeerToPeer(Transport, ABC):
             self.task = f"what all ranks do together; here, it {doing}"
             found = [row.tolist() for row in wait()]
             if len({first for first, *_ in found}) > 1:
-                raise self._disagreement(doing)
+                raise differ(self, doing)
             return [rest for _, *rest in found]
 
         return rows
 
-    def _disagreement(self, doing: str) -> DisagreementError:
-        """The error of ranks that do different things, which all of them have seen."""
-        for peer in self.others:
-            self.send_object(doing, peer, WORDS)
-        words = {peer: self.receive_object(peer, WORDS) for peer in self.others}
-        said = "; ".join(f"rank {rank} {words.get(rank, doing)}" for rank in range(self.size))
-        text = (
-            f"ranks do different things ({said}): every rank has to call the network, and what "
-            "concerns all of it, in the same order."
-        )
-        self.give_up(text)
-        return DisagreementError(text)
-
     def gather(self, value: Any) -> list[Any]:
         """A picklable value of every rank, by rank; all call it."""
         content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-        lengths = self._row(OBJECTS, [content.numel()], self.doing)()
+        lengths = self._row(OBJECTS, [content.numel()], TOGETHER)()
         self.task = "a value of every rank"
         parts = {p: torch.empty(lengths[p][0], dtype=torch.uint8) for p in self.others}
         waits = [self.receive(part, peer, OBJECT) for peer, part in parts.items()]

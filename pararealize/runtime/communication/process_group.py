@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pararealize.errors import PeerError, RankError
-from pararealize.runtime.communication.transport import PATIENCE, Transport
+from pararealize.runtime.communication.transport import PATIENCE, TOGETHER, Transport
 
 
 @final
@@ -59,6 +59,9 @@ class GroupTransport(Transport):
 
         return wait
 
+    def give_up(self, reason: str) -> None:
+        """Nothing is cancelled: what was posted in vain has tags that come round much later."""
+
     def _announce(self, reason: str) -> None:
         """The others notice when this process ends, or when their patience does."""
 
@@ -77,7 +80,11 @@ class GroupTransport(Transport):
                 f"answer for {self.patience:.0f} s; its own message says why."
             ) from error
 
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
+    def begin_gather(
+        self,
+        numbers: Sequence[int],
+        doing: str = TOGETHER,  # noqa: ARG002  nobody hears of it
+    ) -> Callable[[], list[list[int]]]:
         """Start to collect as many integers from every rank; the result waits for them."""
         mine = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
         every = [torch.empty_like(mine) for _ in range(self.size)]

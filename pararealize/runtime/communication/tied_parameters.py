@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.runtime.communication.transport import Transport
+
+#: The ranks that hold a weight, and its place among those that they hold.
+Copied = tuple[tuple[int, ...], int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,18 @@ class Ties:
         self.ties, self._network, self._transport = tuple(ties), network, transport
         self._found: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[Tensor, Any]] = {}
+
+    @property
+    def copies(self) -> dict[Copied, Tensor]:
+        """The weights that are trained here and elsewhere, by what all their ranks know them by."""
+        found: dict[Copied, Tensor] = {}
+        counts: Counter[tuple[int, ...]] = Counter()
+        for tie in self.ties:
+            weight = self._network.get_parameter(tie.name)
+            if weight.requires_grad:
+                found[tie.ranks, counts[tie.ranks]] = weight
+            counts[tie.ranks] += 1
+        return found
 
     def watch(self) -> None:
         """Take the gradients of the backward pass to come instead of letting them accumulate."""

@@ -44,7 +44,6 @@ class Transport(ABC):
         broken: why nothing can be sent before they have got over one.
         position: the subnetwork whose backward pass runs.
         task: what is waited for now, for messages.
-        doing: what this rank wants all ranks to do with it, for messages.
 
     Messages and bytes sent are counted.
     """
@@ -55,7 +54,7 @@ class Transport(ABC):
     def __init__(self, rank: int, size: int, patience: float = PATIENCE) -> None:
         self.rank, self.size, self.patience = rank, size, patience
         self.networks, self.steps, self.epoch, self.broken = 0, 0, 0, ""
-        self.position, self.doing = "", TOGETHER
+        self.position = ""
         self.task: object = "a message"
         self._instead = ""
         self.sent_bytes = 0
@@ -71,8 +70,13 @@ class Transport(ABC):
         """Start to receive into a tensor of one axis; the result waits for it."""
 
     @abstractmethod
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
-        """Start to collect as many integers from every rank; the result waits for them."""
+    def begin_gather(
+        self, numbers: Sequence[int], doing: str = TOGETHER
+    ) -> Callable[[], list[list[int]]]:
+        """Start to collect as many integers from every rank; the result waits for them.
+
+        ``doing`` says what this rank collects them for, should others do something else.
+        """
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:

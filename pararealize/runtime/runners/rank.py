@@ -7,13 +7,16 @@ from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.fingerprint import is_compared
+from pararealize.runtime.communication.overflow import Overflow, is_half
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
+from pararealize.runtime.communication.readers import refuse_global_optimizers
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
 from pararealize.runtime.communication.transport import Transport, stopped
 from pararealize.runtime.monitoring.jumps import Jumps, summed_jumps
@@ -24,6 +27,7 @@ from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.pytree import parameters_of, tensors_of
 
 #: Seconds for which a rank that failed waits to hear what the others were called with.
 MOST = 5.0
@@ -60,7 +64,9 @@ class RankRunner(Runner):
             for t in program.schedule
         )
         own_ties = Ties(ties, network, transport) if ties else None
-        endpoint = Endpoint(transport, program.certain, own_ties, number)
+        endpoint = Endpoint(
+            transport, program.certain, own_ties, Overflow(network, transport), number
+        )
         streams = RandomStreams(draws, transport)
         self._epoch = transport.epoch
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
@@ -73,17 +79,11 @@ class RankRunner(Runner):
             PeerError: another rank failed.
 
         """
-        inputs = self._bound(args, kwargs)
-        trainable = any(p.requires_grad for p in self._network.parameters())
-        training, asked = self._network.training, jumps is not None
-        endpoint = self._tasks.endpoint
-        call = endpoint.begin(inputs, training=training, trainable=trainable, jumps=asked)
-        if self._epoch != self._transport.epoch:
-            self._epoch = self._transport.epoch
-            if self.solver is not None:
-                self.solver.forget()  # what ranks know of calls before a failure may differ
+        weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
+        inputs = self._bound(args, kwargs, weights)
+        call = self._begun(inputs, weights, jumps)
         try:
-            return self._answer(call, inputs, jumps)
+            return self._answer(call, inputs, weights, jumps)
         except BaseException as error:
             self._tasks.streams.undo()
             if not isinstance(error, (PeerError, DisagreementError)):
@@ -92,13 +92,33 @@ class RankRunner(Runner):
         finally:
             call.end()
 
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name; the others hear where they cannot be."""
+    def _bound(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], weights: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        """The inputs by name; the others hear where they cannot be, or nothing can be trained."""
         try:
+            if weights and is_compared(self._tasks.endpoint.agreed + 1):
+                refuse_global_optimizers()
             return dict(self._arguments(*args, **kwargs))
         except Exception as error:
             self._transport.refuse(error)
             raise
+
+    def _begun(
+        self, inputs: Mapping[str, Any], weights: Sequence[Tensor], jumps: Jumps | None
+    ) -> Call:
+        call = self._tasks.endpoint.begin(
+            inputs,
+            training=self._network.training,
+            trainable=bool(weights),
+            jumps=jumps is not None,
+            half=is_half([*tensors_of(inputs), *weights[:1]]),
+        )
+        if self._epoch != self._transport.epoch:
+            self._epoch = self._transport.epoch
+            if self.solver is not None:
+                self.solver.forget()  # what ranks know of calls before a failure may differ
+        return call
 
     def _tell(self, call: Call, error: BaseException) -> None:
         """Let the other ranks know of this one's error, unless they do something else anyway."""
@@ -109,8 +129,14 @@ class RankRunner(Runner):
                 call.settle()  # other inputs on another rank explain more than their effects
         self._transport.fail(reason)
 
-    def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
-        here = self._tasks.begin(call, inputs)
+    def _answer(
+        self,
+        call: Call,
+        inputs: Mapping[str, Any],
+        weights: Sequence[Tensor],
+        jumps: Jumps | None,
+    ) -> Any:
+        here = self._tasks.begin(call, inputs, weights)
         name, seen, watches = self._program.advance(self._tasks, here, jumps=jumps is not None)
         call.settle()
         self._tasks.streams.end()

@@ -14,7 +14,8 @@ from local_ranks import all_of, on_ranks
 from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
 from pararealize.runtime.communication.backward_end import BackwardEnd
-from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.message import Message
 from pararealize.runtime.communication.peer_to_peer import ROW
 from pararealize.runtime.monitoring.timeline import Recorder
 

@@ -11,6 +11,7 @@ from local_ranks import all_of, on_ranks
 from local_transport import LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
 from pararealize.runtime.communication.peer_to_peer import FEW, added
+from pararealize.runtime.communication.transport import TOGETHER
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -53,16 +54,15 @@ def test_ranks_that_take_different_steps_all_say_who_does_what(ranks: int) -> No
 
     def work(transport: LocalTransport) -> Any:
         last, text = transport.rank == ranks - 1, ""
-        transport.doing = f"does {'that' if last else 'this'}"
         try:
-            transport.gather("a long value") if last else transport.begin_gather([1])()
+            transport.gather("a long value") if last else transport.begin_gather([1], "saves")()
         except DisagreementError as error:
             text = str(error)
         return text, transport.gather(transport.rank)
 
     for text, after in all_of(ranks, work):
-        assert f"rank 0 does this; rank {1}" in text
-        assert f"rank {ranks - 1} does that" in text
+        assert "rank 0 saves; rank 1" in text
+        assert f"rank {ranks - 1} {TOGETHER}" in text
         assert after == list(range(ranks))
 
 

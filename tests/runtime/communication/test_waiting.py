@@ -9,7 +9,7 @@ import pytest
 from local_transport import LocalGroup
 from pararealize.errors import WaitingWarning
 from pararealize.runtime.communication import waiting
-from pararealize.runtime.communication.endpoint import Message
+from pararealize.runtime.communication.message import Message
 from pararealize.runtime.communication.waiting import LONG, Wait
 
 
