@@ -264,8 +264,7 @@ class Call:
             engine.queue_callback(endpoint.overflow.spread)
         self._open()
         if self.transport.early:
-            sent = self._sent.items()
-            self._adjoints = {message: self._post(form, message, order=1) for message, form in sent}
+            self._adjoints = {m: self._post(form, m, order=1) for m, form in self._sent.items()}
 
     def begin_derivative(self) -> None:
         """The gradients of a backward pass are differentiated, by all ranks."""
