@@ -57,7 +57,7 @@ USAGE = [
     for check in checks_of("usage", [(2, "gloo"), (3, "mpi")])
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
-RECOVERY = checks_of("recovery", [(2, "mpi"), (2, "gloo"), (3, "mpi"), (3, "gloo")])
+RECOVERY = checks_of("recovery", [(2, "mpi"), (3, "mpi"), (3, "gloo")])
 #: A part of the matrix of ``programs/misuse.py``, which runs as a whole by itself.
 MISUSE = checks_of("misuse", [(2, "mpi")])
 MESH = checks_of("mesh", [(4, "gloo")])

@@ -121,6 +121,24 @@ def test_ranks_that_disagree_name_what_each_was_called_with(
             assert word in said.split(";")[0]
 
 
+def test_ranks_with_other_values_give_up_what_they_have_posted() -> None:
+    """After a failure they compare again, whatever each of them has counted before."""
+
+    def work(transport: LocalTransport) -> Any:
+        endpoint = Endpoint(transport, [])
+        endpoint.agreed = 100 + transport.rank
+        transport.give_up("all know of it")
+        endpoint.begin({"x": torch.ones(2)}, training=True, trainable=True).settle()
+        other = torch.full((2,), float(transport.rank))
+        with pytest.raises(DisagreementError, match="rank 1 was called with other inputs"):
+            endpoint.begin({"x": other}, training=True, trainable=True).settle()
+        broken = transport.broken
+        begun(endpoint).settle()
+        return "other inputs" in broken, transport.epoch
+
+    assert all_of(2, work) == [(True, 2)] * 2
+
+
 def test_agreement_is_asked_for_once_and_waited_for_where_it_is_needed() -> None:
     """A call may begin before the others have: nothing waits in it."""
     one, other = pair()

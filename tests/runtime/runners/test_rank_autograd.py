@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from asked_gradients import (
     ASKED,
     Found,
@@ -18,14 +19,15 @@ from asked_gradients import (
     first_weight_of_each_rank,
     gradient_penalty,
     penalty_on_weights,
+    plain_step_after_all,
     saliency,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from local_ranks import all_of, on_ranks
 from local_transport import LocalTransport
 from pararealize import MGRIT, Parareal, pararealize
-from pararealize.errors import MethodError
+from pararealize.errors import MethodError, PeerError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -85,3 +87,58 @@ def test_multigrid_is_not_differentiated_twice() -> None:
     for error in on_ranks(2, work):
         assert isinstance(error, MethodError)
         assert "create_graph" in str(error)
+
+
+# failures
+
+
+class Once(torch.autograd.Function):
+    """The identity, whose backward pass cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return Never.apply(gradient)
+
+
+class Never(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: Tensor) -> Tensor:
+        raise ValueError("no way back again")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_backward_pass_of_a_backward_pass_that_stops_is_told_and_got_over(place: int) -> None:
+    """It stops before it has come to the call's own nodes."""
+    model = blocks()
+    models = [copy.deepcopy(model) for _ in range(2)]
+    wanted = plain_step_after_all(pararealize(model, 3, method=EXACT, example_inputs=(batch(),)))
+
+    def work(transport: LocalTransport) -> tuple[BaseException | None, Found]:
+        rank, error = transport.rank, None
+        net = pararealize(models[rank], 3, method=EXACT, example_inputs=(batch(),), comm=transport)
+        if rank == place:
+            layer = net.get_submodule(next(iter(net.state_dict())).rpartition(".")[0])
+            hook = layer.register_forward_hook(lambda _layer, _inputs, y: Once.apply(y))
+        try:
+            gradient_penalty(net)
+        except (ValueError, PeerError) as found:
+            error = found
+        if rank == place:
+            hook.remove()
+        net.zero_grad()
+        return error, plain_step_after_all(net)
+
+    found = all_of(2, work)
+    own, other = (found[rank][0] for rank in (place, 1 - place))
+    assert isinstance(own, ValueError)
+    assert f"rank {place} of 2 stopped in the backward pass" in str(other)
+    for _, gradients in found:
+        assert_asked_alike(gradients, wanted, ROUNDING)
