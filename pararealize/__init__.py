@@ -6,6 +6,7 @@ from pararealize.errors import (
     DivergenceWarning,
     PararealizeError,
     SlowerThanSerialWarning,
+    WaitingWarning,
 )
 from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.methods import MGRIT, Parareal
@@ -13,6 +14,7 @@ from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.loading import load
 from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.monitoring.report import Report
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "Report",
     "Schedule",
     "SlowerThanSerialWarning",
+    "WaitingWarning",
+    "connect",
     "load",
     "pararealize",
 ]

@@ -35,6 +35,7 @@ from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.agreement import check_same_plan
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.same_model import agree_on_model
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.tracing.copying import at_rest
@@ -112,6 +113,8 @@ def pararealize(
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
+    if transport is not None:
+        agree_on_model(transport, model, f"compiles {type(model).__name__} with n={n}")
     with at_rest(model), together(transport):
         request = replace(request, given=given, tracing=tracing, verify=verify)
         network = compile_as(model, request, transport)

@@ -77,6 +77,10 @@ class NonFiniteError(PararealizeError, ArithmeticError):
     """A network made a NaN or an infinity while anomaly detection was on."""
 
 
+class WaitingWarning(UserWarning):
+    """A rank has waited for another one for long: who, for whom, and for what."""
+
+
 class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""
 

@@ -21,6 +21,7 @@ from pararealize.ir.plan import Tracing
 from pararealize.ir.serialise import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import together
 from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
@@ -56,6 +57,7 @@ def load(
 
     """
     transport = None if comm is None else connect(comm)
+    agree(transport, f"loads {path}")
     with collection_paused(), together(transport):
         saved = read(path)
         model = unwrapped(model)

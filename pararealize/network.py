@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
 from pararealize.emit.adoption import Adopting, adopt
 from pararealize.emit.call_checks import check_call
-from pararealize.emit.collect import clip_over_ranks, serial_copy
+from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
+from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.runner import runner_of
 from pararealize.emit.watch import Watch
 from pararealize.errors import CertificateWarning, MethodError
@@ -37,14 +38,13 @@ from pararealize.storage.write import write
 
 
 @final
-class ParallelNetwork(Adopting):
+class ParallelNetwork(Adopting, HoldsParameters):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
     Hooks on layers fire whenever a sweep evaluates them, those on containers do not.
     """
 
-    _emission: Emission
     _runner: Runner
     _watch: Watch
 
@@ -75,7 +75,7 @@ class ParallelNetwork(Adopting):
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
         if not compiling:
-            check_call(emission.arguments, emission.decisions.expectations, args, kwargs)
+            check_call(emission, args, kwargs)
             self._watch.check()
         with nullcontext() if compiling else emission.lock:
             emission.begin_step()
@@ -271,13 +271,6 @@ class ParallelNetwork(Adopting):
         """Names in the ``state_dict`` of the whole network, also those that other ranks hold."""
         share = self._emission.share
         return frozenset(self.state_dict()) if share is None else share.names
-
-    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
-        """Clip gradients by their norm over the whole network, and return that norm.
-
-        Torch's function of this name would see one rank's parameters only.
-        """
-        return clip_over_ranks(self, self._emission.share, max_norm, norm_type)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""

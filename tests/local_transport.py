@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, final
 
 from torch import Tensor
 
 from pararealize.errors import PeerError
-from pararealize.runtime.communication.transport import PATIENCE, Transport
+from pararealize.runtime.communication.peer_to_peer import PeerToPeer
+from pararealize.runtime.communication.transport import PATIENCE
+
+#: Source, target and tag of messages.
+Way = tuple[int, int, int]
 
 
 @final
@@ -25,9 +29,11 @@ class LocalGroup:
     def __init__(self, size: int, patience: float = PATIENCE) -> None:
         self.size, self.patience = size, patience
         self.changed = threading.Condition()
-        self.boxes: defaultdict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)
-        self.rounds: defaultdict[int, dict[int, Any]] = defaultdict(dict)
-        self.failure = ""
+        self.boxes: defaultdict[Way, dict[int, Tensor]] = defaultdict(dict)
+        self.sent: Counter[Way] = Counter()
+        self.asked: Counter[Way] = Counter()
+        self.mending: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        self.failures: dict[int, str] = {}
         self.lock = threading.Lock()
 
     def member(self, rank: int) -> LocalTransport:
@@ -36,7 +42,7 @@ class LocalGroup:
 
 
 @final
-class LocalTransport(Transport):
+class LocalTransport(PeerToPeer):
     """Messages to the other threads of a :class:`LocalGroup`.
 
     Threads share PyTorch's random state: networks that draw random numbers need processes.
@@ -45,24 +51,31 @@ class LocalTransport(Transport):
     def __init__(self, group: LocalGroup, rank: int) -> None:
         super().__init__(rank, group.size, group.patience)
         self._group = group
-        self._round = 0
 
     def alone(self) -> AbstractContextManager[Any]:
         """A block that ranks of one process run one after another."""
         return self._group.lock
 
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
-        with self._group.changed:
-            self._group.boxes[self.rank, peer, tag].append(numbers.detach().clone())
-            self._group.changed.notify_all()
+        group, way = self._group, (self.rank, peer, tag)
+        with group.changed:
+            group.boxes[way][group.sent[way]] = numbers.detach().clone()
+            group.sent[way] += 1
+            group.changed.notify_all()
 
     def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
         """Start to receive into a tensor of one axis; the result waits for it."""
-        box = self._group.boxes[peer, self.rank, tag]
+        self.check()
+        way, epoch = (peer, self.rank, tag), self.epoch
+        with self._group.changed:
+            box, number = self._group.boxes[way], self._group.asked[way]
+            self._group.asked[way] += 1  # the n-th receive is for the n-th message
 
         def wait() -> None:
-            self._wait(lambda: bool(box), peer)
-            numbers.detach().copy_(box.popleft())
+            if self.epoch != epoch:
+                raise PeerError("given up")
+            self._wait(lambda: number in box, peer)
+            numbers.detach().copy_(box.pop(number))
 
         return wait
 
@@ -70,40 +83,24 @@ class LocalTransport(Transport):
         end = time.monotonic() + self.patience
         with self._group.changed:
             while not ready():
-                if self._group.failure:
-                    raise PeerError(self._group.failure)
-                if not self._group.changed.wait(end - time.monotonic()):
-                    raise self.lost(peer)
+                if not self.broken and self.epoch in self._group.failures:
+                    self.broken = self._group.failures[self.epoch]
+                    raise PeerError(self.broken)
+                if not self._group.changed.wait(max(0.0, end - time.monotonic())):
+                    raise PeerError(self.lost(peer))
 
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
-        """Start to collect as many integers from every rank; the result waits for them."""
-        return self._begin(list(numbers))
-
-    def _begin(self, value: Any) -> Callable[[], list[Any]]:
-        self._round += 1
-        found = self._group.rounds[self._round]
+    def _announce(self, reason: str) -> None:
         with self._group.changed:
-            found[self.rank] = value
+            self._group.failures.setdefault(self.epoch, reason)
             self._group.changed.notify_all()
 
-        def wait() -> list[Any]:
-            self._wait(lambda: len(found) == self.size, -1)
-            return [found[rank] for rank in range(self.size)]
-
-        return wait
-
-    def gather(self, value: Any) -> list[Any]:
-        """A value of every rank, by rank; all call it."""
-        return self._begin(value)()
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over all ranks; all call it."""
-        parts = self.gather(tensor.detach().clone())
-        total: Tensor = sum(parts[1:], parts[0])
-        return total
-
-    def fail(self, reason: str) -> None:
-        """Tell the other threads that this one cannot go on."""
+    def _mend(self) -> list[int]:
+        come = self._group.mending[self.epoch]
         with self._group.changed:
-            self._group.failure = reason
+            come[self.rank] = self.steps
+            if len(come) == self.size:
+                for kept in (self._group.boxes, self._group.sent, self._group.asked):
+                    kept.clear()
             self._group.changed.notify_all()
+        self._wait(lambda: len(come) == self.size, -1)
+        return [come[rank] for rank in range(self.size)]

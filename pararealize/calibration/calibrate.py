@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pararealize.calibration.alike import alike
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.certify import certify
 from pararealize.calibration.data import batches, divided
@@ -29,6 +30,7 @@ from pararealize.ir.plan import Plan
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import moved
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.rules import answer
@@ -65,6 +67,7 @@ def calibrate(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
+    agree(emission.transport, f"calibrates with {options}")
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))
         stack.enter_context(torch.inference_mode(mode=False))
@@ -90,6 +93,7 @@ class _Calibration:
         """Observe the data, fit every kind to a few of them, and the best of them to all."""
         emission, options = self.subject.emission, self.options
         every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
+        every = alike(every, emission.transport)
         device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
         with self.progress.task("states of the serial network") as advance:
             parts = divided(every, options.held_out)

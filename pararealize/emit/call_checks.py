@@ -7,23 +7,35 @@ from typing import Any
 
 from torch import Tensor
 
+from pararealize.emit.emission import Emission
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Expectation
 from pararealize.ir.program import FIXED, Operation
 
 
-def check_call(
-    arguments: tuple[Operation, ...],
-    expectations: Mapping[str, Expectation],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
+def check_call(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise where an argument does not fit the first layers, or what the network was traced with.
+
+    The other ranks hear of it.
 
     Raises:
         ShapeError: names the argument, what was found and what was expected.
 
     """
+    try:
+        _check(emission.arguments, emission.decisions.expectations, args, kwargs)
+    except ShapeError as error:
+        if emission.transport is not None:
+            emission.transport.refuse(error)
+        raise
+
+
+def _check(
+    arguments: tuple[Operation, ...],
+    expectations: Mapping[str, Expectation],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
     given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
     for argument in arguments:
         if FIXED in argument.kwargs and argument.target in given:

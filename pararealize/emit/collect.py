@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pararealize.emit.adoption import is_added
 from pararealize.emit.emission import Emission, Share
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import Transport
 from pararealize.tracing.copying import copy_tree
 
@@ -34,6 +35,7 @@ def serial_copy(emission: Emission) -> nn.Module:
 
 def _collected(share: Share, serial: nn.Module) -> nn.Module:
     """The whole serial network with the tensors and modes that the ranks hold; all call it."""
+    agree(share.transport, "collects the whole network (to_serial)")
     tensors = {name: t for name, t in named_tensors(serial) if not is_added(name)}
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
     own = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
@@ -80,19 +82,33 @@ def _fill(
 def clip_over_ranks(network: nn.Module, share: Share | None, most: float, kind: float) -> Tensor:
     """Clip gradients by their ``kind``-norm over the parameters of all ranks, and return it.
 
-    A parameter that several ranks hold counts on the first of them.
+    It is the norm of the norms of all parameters, which are the same numbers on any number of
+    ranks. A parameter that several ranks hold counts on the first of them.
     """
-    parameters = [p for p in network.parameters() if p.grad is not None]
-    ties = () if share is None else share.ties
-    rank = 0 if share is None else share.transport.rank
-    skip = {id(network.get_parameter(tie.name)) for tie in ties if tie.ranks[0] != rank}
-    counted = [p.grad for p in parameters if p.grad is not None and id(p) not in skip]
-    norm = nn.utils.get_total_norm(counted, kind)
-    if share is not None:
-        every = [float(n) for n in share.transport.exchange(float(norm))]
-        norm = torch.linalg.vector_norm(torch.tensor(every, dtype=torch.float64), kind).to(norm)
+    parameters = [p for p in nn.Module.parameters(network) if p.grad is not None]
+    if share is None:
+        return nn.utils.clip_grad_norm_(parameters, most, kind)
+    agree(share.transport, f"clips gradients to a {kind}-norm of {float(most)}")
+    every = share.transport.exchange(_norms(network, share, kind))
+    found = dict(sorted((name, norm) for own in every for name, norm in own.items()))
+    total = torch.linalg.vector_norm(torch.tensor([*found.values()], dtype=torch.float64), kind)
+    norm: Tensor = total.to(parameters[0]) if parameters else total.float()
     nn.utils.clip_grads_with_norm_(parameters, most, norm)
     return norm
+
+
+def _norms(network: nn.Module, share: Share, kind: float) -> dict[str, float]:
+    """The norm of every gradient that counts on this rank, by name."""
+    rank = share.transport.rank
+    skip = {id(network.get_parameter(tie.name)) for tie in share.ties if tie.ranks[0] != rank}
+    counted = {
+        name: p.grad
+        for name, p in network.named_parameters()
+        if p.grad is not None and id(p) not in skip
+    }
+    norms = [torch.linalg.vector_norm(gradient, kind) for gradient in counted.values()]
+    values = torch.stack([n.to(norms[0]) for n in norms]).tolist() if norms else []
+    return dict(zip(counted, values, strict=True))
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -106,8 +122,15 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def share_weights(module: nn.Module, transport: Transport) -> None:
-    """Give every rank the weights of rank 0, where they differ; all call it."""
-    if len(set(transport.exchange(weights_digest(module)))) == 1:
+    """Give every rank the weights of rank 0, where they differ; all call it.
+
+    It is here that all ranks begin to compile a network, and so where it gets its number.
+    """
+    digests, counts = zip(
+        *transport.exchange((weights_digest(module), transport.networks)), strict=True
+    )
+    transport.networks = max(counts) + 1
+    if len(set(digests)) == 1:
         return
     for _, tensor in named_tensors(module):
         numbers = tensor.detach().reshape(-1).contiguous()

@@ -34,6 +34,7 @@ class Share:
         names: what the ``state_dict`` of the whole network holds.
         skeleton: the whole serial network, its tensors without storage.
         ties: this rank's parameters that other ranks hold as well.
+        number: of the network, among those of its ranks.
 
     """
 
@@ -42,6 +43,7 @@ class Share:
     names: frozenset[str]
     skeleton: nn.Module
     ties: tuple[Tie, ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
         shared = (draw for draw in draws if not draw.own)
         draws = tuple(replace(d, value=applied.get(d.value, d.value)) for d in shared)
     ties = tied(found, serial, transport.rank)
-    share = Share(transport, draws, frozenset(names), meta_copy(serial), ties)
+    number = transport.networks
+    share = Share(transport, draws, frozenset(names), meta_copy(serial), ties, number)
     strip(serial, found, transport.rank)
     here = targets(task for task in everything if task.rank == transport.rank)
     local = {target: part for target, part in parts.items() if target in here}

@@ -41,7 +41,9 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
     arguments, schedule, share = Arguments(emission.arguments), emission.schedule, emission.share
     if share is not None:
         program, ties, parts = _program(emission, share), share.ties, emission.propagators
-        return RankRunner(program, parts, arguments, share.draws, share.transport, network, ties)
+        return RankRunner(
+            program, parts, arguments, share.draws, share.transport, network, ties, share.number
+        )
     guarded = emission.decisions.partition.chain.infinite
     graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control

@@ -15,8 +15,9 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from pararealize.errors import RankError, StorageError
+from pararealize.errors import StorageError
 from pararealize.ir.plan import FORMAT, Plan
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.storage.draft import Draft
 from pararealize.storage.folder import create, folder_of
@@ -47,14 +48,16 @@ def write(
     drafts of killed processes name; nothing else is. On ranks, all call it.
 
     Raises:
+        DisagreementError: on ranks, one of them does something else; nothing has been written.
         StorageError: the folder cannot be written; what it held before is unchanged.
-        RankError: ranks name different folders.
 
     Warns:
         UserWarning: old weights cannot be removed.
 
     """
-    folder = _agreed(path, transport)
+    with together(transport):
+        folder = folder_of(path)
+    agree(transport, f"saves {'one file' if consolidated else 'its weights'} to {path}")
     if transport is not None and consolidated:
         weights = _to_first(weights, transport)
     first, shard, content = transport is None or transport.rank == 0, None, b""
@@ -73,26 +76,6 @@ def write(
         with together(transport), _writing(folder):
             if first:
                 draft.publish()
-
-
-def _agreed(path: str | Path, transport: Transport | None) -> Path:
-    """The folder, which all ranks name alike.
-
-    Raises:
-        RankError: they do not.
-
-    """
-    with together(transport):
-        folder = folder_of(path)
-    if transport is not None:
-        named = transport.exchange(str(folder.absolute()))
-        if len(set(named)) > 1:
-            each = ", ".join(f"rank {rank} {name!r}" for rank, name in enumerate(named))
-            raise RankError(
-                f"net.save(): ranks name different folders ({each}), and one network is saved to "
-                "one: give the same path on all ranks."
-            )
-    return folder
 
 
 def _to_first(weights: Mapping[str, Any], transport: Transport) -> dict[str, Any]:

@@ -125,10 +125,11 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
         return twin
     if id(value) in memo:
         return memo[id(value)]
-    if kind is OrderedDict and not value:  # as a module without hooks has, a dozen of them
-        return memo.setdefault(id(value), OrderedDict())
     if not isinstance(value, Tensor) and hasattr(value, "__len__") and len(value) == 0:
-        return memo.setdefault(id(value), copy.copy(value))  # others may hold the same one
+        # A module without hooks has a dozen of these; others may hold the same one.
+        return memo.setdefault(
+            id(value), OrderedDict() if kind is OrderedDict else copy.copy(value)
+        )
     return copy.deepcopy(value, memo)
 
 

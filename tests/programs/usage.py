@@ -12,6 +12,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from asked_gradients import (
+    affine,
+    assert_asked_alike,
+    backward_to_the_input,
+    blocks,
+    critic,
+    penalty_on_weights,
+    saliency,
+    weighted_output,
+)
+from asked_gradients import batch as asked_batch
 from mpi4py import MPI
 from torch import Tensor, nn
 
@@ -164,6 +175,66 @@ def clips_gradients(comm: Any, _folder: str) -> None:
     assert_alike(net, alone)
 
 
+class Amplified(nn.Module):
+    """A residual layer whose gradients are as large as its gain."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.fc, self.gain = nn.Linear(8, 8), gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gain * torch.tanh(self.fc(x))
+
+
+def scaled_steps(net: nn.Module, *, clips: bool, parts: int, optimizers: int) -> list[Any]:
+    """Losses and scales of some steps in float16, which overflow at first, in one rank's layers."""
+    torch.manual_seed(1)
+    x, y = 0.1 * torch.randn(64, 8), torch.randn(64, 8)
+    own = list(nn.Module.parameters(net))
+    groups = [own[i::optimizers] for i in range(optimizers)]
+    opts = [torch.optim.SGD(group, lr=0.05) for group in groups]
+    scaler, found = torch.amp.GradScaler("cpu", init_scale=2.0**18), []
+    for _ in range(5):
+        net.zero_grad()
+        for some, wanted in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = (net(some).float() - wanted).square().mean() * 8
+            scaler.scale(loss).backward()
+        for opt in opts:
+            if clips:
+                scaler.unscale_(opt)
+        if clips:
+            clip = getattr(net, "clip_grad_norm_", None)
+            _ = clip(1.0) if clip else nn.utils.clip_grad_norm_(own, 1.0)
+        for opt in opts:
+            scaler.step(opt)
+        scaler.update()
+        found.append((loss.item(), scaler.get_scale()))
+    return found
+
+
+def scales_gradients(comm: Any, _folder: str) -> None:
+    """A scaler leaves out the steps that overflow, on every rank; some of them do."""
+    ways = [(False, 1, 1), (True, 1, 1), (False, 2, 1), (False, 1, 2)]
+    for clips, parts, optimizers in ways:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(Amplified(gain) for gain in (0.02, 0.02, 0.02, 1.0)))
+        method = Parareal(coarse="fine", correction="difference", guess="coarse")
+        options = {"method": method, "example_inputs": (torch.zeros(64, 8),)}
+        options["interfaces"] = ["0", "1", "2"]
+        nets = (pararealize(model, N, comm=c, **options) for c in (comm, None))
+        found, wanted = (
+            scaled_steps(net, clips=clips, parts=parts, optimizers=optimizers) for net in nets
+        )
+        scales = [scale for _, scale in wanted]
+        assert scales[0] < 2.0**18, "no step overflows"
+        assert scales[-1] == scales[-2], "all steps overflow"
+        assert [scale for _, scale in found] == scales
+        assert all(
+            abs(a - b) <= 1e-3 * abs(b) for (a, _), (b, _) in zip(found, wanted, strict=True)
+        )
+
+
 def freezes_parts(comm: Any, _folder: str) -> None:
     net, alone = pair(comm)
     for module in (net, alone):
@@ -185,6 +256,16 @@ def gives_gradients_of_inputs(comm: Any, _folder: str) -> None:
         loss_of(module, 2 * x).backward()
         found.append(x.grad)
     assert close(*found)
+
+
+def gives_what_autograd_is_asked_for(comm: Any, _folder: str) -> None:
+    """``autograd.grad``, ``backward(inputs=)``, and derivatives of derivatives."""
+    method = Parareal(coarse="fine", correction="difference")
+    for work in (saliency, backward_to_the_input, critic, penalty_on_weights, weighted_output):
+        for model in (blocks, affine):
+            options = {"method": method, "example_inputs": (asked_batch(),)}
+            net, alone = (pararealize(model(), N, comm=c, **options) for c in (comm, None))
+            assert_asked_alike(work(net), work(alone), ROUNDING)
 
 
 def optimises(comm: Any, _folder: str) -> None:
@@ -554,8 +635,13 @@ def refuses_other_inputs(comm: Any, _folder: str) -> None:
 
 def refuses_other_models(comm: Any, _folder: str) -> None:
     last = RANK == SIZE - 1
-    with refused(RankError, "compiled another network"):
+    with refused(RankError, "compiles Deep with n=4", "compiles Deep with n=5"):
         pararealize(Deep().double(), N + last, example_inputs=(batch(),), comm=comm)
+    with refused(RankError, f"rank {SIZE - 1}", "layers.9.0.weight", "head.weight"):
+        pararealize(Deep(9 + last).double(), N, example_inputs=(batch(),), comm=comm)
+    with refused(RankError, "compiled another network"):
+        method = Parareal(iterations=2 if last else 1)
+        pararealize(Deep().double(), N, method=method, example_inputs=(batch(),), comm=comm)
     kind = ShapeError if last else PeerError
     with refused(kind, "[6, 4]"):
         x = torch.ones(6, 3 + last, dtype=torch.float64)
@@ -644,8 +730,10 @@ CHECKS = (
     evaluates,
     computes_in_bfloat16,
     clips_gradients,
+    scales_gradients,
     freezes_parts,
     gives_gradients_of_inputs,
+    gives_what_autograd_is_asked_for,
     optimises,
     keeps_jumps_small,
     calibrates,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pararealize.errors import PeerError, RankError
-from pararealize.runtime.communication.transport import PATIENCE, Transport
+from pararealize.runtime.communication.peer_to_peer import PeerToPeer
+from pararealize.runtime.communication.transport import PATIENCE
+from pararealize.runtime.communication.waiting import Wait
 
-#: The tag on which ranks hear that another one failed or left; data have higher tags.
-ALARM = 0
+#: Tags beside the data: ranks hear that another one failed or left; they get over a failure.
+ALARM, MEND = 0, 1
 
 #: A waiting rank asks again at once for a while (most messages come soon), then sleeps between.
 SPINS, SLEEP = 2000, 5e-5
@@ -24,12 +26,22 @@ SPINS, SLEEP = 2000, 5e-5
 GRACE = 2.0
 
 
+@dataclass
+class Posted:
+    """A receive that has begun: MPI writes on its memory until it is complete or cancelled."""
+
+    request: Any
+    memory: np.ndarray[Any, Any]
+    peer: int
+
+
 @final
-class MPITransport(Transport):
-    """Messages over a duplicate of an mpi4py communicator.
+class MPITransport(PeerToPeer):
+    """Messages over duplicates of an mpi4py communicator, one for data and one for alarms.
 
     While it waits, a rank listens for the failure of others, and Python handles signals. All ranks
-    of the communicator make one.
+    of the communicator make one. After a failure that was caught, each rank cancels the receives
+    that it has posted, and takes in what was sent to it, which the others tell it the number of.
 
     Raises:
         RankError: the communicator has been freed.
@@ -45,101 +57,175 @@ class MPITransport(Transport):
                 "pararealize(model, n, comm=MPI.COMM_WORLD)."
             )
         self._mpi = MPI
-        self._comm = communicator.Dup()
+        self._comm, self._beside = communicator.Dup(), communicator.Dup()
         super().__init__(self._comm.rank, self._comm.size, patience)
-        self._leaving: list[tuple[Any, Tensor | np.ndarray[Any, Any]]] = []
+        self._leaving: list[tuple[Any, object]] = []
+        self._posted: dict[int, Posted] = {}
+        self._count = 0  # of receives, which are known by their number
+        self._heard: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}  # in getting over a failure
+        self._sent, self._taken = [0] * self.size, [0] * self.size
         self._gone: dict[int, tuple[float, str]] = {}
-        self._alarmed = False
+        self._ahead: list[tuple[int, str]] = []  # failures after one that is not yet got over
 
     def _send(self, numbers: Tensor, peer: int, tag: int) -> None:
         numbers = numbers.cpu()
         self._leaving = [(r, kept) for r, kept in self._leaving if not r.Test()]
-        self._leaving.append((self._comm.Isend(_bytes(numbers), peer, tag + 1), numbers))
+        self._leaving.append((self._comm.Isend(_bytes(numbers), peer, tag), numbers))
+        self._sent[peer] += 1
 
     def receive(self, numbers: Tensor, peer: int, tag: int) -> Callable[[], None]:
         """Start to receive into a tensor of one axis; the result waits for it."""
+        self.check()
         here = numbers if numbers.device.type == "cpu" else torch.empty_like(numbers, device="cpu")
-        request = self._comm.Irecv(_bytes(here), peer, tag + 1)
+        number = self._post(_bytes(here), peer, tag)
 
         def wait() -> None:
-            self._wait(request, peer)
+            self._complete(number)
+            self._taken[peer] += 1
             if here is not numbers:
                 numbers.copy_(here)
 
         return wait
 
+    def _post(self, memory: np.ndarray[Any, Any], peer: int, tag: int) -> int:
+        self._count += 1
+        self._posted[self._count] = Posted(self._comm.Irecv(memory, peer, tag), memory, peer)
+        return self._count
+
+    def _complete(self, number: int) -> None:
+        """Wait for a receive; the memory of one that does not complete is kept for it."""
+        posted = self._posted.get(number)
+        if posted is None:
+            self.check()
+            raise PeerError("this message was given up after a failure: call the network anew.")
+        self._wait(posted.request, posted.peer)
+        del self._posted[number]
+
     def _wait(self, request: Any, peer: int) -> None:
-        begin, tries = time.monotonic(), 0
-        while not request.Test():
+        wait, tries = None, 0
+        while not self._is_complete(request, peer):
             tries += 1
             if tries % 64 == 0 or tries > SPINS:
                 self._listen(peer)
-                if time.monotonic() - begin > self.patience:
-                    request.Cancel()
-                    raise self.lost(peer)
+                wait = wait or Wait(self, peer)
+                if wait.is_over():
+                    self._lose(self.lost(peer))
             if tries > SPINS:
                 time.sleep(SLEEP)
 
+    def _is_complete(self, request: Any, peer: int) -> bool:
+        try:
+            return bool(request.Test())
+        except self._mpi.Exception as error:
+            self._lose(
+                f"rank {self.rank} of {self.size} waits for {self.task}, and rank {peer} sent "
+                f"something else ({error})."
+            )
+
+    def _lose(self, reason: str) -> NoReturn:
+        self.fail(reason)
+        raise PeerError(reason)
+
     def _listen(self, peer: int) -> None:
         """Hear whether a rank failed, or the one that is waited for (any, if negative) left."""
-        while self._comm.Iprobe(tag=ALARM):
+        while self._beside.Iprobe(tag=ALARM):
             status = self._mpi.Status()
-            kind, text = self._comm.recv(tag=ALARM, status=status)
-            self._gone[status.source] = (time.monotonic(), text)
+            kind, epoch, text = self._beside.recv(tag=ALARM, status=status)
             if kind == "failed":
-                raise PeerError(text)
+                self._ahead.append((epoch, text))
+            else:
+                self._gone[status.source] = (time.monotonic(), text)
+                if kind == "died":
+                    self._ahead.append((self.epoch, text))
+        if not self.broken:
+            self._raise_alarm()
         gone = self._gone if peer < 0 else {peer: self._gone[peer]} if peer in self._gone else {}
         for moment, text in gone.values():
             if time.monotonic() - moment > GRACE:
-                raise PeerError(text)
+                self._lose(text)
 
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
-        """Start to collect as many integers from every rank; the result waits for them."""
-        mine = np.array(numbers, dtype=np.int64)
-        every = np.empty((self.size, len(numbers)), dtype=np.int64)
-        request = self._comm.Iallgather(mine, every)
+    def _raise_alarm(self) -> None:
+        """Raise where a failure of this epoch was heard of; those of earlier ones are over."""
+        heard = [text for epoch, text in self._ahead if epoch == self.epoch]
+        self._ahead = [(epoch, text) for epoch, text in self._ahead if epoch > self.epoch]
+        if heard:
+            self.give_up(heard[0])
+            raise PeerError(heard[0])
 
-        def wait() -> list[list[int]]:
+    def _mend(self) -> list[int]:
+        self._cancel()
+        for peer in self.others:
+            mine = np.array([self.epoch, self._sent[peer], self.steps])
+            self._leaving.append((self._beside.Isend(mine, peer, MEND), mine))
+        every = [self.steps] * self.size
+        told = {peer: self._told_by(peer) for peer in self.others}
+        for peer, (_, sent, steps) in told.items():
+            self._take_in(peer, sent)
+            every[peer] = steps
+        for request, _ in self._leaving:
             self._wait(request, -1)
-            found: list[list[int]] = every.tolist()
-            return found
+        self._leaving = []
+        self._heard.clear()
+        return every
 
-        return wait
+    def _told_by(self, peer: int) -> list[int]:
+        """The epoch, number of messages and steps of a peer that gets over this failure.
 
-    def gather(self, value: Any) -> list[Any]:
-        """A picklable value of every rank, by rank; all call it."""
-        content = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
-        counts = [row[0] for row in self.begin_gather([content.size])()]
-        every = np.empty(sum(counts), dtype=np.uint8)
-        self._wait(self._comm.Iallgatherv(content, [every, counts]), -1)
-        parts = np.split(every, np.cumsum(counts)[:-1])
-        return [pickle.loads(part.tobytes()) for part in parts]
+        What was heard before this rank lost its patience with another one is kept.
+        """
+        while True:
+            if peer not in self._heard:
+                row = np.array([-1, 0, 0])
+                self._heard[peer] = self._beside.Irecv(row, peer, MEND), row
+            request, row = self._heard[peer]
+            self._wait(request, peer)
+            found: list[int] = row.tolist()
+            if found[0] == self.epoch:
+                return found
+            del self._heard[peer]  # said again in vain, in an epoch that is over
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over all ranks; all call it."""
-        exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        total = tensor.detach().to("cpu", exact).contiguous().clone()
-        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, total.numpy()), -1)
-        return total.to(tensor.device, tensor.dtype)
+    def _cancel(self) -> None:
+        """Cancel every receive that is posted: nothing writes on its memory any more."""
+        for posted in self._posted.values():
+            posted.request.Cancel()
+        for posted in self._posted.values():
+            status = self._mpi.Status()
+            posted.request.Wait(status)
+            self._taken[posted.peer] += not status.Is_cancelled()
+        self._posted.clear()
 
-    def fail(self, reason: str) -> None:
-        """Tell the other ranks that this one cannot go on."""
+    def _take_in(self, peer: int, sent: int) -> None:
+        """Receive what a peer has sent and nobody waits for any more."""
+        wait = Wait(self, peer)
+        while self._taken[peer] < sent:
+            status = self._mpi.Status()
+            message = self._comm.Improbe(peer, status=status)
+            if message is None:
+                self._listen(peer)
+                if wait.is_over():
+                    self._lose(self.lost(peer))
+                time.sleep(SLEEP)
+                continue
+            memory = np.empty(status.Get_count(self._mpi.BYTE), dtype=np.uint8)
+            message.Recv([memory, self._mpi.BYTE])
+            self._taken[peer] += 1
+
+    def _announce(self, reason: str) -> None:
         self._alarm("failed", reason)
 
-    def farewell(self, failed: bool) -> None:
-        """At the end of the process, let those know who still wait for this rank."""
-        who = f"rank {self.rank} of {self.size}"
-        if failed:
-            self._alarm("failed", f"{who} stopped; its own message says why.")
-        else:
-            self._alarm("left", f"{who} has ended, and is still waited for.")
+    def farewell(self, failure: str) -> None:
+        """At the end of the process, let those know who still wait for this rank, and why it ends.
+
+        Those who hear of a failure stop at once, the others once messages have had time to come.
+        """
+        left = f"rank {self.rank} of {self.size} has ended, and is still waited for."
+        self._alarm("died" if failure else "left", failure or left)
 
     def _alarm(self, kind: str, reason: str) -> None:
-        if self._alarmed or self._mpi.Is_finalized():
+        if self._mpi.Is_finalized():
             return
-        self._alarmed = True
-        for peer in set(range(self.size)) - {self.rank, *self._gone}:
-            self._comm.isend((kind, reason), peer, ALARM)
+        for peer in set(self.others) - set(self._gone):
+            self._beside.isend((kind, self.epoch, reason), peer, ALARM)
 
 
 def _bytes(numbers: Tensor) -> np.ndarray[Any, Any]:

@@ -11,12 +11,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pararealize.errors import PeerError, RankError
-from pararealize.runtime.communication.transport import PATIENCE, Transport
+from pararealize.runtime.communication.transport import PATIENCE, TOGETHER, Transport
 
 
 @final
 class GroupTransport(Transport):
-    """Messages over a torch.distributed process group (gloo, nccl), all whose ranks make one.
+    """Messages over a torch.distributed process group (nccl, mpi), all whose ranks make one.
+
+    What has failed stays so: these engines can neither wake a rank that waits, nor begin again.
 
     Raises:
         RankError: the group has been destroyed, or this process is none of its members.
@@ -24,13 +26,7 @@ class GroupTransport(Transport):
     """
 
     def __init__(self, group: dist.ProcessGroup, patience: float = PATIENCE) -> None:
-        try:
-            rank, size = dist.get_rank(group), dist.get_world_size(group)
-            self._backend = dist.get_backend(group)
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise _unusable(str(error)) from error
-        if rank < 0:
-            raise _unusable("this process is none of its members")
+        rank, size, self._backend = place_in(group)
         super().__init__(rank, size, patience)
         self._group = group
         self._leaving: list[tuple[Any, Tensor]] = []
@@ -63,6 +59,17 @@ class GroupTransport(Transport):
 
         return wait
 
+    def give_up(self, reason: str) -> None:
+        """Nothing is cancelled: what was posted in vain has tags that come round much later."""
+
+    def _announce(self, reason: str) -> None:
+        """The others notice when this process ends, or when their patience does."""
+
+    def _mend(self) -> list[int]:
+        raise PeerError(
+            f"{self.broken} Ranks over {self._backend} cannot go on after a failure: start anew."
+        )
+
     def _try(self, peer: int, action: Callable[[], Any]) -> Any:
         try:
             return action()
@@ -73,7 +80,11 @@ class GroupTransport(Transport):
                 f"answer for {self.patience:.0f} s; its own message says why."
             ) from error
 
-    def begin_gather(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
+    def begin_gather(
+        self,
+        numbers: Sequence[int],
+        doing: str = TOGETHER,  # noqa: ARG002  nobody hears of it
+    ) -> Callable[[], list[list[int]]]:
         """Start to collect as many integers from every rank; the result waits for them."""
         mine = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
         every = [torch.empty_like(mine) for _ in range(self.size)]
@@ -102,6 +113,23 @@ class GroupTransport(Transport):
         total = tensor.detach().to(self._device).contiguous().clone()
         self._try(-1, lambda: dist.all_reduce(total, group=self._group))
         return total.to(tensor.device)
+
+
+def place_in(group: dist.ProcessGroup) -> tuple[int, int, str]:
+    """The rank of this process in a group, the group's size, and its engine.
+
+    Raises:
+        RankError: the group has been destroyed, or this process is none of its members.
+
+    """
+    try:
+        rank, size = dist.get_rank(group), dist.get_world_size(group)
+        backend = dist.get_backend(group)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise _unusable(str(error)) from error
+    if rank < 0:
+        raise _unusable("this process is none of its members")
+    return rank, size, backend
 
 
 def _unusable(reason: str) -> RankError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import final
@@ -76,6 +76,10 @@ def words_between(before: Tensor, after: Tensor) -> int:
     )
 
 
+def _nothing() -> None:
+    """What a rank that is alone waits for."""
+
+
 @final
 class RandomStreams:
     """Random states for the tasks of one rank.
@@ -92,14 +96,26 @@ class RandomStreams:
         self._known: dict[int, list[int]] = {}
         self._found: dict[int, int] = {}
         self._key, self._at, self._reached = 0, 0, 0
-        self._generator = torch.Generator()
+        self._generator, self._start = torch.Generator(), torch.get_rng_state()
+        self._settle = _nothing
+        self._epoch = transport.epoch
 
-    def begin(self, key: int) -> None:
-        """A call of the kind ``key`` begins."""
+    def begin(self, key: int, settle: Callable[[], None] = _nothing) -> None:
+        """A call of the kind ``key`` begins; ``settle`` waits until all ranks are seen to do so."""
         if not self._draws:
             return
-        self._key, self._at, self._found = key, 0, {}
-        self._generator.set_state(torch.get_rng_state())
+        if self._epoch != self._transport.epoch:
+            self._epoch = self._transport.epoch
+            self._known.clear()  # a rank that failed may not have learned what others have
+        self._key, self._at, self._found, self._settle = key, 0, {}, settle
+        self._start = torch.get_rng_state()
+        self._generator.set_state(self._start)
+
+    def undo(self) -> None:
+        """The call failed: draw in the next one what this one would have drawn, on all ranks."""
+        self._settle = _nothing
+        if self._draws:
+            torch.set_rng_state(self._start)
 
     def drawing(self, value: str | Target) -> AbstractContextManager[None]:
         """A block in which the task that makes ``value`` is run, or what draws is applied.
@@ -111,6 +127,8 @@ class RandomStreams:
 
     @contextmanager
     def _drawn(self, i: int) -> Iterator[None]:
+        if self._key not in self._known:
+            self._settle()  # ranks that do something else send no offsets
         self._move_to(self._offset(i))
         before = self._generator.get_state()
         torch.set_rng_state(before)
@@ -132,6 +150,7 @@ class RandomStreams:
             self._known[self._key] = [every[i] for i in range(len(self._draws))]
         self._move_to(sum(self._known[self._key]))
         torch.set_rng_state(self._generator.get_state())
+        self._settle = _nothing
 
     def _offset(self, i: int) -> int:
         if self._key in self._known:
@@ -141,6 +160,7 @@ class RandomStreams:
         before = self._draws[i - 1].rank
         if before == self._transport.rank:
             return self._reached
+        self._transport.task = "the place in the stream of random numbers"
         return int(self._transport.receive_object(before, OFFSET))
 
     def _move_to(self, offset: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.runtime.communication.transport import Transport
+
+#: The ranks that hold a weight, and its place among those that they hold.
+Copied = tuple[tuple[int, ...], int]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Ties:
         self._found: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[Tensor, Any]] = {}
 
+    @property
+    def copies(self) -> dict[Copied, Tensor]:
+        """The weights that are trained here and elsewhere, by what all their ranks know them by."""
+        found: dict[Copied, Tensor] = {}
+        counts: Counter[tuple[int, ...]] = Counter()
+        for tie in self.ties:
+            weight = self._network.get_parameter(tie.name)
+            if weight.requires_grad:
+                found[tie.ranks, counts[tie.ranks]] = weight
+            counts[tie.ranks] += 1
+        return found
+
     def watch(self) -> None:
         """Take the gradients of the backward pass to come instead of letting them accumulate."""
         self._found.clear()
@@ -54,17 +70,21 @@ class Ties:
 
         return take
 
-    def sum(self, tag: Callable[[int], int]) -> None:
-        """Exchange what every rank found, and add it up; all ranks of a tie call it."""
+    def sum(self, tag: int) -> None:
+        """Exchange what every rank found, and add it up; all ranks of a tie call it.
+
+        One ``tag`` does: all ranks go through the ties in one order, and messages keep theirs.
+        """
         own = [self._own(tie) for tie in self.ties]
-        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+        for tie, mine in zip(self.ties, own, strict=True):
             for peer in self._others(tie):
-                self._transport.send(mine.reshape(-1), peer, tag(i))
-        for i, (tie, mine) in enumerate(zip(self.ties, own, strict=True)):
+                self._transport.send(mine.reshape(-1), peer, tag)
+        for tie, mine in zip(self.ties, own, strict=True):
             parts = {self._transport.rank: mine}
             for peer in self._others(tie):
+                self._transport.task = f"the gradient of {tie.name}, which rank {peer} shares"
                 parts[peer] = torch.empty_like(mine)
-                self._transport.receive(parts[peer].view(-1), peer, tag(i))()
+                self._transport.receive(parts[peer].view(-1), peer, tag)()
             self._add(tie, [parts[rank] for rank in tie.ranks])
         self._found.clear()
 

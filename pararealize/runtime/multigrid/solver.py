@@ -87,6 +87,11 @@ class MultigridSolver:
         finally:
             self._is_fixed, self._lanes = False, before
 
+    def forget(self) -> None:
+        """Start the next call as the first one."""
+        self._previous = (None, {})
+        self.tally.backward_cycles = self.setting.iteration.method.backward_cycles
+
     def solve(self, inputs: Mapping[str, Any], messages: Messages, *, learns: bool) -> Solve:
         """The states of the network, in as many cycles as it takes.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+from pararealize.errors import MethodError
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import Role, Task
@@ -25,15 +27,23 @@ from pararealize.runtime.values.pytree import flatten, parameters_of, tensors_of
 
 
 def attach(
-    solver: MultigridSolver, solved: Solve, state: Any, others: Sequence[Tensor]
+    solver: MultigridSolver,
+    solved: Solve,
+    state: Any,
+    others: Sequence[Tensor],
+    stands_for: Mapping[int, Tensor] = MappingProxyType({}),
+    anchor: Tensor | None = None,
 ) -> tuple[Any, Tensor]:
     """The last state, where this rank has it, as a function of weights and inputs; and a token.
 
     In the backward pass the adjoints are solved for; the token brings that about on ranks which do
-    not have the state.
+    not have the state. ``stands_for`` are tensors whose gradient those with these identities
+    find among ``others``; the ``anchor`` is something else that has to run backward after it.
     """
     tensors, solved.structure = tensors_of(state), flatten(state)[1]
-    token, *results = _Solve.apply(solver, solved, len(tensors), *tensors, *others)  # type: ignore[no-untyped-call]
+    behind = [stands_for.get(id(other), other) for other in others]
+    behind += [] if anchor is None else [anchor]
+    token, *results = _Solve.apply(solver, solved, len(tensors), others, *tensors, *behind)  # type: ignore[no-untyped-call]
     return with_tensors(state, results), token
 
 
@@ -42,30 +52,44 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: MultigridSolver, solved: Solve, count: int, *tensors: Tensor
+        ctx: Any,
+        solver: MultigridSolver,
+        solved: Solve,
+        count: int,
+        others: Sequence[Tensor],
+        *tensors: Tensor,
     ) -> Any:
         """The ``count`` leaves of the last state; the other tensors are what it depends on."""
         ctx.solver, ctx.solved = solver, solved
-        ctx.state, ctx.others = tensors[:count], tensors[count:]
+        ctx.state, ctx.others, ctx.behind = tensors[:count], others, len(tensors) - count
         results = tuple(leaf.view_as(leaf) for leaf in tensors[:count])
         ctx.mark_non_differentiable(*(leaf for leaf in results if not is_real(leaf)))
         token = tensors[-1].new_zeros(()) if is_real(tensors[-1]) else torch.zeros(())
         return token, *results
 
     @staticmethod
+    def backward(ctx: Any, token: Tensor, *adjoints: Tensor) -> tuple[Any, ...]:
+        """Gradients of what the state depends on, once only."""
+        if torch.is_grad_enabled():
+            raise MethodError(
+                "create_graph=True asks MGRIT for a backward pass that can be differentiated, and "
+                "its adjoints are solved for by cycles that keep no graph: write "
+                "pararealize(model, n, method=Parareal()), or differentiate net.to_serial()."
+            )
+        return _Solve.gradients(ctx, token, *adjoints)
+
+    @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _token: Tensor, *adjoints: Tensor) -> tuple[Any, ...]:
-        """Gradients of what the state depends on."""
-        wanted = ctx.needs_input_grad[3 + len(adjoints) :]
-        others = [tensor for tensor, needs in zip(ctx.others, wanted, strict=True) if needs]
+    def gradients(ctx: Any, _token: Tensor, *adjoints: Tensor) -> tuple[Any, ...]:
+        """Gradients, as plain numbers."""
         leaves = [
             adjoint if is_real(leaf) else leaf
             for adjoint, leaf in zip(adjoints, ctx.state, strict=True)
         ]
         retain = torch._C._autograd._get_current_graph_task_keep_graph()
-        found = iter(ctx.solver.transpose(ctx.solved, leaves, others, retain=retain))
-        gradients = [next(found) if needs else None for needs in wanted]
-        return (None, None, None, *(None,) * len(adjoints), *gradients)
+        found = ctx.solver.transpose(ctx.solved, leaves, ctx.others, retain=retain)
+        rest = (None,) * (ctx.behind - len(ctx.others))
+        return (None, None, None, None, *(None,) * len(adjoints), *found, *rest)
 
 
 @final

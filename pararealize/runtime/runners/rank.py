@@ -7,15 +7,18 @@ from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.fingerprint import is_compared
+from pararealize.runtime.communication.overflow import Overflow, is_half
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
+from pararealize.runtime.communication.readers import refuse_global_optimizers
 from pararealize.runtime.communication.tied_parameters import Tie, Ties
-from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.communication.transport import Transport, stopped
 from pararealize.runtime.monitoring.jumps import Jumps, summed_jumps
 from pararealize.runtime.monitoring.measures import batch_of
 from pararealize.runtime.monitoring.report import Report
@@ -24,6 +27,10 @@ from pararealize.runtime.runners.rank_programs import RankProgram
 from pararealize.runtime.runners.rank_tasks import RankTasks
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
+from pararealize.runtime.values.pytree import parameters_of, tensors_of
+
+#: Seconds for which a rank that failed waits to hear what the others were called with.
+MOST = 5.0
 
 #: Shares of a sum over ranks, whose states may have other types on each.
 WIDE = torch.float64
@@ -33,7 +40,8 @@ WIDE = torch.float64
 class RankRunner(Runner):
     """Runs one rank's part of a network; all ranks call it and get the same output.
 
-    ``network`` holds this rank's parameters, and its mode; ``ties`` are those that others hold too.
+    ``network`` holds this rank's parameters, and its mode; ``ties`` are those that others hold too;
+    ``number`` tells it from other networks of the same ranks.
     """
 
     def __init__(
@@ -45,6 +53,7 @@ class RankRunner(Runner):
         transport: Transport,
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
+        number: int = 0,
     ) -> None:
         super().__init__(None, program.solver)
         self._program, self._transport = program, transport
@@ -55,8 +64,11 @@ class RankRunner(Runner):
             for t in program.schedule
         )
         own_ties = Ties(ties, network, transport) if ties else None
-        endpoint = Endpoint(transport, program.certain, own_ties)
+        endpoint = Endpoint(
+            transport, program.certain, own_ties, Overflow(network, transport), number
+        )
         streams = RandomStreams(draws, transport)
+        self._epoch = transport.epoch
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -67,26 +79,64 @@ class RankRunner(Runner):
             PeerError: another rank failed.
 
         """
-        inputs = self._arguments(*args, **kwargs)
-        trainable = any(p.requires_grad for p in self._network.parameters())
-        training, asked = self._network.training, jumps is not None
-        endpoint = self._tasks.endpoint
-        call = endpoint.begin(inputs, training=training, trainable=trainable, jumps=asked)
+        weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
+        inputs = self._bound(args, kwargs, weights)
+        call = self._begun(inputs, weights, jumps)
         try:
-            return self._answer(call, inputs, jumps)
-        except (PeerError, DisagreementError):
-            raise
+            return self._answer(call, inputs, weights, jumps)
         except BaseException as error:
-            if isinstance(error, Exception):
-                with suppress(PeerError):
-                    call.settle()  # other inputs on another rank explain more than their effects
-            who = f"rank {self._transport.rank} of {self._transport.size}"
-            error.add_note(f"on {who}")
-            self._transport.fail(f"{who} stopped; its own message says why.")
+            self._tasks.streams.undo()
+            if not isinstance(error, (PeerError, DisagreementError)):
+                self._tell(call, error)
+            raise
+        finally:
+            call.end()
+
+    def _bound(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], weights: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        """The inputs by name; the others hear where they cannot be, or nothing can be trained."""
+        try:
+            if weights and is_compared(self._tasks.endpoint.agreed + 1):
+                refuse_global_optimizers()
+            return dict(self._arguments(*args, **kwargs))
+        except Exception as error:
+            self._transport.refuse(error)
             raise
 
-    def _answer(self, call: Call, inputs: Mapping[str, Any], jumps: Jumps | None) -> Any:
-        here = self._tasks.begin(call, inputs)
+    def _begun(
+        self, inputs: Mapping[str, Any], weights: Sequence[Tensor], jumps: Jumps | None
+    ) -> Call:
+        call = self._tasks.endpoint.begin(
+            inputs,
+            training=self._network.training,
+            trainable=bool(weights),
+            jumps=jumps is not None,
+            half=is_half([*tensors_of(inputs), *weights[:1]]),
+        )
+        if self._epoch != self._transport.epoch:
+            self._epoch = self._transport.epoch
+            if self.solver is not None:
+                self.solver.forget()  # what ranks know of calls before a failure may differ
+        return call
+
+    def _tell(self, call: Call, error: BaseException) -> None:
+        """Let the other ranks know of this one's error, unless they do something else anyway."""
+        error.add_note(f"on rank {self._transport.rank} of {self._transport.size}")
+        reason = stopped(self._transport, error)
+        if isinstance(error, Exception):
+            with suppress(PeerError), self._transport.waiting_at_most(MOST, reason):
+                call.settle()  # other inputs on another rank explain more than their effects
+        self._transport.fail(reason)
+
+    def _answer(
+        self,
+        call: Call,
+        inputs: Mapping[str, Any],
+        weights: Sequence[Tensor],
+        jumps: Jumps | None,
+    ) -> Any:
+        here = self._tasks.begin(call, inputs, weights)
         name, seen, watches = self._program.advance(self._tasks, here, jumps=jumps is not None)
         call.settle()
         self._tasks.streams.end()

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import final
 
+from torch import Tensor
+
 from pararealize.ir.schedule import Schedule, Watch
-from pararealize.runtime.communication.endpoint import Message
+from pararealize.runtime.communication.message import Message
 from pararealize.runtime.monitoring.jumps import Watched, watched_report
 from pararealize.runtime.monitoring.measures import Measure, batch_of, measures, shared, tables
 from pararealize.runtime.monitoring.report import Report
@@ -17,7 +19,7 @@ from pararealize.runtime.runners.graph import SweepControl
 from pararealize.runtime.runners.multigrid import attach, last_state
 from pararealize.runtime.runners.rank_stages import RankStage, messages_of, rank_stages
 from pararealize.runtime.runners.rank_tasks import RankCall, RankMessages, RankTasks
-from pararealize.runtime.values.pytree import detached
+from pararealize.runtime.values.pytree import detached, map_tensors, tensors_of
 
 #: What a rank has come to: the output's name, jumps seen here, and all watches of the call.
 Outcome = tuple[str, Sequence[Watched], Sequence[Watch]]
@@ -52,6 +54,10 @@ class RankProgram(ABC):
     def certain(self) -> list[Message]:
         """Messages from or to the rank that every call takes."""
         return [self.messages[key] for key in messages_of(self.schedule) if self.rank in key[1:]]
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_() if tensor.requires_grad else tensor
 
 
 def seen_in(stage: RankStage, here: RankCall) -> list[Watched]:
@@ -152,13 +158,16 @@ class SolveProgram(RankProgram):
         call = here.call
         call.settle()
         learns = call.learns()
-        solved = self._solver.solve(here.inputs, RankMessages(tasks, call), learns=learns)
+        inputs = map_tensors(_apart, here.inputs)  # adjoints end here, not where the call began
+        solved = self._solver.solve(inputs, RankMessages(tasks, call), learns=learns)
         schedule = solved.cycles.schedule
         rank, name = last_state(schedule)
         state = solved.values[rank, name] if rank == self.rank else ()
         if learns:
-            others = [*self._solver.depends_on(solved), call.anchor]
-            state, token = attach(self._solver, solved, state, others)
+            pairs = zip(tensors_of(inputs), tensors_of(here.inputs), strict=True)
+            stands_for = {id(apart): entered for apart, entered in pairs}
+            others = self._solver.depends_on(solved)
+            state, token = attach(self._solver, solved, state, others, stands_for, here.anchor)
             call.keep_token(token)
         here.values[name] = state
         for task in schedule:

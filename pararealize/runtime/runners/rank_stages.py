@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import answered, kept, reported
 from pararealize.ir.task import Task
-from pararealize.runtime.communication.endpoint import Message
+from pararealize.runtime.communication.message import Message
 
 #: A message by its value, source and target.
 Route = tuple[str, int, int]

@@ -14,7 +14,9 @@ from pararealize.ir.target import Target
 from pararealize.ir.task import Task
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication import autograd
-from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.message import Message
+from pararealize.runtime.communication.passage import Passage
 from pararealize.runtime.communication.random_streams import RandomStreams
 from pararealize.runtime.runners.rank_stages import RankStage, Route
 from pararealize.runtime.values.checks import shapes
@@ -26,13 +28,13 @@ from pararealize.runtime.values.pytree import map_tensors, tensors_of, with_tens
 class RankCall:
     """One call of the network on a rank: its messages, its inputs, and the values known so far.
 
-    ``entered`` are inputs whose gradients are summed over the ranks.
+    ``anchor`` leads the backward pass of every message to all that may want a gradient.
     """
 
     call: Call
     inputs: dict[str, Any]
+    anchor: Tensor
     values: dict[str, Any] = field(default_factory=dict)
-    entered: list[Tensor] = field(default_factory=list)
 
 
 @final
@@ -85,10 +87,10 @@ class RankTasks:
                 values[task.value] = join([values[name] for name in task.reads])
             case "send":
                 message = self.message(task.reads[0], self.rank, task.peer)
-                self._send(here.call, message, values[message.value])
+                self._send(here, message, values[message.value])
             case "recv":
                 message = self.message(task.value, task.peer, self.rank)
-                values[task.value] = self._receive(here.call, message)
+                values[task.value] = self._receive(here, message)
 
     def _slice(self, task: Task, values: dict[str, Any]) -> Any:
         """One part; all are cut at once, so that their adjoints are put together at once."""
@@ -120,31 +122,34 @@ class RankTasks:
             if tensor.requires_grad:
                 tensor.register_hook(reach)
 
-    def _send(self, call: Call, message: Message, value: Any) -> None:
+    def _send(self, here: RankCall, message: Message, value: Any) -> None:
+        call = here.call
         form, tensors = call.send(message, value)
         if message.carries and call.learns(self.rank):
-            token = autograd.SentState.apply(call, message, form, *tensors, call.anchor)  # type: ignore[no-untyped-call]
+            passage = Passage(call, message, form)
+            token = autograd.SentState.apply(passage, here.anchor, *tensors)  # type: ignore[no-untyped-call]
             call.left(message, form, token)
 
-    def _receive(self, call: Call, message: Message) -> Any:
+    def _receive(self, here: RankCall, message: Message) -> Any:
+        call = here.call
         form = call.expect(message)
         if message.carries and call.learns(message.source):
-            tensors = autograd.ReceivedState.apply(call, message, form, call.anchor)  # type: ignore[no-untyped-call]
+            tensors = autograd.ReceivedState.apply(Passage(call, message, form), here.anchor)  # type: ignore[no-untyped-call]
             return form.fill(tensors)
         return form.fill(call.take(message))
 
-    def begin(self, call: Call, inputs: Mapping[str, Any]) -> RankCall:
-        """A call begins: inputs that want a gradient get the sum of what all ranks find."""
-        here = RankCall(call, {})
-        here.inputs = map_tensors(lambda tensor: self._shared(tensor, here), dict(inputs))
-        self.streams.begin(call.key)
+    def begin(self, call: Call, inputs: Mapping[str, Any], weights: Sequence[Tensor]) -> RankCall:
+        """A call begins; inputs that want a gradient get the sum of what all ranks find."""
+        here = RankCall(call, dict(inputs), call.anchor)
+        if self._size > 1 and call.recording:
+            wanting = [tensor for tensor in tensors_of(here.inputs) if tensor.requires_grad]
+            here.anchor, *entered = autograd.Entry.apply(  # type: ignore[no-untyped-call]
+                call, len(wanting), call.anchor, *wanting, *weights
+            )
+            found = iter(entered)
+            here.inputs = map_tensors(lambda t: next(found) if t.requires_grad else t, here.inputs)
+        self.streams.begin(call.key, call.settle)
         return here
-
-    def _shared(self, tensor: Tensor, here: RankCall) -> Tensor:
-        if self._size == 1 or not here.call.recording or not tensor.requires_grad:
-            return tensor
-        here.entered.append(autograd.SharedInput.apply(here.call, tensor))  # type: ignore[no-untyped-call]
-        return here.entered[-1]
 
     def end(
         self, here: RankCall, output: Any, *, made: bool, shares: Sequence[Tensor] = ()
@@ -158,10 +163,10 @@ class RankTasks:
             return output, shares
         if not call.learns():
             return output, [self.endpoint.transport.sum(share) for share in shares]
-        tensors, tokens = tensors_of(output), (*call.tokens, *here.entered, call.anchor)
+        tensors, tokens = tensors_of(output), (*call.tokens, here.anchor)
         counts = len(tensors), len(shares)
         results = autograd.SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)  # type: ignore[no-untyped-call]
-        return with_tensors(output, results), results[len(tensors) :]
+        return with_tensors(output, results), results[len(tensors) : -1]
 
 
 @final

@@ -14,12 +14,14 @@ from torch import Tensor
 from local_ranks import all_of
 from local_transport import LocalTransport
 from pararealize.runtime.communication.autograd import (
+    Entry,
     ReceivedState,
     SentState,
-    SharedInput,
     SharedOutput,
 )
-from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.message import Message
+from pararealize.runtime.communication.passage import Passage
 from pararealize.runtime.monitoring.timeline import Recorder
 
 STATE, RESULT = Message("u1.0", 0, 1, 0), Message("out", 1, 0, 0, carries=False)
@@ -66,18 +68,19 @@ def serial(weights: Weights, x: Tensor) -> Tensor:
     return made + (weights.half(x) - guess)
 
 
-def receive(call: Call, message: Message) -> Any:
+def receive(call: Call, message: Message, anchor: Tensor) -> Any:
     form = call.expect(message)
     carries = message.carries and call.learns(message.source)
     return form.fill(
-        ReceivedState.apply(call, message, form, call.anchor) if carries else call.take(message)
+        ReceivedState.apply(Passage(call, message, form), anchor) if carries else call.take(message)
     )
 
 
-def send(call: Call, message: Message, value: Any) -> None:
+def send(call: Call, message: Message, value: Any, anchor: Tensor) -> None:
     form, tensors = call.send(message, value)
     if message.carries and call.learns(message.source):
-        call.left(message, form, SentState.apply(call, message, form, *tensors, call.anchor))
+        token = SentState.apply(Passage(call, message, form), anchor, *tensors)
+        call.left(message, form, token)
 
 
 def on_endpoint(
@@ -85,17 +88,17 @@ def on_endpoint(
 ) -> Tensor:
     """The same on a rank of two: the state is received after the fine propagator has run."""
     call = own.begin({"x": x}, training=True, trainable=True)
-    entered = SharedInput.apply(call, x)
+    anchor, entered = Entry.apply(call, 1, call.anchor, x, *weights.all)
     first = own.transport.rank == 0
     if first:
-        send(call, STATE, weights.half(entered))
-        output = receive(call, RESULT)
+        send(call, STATE, weights.half(entered), anchor)
+        output = receive(call, RESULT, anchor)
     else:
         made, guess = weights.rest(None, entered, fine)
-        output = made + (receive(call, STATE) - guess)
-        send(call, RESULT, output)
+        output = made + (receive(call, STATE, anchor) - guess)
+        send(call, RESULT, output, anchor)
     call.settle()
-    (result,) = shared_output(call, [output], (*call.tokens, entered, call.anchor), made=not first)
+    (result,) = shared_output(call, [output], (*call.tokens, anchor), made=not first)
     return result
 
 
@@ -109,7 +112,7 @@ def shared_output(
 ) -> tuple[Tensor, ...]:
     """The network's output, and after it the sums over all ranks of ``shares``."""
     counts = len(tensors), len(shares)
-    return SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)
+    return SharedOutput.apply(call, made, counts, *tensors, *shares, *tokens)[:-1]
 
 
 def endpoint(transport: LocalTransport) -> Endpoint:
@@ -227,14 +230,19 @@ def test_whole_numbers_and_truth_values_carry_no_adjoint() -> None:
         call = endpoint(transport).begin({}, training=True, trainable=True)
         weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
         if transport.rank == 0:
-            send(call, STATE, (3 * weight, torch.tensor([4, 5]), torch.tensor([True, False])))
-            output = receive(call, RESULT)
+            send(
+                call,
+                STATE,
+                (3 * weight, torch.tensor([4, 5]), torch.tensor([True, False])),
+                call.anchor,
+            )
+            output = receive(call, RESULT, call.anchor)
         else:
-            u, whole, true = receive(call, STATE)
+            u, whole, true = receive(call, STATE, call.anchor)
             assert not whole.requires_grad
             assert not true.requires_grad
             output = torch.where(true, u * whole, u)
-            send(call, RESULT, output)
+            send(call, RESULT, output, call.anchor)
         made = transport.rank == 1
         (result,) = shared_output(call, [output], (*call.tokens, call.anchor), made=made)
         sent = transport.sent_messages
@@ -296,11 +304,9 @@ def test_an_input_gets_the_sum_of_all_ranks_gradients() -> None:
         call = Endpoint(transport, []).begin({}, training=True, trainable=True)
         call.settle()
         x = torch.ones(2, requires_grad=True)
-        entered = SharedInput.apply(call, x)
+        anchor, entered = Entry.apply(call, 1, call.anchor, x)
         share = ((transport.rank + 1) * entered).sum()
-        _, total = shared_output(
-            call, [torch.ones(1)], (entered, call.anchor), made=True, shares=[share]
-        )
+        _, total = shared_output(call, [torch.ones(1)], (anchor,), made=True, shares=[share])
         total.backward()
         return x.grad.tolist()
 

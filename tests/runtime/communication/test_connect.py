@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from local_transport import LocalGroup
 from pararealize.errors import RankError
 from pararealize.runtime.communication.connect import connect
-from pararealize.runtime.communication.process_group import GroupTransport
+from pararealize.runtime.communication.gloo import GlooTransport
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_what_is_no_communicator_is_refused(comm: Any) -> None:
 
 def test_a_process_group_becomes_a_transport(world: dist.ProcessGroup) -> None:
     transport = connect(world)
-    assert isinstance(transport, GroupTransport)
+    assert isinstance(transport, GlooTransport)
     assert (transport.rank, transport.size) == (0, 1)
     assert transport.gather({"a": 1}) == [{"a": 1}]
     mine = torch.ones(2, dtype=torch.float64)
@@ -63,3 +64,22 @@ def test_a_group_that_was_destroyed_is_refused(world: dist.ProcessGroup) -> None
     dist.destroy_process_group()
     with pytest.raises(RankError, match="the process group cannot be used"):
         connect(world)
+
+
+def test_networks_of_one_group_have_one_transport(world: dist.ProcessGroup) -> None:
+    assert connect(world) is connect(world)
+
+
+def test_patience_is_an_argument(world: dist.ProcessGroup) -> None:
+    assert connect(world).patience == 600
+    assert connect(world, patience=7).patience == 7
+    assert connect(world).patience == 7  # of all networks of the communicator
+    member = LocalGroup(2).member(0)
+    assert connect(member, patience=3) is member
+    assert member.patience == 3
+
+
+@pytest.mark.parametrize("patience", [0, -1, math.nan])
+def test_patience_is_a_time(patience: float) -> None:
+    with pytest.raises(RankError, match=r"patience=.*expected seconds"):
+        connect(LocalGroup(2).member(0), patience=patience)

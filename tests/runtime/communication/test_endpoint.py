@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from torch import Tensor
 from local_ranks import all_of, on_ranks
 from local_transport import LocalGroup, LocalTransport
 from pararealize.errors import DisagreementError, PeerError, ShapeError
-from pararealize.runtime.communication.endpoint import Call, Endpoint, Message
+from pararealize.runtime.communication.backward_end import BackwardEnd
+from pararealize.runtime.communication.endpoint import Call, Endpoint
+from pararealize.runtime.communication.message import Message
+from pararealize.runtime.communication.peer_to_peer import ROW
 from pararealize.runtime.monitoring.timeline import Recorder
 
 #: From rank 0 to rank 1, the first two of a schedule.
@@ -117,6 +121,24 @@ def test_ranks_that_disagree_name_what_each_was_called_with(
             assert word in said.split(";")[0]
 
 
+def test_ranks_with_other_values_give_up_what_they_have_posted() -> None:
+    """After a failure they compare again, whatever each of them has counted before."""
+
+    def work(transport: LocalTransport) -> Any:
+        endpoint = Endpoint(transport, [])
+        endpoint.agreed = 100 + transport.rank
+        transport.give_up("all know of it")
+        endpoint.begin({"x": torch.ones(2)}, training=True, trainable=True).settle()
+        other = torch.full((2,), float(transport.rank))
+        with pytest.raises(DisagreementError, match="rank 1 was called with other inputs"):
+            endpoint.begin({"x": other}, training=True, trainable=True).settle()
+        broken = transport.broken
+        begun(endpoint).settle()
+        return "other inputs" in broken, transport.epoch
+
+    assert all_of(2, work) == [(True, 2)] * 2
+
+
 def test_agreement_is_asked_for_once_and_waited_for_where_it_is_needed() -> None:
     """A call may begin before the others have: nothing waits in it."""
     one, other = pair()
@@ -154,7 +176,7 @@ def test_the_form_travels_in_the_first_call_alone() -> None:
         objects(*what)
 
     def posted(*what: Any) -> Any:
-        posts.append("receive")
+        posts.extend(["receive"] * (what[2] != ROW))
         return receive(*what)
 
     one.transport.send_object = counted  # type: ignore[method-assign]
@@ -262,14 +284,27 @@ def test_only_answers_of_some_messages_are_waited_for() -> None:
 # failures, and what is recorded
 
 
-def test_a_backward_pass_that_stopped_is_told_at_the_next_call() -> None:
+def test_a_backward_pass_that_stopped_is_told_at_once_and_got_over_in_the_next_call() -> None:
     one, other = pair()
-    one.open = begun(one)
-    one.reach("subnetwork 2", "backward")
-    with pytest.raises(PeerError, match="stopped on rank 0 in subnetwork 2"):
-        begun(one)
-    with pytest.raises(PeerError, match="stopped on rank 0 in subnetwork 2"):
-        begun(other).expect(STATE)
+    for _ in range(2):  # a second failure is announced like the first
+        call, waiting = begun(one), begun(other)
+        end = BackwardEnd(one.closed, one.stopped)
+        one.open = call
+        one.reach("subnetwork 2", "backward")
+        del end  # as autograd lets go of it where a node raises
+        with pytest.raises(PeerError, match="rank 0 of 2 stopped in the backward pass of subnet"):
+            taken(waiting)
+        assert one.open is None
+        with pytest.raises(PeerError, match="stopped in the backward pass"):
+            call.send(STATE, numbers(1))  # nothing goes on in what was under way
+
+        def again(rank: int) -> Any:
+            mine = begun((one, other)[rank])
+            return mine.send(STATE, numbers(1)) if rank == 0 else taken(mine).tolist()
+
+        with ThreadPoolExecutor() as threads:
+            assert list(threads.map(again, range(2)))[1] == [1]
+        assert one.transport.position == ""
 
 
 def test_a_backward_pass_that_ended_lets_the_next_call_begin() -> None:
