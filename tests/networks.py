@@ -296,12 +296,14 @@ class Case:
     def model(self) -> Network:
         return build(self.recipe).train(self.training)
 
-    def compile(self, model: nn.Module | None = None, *, reuse: bool = True) -> ParallelNetwork:
+    def compile(
+        self, model: nn.Module | None = None, *, reuse: bool = True, verify: bool = True
+    ) -> ParallelNetwork:
         """The parallel network with random guesses; without ``reuse`` no term is left out."""
         model = self.model() if model is None else model
         schedule = partial(parareal.parareal_schedule, reuse=reuse)
         with patch.object(parareal, "parareal_schedule", schedule):
-            net = compiled(model, self.n, self.method, self.x, self.interfaces)
+            net = compiled(model, self.n, self.method, self.x, self.interfaces, verify=verify)
         scramble(net, self.guess_scale, self.recipe.seed)
         return net
 

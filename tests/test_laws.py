@@ -86,7 +86,7 @@ modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"]
 def compiled_or_rejected(case: Case, *, reuse: bool = True) -> ParallelNetwork:
     """The network; the example does not count where no such coarse network exists."""
     try:
-        return case.compile(reuse=reuse)
+        return case.compile(reuse=reuse, verify=False)  # laws 1 to 3 compile the same networks
     except CoarseError:
         reject()
 

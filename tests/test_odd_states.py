@@ -7,7 +7,6 @@ import torch
 from odd_networks import ODD, Odd, example, finite_loss, largest_difference
 
 from pararealize import MGRIT, Parareal, pararealize
-from pararealize.ir.methods import Method
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.errors.SlowerThanSerialWarning")
 
@@ -28,10 +27,10 @@ ROUGH = {
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)
-def test_exact_networks_are_serial(name: str, method: Method) -> None:
-    model, x = Odd(ODD[name]), example()
-    net = pararealize(model, 3, method=method, example_inputs=(x,))
+@pytest.mark.parametrize("method", EXACT)
+def test_exact_networks_are_serial(name: str, method: str) -> None:
+    model, x, verify = Odd(ODD[name]), example(), method == "one sweep"  # once for each is enough
+    net = pararealize(model, 3, method=EXACT[method], example_inputs=(x,), verify=verify)
     wanted, found = model(x), net(x)
     # Serial to the last digit where one sweep is; elsewhere summed in another order.
     assert largest_difference(found, wanted) <= 1e-12
@@ -44,10 +43,10 @@ def test_exact_networks_are_serial(name: str, method: Method) -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("method", ROUGH.values(), ids=ROUGH)
-def test_rough_networks_answer_with_numbers(name: str, method: Method) -> None:
+def test_rough_networks_answer_with_numbers(name: str) -> None:
     model, x = Odd(ODD[name]), example()
-    net = pararealize(model, 4, method=method, example_inputs=(x,))
+    method = list(ROUGH.values())[list(ODD).index(name) % len(ROUGH)]  # in turn
+    net = pararealize(model, 4, method=method, example_inputs=(x,), verify=False)
     found, wanted = net(x), model(x)
     first = found[0] if isinstance(found, tuple) else found
     assert torch.isfinite(first).all()

@@ -80,9 +80,9 @@ def test_several_save_and_read_one_folder(
     net: ParallelNetwork, tmp_path: Path, locks: bool
 ) -> None:
     save_all(net, tmp_path, -1)
-    values = [list(range(first, first + 60)) for first in (0, 100, 200)]
+    values = [list(range(first, first + 40)) for first in (0, 100, 200)]
     savers = [in_process(lambda v: keep_saving(net, tmp_path, v, locks=locks), v) for v in values]
-    readers = [in_process(keep_reading, tmp_path, 100) for _ in range(2)]
+    readers = [in_process(keep_reading, tmp_path, 60) for _ in range(2)]
     for process in (*savers, *readers):
         process.join(60)
     assert [process.exitcode for process in (*savers, *readers)] == [0] * 5

@@ -52,15 +52,15 @@ def test_nothing_is_measured_again(
     torch.manual_seed(0)
     random.seed(0)
     model = odenet(13, width=8, in_features=6)
-    net = pararealize(model, 4, method=method, example_inputs=(X,), cost="measured")
+    net = pararealize(model, 4, method=method, example_inputs=(X,), cost="measured", verify=False)
     trained(net)
     net.save(tmp_path)
-    for _ in range(3):  # one draw of the clocks may be as the first was
+    for _ in range(2):  # one draw of the clocks may be as the first was
         other = odenet(13, width=8, in_features=6)
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.mul_(20)
-        again = load(tmp_path, other)
+        again = load(tmp_path, other, verify=False)
         assert again.plan == net.plan
         assert again.schedule == net.schedule
         assert torch.equal(again.eval()(X), net.eval()(X))
