@@ -78,7 +78,7 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...], guarded: bool) -> Any:
     if len(leaves) == 1:
         return -first if signs[0] == "-" else first
     if signs == "++-" and leaves[1] is leaves[2]:
-        return Cancelled.apply(first, leaves[1])
+        return Cancelled.apply(first, leaves[1])  # type: ignore[no-untyped-call]
     if can_look(first):
         found = _sum(signs, leaves)
         return found if is_finite(found) else combined(signs, leaves)
