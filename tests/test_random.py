@@ -29,7 +29,7 @@ samples = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=24)
 @given(samples)
 def test_laws_hold_on_random_networks(sample: Sample) -> None:
     """n = 1, exact corrections and n sweeps are the serial network; no jump, no correction."""
@@ -38,8 +38,8 @@ def test_laws_hold_on_random_networks(sample: Sample) -> None:
 
 def test_most_random_networks_are_networks_and_are_cut() -> None:
     """Else the laws above would be checked on nothing."""
-    outcomes: list[Outcome] = [check_laws(Sample(seed, 5)) for seed in range(12)]
-    assert sum(outcome.n > 1 for outcome in outcomes) >= 6
+    outcomes: list[Outcome] = [check_laws(Sample(seed, 5)) for seed in range(8)]
+    assert sum(outcome.n > 1 for outcome in outcomes) >= 4
 
 
 def test_random_networks_have_every_kind_of_connection() -> None:

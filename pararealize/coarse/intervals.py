@@ -20,7 +20,7 @@ from pararealize.errors import CoarseError
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.program import Segment
-from pararealize.propagators.generic import has_identity, identity
+from pararealize.propagators.parameter_free import has_identity, identity
 
 
 class IntervalKind(CoarseKind):

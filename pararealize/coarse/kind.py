@@ -145,8 +145,8 @@ def is_zero_preserving(module: nn.Module, state: State) -> bool:
     """
     first = next(module.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    dtype = first.dtype if first is not None else state[0].dtype
-    kinds = (dtype if s.dtype.is_floating_point else s.dtype for s in state)
+    own = first.dtype if first is not None else None
+    kinds = (own if own and s.dtype.is_floating_point else s.dtype for s in state)
     pairs = zip(state, kinds, strict=True)
     zeros = [torch.zeros(s.shape, dtype=kind, device=device) for s, kind in pairs]
     probe = copy.deepcopy(module)

@@ -140,11 +140,19 @@ def selected_costs(
 
 
 def bypass_layer(chain: Chain, i: int, names: Mapping[str, str]) -> dict[str, str]:
-    """What stands for a layer's values where it is left out: those before it that end there."""
+    """What stands for a layer's values where it is left out: those before it that end there.
+
+    Each for one of its own shape and kind: a state for a state, an index for an index.
+    """
     before, after = chain.interfaces[i - 1].values, chain.interfaces[i].values
     ending = [name for name in before if name not in after]
     made = [name for name in after if name not in before]
-    return {b: names.get(a, a) for a, b in zip(ending, made, strict=True)}
+    specs, found = chain.profile.specs, dict[str, str]()
+    for name in made:
+        alike = [old for old in ending if specs.get(old) == specs.get(name)]
+        ending.remove(old := next(iter(alike), ending[0]))
+        found[name] = names.get(old, old)
+    return found
 
 
 def without_dropout(chain: Chain, model: nn.Module, segment: Segment) -> Segment:

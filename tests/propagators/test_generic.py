@@ -4,17 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
 from pararealize.ir.chain import State, TensorSpec
 from pararealize.propagators.generic import (
     LowRank,
-    ParameterFree,
     PatchGuess,
     Resize,
     generic_coarse,
     generic_guess,
-    identity,
 )
 
 MAPS = [(2, 4, 8, 8), (2, 6, 8, 8), (2, 4, 4, 4), (2, 8, 5, 5), (2, 3, 16, 16), (2, 5, 1, 1)]
@@ -155,51 +152,3 @@ def test_resizing_reaches_every_size(before: int, after: int) -> None:
 def test_resizing_halves_other_sizes_too() -> None:
     assert Resize((8, 8), (4, 4))(torch.ones(1, 1, 6, 6)).shape == (1, 1, 3, 3)
     assert Resize((4,), (8,))(torch.ones(1, 1, 3)).shape == (1, 1, 6)
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [*pairs(MAPS), *pairs(VECTORS), ((2, 5, 8), (2, 5, 8)), ((2, 6, 4, 4), (2, 4))],
-)
-def test_the_identity_has_no_parameters(source: tuple[int, ...], target: tuple[int, ...]) -> None:
-    module = identity(state(source), state(target))
-    assert isinstance(module, ParameterFree)
-    assert not list(module.parameters())
-    x = torch.randn(source)
-    assert module(x).shape == target
-    assert not module(torch.zeros(source)).any()
-    if source == target:
-        assert torch.equal(module(x), x)
-
-
-def test_the_identity_cuts_and_pads_channels() -> None:
-    x = torch.randn(2, 4, 3, 3)
-    wide, narrow = (
-        identity(state((2, 4, 3, 3)), state((2, 6, 3, 3))),
-        identity(state((2, 4, 3, 3)), state((2, 1, 3, 3))),
-    )
-    assert wide is not None
-    assert narrow is not None
-    assert torch.equal(wide(x)[:, :4], x)
-    assert not wide(x)[:, 4:].any()
-    assert torch.equal(narrow(x), x[:, :1])
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        (state((2, 5, 8)), state((2, 5, 4))),
-        (state((2, 8)), state((2, 4, 2, 2))),
-        (state((2, 8)), state((2, 8), (2, 8))),
-        (state((3, 5, 4)), state((15, 4))),
-    ],
-)
-def test_shapes_without_identity(source: State, target: State) -> None:
-    assert identity(source, target) is None
-
-
-def test_the_identity_of_tuples() -> None:
-    module = identity(state((2, 4), (2, 3, 4, 4)), state((2, 6), (2, 3, 2, 2)))
-    assert isinstance(module, nn.Module)
-    shapes: list[Tensor] = list(module(torch.ones(2, 4), torch.ones(2, 3, 4, 4)))
-    assert [tuple(leaf.shape) for leaf in shapes] == [(2, 6), (2, 3, 2, 2)]
