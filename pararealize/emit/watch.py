@@ -52,10 +52,10 @@ class Watch:
                         raise self._stale(_advice(module, read, now))
 
     def _stale(self, advice: str) -> StaleError:
+        error = StaleError(advice)
         if self._transport is not None:
-            who = f"rank {self._transport.rank} of {self._transport.size}"
-            self._transport.fail(f"{who} stopped; its own message says why.")
-        return StaleError(advice)
+            self._transport.refuse(error)
+        return error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
         """A watch of the copied network; transports are not copied."""

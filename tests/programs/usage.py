@@ -70,8 +70,8 @@ class Masked(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(8))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        mask = tokens.gt(0).unsqueeze(-1)
         x = self.embedding(tokens)
+        mask = (tokens.gt(0) & x.norm(dim=-1).gt(0.1)).unsqueeze(-1)  # of the weights as well
         for layer in self.layers:
             x = x + torch.tanh(layer(x)) * mask
         return x

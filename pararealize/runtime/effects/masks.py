@@ -17,6 +17,7 @@ from pararealize.runtime.effects.generators import (
     put_back,
     state_of,
 )
+from pararealize.runtime.values.pytree import tensors_of
 
 
 class Masks:
@@ -39,6 +40,7 @@ class Masks:
         self.before: Masks | None = None
         self.is_linked, self.is_last, self.is_on_ranks = False, False, False
         self.ends: States = []
+        self.shapes: list[torch.Size] = []
 
     def begin_step(self) -> None:
         """Forget the last step's draws."""
@@ -61,7 +63,8 @@ class Masks:
             done = True
         finally:
             if done and (self.is_linked or self.is_on_ranks):
-                self._end(self._now(values), first=first, commits=commits)
+                shapes = [tensor.shape for tensor in tensors_of(values)]
+                self._end(self._now(values), shapes, first=first, commits=commits)
             if self.own_stream or not (first or (self.is_last and commits)):
                 for generator, state in before:
                     put_back(generator, state)
@@ -74,11 +77,12 @@ class Masks:
         ended = {_key(generator): state for generator, state in ends}
         return [(g, ended.get(_key(g), state)) for g, state in self.states]
 
-    def _end(self, now: States, *, first: bool, commits: bool) -> None:
-        if self.is_on_ranks and not self.own_stream:
+    def _end(self, now: States, shapes: list[torch.Size], *, first: bool, commits: bool) -> None:
+        known = first or shapes == self.shapes  # else of another call, whose backward pass is late
+        if self.is_on_ranks and not self.own_stream and known:
             self._check(now, first=first)
         if first or commits:
-            self.ends = now
+            self.ends, self.shapes = now, shapes
 
     def _check(self, now: States, *, first: bool) -> None:
         """Raise where ranks, which begin at once, cannot know where the others end.
