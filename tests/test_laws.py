@@ -86,7 +86,7 @@ modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"]
 def compiled_or_rejected(case: Case, *, reuse: bool = True) -> ParallelNetwork:
     """The network; the example does not count where no such coarse network exists."""
     try:
-        return case.compile(reuse=reuse)
+        return case.compile(reuse=reuse, verify=False)  # laws 1 to 3 compile the same networks
     except CoarseError:
         reject()
 
@@ -540,7 +540,12 @@ def test_law_9_two_sweeps_entry_by_entry(correction: str) -> None:
 
 @every_method
 def test_law_9_every_parameter_takes_part(method: Parareal) -> None:
-    """No parameter of the network is without a gradient, whatever the number of sweeps."""
+    """No parameter of the network is without a gradient, whatever the number of sweeps.
+
+    But for guesses that cancel, G = Φ: the answer does not depend on them, and no adjoint of zeros
+    runs through what was computed of them.
+    """
+    cancels = method.coarse == "fine" and method.correction == "difference"
     for iterations in range(1, 4):
         case = Case(
             Recipe("residual", 8),
@@ -550,7 +555,8 @@ def test_law_9_every_parameter_takes_part(method: Parareal) -> None:
         )
         net = case.compile()
         net(case.x).sum().backward()
-        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+        left = [name for name, p in net.named_parameters() if p.grad is None]
+        assert [name for name in left if not (cancels and name.startswith("guess."))] == []
 
 
 # Law 10

@@ -55,9 +55,9 @@ def write(
         UserWarning: old weights cannot be removed.
 
     """
+    agree(transport, f"saves {'one file' if consolidated else 'its weights'} to {path}")
     with together(transport):
         folder = folder_of(path)
-    agree(transport, f"saves {'one file' if consolidated else 'its weights'} to {path}")
     if transport is not None and consolidated:
         weights = _to_first(weights, transport)
     first, shard, content = transport is None or transport.rank == 0, None, b""

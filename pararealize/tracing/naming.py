@@ -93,3 +93,13 @@ def named_like(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The function under another name."""
     function.__name__ = function.__qualname__ = name
     return function
+
+
+def with_defaults(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The arguments of a call with the defaults of those that were not passed."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return args, kwargs
+    bound.apply_defaults()
+    return tuple(bound.arguments.values())

@@ -13,10 +13,10 @@ The innermost module that is being run at the first difference decides by what a
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import FunctionType
 from typing import Any, final
 from unittest import mock
 
@@ -26,6 +26,7 @@ from torch.fx import _symbolic_trace
 from torch.utils._pytree import tree_map, tree_map_only
 
 from pararealize.ir.chain import TensorSpec
+from pararealize.runtime.effects.generators import kept
 from pararealize.tracing import checkpoints
 from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft, Entered, Event, Left, Recorded
@@ -38,6 +39,7 @@ from pararealize.tracing.naming import (
     is_commutative,
     is_same_function,
     operands,
+    with_defaults,
 )
 from pararealize.tracing.recorder import is_whole
 from pararealize.tracing.script import Script
@@ -112,7 +114,7 @@ class _Run:
 
         """
         args, kwargs = arguments(self.model, self.given)
-        with _random_numbers_kept(), self._watching(), self.shapes:
+        with kept(), self._watching(), self.shapes:
             result = type(self.model).forward(self.model, *args, **kwargs)
             event = self.script.next()
             self._expect(_is(event, "output"), "returns", event)
@@ -250,6 +252,8 @@ class _Run:
             same = self._agree(theirs, own)
             if not same and is_commutative(function):
                 same = self._agree(theirs, own[::-1])
+            if not same and isinstance(function, FunctionType):  # which passes its defaults on
+                same = self._agree_by_default(function, event, args, kwargs)
         self._expect(same, f"calls {getattr(function, '__name__', function)}", event)
         self.script.give(event.node, result)  # type: ignore[union-attr]
 
@@ -266,6 +270,11 @@ class _Run:
     def _both(self, event: Any, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
         mapped = self.script.mapped((event.args, dict(event.kwargs)))
         return leaves_in(mapped), leaves_in((args, dict(kwargs)))
+
+    def _agree_by_default(self, function: FunctionType, event: Any, args: Any, kwargs: Any) -> bool:
+        given = self.script.mapped((event.args, dict(event.kwargs)))
+        theirs, own = (with_defaults(function, *each) for each in (given, (args, kwargs)))
+        return self._agree(theirs, own)
 
     def _agree(self, theirs: Any, own: Any) -> bool:
         """Whether a draft's values are those at hand."""
@@ -287,14 +296,3 @@ class _Run:
 def _is(event: Event | None, op: str, target: str | None = None) -> bool:
     found = isinstance(event, Recorded) and event.op == op
     return found and (target is None or event.target == target)  # type: ignore[union-attr]
-
-
-@contextmanager
-def _random_numbers_kept() -> Iterator[None]:
-    """Draw nothing from the caller's random numbers."""
-    python = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)

@@ -95,6 +95,8 @@ def assert_steps_are_those_of(net: nn.Module, alone: nn.Module) -> None:
         step(each)
     for name, parameter in net.named_parameters():
         wanted = alone.get_parameter(name).grad
+        if parameter.grad is None and wanted is None:  # guesses that cancel
+            continue
         scale = max(1.0, float(wanted.abs().max()))
         assert float((parameter.grad - wanted).abs().max()) <= ROUNDING * scale, name
 

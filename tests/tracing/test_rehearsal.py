@@ -282,3 +282,35 @@ def test_tensors_without_numbers_that_somebody_keeps_can_be_read() -> None:
     assert not differing(model, traced, {"input": inputs()})
     assert len(held) == 1  # one program serves both modes
     assert all(value.isnan().all() and value.shape == (6, 4) for value in held)
+
+
+class Measuring(nn.Module):
+    """Calls a method of tensors that Python code of torch's own carries out."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        self.calls = [call]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x)) * self.calls[0](x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.norm(dim=-1, keepdim=True),
+        lambda x: x.norm(1, -1, True),
+        lambda x: torch.cat(x.split(2, -1), -1),
+        lambda x: x.split([2, 4], dim=-1)[1].sum(-1, keepdim=True),
+        lambda x: x.unflatten(-1, (2, 3)).flatten(-2),
+        lambda x: torch.norm(x, dim=-1, keepdim=True),
+    ],
+)
+def test_defaults_that_torch_passes_on_are_no_difference(call: Callable[[Tensor], Tensor]) -> None:
+    model, x = Measuring(call).double(), inputs()
+    net = pararealize(model, 2, method=EXACT, example_inputs=(x,))
+    assert not net.plan.tracing.found
+    torch.testing.assert_close(net(x), model(x))
