@@ -20,7 +20,7 @@ from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.runner import runner_of
-from pararealize.emit.watch import Watch
+from pararealize.emit.watch import AttributeWatch
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
 from pararealize.ir.calibration import Calibration, Fitting
@@ -46,7 +46,7 @@ class ParallelNetwork(Adopting, HoldsParameters):
     """
 
     _runner: Runner
-    _watch: Watch
+    _watch: AttributeWatch
 
     def __init__(self, emission: Emission) -> None:
         super().__init__()

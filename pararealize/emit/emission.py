@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from pararealize.emit.watch import Watch
+from pararealize.emit.watch import AttributeWatch
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.plan import Plan
 from pararealize.ir.program import Operation
@@ -102,9 +102,9 @@ class Emission:
         return SweepControl(tuple(later), self.rule, self.rollback, self.plan.n)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> AttributeWatch:
         """What notices attributes that have changed since they were traced."""
-        return Watch(self.serial, self.decisions.partition.chain.reads, self.transport)
+        return AttributeWatch(self.serial, self.decisions.partition.chain.reads, self.transport)
 
     def begin_step(self) -> None:
         """Forget the random numbers that the last step drew."""

@@ -1,4 +1,4 @@
-"""Watch: whether attributes that a program took over still have the values that it has."""
+"""AttributeWatch: whether attributes that a program took over still have the values that it has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pararealize.tracing.reading import PLAIN, snapshot
 
 
 @final
-class Watch:
+class AttributeWatch:
     """Compares attributes of a network's modules with what they were when it was traced.
 
     On ranks each looks at the modules that it holds, and tells the others before it raises.
@@ -57,7 +57,7 @@ class Watch:
             self._transport.refuse(error)
         return error
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttributeWatch:
         """A watch of the copied network; transports are not copied."""
         twin = copy.copy(self)
         memo[id(self)] = twin

@@ -31,7 +31,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Region:
+class CheckpointRegion:
     """One call of ``torch.utils.checkpoint``: a stretch of operations that the backward repeats.
 
     ``preserve`` says whether with the same random numbers.
@@ -61,7 +61,7 @@ class Operation:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     scope: str = ""
     draws: bool = False
-    recomputed: Region | None = None
+    recomputed: CheckpointRegion | None = None
 
     @cached_property
     def uses(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Draft: a plan on its way into a folder, and the files that come and go with it."""
+"""PlanDraft: a plan on its way into a folder, and the files that come and go with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ABANDONED = 24 * 3600.0
 
 
 @final
-class Draft:
+class PlanDraft:
     """A plan that names files of weights before they are there, and becomes the folder's plan.
 
     What a killed process leaves is then named: by its draft, or by the plan that it published.

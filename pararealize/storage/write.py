@@ -19,7 +19,7 @@ from pararealize.errors import StorageError
 from pararealize.ir.plan import FORMAT, Plan
 from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import Transport, together
-from pararealize.storage.draft import Draft
+from pararealize.storage.draft import PlanDraft
 from pararealize.storage.folder import create, folder_of
 
 
@@ -68,7 +68,7 @@ def write(
     with ExitStack() as stack:
         with together(transport), _writing(folder):
             if first:
-                draft = Draft(folder, _document([s for s in every if s is not None], plan))
+                draft = PlanDraft(folder, _document([s for s in every if s is not None], plan))
                 stack.enter_context(draft.begun())
         with together(transport), _writing(folder):
             if shard is not None:

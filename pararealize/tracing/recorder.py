@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import TraceError
-from pararealize.ir.program import FIXED, Kind, Operation, Program, Ref, Region
+from pararealize.ir.program import FIXED, CheckpointRegion, Kind, Operation, Program, Ref
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.generators import (
     NUMPY,
@@ -157,7 +157,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.every = every
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
-        self.recomputed: Region | None = None
+        self.recomputed: CheckpointRegion | None = None
         self.regions = 0
         self.draft, self.whole, self.failed, self.modes = draft, draft.whole, "", _modes()
 
@@ -189,7 +189,10 @@ class _Tracer(fx.Tracer):
     @contextmanager
     def region(self, preserve: bool) -> Iterator[None]:
         """What is recorded within is computed again in the backward pass; regions do not nest."""
-        outer, self.recomputed = self.recomputed, self.recomputed or Region(self.regions, preserve)
+        outer, self.recomputed = (
+            self.recomputed,
+            self.recomputed or CheckpointRegion(self.regions, preserve),
+        )
         self.regions += 1
         try:
             yield

@@ -18,11 +18,11 @@ from pararealize.errors import NotAModuleError, TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation, Program, Ref
 from pararealize.ir.reading import Read
-from pararealize.runtime.effects.generators import holds_generator
 from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
+from pararealize.tracing.uncut import uncut
 
 #: Tensors without a shape.
 LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -170,7 +170,7 @@ def _record_all(
 
     Where no forward looked at a mode, as ``found`` says, one program serves both as it is.
     """
-    whole = {**_hooked(model), **_drawing(model), **_scripted(model)}
+    whole = uncut(model)
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
@@ -193,34 +193,6 @@ def _record_all(
         merged = train if evaluate is train else merge(train, evaluate)
         programs = (merged, merged) if merged else (train, evaluate)
         return Trace(*programs, reasons, tuple(drafts))
-
-
-def _hooked(model: nn.Module) -> dict[str, str]:
-    """Containers with hooks, which only run where the container is called."""
-    registries = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return {
-        name: f"{type(module).__name__} has hooks, which run where it is called"
-        for name, module in model.named_modules()
-        if name and module._modules and any(getattr(module, r) for r in registries)
-    }
-
-
-def _drawing(model: nn.Module) -> dict[str, str]:
-    """Modules with generators of their own, whose numbers a trace would keep."""
-    return {
-        name: f"{type(module).__name__} draws from a generator of its own"
-        for name, module in model.named_modules()
-        if name and holds_generator(module)
-    }
-
-
-def _scripted(model: nn.Module) -> dict[str, str]:
-    """Modules that are no Python code any more."""
-    return {
-        name: "It is compiled by torch.jit or torch.compile, and can only be called"
-        for name, module in model.named_modules()
-        if name and isinstance(module, (torch.jit.ScriptModule, OptimizedModule))
-    }
 
 
 def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str]:

@@ -18,7 +18,7 @@ RECENT = 16
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """Where the program is not the network: what differs first, and whose ``forward`` wrote it.
 
     ``largest`` is the largest difference of numbers, where numbers differ; ``culprit`` the path of
@@ -74,18 +74,18 @@ class Culprits:
 
     def out_of_order(
         self, layer: Operation, module: nn.Module, rest: Sequence[Operation]
-    ) -> Difference:
+    ) -> Mismatch:
         """The network calls a module where the program comes to another one."""
         names = [n for n, m in self._root.named_modules(remove_duplicate=False) if m is module]
         called = next((name for name in names if name in self._called), names[0])
         skipped = layer.kind == "module" and any(o.target == called for o in rest)
         what = f"the call of {called}, where the program comes to {layer.describe},"
-        return Difference(what, self.caller(layer.target if skipped else called))
+        return Mismatch(what, self.caller(layer.target if skipped else called))
 
-    def unknown(self, module: nn.Module) -> Difference:
+    def unknown(self, module: nn.Module) -> Mismatch:
         """The network calls a layer that the program does not have."""
         path = next(n for n, m in self._root.named_modules() if m is module)
-        return Difference(f"the call of {path}, which was not traced,", self.caller(path))
+        return Mismatch(f"the call of {path}, which was not traced,", self.caller(path))
 
     def caller(self, path: str) -> str:
         """The user's own module around a path: containers of torch's call what they hold."""

@@ -23,7 +23,7 @@ from pararealize.propagators.compiled import written_by_call
 from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.composites import FORWARDS
-from pararealize.verification.culprits import Culprits, Difference
+from pararealize.verification.culprits import Culprits, Mismatch
 from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.exchange import (
     PartedError,
@@ -84,7 +84,7 @@ class Lockstep:
         self._streams, self._others = streams(self._devices), other_streams()
         self._watched = [(path, root.get_submodule(path)) for path in watched]
         self._contents = contents(self._watched)
-        self.difference: Difference | None = None
+        self.difference: Mismatch | None = None
         self._fault: Exception | None = None
         self.parted, self._drawn = False, set[str]()
         self.moved: tuple[str, ...] = ()
@@ -216,7 +216,7 @@ class Lockstep:
                     value = target(*args, **kwargs)
         except Exception as error:  # whatever it is, the network got further
             what = f"{operation.describe} raises {type(error).__name__}: {error}"
-            self.difference = Difference(what, operation.scope)
+            self.difference = Mismatch(what, operation.scope)
             return False
         self._keep(operation, value)
         return True
@@ -247,7 +247,7 @@ class Lockstep:
         if not is_equal(theirs, mine):
             culprit = self._culprits.writer(layer, self._values)
             largest = largest_difference(theirs, mine)
-            self.difference = Difference(f"what {layer.target} is given", culprit, largest)
+            self.difference = Mismatch(f"what {layer.target} is given", culprit, largest)
 
     def _compare_streams(self, operation: Operation, now: list[Tensor]) -> None:
         """Whether the program has drawn what the network drew since the last layer."""
@@ -255,13 +255,13 @@ class Lockstep:
         set_streams(self._devices, now)
         if not all(torch.equal(a, b) for a, b in zip(mine, now, strict=True)):
             what = f"the random numbers drawn before {operation.describe}"
-            self.difference = Difference(what, self._culprits.writer(operation, self._values))
+            self.difference = Mismatch(what, self._culprits.writer(operation, self._values))
 
     def _compare_others(self, operation: Operation | None) -> None:
         """Whether Python's or NumPy's generator has moved outside layers."""
         if operation is not None and self.difference is None and other_streams() != self._others:
             what = f"a random number of Python or NumPy before {operation.describe}"
-            self.difference = Difference(what, self._culprits.writer(operation, self._values))
+            self.difference = Mismatch(what, self._culprits.writer(operation, self._values))
 
     def _compare_contents(self) -> None:
         """Whether attributes have changed outside layers."""
@@ -270,7 +270,7 @@ class Lockstep:
         if moved is not None and self.difference is None:
             path, name = moved
             what = f"self.{name} of {path or 'the network'}, which a call changes,"
-            self.difference = Difference(what, path)
+            self.difference = Mismatch(what, path)
 
     def _end(self, output: Any) -> None:
         """The network has answered."""
@@ -284,11 +284,11 @@ class Lockstep:
             return
         if last.kind != "output":
             what = f"{last.target}, which the network does not call"
-            self.difference = Difference(what, self._culprits.caller(last.target))
+            self.difference = Mismatch(what, self._culprits.caller(last.target))
             return
         (mine,), _ = last.map_refs(lambda ref: self._values[ref.name])
         if not is_equal(output, mine):
             found = largest_difference(output, mine)
-            self.difference = Difference(
+            self.difference = Mismatch(
                 "the output", self._culprits.writer(last, self._values), found
             )

@@ -16,7 +16,7 @@ from pararealize.ir.program import Program, cut_segment
 from pararealize.propagators.compiled import compile_segment
 from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.trace import Trace
-from pararealize.verification.culprits import Difference
+from pararealize.verification.culprits import Mismatch
 from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.exchange import PartedError, RefusedError, answer
 from pararealize.verification.kept import devices_of, same_streams, streams, unmoved
@@ -47,7 +47,7 @@ class DrawingError(Exception):
 class Finding:
     """What a comparison found: a difference in a mode, or why there was no comparison."""
 
-    difference: Difference | None = None
+    difference: Mismatch | None = None
     mode: str = ""
     unverified: str = ""
 
@@ -87,7 +87,7 @@ def verified(
     raise VerificationError(_advice(serial, finding))
 
 
-def _to_call_whole(root: nn.Module, found: Difference, known: tuple[str, ...]) -> tuple[str, ...]:
+def _to_call_whole(root: nn.Module, found: Mismatch, known: tuple[str, ...]) -> tuple[str, ...]:
     """Paths of the modules like the one whose trace is wrong; none where it is the network."""
     path = found.culprit
     while path in known:
@@ -150,7 +150,7 @@ def _compare_modes(
 
 def _in_step(
     program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
-) -> Difference | None:
+) -> Mismatch | None:
     """Layer by layer, in one run of the network; in a second one where that cannot tell."""
     apart, watched = False, tuple[str, ...]()
     while True:
@@ -171,7 +171,7 @@ def _in_step(
 
 def _whole(
     program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
-) -> Difference | None:
+) -> Mismatch | None:
     """By the output alone, for programs around a list of blocks that run the network themselves."""
     segment = cut_segment(program, 0, len(program), (), None)
     function = compile_segment(segment, serial, "the whole network")
@@ -185,7 +185,7 @@ def _whole(
         found = function(serial, *(inputs[name] for name in segment.inputs))
     if is_equal(wanted, found):
         return None
-    return Difference("the output", "", largest_difference(wanted, found))
+    return Mismatch("the output", "", largest_difference(wanted, found))
 
 
 def _is_deterministic(

@@ -51,7 +51,7 @@ class Entry(torch.autograd.Function):
         if not torch.is_grad_enabled():
             sums = [call.transport.sum(gradient) for gradient in gradients]
             return None, None, None, *sums, *map(_nothing_for, ctx.weights)
-        zero, *sums = Summed.apply(call, len(gradients), *gradients, *tokens)  # type: ignore[no-untyped-call]
+        zero, *sums = SummedGradient.apply(call, len(gradients), *gradients, *tokens)  # type: ignore[no-untyped-call]
         tied = (zero.to(weight).expand_as(weight) for weight in ctx.weights)
         return None, None, None, *sums, *tied
 
@@ -61,7 +61,7 @@ def _nothing_for(weight: Tensor) -> Tensor | None:
     return torch.zeros_like(weight) if weight._backward_hooks else None
 
 
-class Summed(torch.autograd.Function):
+class SummedGradient(torch.autograd.Function):
     """Sums over the ranks, which all of them differentiate alike."""
 
     @staticmethod
