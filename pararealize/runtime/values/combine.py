@@ -77,12 +77,19 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...], guarded: bool) -> Any:
         return chosen(signs, leaves)
     if len(leaves) == 1:
         return -first if signs[0] == "-" else first
-    if signs == "++-" and leaves[1] is leaves[2]:
+    if signs == "++-" and leaves[1] is leaves[2] and _may_be_infinite(leaves[1], guarded):
         return Cancelled.apply(first, leaves[1])  # type: ignore[no-untyped-call]
     if can_look(first):
         found = _sum(signs, leaves)
         return found if is_finite(found) else combined(signs, leaves)
     return combined(signs, leaves) if guarded else _sum(signs, leaves)
+
+
+def _may_be_infinite(leaf: Tensor, guarded: bool) -> bool:
+    """Whether an adjoint of zeros could become NaN on its way through what the leaf was made of."""
+    if torch.compiler.is_compiling():  # which takes no function with a derivative of its own
+        return False
+    return not is_finite(leaf) if can_look(leaf) else guarded
 
 
 def _sum(signs: str, leaves: tuple[Any, ...]) -> Any:
