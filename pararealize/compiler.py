@@ -138,15 +138,16 @@ def compile_as(
     request = request.for_places(places, ranks=transport is not None)
     if transport is not None:
         share_weights(serial, transport)
-    with _in_turn(transport), all_kept(serial):
-        request, chain = verified(serial, request, _chain)
-    chain = _with_one_cost(chain, request, transport)
-    with _in_turn(transport), all_kept(serial):
-        passes = passes_of(request, serial, places, saved)
-        partition = passes.cut(chain, passes.count(chain))
-        decisions = passes.decide_again(partition)
-        decisions = _place(decisions, passes, transport)
-        emission = assemble(decisions, serial, transport, request.devices)
+    with all_kept(serial):
+        with _in_turn(transport):
+            request, chain = verified(serial, request, _chain)
+        chain = _with_one_cost(chain, request, transport)
+        with _in_turn(transport):
+            passes = passes_of(request, serial, places, saved)
+            partition = passes.cut(chain, passes.count(chain))
+            decisions = passes.decide_again(partition)
+            decisions = _place(decisions, passes, transport)
+            emission = assemble(decisions, serial, transport, request.devices)
     network = ParallelNetwork(emission)
     if transport is not None and request.devices:
         return network.to(request.devices[transport.rank])

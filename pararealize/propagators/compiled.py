@@ -65,16 +65,12 @@ MARK = "pararealize_module_"
 NETWORK = "network_function_"
 
 
-def segment_graph(segment: Segment, root: nn.Module) -> fx.Graph:
+def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -> fx.Graph:
     """The segment as a ``torch.fx.Graph``: arguments are its state, then the inputs it reads.
 
     A state or input that the segment would change in place is copied first: the same tensor is
     also a term of the jump at its interface.
     """
-    return _graph(segment, segment.operations, root)
-
-
-def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -> fx.Graph:
     graph = fx.Graph()
     arguments = (*segment.state, *segment.features, *segment.inputs)
     nodes = {name: graph.placeholder(name) for name in arguments}

@@ -22,7 +22,6 @@ SYNONYMS = {
     **{"remainder": "mod", "positive": "pos", "bitwise_not": "invert", "not": "invert"},
 }
 COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor", "eq", "ne"})
-MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 #: Operators whose operands come the other way round: ``3 - x``.
 REFLECTED = frozenset(
     f"__r{name}__"
@@ -87,12 +86,6 @@ def arguments(model: nn.Module, given: Mapping[str, Any]) -> tuple[tuple[Any, ..
         if stars + name in given:
             bound.arguments[name] = given[stars + name]
     return bound.args, bound.kwargs
-
-
-def named_like(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function under another name."""
-    function.__name__ = function.__qualname__ = name
-    return function
 
 
 def with_defaults(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -6,14 +6,14 @@ import random
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pararealize.runtime.effects.generators import kept as generators_kept
-from pararealize.runtime.effects.generators import other_generators
+from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, put_back, state_of
+from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
 
 #: What a module keeps values in, besides buffers.
@@ -29,8 +29,7 @@ def devices_of(model: nn.Module) -> tuple[torch.device, ...]:
 
 def streams(devices: Iterable[torch.device]) -> list[Tensor]:
     """States of torch's generators, of the CPU and of devices."""
-    others = [torch.get_device_module(device).get_rng_state(device) for device in devices]
-    return [torch.get_rng_state(), *others]
+    return [torch.get_rng_state(), *map(state_of, devices)]
 
 
 def set_streams(devices: Iterable[torch.device], states: Iterable[Tensor]) -> None:
@@ -38,7 +37,7 @@ def set_streams(devices: Iterable[torch.device], states: Iterable[Tensor]) -> No
     first, *others = states
     torch.set_rng_state(first)
     for device, state in zip(devices, others, strict=True):
-        torch.get_device_module(device).set_rng_state(state, device)
+        put_back(device, state)
 
 
 def other_streams() -> tuple[Any, ...]:
@@ -50,19 +49,9 @@ def other_streams() -> tuple[Any, ...]:
     return random.getstate(), (name, keys.tobytes(), *rest)
 
 
-@contextmanager
-def same_streams(devices: Iterable[torch.device]) -> Iterator[None]:
+def same_streams(devices: Iterable[torch.device]) -> AbstractContextManager[None]:
     """A block after which every generator of random numbers is where it was."""
-    devices, numpy = tuple(devices), sys.modules.get("numpy")
-    before, python = streams(devices), random.getstate()
-    numbers = None if numpy is None else numpy.random.get_state()
-    try:
-        yield
-    finally:
-        set_streams(devices, before)
-        random.setstate(python)
-        if numpy is not None:
-            numpy.random.set_state(numbers)
+    return kept((PYTHON, NUMPY, *devices))
 
 
 @contextmanager
@@ -78,19 +67,15 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
     modes = [module.training for module in modules]
     tensors = (p for module in modules for p in module._parameters.values() if p is not None)
     weights = [p for p in dict.fromkeys(tensors) if p.requires_grad and p.is_leaf]
-    kept = list(_contents(modules))
     root.train(training)
     try:
         for weight in weights:
             weight.requires_grad_(False)
-        generators = generators_kept(other_generators(modules))
-        with generators, frozen_statistics(modules), _without_hooks(modules):
+        with all_kept(root), frozen_statistics(modules), _without_hooks(modules):
             yield
     finally:
         for weight in weights:
             weight.requires_grad_(True)
-        for container, content in kept:
-            _refill(container, content)
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
 
@@ -116,28 +101,6 @@ def _without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 def _is_torchs(hook: Any) -> bool:
     return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
-
-
-def _contents(modules: Iterable[nn.Module]) -> Iterator[tuple[Any, list[Any]]]:
-    """Containers in attributes of the user's own modules, with what is in them."""
-    for module in modules:
-        if not is_torchs(module):
-            for value in module.__dict__.values():
-                if isinstance(value, CONTAINERS):
-                    yield value, _items(value)
-
-
-def _items(container: Any) -> list[Any]:
-    return list(container.items() if isinstance(container, dict) else container)
-
-
-def _refill(container: Any, content: list[Any]) -> None:
-    if _identities(container) != _identities(
-        dict(content) if isinstance(container, dict) else content
-    ):
-        container.clear()
-        add = container.extend if isinstance(container, (list, deque)) else container.update
-        add(content)
 
 
 def _identities(container: Any) -> list[Any]:

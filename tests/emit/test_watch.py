@@ -10,20 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from networks import TanhBlock as Block
 from pararealize import Parareal, pararealize
 from pararealize.errors import StaleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 EXACT = Parareal(coarse="fine", correction="difference")
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.fc(x))
 
 
 class Tempered(Block):

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from failing import Fails
 from mpi4py import MPI
 from torch import Tensor, nn
 
@@ -26,16 +27,6 @@ SOON = 10.0
 
 #: The same sums in float64, but for the order of the adjoint's terms.
 ROUNDING = 1e-12
-
-
-class Fails(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        raise ValueError("no way back")
 
 
 class Trouble:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from state_shapes import INDICES, MAPS, VECTORS, pairs, state
 
 from pararealize.ir.chain import State, TensorSpec
 from pararealize.propagators.generic import (
@@ -13,18 +14,6 @@ from pararealize.propagators.generic import (
     generic_coarse,
     generic_guess,
 )
-
-MAPS = [(2, 4, 8, 8), (2, 6, 8, 8), (2, 4, 4, 4), (2, 8, 5, 5), (2, 3, 16, 16), (2, 5, 1, 1)]
-VECTORS = [(2, 8), (2, 3), (2, 16)]
-INDICES: State = (TensorSpec((2, 4), torch.int64),)
-
-
-def state(*shapes: tuple[int, ...]) -> State:
-    return tuple(TensorSpec(shape) for shape in shapes)
-
-
-def pairs(shapes: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [(a, b) for a in shapes for b in shapes]
 
 
 @pytest.mark.parametrize(

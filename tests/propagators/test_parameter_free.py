@@ -2,22 +2,11 @@
 
 import pytest
 import torch
+from state_shapes import MAPS, VECTORS, pairs, state
 from torch import Tensor, nn
 
 from pararealize.ir.chain import State, TensorSpec
 from pararealize.propagators.parameter_free import ParameterFree, has_identity, identity
-
-MAPS = [(2, 4, 8, 8), (2, 6, 8, 8), (2, 4, 4, 4), (2, 8, 5, 5), (2, 3, 16, 16), (2, 5, 1, 1)]
-VECTORS = [(2, 8), (2, 3), (2, 16)]
-INDICES: State = (TensorSpec((2, 4), torch.int64),)
-
-
-def state(*shapes: tuple[int, ...]) -> State:
-    return tuple(TensorSpec(shape) for shape in shapes)
-
-
-def pairs(shapes: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [(a, b) for a in shapes for b in shapes]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from networks import TanhBlock as Block
 from pararealize import Parareal, load, pararealize
 from pararealize.errors import TraceError
 
@@ -17,15 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSC tensor support"),
 ]
 EXACT = Parareal(coarse="fine", correction="difference")
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.fc(x))
 
 
 class Counting(Block):
