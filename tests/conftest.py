@@ -6,21 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import HealthCheck, Phase, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from networks import seed_all
 
-settings.register_profile(
-    "pararealize",
-    deadline=None,  # the first compile of a process imports half of torch
-    derandomize=True,
-    max_examples=20,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-settings.load_profile("pararealize")
+def pytest_configure(config: pytest.Config) -> None:
+    """Examples that are the same in every run.
+
+    Neither this nor torch is imported at the top: the process that hands out the tests runs none.
+    """
+    if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
+        return
+    from hypothesis import HealthCheck, Phase, settings  # noqa: PLC0415
+
+    settings.register_profile(
+        "pararealize",
+        deadline=None,  # the first compile of a process imports half of torch
+        derandomize=True,
+        max_examples=20,
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    settings.load_profile("pararealize")
 
 
 #: Checks of one launch of ranks, which the first of them makes.
@@ -52,6 +58,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Networks of a few units lose more by threads than they gain."""
+    import torch  # noqa: PLC0415
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,4 +78,6 @@ def frozen() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Weights and inputs that no other test's order can change."""
+    from networks import seed_all  # noqa: PLC0415
+
     seed_all(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -277,10 +277,16 @@ def example(recipe: Recipe, seed: int = 0) -> Tensor:
     return torch.randn(BATCH, *shape, dtype=torch.float64, generator=generator)
 
 
-def chain_of(model: nn.Module, x: Tensor, width: int = 1) -> Chain:
-    """The model's chain, by the compiler's passes."""
+def chains_of(model: nn.Module, x: Tensor) -> Callable[[int], Chain]:
+    """The model's chain for states of so many values, by the compiler's passes."""
     traced = trace(model, {"x"})
-    return build_chain(model, traced, profile(traced.train, model, {"x": x}, Machine()), width)
+    known = profile(traced.train, model, {"x": x}, Machine())
+    return partial(build_chain, model, traced, known)
+
+
+def chain_of(model: nn.Module, x: Tensor, width: int = 1) -> Chain:
+    """The model's chain for states of one value, or of up to so many."""
+    return chains_of(model, x)(width)
 
 
 @lru_cache(maxsize=512)
@@ -318,6 +324,10 @@ class Case:
         scramble(net, self.guess_scale, self.recipe.seed)
         return net
 
+    def partition(self) -> Partition:
+        """The cut chain."""
+        return partition_of(self.model(), self.n, self.method, self.x, self.interfaces)
+
 
 def compiled(
     model: nn.Module,
@@ -339,10 +349,9 @@ def partition_of(
     model: nn.Module, n: int, method: Parareal, x: Tensor, interfaces: tuple[str, ...] | None
 ) -> Partition:
     """The cut chain, by the compiler's passes."""
-    wide = partial(chain_of, model, x, width=8)
-    chain = with_wide_states(
-        chain_of(model, x), wide, n, interfaces, takes_tuples=asked(method).takes_tuples
-    )
+    chains = chains_of(model, x)
+    wide, takes_tuples = partial(chains, 8), asked(method).takes_tuples
+    chain = with_wide_states(chains(1), wide, n, interfaces, takes_tuples=takes_tuples)
     if interfaces is not None:
         return cut_at(chain, interfaces, n)
     return cut(Weights(chain, model, method, Machine()), n)

@@ -305,9 +305,9 @@ def test_ranks_hold_their_own_layers_with_weights_of_rank_0(eager: bool) -> None
     ],
 )
 def test_options_are_those_of_torchbraid(options: dict[str, Any], wanted: dict[str, Any]) -> None:
-    method = parallel(**options).method
-    assert {name: getattr(method, name) for name in wanted} == wanted
-    assert isinstance(parallel(**options)(example()), Tensor)
+    net = parallel(**options)
+    assert {name: getattr(net.method, name) for name in wanted} == wanted
+    assert isinstance(net(example()), Tensor)
 
 
 @pytest.mark.parametrize(

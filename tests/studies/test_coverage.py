@@ -19,7 +19,8 @@ pytestmark = [
 ]
 #: Rounding of float32, which normalisation of few numbers enlarges.
 SINGLE = 1e-4
-FAMILIES = ("resnet18", "googlenet", "mobilenet_v3_small", "squeezenet1_1", "mnasnet0_5")
+#: Whose outputs are tuples while training, and whose states have gates; `coverage` takes all.
+FAMILIES = ("googlenet", "mobilenet_v3_small")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
