@@ -39,12 +39,11 @@ STEPS = 5
 def runner_of(emission: Emission, network: nn.Module) -> Runner:
     """What runs an emission, for the network that holds its parameters."""
     arguments, schedule, share = Arguments(emission.arguments), emission.schedule, emission.share
+    guarded = emission.decisions.partition.chain.infinite
     if share is not None:
         program, ties, parts = _program(emission, share), share.ties, emission.propagators
-        return RankRunner(
-            program, parts, arguments, share.draws, share.transport, network, ties, share.number
-        )
-    guarded = emission.decisions.partition.chain.infinite
+        here = (arguments, share.draws, share.transport, network, ties, share.number)
+        return RankRunner(program, parts, *here, guarded=guarded)
     graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:

@@ -54,6 +54,8 @@ class RankRunner(Runner):
         network: nn.Module,
         ties: tuple[Tie, ...] = (),
         number: int = 0,
+        *,
+        guarded: bool = True,
     ) -> None:
         super().__init__(None, program.solver)
         self._program, self._transport = program, transport
@@ -69,7 +71,7 @@ class RankRunner(Runner):
         )
         streams = RandomStreams(draws, transport)
         self._epoch = transport.epoch
-        self._tasks = RankTasks(propagators, program.messages, endpoint, streams)
+        self._tasks = RankTasks(propagators, program.messages, endpoint, streams, guarded=guarded)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
         """The network's output, the same on every rank; ``jumps`` are those of all ranks.

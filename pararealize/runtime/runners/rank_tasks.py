@@ -47,7 +47,10 @@ class RankTasks:
         messages: Mapping[Route, Message],
         endpoint: Endpoint,
         streams: RandomStreams,
+        *,
+        guarded: bool,
     ) -> None:
+        self._guarded = guarded
         self.rank, self._size = endpoint.transport.rank, endpoint.transport.size
         self.endpoint, self.streams = endpoint, streams
         self._propagators, self._messages = propagators, messages
@@ -80,7 +83,7 @@ class RankTasks:
                 values[task.value] = self._apply(task, here)
             case "combine":
                 terms = (values[name] for name in task.reads)
-                values[task.value] = combine(task.signs, *terms, guarded=True)
+                values[task.value] = combine(task.signs, *terms, guarded=self._guarded)
             case "slice":
                 values[task.value] = self._slice(task, values)
             case "join":

@@ -42,7 +42,9 @@ def combine(signs: str, *values: Any, guarded: bool = False) -> Any:
         if other != structure:
             raise ShapeError(f"states of different structure meet: {structure} and {other}.")
         _check_shapes(first, leaves)
-    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+    if signs == "++-" and _cancels(columns) and _may_be_infinite(flat[1][0], guarded):
+        columns = [_without_cancelled(*column) for column in columns]
     return unflatten([_combine_leaf(signs, column, guarded) for column in columns], structure)
 
 
@@ -77,19 +79,32 @@ def _combine_leaf(signs: str, leaves: tuple[Any, ...], guarded: bool) -> Any:
         return chosen(signs, leaves)
     if len(leaves) == 1:
         return -first if signs[0] == "-" else first
-    if signs == "++-" and leaves[1] is leaves[2] and _may_be_infinite(leaves[1], guarded):
-        return Cancelled.apply(first, leaves[1])  # type: ignore[no-untyped-call]
     if can_look(first):
         found = _sum(signs, leaves)
         return found if is_finite(found) else combined(signs, leaves)
     return combined(signs, leaves) if guarded else _sum(signs, leaves)
 
 
-def _may_be_infinite(leaf: Tensor, guarded: bool) -> bool:
-    """Whether an adjoint of zeros could become NaN on its way through what the leaf was made of."""
+def _cancels(columns: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether first + (fine - old) has leaves of fine that are those of old."""
+    return any(fine is old and is_real(first) for first, fine, old in columns)
+
+
+def _may_be_infinite(state: Sequence[Any], guarded: bool) -> bool:
+    """Whether an adjoint of zeros could become NaN on its way through what the state was made of.
+
+    One leaf may be finite although what all were made of is not, as tanh(∞) is.
+    """
     if torch.compiler.is_compiling():  # which takes no function with a derivative of its own
         return False
-    return not is_finite(leaf) if can_look(leaf) else guarded
+    return guarded or any(is_real(x) and can_look(x) and not is_finite(x) for x in state)
+
+
+def _without_cancelled(first: Any, fine: Any, old: Any) -> tuple[Any, ...]:
+    """The terms of first + (fine - old) that the sum's adjoint has to reach."""
+    if fine is not old or not is_real(first):
+        return first, fine, old
+    return (Cancelled.apply(first, fine),)  # type: ignore[no-untyped-call]
 
 
 def _sum(signs: str, leaves: tuple[Any, ...]) -> Any:

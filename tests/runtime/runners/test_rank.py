@@ -78,7 +78,7 @@ def runner(
     """What runs a rank's tasks: the input → (output, watched pairs)."""
     program = StaticProgram(schedule, transport.rank)
     arguments = Arguments([Operation(INPUT, "placeholder", INPUT)])
-    own = RankRunner(program, parts, arguments, (), transport, nn.Module())
+    own = RankRunner(program, parts, arguments, (), transport, nn.Module(), guarded=True)
 
     def call(x: Tensor) -> tuple[Any, Any]:
         output = own.run((x,), {}, None)

@@ -108,6 +108,24 @@ def test_what_cancels_has_no_adjoint(steep: Callable[[Tensor], Tensor]) -> None:
     assert guess.grad is None or guess.grad.tolist() == [0.0]
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_what_cancels_has_none_where_another_leaf_hides_why(guarded: bool) -> None:
+    """Tanh(∞) is finite, and its derivative times a weight's, 0 · ∞, is none.
+
+    With ``guarded``, no leaf has to show it.
+    """
+    first, guess = (torch.tensor([v], requires_grad=True) for v in (3.0, 0.0))
+    value = 1 / guess
+    hidden = (value * guess.cos()).tanh()
+    v, first_state = ((hidden,), (first * 2,)) if guarded else ((hidden, value), (first * 2,) * 2)
+    found = combine("++-", first_state, v, v, guarded=guarded)
+    found[0].sum().backward()
+    assert found[0].tolist() == [6.0]
+    assert first.grad is not None
+    assert first.grad.tolist() == [2.0]
+    assert guess.grad is None
+
+
 def test_what_cancels_can_be_transformed() -> None:
     first = torch.tensor([3.0, 4.0])
 
