@@ -145,14 +145,17 @@ def strip(serial: nn.Module, found: Mapping[str, set[int]], rank: int) -> None:
     above = {parent for path in found for parent in _parents(path)}
     needed = {parent for path, ranks in found.items() if rank in ranks for parent in _parents(path)}
 
-    def is_mine(path: str) -> bool:
-        return rank in found.get(path, {0})
+    def visit(module: nn.Module, prefix: str, owners: set[int]) -> None:
+        """Remove from a module of which others run as a whole what this rank does not read."""
 
-    def visit(module: nn.Module, prefix: str) -> None:
+        def is_mine(path: str) -> bool:
+            return rank in found.get(path, owners)
+
         for name, child in list(module._modules.items()):
             path = f"{prefix}{name}"
-            if child is not None and path in above and path not in found:
-                visit(child, f"{path}.")
+            is_run = rank in found.get(path, ())
+            if child is not None and path in above and not is_run:
+                visit(child, f"{path}.", found.get(path, owners))
                 empty = not (child._modules or child._parameters or child._buffers)
                 keeps = path in needed or not empty
             else:
@@ -164,7 +167,7 @@ def strip(serial: nn.Module, found: Mapping[str, set[int]], rank: int) -> None:
                 if not is_mine(f"{prefix}{name}"):
                     del registry[name]
 
-    visit(serial, "")
+    visit(serial, "", {0})
 
 
 def _parents(path: str) -> Iterator[str]:

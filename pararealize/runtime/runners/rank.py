@@ -109,13 +109,21 @@ class RankRunner(Runner):
     def _begun(
         self, inputs: Mapping[str, Any], weights: Sequence[Tensor], jumps: Jumps | None
     ) -> Call:
-        call = self._tasks.endpoint.begin(
-            inputs,
-            training=self._network.training,
-            trainable=bool(weights),
-            jumps=jumps is not None,
-            half=is_half([*tensors_of(inputs), *weights[:1]]),
-        )
+        known = self._transport.steps
+        try:
+            call = self._tasks.endpoint.begin(
+                inputs,
+                training=self._network.training,
+                trainable=bool(weights),
+                jumps=jumps is not None,
+                half=is_half([*tensors_of(inputs), *weights[:1]]),
+            )
+        except Exception as error:
+            if self._transport.steps == known:
+                self._transport.refuse(error)
+            elif not isinstance(error, PeerError):
+                self._transport.fail(stopped(self._transport, error))
+            raise
         if self._epoch != self._transport.epoch:
             self._epoch = self._transport.epoch
             if self.solver is not None:

@@ -16,7 +16,7 @@ from chains import batch, chain, cuts, interpret, signed_sum
 from local_ranks import all_of, on_ranks
 from local_transport import LocalGroup, LocalTransport
 from networks import Case, Recipe, assert_equal_steps, compiled, one_step, relative, share_of
-from pararealize import MGRIT, ParallelNetwork, Parareal
+from pararealize import MGRIT, ParallelNetwork, Parareal, pararealize
 from pararealize.errors import DisagreementError, PeerError
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
@@ -427,3 +427,31 @@ def test_one_rank_is_a_network_like_any_other() -> None:
     net = compiled(case.model(), case.n, case.method, case.x, comm=comm)
     found = one_step(net, case)
     assert_equal_steps(found, wanted, ROUNDING)
+
+
+class Tied(nn.Sequential):
+    """The last layer has the weight of the first."""
+
+    def __init__(self) -> None:
+        super().__init__(*(nn.Linear(3, 3).double() for _ in range(4)))
+        self[3].weight = self[0].weight
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_call_that_a_rank_cannot_begin_is_told(broken: int) -> None:
+    """Here one has lost a weight that ranks share; the others must not wait for it."""
+    models, exact = [Tied(), Tied()], Parareal(coarse="fine", correction="difference")
+    models[1].load_state_dict(models[0].state_dict())
+
+    def work(transport: LocalTransport) -> None:
+        own = models[transport.rank]
+        net = pararealize(own, 2, method=exact, example_inputs=(batch(),), comm=transport)
+        if transport.rank == broken:
+            layer = net.get_submodule(str(3 * broken))
+            del layer._parameters["weight"]
+        net(batch())
+
+    found = on_ranks(2, work)
+    assert isinstance(found[broken], AttributeError)
+    assert f"rank {broken} of 2 stopped" in str(found[1 - broken])
+    assert "weight" in str(found[1 - broken])
