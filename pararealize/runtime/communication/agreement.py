@@ -41,7 +41,7 @@ def _text(value: Any) -> str:
 def _leaf(value: Any) -> str:
     if isinstance(value, Tensor):
         leaf = leaf_of(value)
-        order = "" if leaf.format == torch.contiguous_format else f" {leaf.format}"
+        order = f" in memory by {list(leaf.strides)}" if leaf.strides else ""
         return f"{leaf}{order}{' requiring a gradient' if value.requires_grad else ''}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from pararealize.runtime.values.pytree import flatten, unflatten
 
-#: Memory formats by the number of axes that they belong to, fastest to test first.
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-
 
 @dataclass(frozen=True)
 class Leaf:
-    """One tensor of a state: shape, dtype and the order of its numbers in memory."""
+    """One tensor of a state: shape, dtype and the order of its numbers in memory.
+
+    That is the order in which a dropout mask of it is drawn. ``strides`` are those of a dense
+    tensor, and none where the numbers lie in the order of the axes.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    format: torch.memory_format = torch.contiguous_format
+    strides: tuple[int, ...] = ()
 
     @property
     def differentiable(self) -> bool:
@@ -33,23 +34,26 @@ class Leaf:
 
 def leaf_of(tensor: Tensor) -> Leaf:
     """What a tensor looks like."""
-    order = torch.contiguous_format
-    last = FORMATS.get(tensor.ndim)
-    if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
-        order = last
-    return Leaf(tuple(tensor.shape), tensor.dtype, order)
+    dense = tensor if tensor.is_contiguous() else torch.empty_like(tensor, device="meta")
+    strides = () if dense.is_contiguous() else dense.stride()
+    return Leaf(tuple(tensor.shape), tensor.dtype, strides)
 
 
 def flat(tensor: Tensor, leaf: Leaf) -> Tensor:
     """The tensor's numbers as one axis, in the order that the leaf says; a view where it can be."""
     resolved = tensor.detach().resolve_conj().resolve_neg()
-    dense = resolved.contiguous(memory_format=leaf.format)
-    return dense.as_strided((dense.numel(),), (1,))
+    if not leaf.strides:
+        return resolved.contiguous().view(-1)
+    if resolved.stride() != leaf.strides:
+        resolved = empty(leaf, resolved.device).copy_(resolved)
+    return resolved.as_strided((resolved.numel(),), (1,))
 
 
 def empty(leaf: Leaf, device: torch.device) -> Tensor:
     """A tensor to receive into."""
-    return torch.empty(leaf.shape, dtype=leaf.dtype, device=device, memory_format=leaf.format)
+    if not leaf.strides:
+        return torch.empty(leaf.shape, dtype=leaf.dtype, device=device)
+    return torch.empty_strided(leaf.shape, leaf.strides, dtype=leaf.dtype, device=device)
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,24 @@ def test_the_order_of_the_leaf_holds_for_tensors_of_another_order() -> None:
     assert torch.equal(flat(last, leaf_of(last.contiguous())), last.flatten())
 
 
-def test_channels_last_stays_channels_last() -> None:
-    tensor = TENSORS["channels last"]
-    assert leaf_of(tensor).format == torch.channels_last
+@pytest.mark.parametrize("name", ["channels last", "transposed", "permuted", "integers"])
+def test_numbers_keep_their_order_in_memory(name: str) -> None:
+    tensor = TENSORS[name]
     assert travelled(tensor).stride() == tensor.stride()
-    assert leaf_of(tensor.contiguous()).format == torch.contiguous_format
-    assert leaf_of(numbers(2, 3, 1, 1)).format == torch.contiguous_format
+    assert not leaf_of(tensor.contiguous()).strides
+    assert not leaf_of(numbers(2, 3, 1, 1)).strides
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_what_is_drawn_for_it_lies_where_it_would(name: str) -> None:
+    """As a dropout mask is: torch draws in the order of the memory of ``empty_like``."""
+    masks = [torch.empty_like(each, dtype=torch.float64) for each in _both(TENSORS[name])]
+    drawn = [m.uniform_(generator=torch.Generator().manual_seed(0)) for m in masks]
+    assert torch.equal(*drawn)
+
+
+def _both(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    return tensor, travelled(tensor)
 
 
 def test_numbers_carry_no_gradient() -> None:
