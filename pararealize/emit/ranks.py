@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from operator import attrgetter
 
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     ties = tied(found, serial, transport.rank)
     number = transport.networks
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties, number)
-    strip(serial, found, transport.rank)
+    strip(serial, under_every_name(found, serial), transport.rank)
     here = targets(task for task in everything if task.rank == transport.rank)
     local = {target: part for target, part in parts.items() if target in here}
     keep_applied(emission.registries, local)
@@ -128,6 +129,25 @@ def both(names: Mapping[int, str]) -> str:
     """The first two holders of a tensor, for a message."""
     (one, name), (two, other), *_ = sorted(names.items())
     return f"{name!r} of rank {one} and {other!r} of rank {two}"
+
+
+def under_every_name(found: Mapping[str, set[int]], serial: nn.Module) -> dict[str, set[int]]:
+    """``found`` with the other names of what lies there, of which schedules know the first only.
+
+    A layer that is used twice has two names, and a layer that nobody runs may have a weight of one
+    that runs: whoever kept it by another name would keep a copy that is never trained.
+    """
+    known, holders = dict(found), dict[int, set[int]]()
+    for path, ranks in found.items():
+        value = attrgetter(path)(serial)
+        inner = value.modules() if isinstance(value, nn.Module) else ()
+        for each in (*inner, *(tensor for _, tensor in _tensors(serial, path))):
+            holders.setdefault(id(each), set()).update(ranks)
+    named = (serial.named_modules, serial.named_parameters, serial.named_buffers)
+    for name, value in chain.from_iterable(names(remove_duplicate=False) for names in named):
+        if id(value) in holders and known.keys().isdisjoint((name, *_parents(name))):
+            known[name] = holders[id(value)]
+    return known
 
 
 def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:

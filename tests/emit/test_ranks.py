@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from local_ranks import all_of
 from local_transport import LocalTransport
-from pararealize import Parareal, pararealize
+from pararealize import Parareal, load, pararealize
 from pararealize.emit.ranks import strip
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
@@ -89,3 +90,56 @@ def test_of_a_module_that_another_rank_runs_what_is_read_stays() -> None:
         0: ["embedding.weight", "norm.weight"],
         1: ["embedding.weight", "norm.bias", "norm.weight"],
     }
+
+
+class Twice(nn.Module):
+    """Layers in a row, of which the last ones lie there under other names as well."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(7))
+        if kind == "used twice":
+            self.layers.append(self.layers[5])
+        elif kind == "in a list of its own":
+            self.last = nn.ModuleDict({"norm": nn.LayerNorm(WIDTH), "two": self.layers[5]})
+        else:
+            self.spare = nn.Linear(WIDTH, WIDTH)
+            self.spare.weight = self.layers[6].weight
+            self.layers[4].bias = self.layers[6].bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x
+
+
+def moved(net: nn.Module, x: Tensor) -> None:
+    net(x).square().sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("kind", ["used twice", "in a list of its own", "of a layer not run"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_has_two_names_is_trained_under_both(kind: str, ranks: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Twice(kind).double(), torch.randn(3, WIDTH, dtype=torch.float64)
+    models = [copy.deepcopy(model) for _ in range(ranks)]
+
+    def work(transport: LocalTransport) -> list[dict[str, Tensor]]:
+        own = models[transport.rank]
+        net = pararealize(own, 3, method=EXACT, example_inputs=(x,), comm=transport)
+        moved(net, x)
+        net.save(tmp_path / "net")
+        return [net.to_serial().state_dict(), net.state_dict()]
+
+    moved(model, x)
+    wanted = model.state_dict()
+    found = all_of(ranks, work)
+    loaded = load(tmp_path / "net", Twice(kind).double()).to_serial().state_dict()
+    for whole in (*(whole for whole, _ in found), loaded):
+        assert whole.keys() == wanted.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(value, wanted[key], rtol=ROUNDING, atol=ROUNDING)
+    for _, own in found:
+        for key in own.keys() & wanted.keys():
+            torch.testing.assert_close(own[key], wanted[key], rtol=ROUNDING, atol=ROUNDING)
