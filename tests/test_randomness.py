@@ -168,6 +168,16 @@ def test_sweeps_reuse_what_was_drawn(name: str) -> None:
         assert (net(X) - wanted).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("name", ["LayerDrop, NumPy", "LayerDrop, Python", "LayerDrop, torch"])
+def test_what_is_compiled_depends_on_no_numbers_drawn_before(name: str) -> None:
+    """Whether a layer was left out while it was measured, ranks would cut at different places."""
+    model, plans = network(noises()[name]), set()
+    for start in range(6):
+        seed(start)
+        plans.add(pararealize(model, 3, method=EXACT, example_inputs=(X,)).plan.to_json())
+    assert len(plans) == 1
+
+
 def test_coarse_copies_draw_from_a_stream_of_their_own() -> None:
     """The network's own draws come in its own order: its second piece gets the serial noise."""
     model = network(lambda: Noisy(lambda _, y: y + torch.randn_like(y)))

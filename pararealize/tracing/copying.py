@@ -16,6 +16,7 @@ from pararealize.runtime.effects.containers import OWN, tensors_inside
 from pararealize.runtime.effects.generators import (
     NUMPY,
     PYTHON,
+    begin_alike,
     global_generators,
     kept,
     other_generators,
@@ -75,10 +76,12 @@ def collection_paused() -> Iterator[None]:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Compile in no mode of the caller's, and move none of their or the model's random numbers.
 
-    Weights copied in inference mode could not be trained.
+    Weights copied in inference mode could not be trained. Numbers by which layers may be left
+    out are the same in every process, so that all ranks find the same costs.
     """
     generators = other_generators(model.modules()) or (PYTHON, NUMPY)
     with collection_paused(), kept(generators), torch.inference_mode(False), torch.enable_grad():
+        begin_alike()
         yield
 
 

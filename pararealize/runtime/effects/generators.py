@@ -81,6 +81,14 @@ def kept(generators: Iterable[Generator] = (PYTHON, NUMPY)) -> Iterator[None]:
             put_back(generator, state)
 
 
+def begin_alike() -> None:
+    """Let the CPU's, Python's and NumPy's numbers begin as in every process that calls this."""
+    torch.default_generator.manual_seed(0)
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+
+
 def holds_generator(module: nn.Module) -> bool:
     """Whether a module has a generator of its own among its attributes."""
     return not is_torchs(module) and any(map(_is_generator, vars(module).values()))
