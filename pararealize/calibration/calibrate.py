@@ -46,9 +46,9 @@ LOOK = 2
 FEW = 0.25
 
 
-#: Shares of a limited time after which states are stored, guess networks fitted, kinds compared and
-#: the best fitted to all data; the rest is for the certificate, and for what ends late.
-OBSERVED, GUESSED, COMPARED, SETTLED = 0.08, 0.15, 0.6, 0.85
+#: Shares of a limited time after which states are stored, guess networks fitted, kinds timed and
+#: compared, and the best fitted to all data; the rest is for the certificate, and what ends late.
+OBSERVED, GUESSED, COSTED, COMPARED, SETTLED = 0.08, 0.15, 0.3, 0.6, 0.8
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ class _Calibration:
         self.plan = measured_plan(self.stand)
         self._rounds(self.observed, GUESSED).guesses(self.guesses)
         with self.progress.task("costs of coarse networks") as advance:
-            told = self.budget.noted(advance)
-            self.contenders = contenders(self.stand, self.plan, options.seed, told)
-        compared, self.left_out = hopeful(self.contenders, options)
+            told, enough = self.budget.noted(advance), partial(self.budget.is_over, COSTED)
+            self.contenders, late = contenders(self.stand, self.plan, options, told, enough)
+        compared, hopeless = hopeful(self.contenders, options)
+        self.left_out = {**late, **hopeless}
         if len(compared) > 1:
             compared = self._compare(compared)
         return self._emission(*self._settle(compared))
@@ -194,19 +195,19 @@ class _Calibration:
         guessing = moved(emission.propagators, emission.registries["guess"], self.guesses)
         built = replace(built, parts={**built.parts, **guessing})
         fits = self._rounds(observed, share).coarse(built)
-        candidate = Candidate(kind, fits, self._score(built, contender.plan))
+        known = before.candidate.fastest(self.required or 0.0) if before else None
+        least = max(LOOK, self.subject.method.iterations, known.count if known else 0)
+        candidate = Candidate(kind, fits, self._score(built, contender.plan, least))
         self.tried[kind] = Tried(built, contender.plan, candidate)
         return self.tried[kind]
 
-    def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
-        """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""
+    def _score(self, built: Built, plan: Plan, least: int) -> tuple[Sweeps, ...]:
+        """Agreement after 0, 1, 2, … sweeps, up to where it is as asked, and ``least`` of them."""
         rows: list[Sweeps] = []
         enough = self.required or 0.0
-        least = max(LOOK, self.subject.method.iterations)
         for k in range(self.subject.n):
-            if k > least and max(row.agreement for row in rows) >= enough:
-                break
-            if k > 1 and self.budget.is_over(SETTLED):
+            reached = max((row.agreement for row in rows), default=0.0) >= enough
+            if k > least and (reached or self.budget.is_over(SETTLED)):
                 break
             seconds = timed(plan, self.subject.schedule(k)).parallel_seconds
             found = score(self.subject, built.parts, k, self.observed.held_out)

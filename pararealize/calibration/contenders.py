@@ -14,6 +14,10 @@ from pararealize.ir.calibration import Fitting
 from pararealize.ir.plan import Plan
 
 
+#: Kinds that are timed however late it is.
+FIRST = 3
+
+
 @dataclass(frozen=True)
 class Contender:
     """A candidate that may be tried, with its plan, and its seconds after one sweep."""
@@ -29,18 +33,33 @@ class Contender:
 
 
 def contenders(
-    stand: Stand, plan: Plan, seed: int, progress: Callable[[], None]
-) -> dict[str, Contender]:
-    """All kinds that the subnetworks have, with what they cost as measured."""
-    subject, found = stand.subject, dict[str, Contender]()
-    for kind in kinds(subject):
-        built = build(subject, kind, seed)
+    stand: Stand,
+    plan: Plan,
+    options: Fitting,
+    progress: Callable[[], None],
+    enough: Callable[[], bool],
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """All kinds that the subnetworks have, with what they cost as measured, and why others not.
+
+    ``enough`` ends it early; where time is limited those come first that are usually chosen: copies
+    of blocks, fewer before more of them.
+    """
+    subject, found, left_out = stand.subject, dict[str, Contender](), dict[str, str]()
+    every = kinds(subject)
+    order = list(every)
+    if options.minutes is not None:
+        order.sort(key=lambda k: (not every[k].owns_weights, every[k].options.get("depth", 0), k))
+    for kind in order:
+        if len(found) >= FIRST and enough():
+            left_out[kind] = "no time was left"
+            continue
+        built = build(subject, kind, options.seed)
         if built is not None:
             own = coarse_plan(stand, plan, built)
             soonest = timed(own, subject.schedule(1)).parallel_seconds
             found[kind] = Contender(built, own, soonest)
         progress()
-    return found
+    return found, left_out
 
 
 def hopeful(

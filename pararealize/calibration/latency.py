@@ -12,7 +12,7 @@ import torch
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
-from pararealize.cost.measure import medians, wait
+from pararealize.cost.measure import medians, threads, wait
 from pararealize.cost.predict import count
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
@@ -57,7 +57,7 @@ class Stand:
     ) -> dict[Target, float]:
         """Median seconds of propagators on these states (``None``: the inputs alone), of all ranks.
 
-        They are evaluated without gradients, in turns.
+        They are evaluated without gradients, in turns, on one thread, as a rank has.
         """
         inputs = self.subject.named(self.inputs)
 
@@ -67,7 +67,7 @@ class Stand:
             return _waited(partial(part, *given, *(inputs[name] for name in part.inputs)))
 
         targets = [target for target in states if target in parts]
-        with torch.no_grad():
+        with torch.no_grad(), threads(1):
             seconds = medians(*map(call, targets), runs=RUNS) if targets else []
         return self.subject.together(dict(zip(targets, seconds, strict=True)))
 

@@ -75,9 +75,13 @@ def calibrate(
     data = open_data(chosen.data, reading)
     _check_count(data, reading.batch, chosen.data)
     model = _model(chosen).eval()
-    with say.progress as progress, progress.task(f"compile {type(model).__name__}"):
+    if fitting.minutes is not None:
+        say(f"{chosen.model} is compiled and calibrated, in {fitting.minutes:g} minutes at most.")
+    with say.progress as progress, progress.task(f"compile {type(model).__name__}", 1) as advance:
         net = _compiled(chosen, data, model, comm)
-    left = fitting.minutes and max(LEAST, fitting.minutes - (time.monotonic() - begun) / 60)
+        advance()
+    spent = (time.monotonic() - begun) / 60
+    left = None if fitting.minutes is None else max(LEAST, fitting.minutes - spent)
     # The best is looked at in any case: if it is not enough, the table says by how much.
     asked = replace(fitting, best=True, faster=not fitting.best, minutes=left)
     options: dict[str, Any] = vars(asked)
@@ -128,12 +132,7 @@ def candidates_table(calibration: Calibration) -> Table:
         "after some of them",
         ("coarse", "parameters", "step error", "contraction", *sweeps, "predicted"),
         [
-            _row(
-                calibration,
-                c,
-                counts,
-                calibration.reached if own else best(c, calibration.required),
-            )
+            _row(calibration, c, counts, reached if own else best(c, needed))
             for c, own in zip(calibration.candidates, chosen, strict=True)
         ],
         left=("coarse",),

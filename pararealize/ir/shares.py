@@ -36,7 +36,7 @@ def required(wanted: float, count: int, confidence: float) -> float:
     agree, which is the most that they can say; at a confidence of one half there is no margin.
 
     >>> round(required(0.995, 800, 0.9), 4), required(0.995, 100, 0.9), required(0.9, 50, 0.5)
-    (0.998, 1.0, 0.9)
+    (0.9982, 1.0, 0.9)
 
     """
     if confidence <= 0.5:
