@@ -13,7 +13,6 @@ from pararealize.explain.advice import hopeless
 from pararealize.ir.calibration import Fitting
 from pararealize.ir.plan import Plan
 
-
 #: Kinds that are timed however late it is.
 FIRST = 3
 

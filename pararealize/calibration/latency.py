@@ -88,6 +88,26 @@ def measured_plan(stand: Stand) -> Plan:
     return replace(plan, pieces=pieces, head_seconds=head, serial_seconds=serial)
 
 
+def renewed_plan(stand: Stand) -> Plan:
+    """The plan with the seconds of all its parts, coarse ones too, as measured here and now."""
+    subject, plan = stand.subject, measured_plan(stand)
+    parts = subject.emission.propagators
+    states = {Target.fine(j): stand.before(j) for j in stand.pairs}
+    coarse = [j for j in wanted(subject) if Target.coarse(j) in parts]
+    seconds = stand.time(parts, states | {Target.coarse(j): stand.before(j) for j in coarse})
+    samples = [len(next(iter(stand.inputs.values()))), next(iter(plan.specs.values())).shape[0]]
+    pieces = tuple(
+        replace(
+            piece,
+            coarse_seconds=seconds.get(Target.coarse(piece.index), piece.coarse_seconds),
+            coarse_launches=0,
+            interface_bytes=piece.interface_bytes * samples[0] // samples[1],
+        )
+        for piece in plan.pieces
+    )
+    return replace(plan, pieces=pieces)
+
+
 def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
     guess = seconds.get(Target.guess(piece.index - 1), piece.guess_seconds)
     guess = guess if piece.guess != "none" else 0.0

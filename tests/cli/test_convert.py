@@ -198,7 +198,7 @@ def test_options_without_an_effect_are_refused(
     ("option", "words"),
     [
         (("--agreement", "0.9"), "--agreement changes nothing: answers are compared with --data"),
-        (("--data", "x.npy", "--shape", "2,6"), "--shape changes nothing: --data compares"),
+        (("--data", "x.npy", "-n", "2"), "--n changes nothing: --data compares"),
     ],
 )
 def test_options_of_the_other_check_are_refused(
