@@ -1,4 +1,18 @@
-"""Turn the depth of a PyTorch network into parallelism: ``pararealize(model, n=6)``."""
+"""Turn the depth of a PyTorch network into parallelism: ``pararealize(model, n=6)``.
+
+>>> import torch
+>>> from pararealize import Parareal, pararealize
+>>> from pararealize.models import resnet
+>>> x = torch.randn(2, 3, 16, 16)
+>>> exact = Parareal(coarse="fine", correction="difference", iterations=1)
+>>> model = resnet(20, width=4).eval()
+>>> net = pararealize(model, n=3, method=exact, example_inputs=(x,))
+>>> net.plan.n
+3
+>>> torch.allclose(net(x), model(x), atol=1e-5)
+True
+
+"""
 
 from pararealize.compiler import pararealize
 from pararealize.errors import (
@@ -17,6 +31,9 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.monitoring.report import Report
 
+#: Of this package; pyproject.toml reads it here.
+__version__ = "0.1.0"
+
 __all__ = [
     "MGRIT",
     "Calibration",
@@ -32,6 +49,7 @@ __all__ = [
     "Schedule",
     "SlowerThanSerialWarning",
     "WaitingWarning",
+    "__version__",
     "connect",
     "load",
     "pararealize",

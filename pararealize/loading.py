@@ -18,7 +18,7 @@ from pararealize.errors import CoarseError, CutError, ShapeError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import CoarseFactory
 from pararealize.ir.plan import Tracing
-from pararealize.ir.serialise import with_factory
+from pararealize.ir.saved_factory import with_factory
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.occasions import agree
@@ -54,6 +54,15 @@ def load(
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
+
+    >>> import tempfile, torch
+    >>> from pararealize import load, pararealize
+    >>> model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+    >>> net = pararealize(model, n=2, example_inputs=(torch.zeros(1, 4),))
+    >>> folder = tempfile.mkdtemp()
+    >>> net.save(folder)
+    >>> load(folder, model).plan.n
+    2
 
     """
     transport = None if comm is None else connect(comm)

@@ -387,7 +387,7 @@ def test_agreement_decides_on_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
         "pararealize.calibration.calibrate.score", lambda _s, _p, count, _r: rows[count]
     )
     for agreement, count in ((0.7, 1), (0.8, 1), (0.85, 2), (0.95, 2)):
-        net = calibrated(method={"coarse": "identity"}, agreement=agreement)
+        net = calibrated(method={"coarse": "identity"}, agreement=agreement, confidence=0.5)
         assert net.plan.calibration.iterations == count
         net(images())
         assert net.report.sweeps == count

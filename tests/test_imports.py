@@ -163,8 +163,50 @@ def test_importing_starts_nothing_and_leaves_out_what_is_heavy() -> None:
     )
     state_is_kept, nothing_started, *modules = done.stdout.split()
     assert (state_is_kept, nothing_started) == ("True", "True")
-    assert "networkx" in modules
     assert not {*HEAVY, "mpi4py", "torchvision", "sklearn", "mlxtend"} & set(modules)
+
+
+#: What takes long to import, and is for a first compile, or a plan that is saved, to pay.
+SLOW = ("torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.fsdp", "sympy")
+SLOW_OF_OURS = ("networkx", "cattrs", "attr")
+
+QUICK = """
+import sys, torch
+before = set(sys.modules)
+import pararealize
+found = set(sys.modules) - before
+print(*sorted(found))
+from torch import nn
+net = pararealize.pararealize(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), 2,
+                              example_inputs=(torch.zeros(2, 4),))
+assert pararealize.Plan.from_json(net.plan.to_json()) == net.plan
+assert len(net.schedule.dag()) == len(net.schedule.tasks)
+wrapped = torch.compile(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), backend="eager")
+assert pararealize.pararealize(wrapped, 2, example_inputs=(torch.zeros(2, 4),)).plan.n == 2
+"""
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", QUICK],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pararealize.compiler" in done.stdout.split()
+    assert not {*SLOW, *SLOW_OF_OURS} & set(done.stdout.split())
+
+
+def test_the_version_has_one_source() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in project["project"]
+    assert project["project"]["dynamic"] == ["version"]
+    named = project["tool"]["setuptools"]["dynamic"]["version"]
+    assert named == {"attr": "pararealize.__version__"}
+    changes = (ROOT.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {pararealize.__version__}" in changes
 
 
 def test_public_names_exist() -> None:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from networks import Step, assert_equal_steps, seeded, step
 from pararealize import ParallelNetwork, Parareal, load, pararealize
-from pararealize.cli.specs import import_torchvision
+from pararealize.cli.zoos import import_torchvision
 from pararealize.errors import ModelSpecError, TraceError
 
 pytestmark = [

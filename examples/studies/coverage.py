@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.cli.differences import Difference, compare, random_inputs
-from pararealize.cli.specs import import_torchvision, load_model
+from pararealize.cli.specs import load_model
+from pararealize.cli.zoos import import_torchvision
 from pararealize.compiler import pararealize
 from pararealize.errors import ShapeError
 from pararealize.explain.table import Table

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from pararealize.calibration.alike import alike
-from pararealize.calibration.candidates import Built, build, kinds
+from pararealize.calibration.budget import Budget
+from pararealize.calibration.candidates import Built
 from pararealize.calibration.certify import certify
+from pararealize.calibration.contenders import contenders, hopeful
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.latency import Stand, coarse_plan, measured_plan
+from pararealize.calibration.latency import Stand, measured_plan
 from pararealize.calibration.observe import Observed, Store, observe
 from pararealize.calibration.rounds import Rounds, start
 from pararealize.calibration.subject import Subject, completed, evaluating
@@ -24,9 +27,11 @@ from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
 from pararealize.errors import CalibrationError, MethodError
+from pararealize.explain.advice import unreached
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
+from pararealize.ir.shares import required
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import moved
@@ -39,6 +44,11 @@ from pararealize.runtime.monitoring.rules import answer
 LOOK = 2
 #: Share of the data on which kinds are compared before the best of them is fitted to all.
 FEW = 0.25
+
+
+#: Shares of a limited time after which states are stored, guess networks fitted, kinds timed and
+#: compared, and the best fitted to all data; the rest is for the certificate, and what ends late.
+OBSERVED, GUESSED, COSTED, COMPARED, SETTLED = 0.08, 0.15, 0.3, 0.6, 0.8
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class _Calibration:
         self, subject: Subject, observed: Observed, options: Fitting, progress: Progress
     ) -> None:
         self.subject, self.observed, self.options = subject, observed, options
-        self.progress, self.begun = progress, time.perf_counter()
+        self.progress, self.budget = progress, Budget(options.minutes, subject.transport)
         self.guesses = copy.deepcopy(subject.emission.registries["guess"])
         self.tried: dict[str, Tried] = {}
 
@@ -96,21 +106,50 @@ class _Calibration:
         every = alike(every, emission.transport)
         device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
         with self.progress.task("states of the serial network") as advance:
-            parts = divided(every, options.held_out)
-            observe(self.subject, parts, self.observed, device, advance)
+            parts, told = divided(every, options.held_out), self.budget.noted(advance)
+            enough = partial(self.budget.is_over, OBSERVED)
+            observe(self.subject, parts, self.observed, device, told, enough)
         self.stand = Stand.on(self.subject, self.observed.held_out[0])
         self.plan = measured_plan(self.stand)
-        self._rounds(self.observed).guesses(self.guesses)
-        compared = tuple(kinds(self.subject))
+        self._rounds(self.observed, GUESSED).guesses(self.guesses)
+        with self.progress.task("costs of coarse networks") as advance:
+            told, enough = self.budget.noted(advance), partial(self.budget.is_over, COSTED)
+            self.contenders, late = contenders(self.stand, self.plan, options, told, enough)
+        compared, hopeless = hopeful(self.contenders, options)
+        self.left_out = {**late, **hopeless}
         if len(compared) > 1:
-            few = self.observed.first(FEW)
-            for kind in compared:
-                self._try(kind, few)
-            compared = tuple(sorted(self.tried, key=self._preference))
+            compared = self._compare(compared)
         return self._emission(*self._settle(compared))
 
-    def _rounds(self, observed: Observed) -> Rounds:
-        return Rounds(self.subject, observed, self.options, self.progress)
+    @property
+    def required(self) -> float | None:
+        """The agreement on held-out samples that vouches for the one asked for."""
+        asked, (_, held_out) = self.options.agreement, self.observed.samples
+        return None if asked is None else required(asked, held_out, self.options.confidence)
+
+    def _rounds(self, observed: Observed, share: float) -> Rounds:
+        return Rounds(self.subject, observed, self.options, self.progress, self.budget, share)
+
+    def _compare(self, hopeful: Sequence[str]) -> tuple[str, ...]:
+        """The kinds that were tried on a few of the data, the one to prefer first."""
+        few = self.observed.first(FEW)
+        for i, kind in enumerate(hopeful):
+            reason = self._pointless(kind)
+            if reason:
+                self.left_out[kind] = reason
+            else:
+                self._try(kind, few, self.budget.part(COMPARED, len(hopeful) - i))
+        return tuple(sorted(self.tried, key=self._preference))
+
+    def _pointless(self, kind: str) -> str:
+        """Why a kind need not be tried any more, where time is limited."""
+        if not self.budget.is_limited or not self.tried:
+            return ""
+        if self.budget.is_over(COMPARED):
+            return "no time was left"
+        rows = [found.candidate.fastest(self.required or 0.0) for found in self.tried.values()]
+        best = min((row.seconds for row in rows if row is not None), default=math.inf)
+        return "even one sweep takes longer" if self.contenders[kind].soonest >= best else ""
 
     def _settle(self, compared: Iterable[str]) -> tuple[Tried, Sweeps]:
         """The first candidate, fitted to all data, that agrees as asked.
@@ -119,53 +158,56 @@ class _Calibration:
             CalibrationError: none does.
 
         """
-        agreement = self.options.agreement
+        needed = self.required
         for kind in compared:
-            found = self._try(kind, self.observed)
-            if found is None:
-                continue
-            if agreement is None:
+            late = kind in self.tried and self.budget.is_over(SETTLED)
+            found = self.tried[kind] if late else self._try(kind, self.observed, SETTLED)
+            if needed is None:
                 asked = max(1, self.subject.method.iterations)
                 rows = found.candidate.certified
                 return found, min(rows, key=lambda row: abs(row.count - asked))
-            row = found.candidate.fastest(agreement)
-            if row is not None:
+            row = found.candidate.fastest(needed)
+            if row is not None and (row.seconds < self.plan.serial_seconds or not self._only_fast):
                 return found, row
         best = max(self.tried.values(), key=lambda found: found.candidate.closest.agreement)
         if self.options.best:
             return best, best.candidate.closest
-        raise CalibrationError(_unreached(best.candidate, self.subject.n, agreement or 1.0))
+        raise CalibrationError(unreached(best.candidate, self.subject.n, needed or 1.0))
+
+    @property
+    def _only_fast(self) -> bool:
+        """Whether a slower network is no answer."""
+        return self.options.faster and not self.options.best
 
     def _preference(self, kind: str) -> tuple[float, float]:
         """Fast ones that agree as asked first, then those that agree most."""
         found = self.tried[kind].candidate
-        row = found.fastest(self.options.agreement or 1.0)
+        row = found.fastest(1.0 if self.required is None else self.required)
         return (0.0, row.seconds) if row is not None else (1.0, -found.closest.agreement)
 
-    def _try(self, kind: str, observed: Observed) -> Tried | None:
-        """Build, fit and score a kind; what was fitted before goes on from there."""
-        before = self.tried.get(kind)
-        built = before.built if before else build(self.subject, kind, self.options.seed)
-        if built is None:
-            return None
+    def _try(self, kind: str, observed: Observed, share: float) -> Tried:
+        """Fit and score a kind; what was fitted before goes on from there."""
+        before, contender = self.tried.get(kind), self.contenders[kind]
+        built = before.built if before else contender.built
         if before is None and self.subject.emission.plan.calibration is None:
             start(self.subject, built, observed)
         emission = self.subject.emission
         guessing = moved(emission.propagators, emission.registries["guess"], self.guesses)
         built = replace(built, parts={**built.parts, **guessing})
-        fits = self._rounds(observed).coarse(built)
-        plan = coarse_plan(self.stand, self.plan, built)
-        candidate = Candidate(kind, fits, self._score(built, plan))
-        self.tried[kind] = Tried(built, plan, candidate)
+        fits = self._rounds(observed, share).coarse(built)
+        known = before.candidate.fastest(self.required or 0.0) if before else None
+        least = max(LOOK, self.subject.method.iterations, known.count if known else 0)
+        candidate = Candidate(kind, fits, self._score(built, contender.plan, least))
+        self.tried[kind] = Tried(built, contender.plan, candidate)
         return self.tried[kind]
 
-    def _score(self, built: Built, plan: Plan) -> tuple[Sweeps, ...]:
-        """Agreement after 0, 1, 2, … sweeps, up to where it is as asked."""
+    def _score(self, built: Built, plan: Plan, least: int) -> tuple[Sweeps, ...]:
+        """Agreement after 0, 1, 2, … sweeps, up to where it is as asked, and ``least`` of them."""
         rows: list[Sweeps] = []
-        enough = self.options.agreement or 0.0
-        least = max(LOOK, self.subject.method.iterations)
+        enough = self.required or 0.0
         for k in range(self.subject.n):
-            if k > least and max(row.agreement for row in rows) >= enough:
+            reached = max((row.agreement for row in rows), default=0.0) >= enough
+            if k > least and (reached or self.budget.is_over(SETTLED)):
                 break
             seconds = timed(plan, self.subject.schedule(k)).parallel_seconds
             found = score(self.subject, built.parts, k, self.observed.held_out)
@@ -178,7 +220,7 @@ class _Calibration:
         emission, built = subject.emission, chosen.built
         method = replace(subject.method, iterations=row.count)
         certificate = certify(subject, built.parts, row.count, self.observed, self.options)
-        spent, transport = time.perf_counter() - self.begun, subject.transport
+        spent, transport = self.budget.spent, subject.transport
         seconds = [spent] if transport is None else transport.exchange(spent)
         fitted, held_out = self.observed.samples
         calibration = Calibration(
@@ -191,6 +233,8 @@ class _Calibration:
             candidates=tuple(found.candidate for found in self.tried.values()),
             certificate=certificate,
             wanted=self.options.agreement,
+            confidence=self.options.confidence,
+            left_out=self.left_out,
         )
         plan = replace(
             timed(chosen.plan, subject.schedule(row.count)),
@@ -215,13 +259,3 @@ def score(
         agreed.append(agreements(found, serial).double())
         wrong.append(errors(found, serial))
     return float(torch.cat(agreed).mean()), float(torch.cat(wrong).mean())
-
-
-def _unreached(best: Candidate, n: int, agreement: float) -> str:
-    row = best.closest
-    return (
-        f"no coarse network reaches an agreement of {agreement:.2%} with fewer than {n} sweeps: "
-        f"the best is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
-        f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
-        "accept the best with best=True."
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,41 +155,54 @@ def measure(fitter: Fitter, samples: Sequence[Callable[[], Sample]]) -> Errors:
 
 
 def fit(
-    fitter: Fitter, samples: Samples, options: Fitting, seed: int, progress: Callable[[], None]
+    fitter: Fitter,
+    samples: Samples,
+    options: Fitting,
+    seed: int,
+    progress: Callable[[], None],
+    seconds: float = math.inf,
 ) -> Errors:
     """Fit the weights, if any; those with the least held-out error are kept. Relative errors.
 
-    The error that counts is that of responses where they are known, else that of states.
+    The error that counts is that of responses where they are known, else that of states. The
+    learning rate falls along a cosine to 0 where all steps are done or all ``seconds`` are spent.
     """
+    begun = time.monotonic()
     best = measure(fitter, samples.held_out)
     weights = list(fitter.module.parameters()) if fitter.module is not None else []
-    if not weights or fitter.module is None:
+    if not weights or fitter.module is None or seconds <= time.monotonic() - begun:
         return best
     kept = copy.deepcopy(fitter.module.state_dict())
     steps = steps_of(options, len(samples.fitted))
     optimizer = torch.optim.Adam(weights, lr=options.rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     since = 0
     for step, read in enumerate(_drawn(samples.fitted, steps, seed), start=1):
+        spent = (time.monotonic() - begun) / seconds
+        _set_rate(optimizer, options.rate, max(spent, (step - 1) / steps))
         optimizer.zero_grad()
         with thawed(weights):
             wanted = [p for p in weights if p.requires_grad]  # and none of the network's own
             torch.autograd.backward(fitter.misfit(read()).loss, inputs=wanted)
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        schedule.step()
         progress()
-        if step % len(samples.fitted) and step != steps:
+        is_over = time.monotonic() - begun >= seconds
+        if step % len(samples.fitted) and step != steps and not is_over:
             continue
         found = measure(fitter, samples.held_out)
         since = 0 if _counted(found) < _counted(best) else since + 1
         if not since:
             best, kept = found, copy.deepcopy(fitter.module.state_dict())
-        if since >= PATIENCE or _counted(best) <= (options.tolerance or 0.0):
+        if is_over or since >= PATIENCE or _counted(best) <= (options.tolerance or 0.0):
             break
     fitter.module.load_state_dict(kept)
     optimizer.zero_grad()
     return best
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 def steps_of(options: Fitting, batches: int) -> int:

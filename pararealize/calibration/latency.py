@@ -12,7 +12,7 @@ import torch
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
-from pararealize.cost.measure import medians, wait
+from pararealize.cost.measure import medians, threads, wait
 from pararealize.cost.predict import count
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
@@ -57,7 +57,7 @@ class Stand:
     ) -> dict[Target, float]:
         """Median seconds of propagators on these states (``None``: the inputs alone), of all ranks.
 
-        They are evaluated without gradients, in turns.
+        They are evaluated without gradients, in turns, on one thread, as a rank has.
         """
         inputs = self.subject.named(self.inputs)
 
@@ -67,7 +67,7 @@ class Stand:
             return _waited(partial(part, *given, *(inputs[name] for name in part.inputs)))
 
         targets = [target for target in states if target in parts]
-        with torch.no_grad():
+        with torch.no_grad(), threads(1):
             seconds = medians(*map(call, targets), runs=RUNS) if targets else []
         return self.subject.together(dict(zip(targets, seconds, strict=True)))
 
@@ -86,6 +86,26 @@ def measured_plan(stand: Stand) -> Plan:
     head = seconds.get(HEAD, 0.0)
     serial = sum(piece.seconds for piece in pieces) + head
     return replace(plan, pieces=pieces, head_seconds=head, serial_seconds=serial)
+
+
+def renewed_plan(stand: Stand) -> Plan:
+    """The plan with the seconds of all its parts, coarse ones too, as measured here and now."""
+    subject, plan = stand.subject, measured_plan(stand)
+    parts = subject.emission.propagators
+    states = {Target.fine(j): stand.before(j) for j in stand.pairs}
+    coarse = [j for j in wanted(subject) if Target.coarse(j) in parts]
+    seconds = stand.time(parts, states | {Target.coarse(j): stand.before(j) for j in coarse})
+    samples = [len(next(iter(stand.inputs.values()))), next(iter(plan.specs.values())).shape[0]]
+    pieces = tuple(
+        replace(
+            piece,
+            coarse_seconds=seconds.get(Target.coarse(piece.index), piece.coarse_seconds),
+            coarse_launches=0,
+            interface_bytes=piece.interface_bytes * samples[0] // samples[1],
+        )
+        for piece in plan.pieces
+    )
+    return replace(plan, pieces=pieces)
 
 
 def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:

@@ -146,8 +146,12 @@ def observe(
     into: Observed,
     device: torch.device,
     progress: Callable[[], None],
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run the serial network once over the data and keep its states."""
+    """Run the serial network once over the data and keep its states; ``enough`` ends it early.
+
+    That is asked after batches that are held out, so that there is one.
+    """
     run = serial_run(subject)
     for inputs, held_out in batches:
         # Autograd may see copies of what was made in inference mode.
@@ -158,6 +162,8 @@ def observe(
         record = {"inputs": given, "output": output, "states": states}
         (into.held_out if held_out else into.fitted).append(record)
         progress()
+        if held_out and len(into.fitted) and enough():
+            break
 
 
 def respond(

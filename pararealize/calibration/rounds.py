@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pararealize.calibration.budget import Budget
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, steps_of
 from pararealize.calibration.observe import Observed, Store, respond, states_of
@@ -30,23 +31,26 @@ Responses = tuple[Store, Store]
 
 @dataclass(frozen=True)
 class Rounds:
-    """Fits networks of a subject to what was observed of it."""
+    """Fits networks to what was observed of a subject, until a share of the budget is spent."""
 
     subject: Subject
     observed: Observed
     options: Fitting
     progress: Progress
+    budget: Budget
+    share: float = 1.0
 
     def guesses(self, registry: nn.ModuleDict) -> None:
         """Fit every guess network of this rank to the state before its subnetwork."""
         for j in self.subject.pieces:
+            seconds = self.budget.until(self.share) / max(1, len(registry))
             part = self.subject.emission.propagators.get(Target.guess(j - 1))
             if str(j - 1) not in registry or not isinstance(part, Registered):
                 continue
             fitter = Fitter(registry[part.key], part.within(registry))
             with self.progress.task(f"guess network {j - 1}", self._steps) as advance:
-                samples = self._samples(j, None, guess=True)
-                fit(fitter, samples, self.options, self.options.seed + j, advance)
+                samples, told = self._samples(j, None, guess=True), self.budget.noted(advance)
+                fit(fitter, samples, self.options, self.options.seed + j, told, seconds)
 
     def coarse(self, built: Built) -> tuple[Fit, ...]:
         """Fit coarse networks on the trajectory, then where their guesses lie; all ranks' errors.
@@ -71,11 +75,14 @@ class Rounds:
             if (f.corrector if responses else f.sweeper) is not None
         }
         found: dict[int, Errors] = {} if responses else dict.fromkeys(fitters, (None, None))
-        total = self._steps * sum(f.module is not None for f in active.values())
-        with self.progress.task(f"{built.kind} coarse networks", total) as advance:
+        fits = sum(f.module is not None for f in active.values())
+        with self.progress.task(f"{built.kind} coarse networks", self._steps * fits) as advance:
+            left = fits if responses else 2 * fits  # another round follows the first
             for j, fitter in active.items():
-                samples = self._samples(j, responses)
-                found[j] = fit(fitter, samples, self.options, self.options.seed + j, advance)
+                samples, told = self._samples(j, responses), self.budget.noted(advance)
+                seconds = self.budget.until(self.share) / max(1, left)
+                left -= fitter.module is not None
+                found[j] = fit(fitter, samples, self.options, self.options.seed + j, told, seconds)
         return found
 
     @property

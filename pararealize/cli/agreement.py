@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from pararealize.cli.comparison import Agreement, Comparison, SweepRow
 from pararealize.cli.data import Reading, open_data
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer
-from pararealize.cost.predict import timed
 from pararealize.errors import CertificateWarning, MethodError, ModelSpecError
 from pararealize.explain.calibrated import ABOVE
 from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
+from pararealize.ir.shares import interval
 from pararealize.loading import load
 from pararealize.storage.read import read
 
@@ -27,13 +27,15 @@ from pararealize.storage.read import read
 class Question:
     """A saved network, the model it was saved from, data, and the agreement wanted.
 
-    ``None`` is the one that the network was calibrated for.
+    ``None`` is the one that the network was calibrated for; an ``example`` has the shape that calls
+    are timed with, where that is not the one it was compiled for.
     """
 
     folder: str
     model: str
     data: str
     agreement: float | None = None
+    example: tuple[torch.Tensor, ...] | None = None
 
 
 def check(question: Question, reading: Reading, say: Printer, comm: Any = None) -> bool:
@@ -55,7 +57,8 @@ def check(question: Question, reading: Reading, say: Printer, comm: Any = None) 
     torch.manual_seed(0)
     saved = read(Path(question.folder)).plan
     wanted = _wanted(saved, question)
-    net = load(question.folder, load_model(question.model).eval(), comm=comm)
+    model = load_model(question.model).eval()
+    net = load(question.folder, model, example_inputs=question.example, comm=comm)
     comparison = Comparison(net, comm)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CertificateWarning)  # doubtful answers are counted
@@ -63,11 +66,7 @@ def check(question: Question, reading: Reading, say: Printer, comm: Any = None) 
     good = found is None or found.called.agreement >= wanted
     if found is not None:
         ranks = 1 if comm is None else comm.size
-        # The saved plan has the seconds that were measured, and is asked about these ranks.
-        here = saved if comm is None else replace(saved, ranks=ranks)
-        schedule = comparison.subject.schedule(_sweeps(saved))
-        seconds = timed(here, schedule).parallel_seconds
-        _print(found, saved, wanted, _latency(found, saved, seconds, ranks), say)
+        _print(found, saved, wanted, _latency(found, net.plan, ranks), say)
     return good if comm is None else bool(comm.bcast(good))
 
 
@@ -86,15 +85,17 @@ def _wanted(plan: Plan, question: Question) -> float:
     return found.reached.agreement if found.wanted is None else found.wanted
 
 
-def _print(found: Agreement, plan: Plan, wanted: float, latency: str, say: Printer) -> None:
+def _print(found: Agreement, plan: Plan, wanted: float, latency: list[str], say: Printer) -> None:
     share = found.called.agreement
+    low, high = interval(share, found.samples)
     verdict = "LESS often than" if share < wanted else "as often as"
     say(
         table(found, plan),
         *_certificate(found, plan),
         *_accuracy(found),
-        latency,
-        f"It agrees with the serial network on {share:.2%} of {found.samples:,} samples, {verdict} "
+        *latency,
+        f"It agrees with the serial network on {share:.2%} of {found.samples:,} samples (of all "
+        f"such data {low:.2%} to {high:.2%}, with 95% confidence), {verdict} "
         f"wanted ({wanted:.2%}).",
     )
 
@@ -146,17 +147,22 @@ def _accuracy(found: Agreement) -> list[str]:
     return [f"Accuracy by the labels: {serial:.2%} serial, {own:.2%} as it answers."]
 
 
-def _latency(found: Agreement, plan: Plan, seconds: float, ranks: int) -> str:
-    """Measured times, and ``seconds`` as predicted."""
-    shapes = ", ".join(map(str, plan.specs.values()))
-    own, serial = found.seconds * 1e3, found.serial_seconds * 1e3
-    said = f"Latency for {shapes}, medians in turns, one thread: serial {serial:.3f} ms, this "
-    devices = plan.devices if ranks == 1 else ranks
-    expected = f"{seconds * 1e3:.3f} ms are predicted on {devices}"
-    if ranks == 1:
-        return (
-            f"{said}network {own:.3f} ms in one process, where no second device is used and "
-            f"subnetworks run one after another; {expected} devices (--ranks P measures)."
-        )
-    ratio = found.serial_seconds / found.seconds
-    return f"{said}network {own:.3f} ms on {ranks} ranks, {ratio:.2f}×; {expected} devices."
+def _latency(found: Agreement, plan: Plan, ranks: int) -> list[str]:
+    """Measured times for each number of samples, and how they relate, as predicted and measured."""
+    shape = next(iter(plan.specs.values()))
+    lines = []
+    for row in found.latencies:
+        size = ", ".join(map(str, (row.samples, *shape.shape[1:])))
+        own, serial = row.seconds * 1e3, row.serial_seconds * 1e3
+        said = f"Latency for [{size}], medians in turns, one thread: serial {serial:.3f} ms, this "
+        expected = f"{row.predicted:.2f}× predicted from its parts as measured here, on"
+        if ranks == 1:
+            lines.append(
+                f"{said}network {own:.3f} ms in one process, where no second device is used and "
+                f"subnetworks run one after another; {expected} {plan.devices} devices (--ranks P "
+                "measures)."
+            )
+        else:
+            ratio = row.serial_seconds / row.seconds
+            lines.append(f"{said}network {own:.3f} ms, {ratio:.2f}×; {expected} {ranks} ranks.")
+    return lines

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import torch
 import typer
 
+import pararealize
 from pararealize.cli.arguments import Debug
 from pararealize.cli.commands.bench import bench
 from pararealize.cli.commands.check import check
@@ -16,12 +20,22 @@ app = typer.Typer(
     help="Turn the depth of a PyTorch network into parallelism.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"pararealize {pararealize.__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+]
+
+
 @app.callback()
-def options(debug: Debug = False) -> None:
+def options(debug: Debug = False, version: Version = False) -> None:
     """Turn the depth of a PyTorch network into parallelism."""
 
 

@@ -188,9 +188,16 @@ class FittingOptions:
     )
     rate: Annotated[float, typer.Option(help="Largest learning rate of fitting.")] = Fitting.rate
     best: Annotated[
-        bool, typer.Option("--best", help="Write the best network even if it agrees less often.")
+        bool,
+        typer.Option(
+            "--best", help="Write the best network even if it agrees less often, or is slower."
+        ),
     ] = False
     seed: Annotated[int, typer.Option(help="Of fitting.")] = Fitting.seed
+    minutes: Annotated[float, typer.Option(help="That it may take, with compiling.")] = 5.0
+    confidence: Annotated[
+        float, typer.Option(help="How sure the agreement has to be; 0.5 leaves no margin.")
+    ] = Fitting.confidence
 
     def fitting(self, batch: int) -> Fitting:
         """Options of a calibration with batches of so many samples."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.certify import rank_correlation
-from pararealize.calibration.latency import cut_to
+from pararealize.calibration.latency import Stand, cut_to, renewed_plan
+from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Subject
 from pararealize.cli.data import Data, labelled
 from pararealize.cli.launch import meet
 from pararealize.cost.measure import medians
+from pararealize.cost.predict import timed
 from pararealize.errors import CalibrationError, MethodError
 from pararealize.ir.methods import Parareal
 from pararealize.ir.schedule import targets
@@ -49,12 +51,25 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """One call with so many samples, in medians, and how many times as fast it should have been.
+
+    ``predicted`` is made of the seconds of its parts as measured on this machine.
+    """
+
+    samples: int
+    serial_seconds: float
+    seconds: float
+    predicted: float
+
+
+@dataclass(frozen=True)
 class Agreement:
     """A network on data.
 
     ``sweeps`` are its answers after exactly so many, ``called`` as it gives them (with fallback,
     or sweeps until a tolerance); ``accuracy`` is that of the serial network and its own;
-    ``serial_seconds`` and ``seconds`` are medians of calls with the batch it was compiled for.
+    ``latencies`` are those of one sample, and of as many as it was compiled for.
     """
 
     samples: int
@@ -62,8 +77,7 @@ class Agreement:
     called: SweepRow
     quality: Quality | None
     accuracy: tuple[float, float] | None
-    serial_seconds: float
-    seconds: float
+    latencies: tuple[Latency, ...]
 
 
 @dataclass
@@ -127,23 +141,32 @@ class Comparison:
             for inputs, labels in labelled(
                 data, specs, self.subject.emission.decisions.expectations
             ):
-                first = first or cut_to(inputs, specs)
+                first = first or inputs
                 found = {k: answer(run[k](inputs)[0]) for k in self.counts}
                 called = answer(self.net(**inputs))
                 if self.serial is not None:
                     self._note(answer(self.serial(**inputs)), found, called, labels)
             assert first is not None
-            times = self._times(first)
+            whole = next(iter(specs.values())).shape[0]
+            times = tuple(self._latency(first, count) for count in sorted({1, whole}))
         return None if self.serial is None else self._result(times)
 
-    def _times(self, inputs: Mapping[str, Any]) -> tuple[float, float]:
-        """Median seconds of calls of the serial network, in rank 0, and of this one, in turns.
+    def _latency(self, given: Mapping[str, Any], count: int) -> Latency:
+        """Of calls of the serial network, in rank 0, and of this one, in turns.
 
         Ranks begin together, and all have the answer when theirs ends.
         """
+        plan = self.net.plan
+        shapes = {k: replace(v, shape=(count, *v.shape[1:])) for k, v in plan.specs.items()}
+        inputs = cut_to(given, shapes)
         serial, own = (partial(_call, network, inputs) for network in (self.serial, self.net))
         alone, together = medians(serial, own, runs=RUNS, before=self._meet)
-        return alone, together
+        stand = Stand(self.subject, inputs, serial_run(self.subject)(inputs)[1])
+        ranks = 0 if self.comm is None else self.comm.size
+        method = plan.method
+        sweeps = method.iterations if isinstance(method, Parareal) else 1
+        here = replace(renewed_plan(stand), ranks=ranks)
+        return Latency(count, alone, together, timed(here, self.subject.schedule(sweeps)).speedup)
 
     def _meet(self) -> None:
         if self.comm is not None:
@@ -169,7 +192,7 @@ class Comparison:
         if right[0] is not None and right[1] is not None:
             self._right.append((right[0], right[1]))
 
-    def _result(self, times: tuple[float, float]) -> Agreement:
+    def _result(self, times: tuple[Latency, ...]) -> Agreement:
         right = [torch.cat(part) for part in zip(*self._right, strict=True)]
         return Agreement(
             samples=sum(len(part) for part in self._called.errors),
@@ -177,8 +200,7 @@ class Comparison:
             called=self._called.row,
             quality=self._quality() if self._estimates else None,
             accuracy=(float(right[0].mean()), float(right[1].mean())) if right else None,
-            serial_seconds=times[0],
-            seconds=times[1],
+            latencies=times,
         )
 
     def _quality(self) -> Quality:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +19,18 @@ from pararealize.cli.options import example_of
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer
 from pararealize.errors import CalibrationError, DataError, PararealizeError, StorageError
+from pararealize.explain.advice import would_win
 from pararealize.explain.calibrated import best, certificate, choice
 from pararealize.explain.table import Table, some
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Method
+from pararealize.ir.shares import interval
 from pararealize.network import ParallelNetwork
 
 #: Under what names checkpoints keep the weights beside other things.
 INSIDE = ("state_dict", "model_state_dict", "model")
+#: Minutes that a calibration gets where compiling took all of them.
+LEAST = 0.1
 #: What torch's wrappers for several devices put before every name.
 WRAPPER = "module."
 
@@ -64,21 +69,55 @@ def calibrate(
         StorageError: the folder cannot be written.
 
     """
+    begun = time.monotonic()
     if chosen.out.exists() and not chosen.out.is_dir():
         raise StorageError(f"{chosen.out} is no folder: name another one with -o.")
     data = open_data(chosen.data, reading)
     _check_count(data, reading.batch, chosen.data)
     model = _model(chosen).eval()
-    net = _compiled(chosen, data, model, comm)
+    if fitting.minutes is not None:
+        say(f"{chosen.model} is compiled and calibrated, in {fitting.minutes:g} minutes at most.")
+    with say.progress as progress, progress.task(f"compile {type(model).__name__}", 1) as advance:
+        net = _compiled(chosen, data, model, comm)
+        advance()
+    spent = (time.monotonic() - begun) / 60
+    left = None if fitting.minutes is None else max(LEAST, fitting.minutes - spent)
     # The best is looked at in any case: if it is not enough, the table says by how much.
-    options: dict[str, Any] = vars(replace(fitting, best=True))
+    asked = replace(fitting, best=True, faster=not fitting.best, minutes=left)
+    options: dict[str, Any] = vars(asked)
     found = net.calibrate(data.batches(net.plan.specs), progress=say.progress, **options)
-    say(candidates_table(found), f"Calibrated: {choice(found)}")
+    say(candidates_table(found), f"Calibrated: {choice(found)}", *_read(found, data))
     if found.certificate is not None:
         say(certificate(found.certificate))
-    if found.wanted is not None and found.reached.agreement < found.wanted and not fitting.best:
-        raise CalibrationError(_unreached(found, net.plan.n, chosen.out))
+    if not fitting.best:
+        _check_worth(net, found, chosen.out)
     _write(net, chosen.out, say)
+
+
+def _check_worth(net: ParallelNetwork, found: Calibration, out: Path) -> None:
+    """Raise where the network agrees too seldom, or would be slower than the serial one.
+
+    Raises:
+        CalibrationError: so it is; says what to do.
+
+    """
+    if found.required is not None and found.reached.agreement < found.required:
+        raise CalibrationError(_unreached(found, net.plan.n, out))
+    if net.plan.speedup <= 1:
+        raise CalibrationError(
+            f"the fastest network that agrees would be slower than serial: predicted "
+            f"{net.plan.speedup:.2f}× on {net.plan.devices} devices, from costs measured here. "
+            f"{out} was not written. {would_win(net.plan, found.iterations)} --best writes it all "
+            "the same."
+        )
+
+
+def _read(found: Calibration, data: Data) -> list[str]:
+    """Whether time was too short for all of the data."""
+    used = found.samples + found.held_out
+    if data.samples is None or used >= data.samples:
+        return []
+    return [f"There was time for {used:,} of {data.samples:,} samples; --minutes gives more."]
 
 
 def candidates_table(calibration: Calibration) -> Table:
@@ -86,13 +125,14 @@ def candidates_table(calibration: Calibration) -> Table:
     counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
     sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
     chosen = [c.kind == calibration.kind for c in calibration.candidates]
+    reached, needed = calibration.reached, calibration.required
     return Table(
         f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
-        f"serial ({calibration.serial_seconds * 1e3:.2f} ms) after so many sweeps, and the ms "
-        "predicted for some of them",
+        "serial after so many sweeps, and how many times as fast as serial it is predicted to be "
+        "after some of them",
         ("coarse", "parameters", "step error", "contraction", *sweeps, "predicted"),
         [
-            _row(c, counts, calibration.reached if own else best(c, calibration.wanted))
+            _row(calibration, c, counts, reached if own else best(c, needed))
             for c, own in zip(calibration.candidates, chosen, strict=True)
         ],
         left=("coarse",),
@@ -100,7 +140,9 @@ def candidates_table(calibration: Calibration) -> Table:
     )
 
 
-def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps) -> list[str]:
+def _row(
+    calibration: Calibration, candidate: Candidate, counts: Iterable[int], row: Sweeps
+) -> list[str]:
     agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
     return [
         candidate.kind,
@@ -108,7 +150,7 @@ def _row(candidate: Candidate, counts: Iterable[int], row: Sweeps) -> list[str]:
         _worst(fit.step_error for fit in candidate.fits),
         _worst(fit.contraction for fit in candidate.fits),
         *(agreed.get(k, "–") for k in counts),
-        f"{row.seconds * 1e3:.2f} ({row.count})",
+        f"{calibration.serial_seconds / row.seconds:.2f}× ({row.count})",
     ]
 
 
@@ -157,12 +199,20 @@ def _check_count(data: Data, batch: int, name: str) -> None:
 
 
 def _unreached(found: Calibration, n: int, out: Path) -> str:
-    row = found.reached
+    row, asked = found.reached, found.wanted or 1.0
+    low, high = interval(row.agreement, found.held_out)
+    margin = (
+        f"; to be sure of {asked:.2%} on other data {found.required:.2%} of {found.held_out:,} "
+        "held-out samples have to agree"
+        if found.required is not None and row.agreement >= asked
+        else ""
+    )
     return (
-        f"no coarse network agrees with the serial network on {found.wanted:.2%} of the held-out "
+        f"no coarse network agrees with the serial network on {asked:.2%} of the held-out "
         f"samples with fewer than {n} sweeps: the best is {found.kind!r} with {row.agreement:.2%} "
-        f"after {row.count}. {out} was not written. Ask for less (--agreement "
-        f"{int(row.agreement * 1e3) / 1e3:g}), give more data or --epochs, take fewer subnetworks, "
+        f"({low:.2%} to {high:.2%}) after {row.count}{margin}. {out} was not written. Ask for less "
+        f"(--agreement {max(0.001, int(low * 1e3) / 1e3):g}), give more data, --epochs or "
+        "--minutes, take fewer subnetworks, "
         "or accept the best with --best."
     )
 

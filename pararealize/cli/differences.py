@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.cli import memory
 from pararealize.cli.specs import FORMS, load_model
 from pararealize.cli.terminal import Printer
 from pararealize.cli.variants import objective
@@ -19,13 +20,17 @@ from pararealize.compiler import pararealize
 from pararealize.errors import ModelSpecError
 from pararealize.explain.table import Table
 from pararealize.ir.chain import TensorSpec
-from pararealize.ir.methods import Parareal
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.plan import Plan
 from pararealize.loading import load
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.values.pytree import leaves_of
+from pararealize.storage.read import read
 
+#: Subnetworks of a model where nothing is said.
+COUNT = 2
 #: Largest relative difference (2-norms) in float64: rounding, in another order of sums, which
 #: normalisation layers one after another make larger.
 ROUNDING = 1e-10
@@ -138,41 +143,91 @@ def tell(title: str, rows: list[Difference], tolerance: float, say: Printer) -> 
     return all(within)
 
 
-def on_ranks(
-    target: str, model: str, n: int, example: tuple[Tensor, ...] | None, comm: Any
-) -> tuple[str, list[Difference]]:
+@dataclass(frozen=True)
+class Pair:
+    """What is compared: a saved folder with its ``model``, or a model; cut in ``n`` where given."""
+
+    target: str
+    model: str = ""
+    n: int | None = None
+    example: tuple[Tensor, ...] | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of a folder; ``None`` for a model."""
+        return read(self.target).plan if Path(self.target).is_dir() else None
+
+    @property
+    def needs(self) -> int:
+        """Bytes that a process takes to compare them; see :func:`memory.comparison`."""
+        plan = self.plan
+        if plan is not None:
+            _named(self.target, self.model)
+            pieces = sum(piece.memory for piece in plan.pieces)
+            return memory.comparison(plan.parameters + plan.added_parameters, pieces)
+        found = load_model(self.target)
+        return memory.comparison(sum(p.numel() for p in found.parameters()))
+
+
+def on_ranks(pair: Pair, comm: Any) -> tuple[str, list[Difference]]:
     """The network on the ranks of ``comm`` beside the same one in this process."""
     transport = connect(comm)
     with together(transport):
-        alone = _network(target, model, n, example)
-    net = _network(target, model, n, example, transport)
+        alone = _network(pair)
+    net = _network(pair, transport)
     rows = compare(net.double(), alone.double(), _double(alone), (True, False))
     title = f"{alone.plan.model}, n = {alone.plan.n}: {comm.size} ranks beside one process, float64"
     return title, worst_of(chain.from_iterable(transport.exchange(rows)))
 
 
-def exact(
-    target: str, model: str, n: int, example: tuple[Tensor, ...] | None
-) -> tuple[str, list[Difference]]:
+def exact(pair: Pair) -> tuple[str, list[Difference]]:
     """A model, or a saved one, cut and corrected by its own layers, beside itself, in float64.
+
+    A saved network keeps its number of subnetworks, cuts and method, of which only what is not
+    exact by law is changed; with another ``n`` its weights alone are used.
 
     Raises:
         ModelSpecError: the target is a folder, and no model is named.
 
     """
-    serial = _serial(target, model).double()
-    given = None if example is None else tuple(leaf.double() for leaf in example)
-    method = Parareal(coarse="fine", correction="difference")
-    net = pararealize(serial, n, method=method, example_inputs=given)
+    plan, serial = pair.plan, _serial(pair).double()
+    given = None if pair.example is None else tuple(leaf.double() for leaf in pair.example)
+    method, cuts = exactly(Parareal(), 1), None
+    n, how = pair.n or (plan.n if plan else COUNT), "exact corrections"
+    if plan is not None and n == plan.n:
+        method, cuts, how = exactly(plan.method, n), list(plan.cuts), "as saved, made exact"
+        given = given or tuple(_random_like(plan.specs).values())
+    net = pararealize(serial, n, method=method, example_inputs=given, interfaces=cuts)
     rows = compare(net, serial, _double(net), (True, False))
-    return f"{net.plan.model}, n = {n}, exact corrections, beside the serial model, float64", rows
+    said = f"{method.iterations} sweeps" if isinstance(method, Parareal) else f"MGRIT, {n} cycles"
+    title = f"{net.plan.model}, n = {n}, {how} ({said}), beside the serial model, float64"
+    return title, rows
 
 
-def _serial(target: str, model: str) -> nn.Module:
+def exactly(method: Method, n: int) -> Method:
+    """The method with what is exact by law: Φ as its own corrector, or as many cycles as slices."""
+    if isinstance(method, Parareal):
+        sweeps = max(1, method.iterations)
+        kind: dict[str, Any] = {"coarse": "fine", "correction": "difference", "tolerance": None}
+        return replace(method, **kind, iterations=sweeps, coarse_depth=1)
+    cycles: dict[str, Any] = {
+        "forward_cycles": n,
+        "backward_cycles": n,
+        "max_cycles": max(n, method.max_cycles),
+    }
+    return replace(method, **cycles, tolerance=None, bias_bound=None)
+
+
+def _random_like(specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
+    found = random_inputs(specs)
+    return {k: v.double() if v.is_floating_point() else v for k, v in found.items()}
+
+
+def _serial(pair: Pair) -> nn.Module:
     """The serial network: the named model, or what a saved network goes back to."""
-    if not Path(target).is_dir():
-        return load_model(target)
-    return load(target, load_model(_named(target, model))).to_serial()
+    if not Path(pair.target).is_dir():
+        return load_model(pair.target)
+    return load(pair.target, load_model(_named(pair.target, pair.model))).to_serial()
 
 
 def _named(target: str, model: str) -> str:
@@ -185,18 +240,14 @@ def _named(target: str, model: str) -> str:
 
 
 def _double(net: ParallelNetwork) -> dict[str, Tensor]:
-    inputs = random_inputs(net.plan.specs)
-    return {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    return _random_like(net.plan.specs)
 
 
-def _network(
-    target: str,
-    model: str,
-    n: int,
-    example: tuple[Tensor, ...] | None,
-    comm: Transport | None = None,
-) -> ParallelNetwork:
+def _network(pair: Pair, comm: Transport | None = None) -> ParallelNetwork:
+    """The network as it is in the folder, in ``n`` where that is given, or of a model."""
     torch.manual_seed(0)
-    if not Path(target).is_dir():
-        return pararealize(load_model(target), n, example_inputs=example, comm=comm)
-    return load(target, load_model(_named(target, model)), example_inputs=example, comm=comm)
+    if not Path(pair.target).is_dir():
+        model, n = load_model(pair.target), pair.n or COUNT
+        return pararealize(model, n, example_inputs=pair.example, comm=comm)
+    model = load_model(_named(pair.target, pair.model))
+    return load(pair.target, model, pair.n, example_inputs=pair.example, comm=comm)

@@ -21,6 +21,8 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "heap": {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(64 << 30)},
 }
+#: How mpiexec ends where a rank was killed.
+KILLED = (9, 137, -9)
 #: Most processes, whatever the machine; larger ones take more.
 MOST_RANKS = 64
 
@@ -52,7 +54,18 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
     with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
-        return subprocess.call(command, env={**os.environ, **ALLOCATORS[allocator]})
+        code = subprocess.call(command, env={**os.environ, **ALLOCATORS[allocator]})
+    if code in KILLED:
+        print(f"pararealize: {was_killed(ranks)}", file=sys.stderr)
+    return code
+
+
+def was_killed(ranks: int) -> str:
+    """What to say where the system ended a rank."""
+    return (
+        "a rank was killed by the system (signal 9), which mostly means that memory ran out: take "
+        f"fewer than {ranks} ranks, a smaller batch, or a machine with more of it."
+    )
 
 
 def mpiexec() -> str:

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from pararealize.cli.app import app  # noqa: PLC0415  typer may be missing
 
-        app(args=arguments, obj=arguments)
+        app(args=arguments, prog_name="pararealize", obj=arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS or "--debug" in arguments:

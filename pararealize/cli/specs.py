@@ -1,4 +1,4 @@
-"""Models by name: a Python file, a module, ``torchvision:NAME`` or ``timm:NAME``."""
+"""Models by name: a Python file, a module, or a model of a zoo."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import importlib
 import importlib.util
 import inspect
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
+from pararealize.cli.zoos import zoo_model
 from pararealize.errors import ModelSpecError
 
 FORMS = (
-    "path/to/file.py:factory, package.module:factory, torchvision:NAME or timm:NAME, for example "
-    "pararealize.models:resnet56"
+    "path/to/file.py:factory, package.module:factory, torchvision:NAME or timm:NAME (with :DEFAULT "
+    "for trained weights), or transformers:FOLDER, for example pararealize.models:resnet56"
 )
 
 
@@ -31,11 +29,9 @@ def load_model(spec: str) -> nn.Module:
     Raises:
         ModelSpecError: the file, module, factory or model does not exist, or gives no module.
     """
-    place, _, name = spec.rpartition(":")
-    if name and place == "torchvision":
-        return _torchvision(name)
-    if name and place == "timm":
-        return _timm(name)
+    known = zoo_model(spec)
+    if known is not None:
+        return known
     model = load_object(spec)
     if not isinstance(model, nn.Module):
         raise ModelSpecError(
@@ -119,58 +115,3 @@ def _from_file(path: Path, forms: str) -> ModuleType:
     with _running(f"{path}, when it was run,"):
         spec.loader.exec_module(module)
     return module
-
-
-def _timm(name: str) -> nn.Module:
-    with suppress(ModelSpecError):
-        import_torchvision()  # timm imports it, and cannot where its operators do not fit
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise ModelSpecError(f"timm is not installed ({error}): pip install timm.") from error
-    if not timm.is_model(name):
-        near = timm.list_models(f"{name[:4]}*")[:5]
-        raise ModelSpecError(f"timm has no model {name!r}; near it: {near}.")
-    model: nn.Module = timm.create_model(name, pretrained=False)
-    return model
-
-
-def _torchvision(name: str) -> nn.Module:
-    models = import_torchvision()
-    try:
-        model: nn.Module = models.get_model(name, weights=None)
-    except ValueError as error:
-        near = [m for m in models.list_models(module=models) if m.startswith(name[:3])][:5]
-        raise ModelSpecError(f"torchvision has no model {name!r}; near it: {near}.") from error
-    return model
-
-
-def import_torchvision() -> Any:
-    """``torchvision.models``, also where its compiled operators do not fit this torch.
-
-    Importing it registers shape rules for two operators; with a torch they were not built for
-    these do not exist, and declaring them is enough for models that use neither.
-    """
-    try:
-        return importlib.import_module("torchvision.models")
-    except ImportError as error:
-        raise ModelSpecError(
-            f"torchvision is not installed ({error}): pip install torchvision."
-        ) from error
-    except RuntimeError:
-        warnings.warn(
-            "torchvision's compiled operators do not fit this torch; its classification models "
-            "work without them.",
-            stacklevel=3,
-        )
-    _declare_operators()
-    return importlib.import_module("torchvision.models")
-
-
-@cache
-def _declare_operators() -> torch.library.Library:
-    """The two operators, declared for as long as the process lives."""
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library

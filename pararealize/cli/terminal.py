@@ -29,7 +29,7 @@ class Printer:
     def __call__(self, *parts: Table | str) -> None:
         """Print tables, an empty line after each, and paragraphs."""
         if not self.quiet:
-            print(page(parts, width()))
+            print(page(parts, width()), flush=True)  # also where a pipe would keep it
 
     @property
     def progress(self) -> Progress:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
+from pararealize.cost.measure import threads
 from pararealize.emit.adoption import is_added
 from pararealize.ir.chain import TensorSpec
 from pararealize.network import ParallelNetwork
@@ -68,17 +68,6 @@ def step(
         return loss.item()
 
     return train
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def serial(model: nn.Module, x: Tensor, rank: int, count: int, *, training: bool) -> Variant:

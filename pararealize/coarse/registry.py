@@ -23,7 +23,6 @@ from pararealize.coarse.network import Auto, Custom, Generic, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece
-from pararealize.ir.serialise import read
 
 #: In the order in which they are listed, compared and tried as substitutes.
 KINDS: tuple[type[CoarseKind], ...] = (
@@ -97,6 +96,8 @@ def described(values: Mapping[str, Any]) -> CoarseKind:
             f"no kind of coarse propagator is called {name!r} with {sorted(options)}: give it "
             "where it is defined, as load(path, model, coarse=kind)."
         )
+    from pararealize.ir.serialise import read  # noqa: PLC0415  cattrs is slow to import
+
     return read(found, options)
 
 

@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import torch._dynamo  # evaluating on meta tensors imports it in the middle of the first compile
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

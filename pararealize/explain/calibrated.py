@@ -5,6 +5,7 @@ from __future__ import annotations
 from pararealize.explain.table import Table
 from pararealize.ir.calibration import Calibration, Candidate, Certificate, Sweeps
 from pararealize.ir.plan import Plan
+from pararealize.ir.shares import interval
 
 #: What a network does with answers that its certificate doubts.
 ABOVE = {
@@ -41,33 +42,51 @@ def sentences(plan: Plan) -> list[str]:
         return []
     return [
         f"Calibrated in {found.seconds:.1f} s on {found.samples:,} samples, tested on "
-        f"{found.held_out:,} others: {choice(found)} Serial took {found.serial_seconds * 1e3:.3f} "
-        f"ms as measured there; {found.reached.seconds * 1e3:.3f} ms are predicted from the "
-        f"measured parts on {plan.devices} devices.",
+        f"{found.held_out:,} others: {choice(found)} From its parts as measured there it is "
+        f"predicted to be {found.serial_seconds / found.reached.seconds:.2f}× as fast as serial on "
+        f"{plan.devices} devices; pararealize check measures on this machine.",
         *([] if found.certificate is None else [certificate(found.certificate)]),
     ]
 
 
 def choice(found: Calibration) -> str:
     """Which kind of coarse network was chosen, and why."""
-    row, wanted = found.reached, found.wanted
+    row, wanted, needed = found.reached, found.wanted, found.required
+    low, high = interval(row.agreement, found.held_out)
     sweeps = f"{row.count} sweep{'' if row.count == 1 else 's'}"
     said = (
         f"with {found.kind!r} coarse networks and {sweeps} {row.agreement:.2%} of the answers are "
-        "the serial network's"
+        f"the serial network's (of all such data {low:.2%} to {high:.2%}, with 95% confidence)"
     )
-    if wanted is None:
-        return f"{said}."
+    if wanted is None or needed is None:
+        return f"{said}.{_left_out(found)}"
     if row.agreement < wanted:
-        return f"{said}, less than the {wanted:.2%} asked for, and nothing compared comes closer."
-    others = [best(c, wanted) for c in found.candidates]
-    good = [other for other in others if other.agreement >= wanted]
+        return (
+            f"{said}, less than the {wanted:.2%} asked for, and nothing compared comes closer."
+            f"{_left_out(found)}"
+        )
     asked = f"{said}, {wanted:.2%} were asked for"
+    if row.agreement < needed:
+        return f"{asked}, which take {needed:.2%} of so many samples to be sure.{_left_out(found)}"
+    others = [best(c, needed) for c in found.candidates]
+    good = [other for other in others if other.agreement >= needed]
     if len(found.candidates) == 1:
-        return f"{asked}."
+        return f"{asked}.{_left_out(found)}"
     fastest = row.seconds <= min(other.seconds for other in good)
     why = "the fastest" if fastest else "on fewer samples the fastest"
-    return f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
+    return (
+        f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
+        f"{_left_out(found)}"
+    )
+
+
+def _left_out(found: Calibration) -> str:
+    """Which kinds were not tried, those of one reason together."""
+    kinds: dict[str, list[str]] = {}
+    for kind, reason in found.left_out.items():
+        kinds.setdefault(reason, []).append(kind)
+    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in kinds.items())
+    return f" Not tried: {said}." if said else ""
 
 
 def certificate(found: Certificate) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pararealize.errors import MethodError
 from pararealize.ir.options import check_count, is_number, shown
+from pararealize.ir.shares import required
 
 #: Largest learning rate; a hundredth is usual.
 RATE = 1e6
@@ -35,6 +36,13 @@ class Fitting:
         best: whether a network that does not reach the agreement is made all the same.
         memory: bytes of states kept in memory; the others go to a temporary folder.
         seed: of orders and of fresh weights.
+        minutes: that it may take; kinds that cannot be the fastest any more are then left out, and
+            those for which no time is left. ``None`` tries and fits all of them to the end.
+        confidence: how sure the agreement is to hold for other data of the kind, a probability of
+            one half (no margin) or more: what is chosen agrees on so many held-out samples that the
+            one-sided interval of the share begins at ``agreement``; on all of them where even
+            those are too few.
+        faster: whether only a network that is predicted to be faster than the serial one is made.
 
     """
 
@@ -50,6 +58,9 @@ class Fitting:
     best: bool = False
     memory: int = 2**30
     seed: int = 0
+    minutes: float | None = None
+    confidence: float = 0.9
+    faster: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("batch", 1), ("memory", 0), ("seed", 0)):
@@ -61,7 +72,7 @@ class Fitting:
             optional = value is None and name == "agreement"
             if not optional and not (is_number(value) and 0 < value <= 1):
                 raise MethodError(f"calibrate({name}={shown(value)}): expected a share in (0, 1].")
-        for name in ("tolerance", "limit", "rate"):
+        for name in ("tolerance", "limit", "rate", "minutes"):
             value = getattr(self, name)
             optional = value is None and name != "rate"
             if not optional and not (is_number(value) and value > 0):
@@ -70,6 +81,11 @@ class Fitting:
             raise MethodError(f"calibrate(rate={self.rate!r}): expected {RATE:.0f} or less.")
         if self.held_out == 1:
             raise MethodError("calibrate(held_out=1): nothing would be left to fit to.")
+        if not (is_number(self.confidence) and 0.5 <= self.confidence < 1):
+            raise MethodError(
+                f"calibrate(confidence={shown(self.confidence)}): expected a probability of 0.5 "
+                "(no margin) or more, and below 1."
+            )
         if self.above not in ABOVE:
             raise MethodError(f"calibrate(above={self.above!r}): expected one of {ABOVE}.")
 
@@ -182,7 +198,7 @@ class Calibration:
     """What a calibration found and chose.
 
     ``samples`` were fitted to, ``held_out`` tested on; ``seconds`` it took; ``serial_seconds`` are
-    those of one serial evaluation as measured.
+    those of one serial evaluation as measured; ``left_out`` says of kinds that were not tried why.
     """
 
     kind: str
@@ -194,6 +210,15 @@ class Calibration:
     candidates: tuple[Candidate, ...]
     certificate: Certificate | None = None
     wanted: float | None = None
+    confidence: float = 0.5
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def required(self) -> float | None:
+        """The agreement on held-out samples that vouches for the one ``wanted``."""
+        if self.wanted is None:
+            return None
+        return required(self.wanted, self.held_out, self.confidence)
 
     @property
     def chosen(self) -> Candidate:

@@ -56,6 +56,12 @@ class Parareal:
         seed: of the fresh weights; the caller's random state is left alone.
         coarse_rank: share of their largest rank that factored layers keep.
 
+    >>> Parareal(coarse="thinned", correction="difference", guess="coarse").iterations
+    1
+    >>> Parareal(coarse_rank=2)
+    Traceback (most recent call last):
+    pararealize.errors.MethodError: Parareal(coarse_rank=2): expected a share in (0, 1].
+
     """
 
     coarse: str | CoarseFactory | DescribedKind = "network"
@@ -166,6 +172,9 @@ class MGRIT:
 
     Source: Falgout et al., SIAM J. Sci. Comput. 36 (2014); Günther et al., SIAM J. Math. Data
     Sci. 2 (2020), arXiv 1812.04352.
+
+    >>> MGRIT(levels=3, coarsening=(4, 2), relaxation="FCF").coarsening
+    (4, 2)
 
     """
 

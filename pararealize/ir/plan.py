@@ -14,7 +14,6 @@ from pararealize.ir.chain import Cost, TensorSpec
 from pararealize.ir.methods import Method
 from pararealize.ir.options import is_number, shown
 from pararealize.ir.plan_checks import check_plan
-from pararealize.ir.serialise import read, values_of
 
 #: Of saved folders: 2 since weights may lie in several files, 4 since kinds of coarse propagators
 #: have their parameters as fields.
@@ -234,6 +233,8 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
+        from pararealize.ir.serialise import values_of  # noqa: PLC0415  cattrs is slow to import
+
         return json.dumps(values_of(self), indent=2)
 
     @classmethod
@@ -244,6 +245,8 @@ class Plan:
             ValueError, TypeError, KeyError: the text is no plan.
 
         """
+        from pararealize.ir.serialise import read  # noqa: PLC0415
+
         plan = replace(read(cls, json.loads(text)), format=FORMAT)
         check_plan(plan)
         return plan

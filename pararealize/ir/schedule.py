@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import networkx as nx
-
 from pararealize.errors import ScheduleError
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
@@ -55,6 +53,8 @@ class Schedule:
 
     def dag(self) -> Any:
         """The tasks as a ``networkx.DiGraph``: node i is task i, edges carry values or messages."""
+        import networkx as nx  # noqa: PLC0415  it is slow to import, and needed to compile alone
+
         graph = nx.DiGraph()
         graph.add_nodes_from((i, {"task": task}) for i, task in enumerate(self.tasks))
         makers = {(task.rank, task.value): i for i, task in enumerate(self.tasks)}
@@ -113,6 +113,8 @@ class Schedule:
             raise ScheduleError(f"message {value} from rank {source} to {target} has no {lacks}.")
 
     def _check_deadlock(self) -> None:
+        import networkx as nx  # noqa: PLC0415
+
         graph = self.dag()
         last: dict[int, int] = {}
         for i, task in enumerate(self.tasks):

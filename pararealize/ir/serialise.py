@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache, partial
 from types import UnionType
-from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import cattrs
 from cattrs import transform_error
@@ -20,38 +20,15 @@ from cattrs.v import format_exception
 from pararealize.errors import MethodError, PararealizeError
 from pararealize.ir.methods import MGRIT, Method, Parareal, coarse_registry
 from pararealize.ir.options import CoarseFactory, DescribedKind
+from pararealize.ir.saved_factory import CALLABLE, SavedFactory
 
 T = TypeVar("T")
 
 #: Larger integers are no count of anything.
 LARGEST = 2**63
 
-#: What stands before the name of a user's own function in place of a kind.
-CALLABLE = "callable:"
-
 #: What methods are called in saved plans.
 METHODS: Mapping[str, type[Parareal] | type[MGRIT]] = {"parareal": Parareal, "mgrit": MGRIT}
-
-
-@dataclass(frozen=True)
-class SavedFactory:
-    """Stands for a user's coarse function or kind, of which a saved plan knows ``values`` alone."""
-
-    values: Any
-
-    def __call__(self, *_: Any) -> NoReturn:
-        """Raise the error that asks for the function or kind, as there is none to call.
-
-        Raises:
-            MethodError: always; names what was used.
-
-        """
-        what = "function" if isinstance(self.values, str) else "kind"
-        name = self.values if what == "function" else f"kind:{self.values['kind']}"
-        raise MethodError(
-            f"this network was built with {name!r}: pass the same {what} "
-            f"as load(path, model, coarse={what})."
-        )
 
 
 def values_of(data: Any) -> Any:
@@ -82,20 +59,6 @@ def _said(error: BaseException, kind: type | None) -> str:
     """What is wrong with one entry."""
     told = isinstance(error, (TypeError, ValueError)) and str(error)
     return str(error) if told else format_exception(error, kind)
-
-
-def with_factory(method: Method, coarse: CoarseFactory | None) -> Method:
-    """The options with the user's coarse function, where one was saved.
-
-    Raises:
-        MethodError: one was, and none is given.
-
-    """
-    if not isinstance(method.coarse, SavedFactory):
-        return method
-    if coarse is None:
-        method.coarse()
-    return type(method)(**{**vars(method), "coarse": coarse})
 
 
 @cache

@@ -85,6 +85,12 @@ class LayerParallel(nn.Module):
     Source: Günther, Ruthotto, Schroder, Cyr and Gauger, "Layer-Parallel Training of Deep Residual
     Neural Networks", SIAM J. Math. Data Sci. 2 (2020), arXiv 1812.04352.
 
+    >>> import torch
+    >>> from pararealize.layers import LayerParallel
+    >>> deep = LayerParallel(None, lambda: nn.Linear(4, 4), 8, 1.0, cfactor=2)
+    >>> deep(torch.ones(3, 4)).shape
+    torch.Size([3, 4])
+
     """
 
     steps: nn.Sequential | ParallelNetwork

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import networkx as nx
 from torch import nn
 
 from pararealize.ir.program import AMBIENT, Program
@@ -95,6 +94,8 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
 
 def sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
     """Values that may share memory, together."""
+    import networkx as nx  # noqa: PLC0415  it is slow to import, and needed to compile alone
+
     graph = nx.Graph()
     for operation in program:
         graph.add_node(operation.name)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -22,7 +21,7 @@ from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
-from pararealize.tracing.uncut import uncut
+from pararealize.tracing.uncut import compiled, uncut
 
 #: Tensors without a shape.
 LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -72,8 +71,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, wrappers):
             model = model.module
-        elif isinstance(model, OptimizedModule):
-            model = model._orig_mod
+        elif (inner := compiled(model)) is not None:
+            model = inner
         else:
             return model
 

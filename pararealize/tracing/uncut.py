@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 from pararealize.runtime.effects.generators import holds_generator
+
+
+def compiled(module: nn.Module) -> nn.Module | None:
+    """The network inside ``torch.compile(network)``; ``None`` where a module is no such wrapper.
+
+    Importing torch's compiler takes longer than importing torch. Where nobody has imported it,
+    nothing is compiled by it.
+    """
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is None or not isinstance(module, compiler.OptimizedModule):
+        return None
+    inner: nn.Module = module._orig_mod
+    return inner
 
 
 def uncut(model: nn.Module) -> dict[str, str]:
@@ -38,5 +52,5 @@ def _scripted(model: nn.Module) -> dict[str, str]:
     return {
         name: "It is compiled by torch.jit or torch.compile, and can only be called"
         for name, module in model.named_modules()
-        if name and isinstance(module, (torch.jit.ScriptModule, OptimizedModule))
+        if name and (isinstance(module, torch.jit.ScriptModule) or compiled(module) is not None)
     }

@@ -53,8 +53,8 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_candidates_stand_beside_each_other() -> None:
     found = rows(candidates_table(FOUND))
-    chosen = ["→", "identity", "0", "0.5", "0.25", "25.0%", "50.0%", "96.9%", "3.00", "(2)"]
+    chosen = ["→", "identity", "0", "0.5", "0.25", "25.0%", "50.0%", "96.9%", "1.50×", "(2)"]
     assert chosen in found
-    good = ["thinned", "1", "2,234", "0.12", "0.031", "75.0%", "100.0%", "–", "3.50", "(1)"]
+    good = ["thinned", "1", "2,234", "0.12", "0.031", "75.0%", "100.0%", "–", "1.29×", "(1)"]
     assert good in found
-    assert ["mean", "0", "–", "–", "–", "12.5%", "–", "1.00", "(1)"] in found
+    assert ["mean", "0", "–", "–", "–", "12.5%", "–", "4.50×", "(1)"] in found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +31,9 @@ class Layer(nn.Module):
         return x + torch.tanh(2.0 * self.inner(x))
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, depth=12):
         super().__init__()
-        self.layers = nn.Sequential(*(Layer() for _ in range(12)))
+        self.layers = nn.Sequential(*(Layer() for _ in range(depth)))
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
@@ -38,6 +41,10 @@ class Net(nn.Module):
 
 def net():
     return Net()
+
+def deep():
+    torch.manual_seed(0)
+    return Net(60)
 
 def batches():
     generator = torch.Generator().manual_seed(1)
@@ -67,6 +74,10 @@ class Place:
         assert found.min() > 10
 
     def convert(self, data: object, out: str, *options: str, weights: object = None) -> int:
+        """So small a network would be slower, which is no reason not to write it here."""
+        return self.only_if_worth(data, out, *options, "--best", weights=weights)
+
+    def only_if_worth(self, data: object, out: str, *options: str, weights: object = None) -> int:
         chosen = str(weights or self.weights)
         return code(
             *("convert", self.model, "-n", "3", "--weights", chosen, "--calibrate", str(data)),
@@ -187,7 +198,7 @@ def test_options_without_an_effect_are_refused(
     ("option", "words"),
     [
         (("--agreement", "0.9"), "--agreement changes nothing: answers are compared with --data"),
-        (("--data", "x.npy", "--shape", "2,6"), "--shape changes nothing: --data compares"),
+        (("--data", "x.npy", "-n", "2"), "--n changes nothing: --data compares"),
     ],
 )
 def test_options_of_the_other_check_are_refused(
@@ -201,7 +212,8 @@ def test_an_agreement_that_is_not_reached_writes_nothing(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--coarse", "identity", "--agreement", "1")
-    assert place.convert(place.data, "poor", *options) == 2
+    deep = ("convert", f"{place.file}:deep", "-n", "3", "--calibrate", str(place.data))
+    assert code(*deep, "-o", str(place.folder / "poor"), "--batch", "20", *options) == 2
     text = said(capsys)
     assert "no coarse network agrees" in text
     assert "the best is 'identity' with" in text
@@ -276,3 +288,42 @@ def test_what_is_no_data_at_all(place: Place, capsys: pytest.CaptureFixture[str]
     assert "no such folder or file" in said(capsys)
     assert place.convert(place.data, "network.py") == 2
     assert "is no folder" in said(capsys)
+
+
+def test_a_budget_is_kept_and_shown_through_a_pipe(place: Place) -> None:
+    """A real process whose output nobody sees on a terminal; it ends long before its epochs."""
+    out = place.folder / "in-time"
+    command = [
+        *(sys.executable, "-m", "pararealize", "convert", f"{place.file}:deep", "-n", "3"),
+        *("--calibrate", str(place.data), "--batch", "20", "--agreement", "0.6", "-o", str(out)),
+        *("--epochs", "1000000", "--minutes", "0.25", "--confidence", "0.5"),
+    ]
+    begun = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    spent = time.monotonic() - begun
+    assert spent < 60, done.stderr  # the limit is 15 s, besides starting Python on a busy machine
+    assert "is compiled and calibrated, in 0.25 minutes at most" in " ".join(done.stdout.split())
+    assert "0:0" in done.stderr
+    assert " left" in done.stderr
+    assert "stepped 1" in done.stdout
+    if done.returncode == 0:
+        plan = load(out, load_model(f"{place.file}:deep")).plan
+        assert plan.speedup > 1
+        assert plan.calibration is not None
+        assert plan.calibration.seconds < 30
+    else:  # so busy a machine that nothing was fitted far enough
+        assert "What would win" in done.stderr or "no coarse network agrees" in done.stderr
+        assert not out.exists()
+
+
+def test_what_would_lose_is_not_written(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three subnetworks of four tiny layers each: copies of two take too long."""
+    asked = ("--coarse", "thinned", "--coarse-depth", "2", "--agreement", "0.1")
+    assert place.only_if_worth(place.data, "losing", *asked) == 2
+    text = said(capsys)
+    assert "faster in 3 subnetworks" in text or "would be slower than serial" in text
+    assert "What would win: " in text
+    assert not (place.folder / "losing").exists()
+    assert place.convert(place.data, "losing", *asked) == 0
+    assert "This will LOSE" in said(capsys)
+    assert (place.folder / "losing").exists()

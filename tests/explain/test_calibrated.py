@@ -26,13 +26,26 @@ def test_an_arrow_marks_the_sweeps_that_a_call_takes() -> None:
         (
             {"kind": "thinned 1", "iterations": 1},
             "'thinned 1' coarse networks and 1 sweep 100.00% of the answers are the serial "
-            "network's, 90.00% were asked for; on fewer samples the fastest of the 2",
+            "network's (of all such data 98.54% to 100.00%, with 95% confidence), 90.00% were "
+            "asked for; on fewer samples the fastest of the 2",
         ),
-        ({"wanted": None}, "and 2 sweeps 96.88% of the answers are the serial network's."),
+        (
+            {"wanted": None},
+            "and 2 sweeps 96.88% of the answers are the serial network's (of all such data 93.98% "
+            "to 98.40%, with 95% confidence).",
+        ),
+        (
+            {"wanted": 0.96, "confidence": 0.9},
+            "96.00% were asked for, which take 97.56% of so many samples to be sure.",
+        ),
+        (
+            {"left_out": {"mean": "no time was left", "factored 0.5": "no time was left"}},
+            "of 3. Not tried: mean, factored 0.5 (no time was left).",
+        ),
         ({"wanted": 0.99}, "less than the 99.00% asked for, and nothing"),
         ({"candidates": (FAST,)}, "90.00% were asked for."),
     ],
-    ids=["fastest", "another", "free", "missed", "alone"],
+    ids=["fastest", "another", "free", "margin", "left out", "missed", "alone"],
 )
 def test_why_it_was_chosen(changes: dict[str, object], said: str) -> None:
     assert said in choice(replace(FOUND, **changes))  # type: ignore[arg-type]
@@ -47,7 +60,7 @@ def test_a_calibrated_network_explains_itself() -> None:
     plan = replace(net.plan, calibration=FOUND)
     text = " ".join(explain(plan).split())
     assert "Calibrated in 12.5 s on 1,040 samples, tested on 260 others" in text
-    assert "Serial took 4.500 ms as measured there; 3.000 ms are predicted" in text
+    assert "predicted to be 1.50× as fast as serial on 3 devices" in text
     assert "cover 98.4% of the true ones and rank them with correlation 0.88" in text
     assert "above 6.2e-02 or a state is unlike those calibrated with or its two best" in text
     assert "scores are within 1.5 of each other, 3.1% of them" in text

@@ -8,7 +8,8 @@ from torch import nn
 
 from pararealize.errors import MethodError, PararealizeError
 from pararealize.ir.methods import Method, Parareal
-from pararealize.ir.serialise import read, values_of, with_factory
+from pararealize.ir.saved_factory import with_factory
+from pararealize.ir.serialise import read, values_of
 
 BAD: list[tuple[str, Any]] = [
     ("coarse", "fancy"),

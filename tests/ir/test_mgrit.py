@@ -8,7 +8,8 @@ from torch import nn
 
 from pararealize.errors import MethodError
 from pararealize.ir.methods import MGRIT, Method
-from pararealize.ir.serialise import read, values_of, with_factory
+from pararealize.ir.saved_factory import with_factory
+from pararealize.ir.serialise import read, values_of
 
 NO_NUMBERS = ("a", None, True, float("nan"))
 

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from networks import Block, Language
 from pararealize import Parareal, load, pararealize
-from pararealize.cli.specs import import_torchvision, load_model
+from pararealize.cli.specs import load_model
+from pararealize.cli.zoos import import_torchvision
 from pararealize.errors import ModelSpecError, TraceError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")

@@ -20,7 +20,9 @@ def check(
     read: ReadingOptions,
     ranks: RankOptions,
     model: Annotated[str, typer.Option("--model", help="The model of a saved folder.")] = "",
-    n: Annotated[int, typer.Option("-n", help="Subnetworks, where a model is given.")] = 2,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Subnetworks: 2 of a model, those of a folder.")
+    ] = None,
     shape: Shape = "",
     tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 0.0,
     data: Checked = "",
@@ -32,17 +34,20 @@ def check(
 
     With --data, the answers of a saved network with the serial one's on DATA: agreement and error
     by sweeps, what the certificate is worth, and latency; give data that was not calibrated with.
-    On ranks it is run and timed there. Without --data, two networks that have to be equal:
+    On ranks it is run and timed there, with one sample and with as many as it was compiled for, or
+    as --shape says; predictions are made of its parts as measured meanwhile. Without --data, two
+    networks that have to be equal:
 
-    On ranks, the network with the same one in one process. Else a model, or a saved one, cut in n
-    and corrected by its own layers, which is exact, with the model itself. All in float64.
+    On ranks, the network with the same one in one process. Else a model, cut in n and corrected by
+    its own layers, which is exact, or a saved one with its own cuts and method made exact, with the
+    model itself. All in float64. The memory it takes is said first.
     """
     if data:
-        refuse(ctx, ("n", "tolerance", "shape"), "--data compares a saved network's answers")
+        refuse(ctx, ("n", "tolerance"), "--data compares a saved network's answers")
     else:
         names = ("agreement", *names_of(ReadingOptions))
         refuse(ctx, names, "answers are compared with --data DATA")
-    check_range("-n", n, 1)
+    check_range("-n", 1 if n is None else n, 1)
     check_range("--tolerance", tolerance, 0)
     if agreement is not None:
         check_range("--agreement", agreement, 0, 1)
@@ -50,18 +55,17 @@ def check(
     torch.manual_seed(0)
     torch.set_num_threads(1)
     from pararealize.cli import agreement as agreeing  # noqa: PLC0415  for this command only
-    from pararealize.cli import differences  # noqa: PLC0415
+    from pararealize.cli import differences, memory  # noqa: PLC0415
 
     comm = ranks.comm
     if data:
-        question = agreeing.Question(target, model, data, agreement)
+        question = agreeing.Question(target, model, data, agreement, example_of(shape))
         good = agreeing.check(question, read.reading, Printer.of(comm), comm)
     else:
-        given = (target, model, n, example_of(shape))
+        pair = differences.Pair(target, model, n, example_of(shape))
+        memory.say_or_refuse(pair.needs, 1 if comm is None else comm.size, Printer.of(comm))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is not about speed
-            found = (
-                differences.exact(*given) if comm is None else differences.on_ranks(*given, comm)
-            )
+            found = differences.exact(pair) if comm is None else differences.on_ranks(pair, comm)
         good = differences.tell(*found, tolerance or differences.ROUNDING, Printer.of(comm))
     raise typer.Exit(int(not good))

@@ -10,6 +10,7 @@ import typer
 from pararealize.cli import arguments
 from pararealize.cli.options import names_of, refuse
 from pararealize.cli.terminal import Printer
+from pararealize.cli.zoos import is_untrained, untrained
 
 
 def convert(
@@ -41,6 +42,8 @@ def convert(
 
     chosen = conversion.Conversion(model, out, cutting, method, weights, data)
     comm = ranks.comm
+    if weights is None and is_untrained(model):
+        Printer.of(comm)(untrained(model))
     if data:
         fitting = fit.fitting(read.batch)
         conversion.calibrate(chosen, read.reading, fitting, Printer.of(comm), comm)

@@ -1,0 +1,97 @@
+"""Demonstrated: what the demo's trained network takes on two ranks, and converted, by commands.
+
+The demo runs what a user would type, and says it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pararealize.cli.digits import Digits
+from pararealize.cli.launch import launch
+from pararealize.cli.terminal import Printer
+from pararealize.compiler import pararealize
+from pararealize.errors import PararealizeError, SlowerThanSerialWarning
+from pararealize.explain.calibrated import choice
+from pararealize.ir.methods import Parareal
+
+#: Ranks on which the demo measures: the cores of a small machine.
+RANKS = 2
+#: Images of the training step that is timed: small batches are what parallel depth is for.
+BATCH = 4
+#: Share of the converted network's answers that have to be the serial network's.
+AGREEMENT = 0.98
+#: The network as a file, for the commands.
+SOURCE = """from pararealize.models import resnet
+
+
+def net():
+    return resnet({}, channels=1, width={})
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained serial network, of a ``shape`` of depth and width, and where its files go."""
+
+    model: nn.Module
+    digits: Digits
+    out: Path
+    shape: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The network as commands name it; the file is written."""
+        file = self.out / "network.py"
+        file.write_text(SOURCE.format(*self.shape), encoding="utf-8")
+        return f"{file}:net"
+
+
+def time_training(trained: Trained, say: Printer) -> list[Path]:
+    """Time a training step on ranks beside serial and other ways."""
+    side = trained.digits.train_images.shape[-1]
+    batch = ("--batch", str(BATCH), "--shape", f"1,{side},{side}", "--rounds", "3")
+    command = ("bench", trained.name, *batch, "--ranks", str(RANKS))
+    _run(f"2. Measured here: a training step on {RANKS} ranks, beside serial", command, say)
+    return [trained.out / "network.py"]
+
+
+def convert_trained(trained: Trained, minutes: float, say: Printer) -> list[Path]:
+    """Convert the trained network, and check on ranks how it answers, and how fast."""
+    images, folder = trained.digits.test_images, trained.out / "converted"
+    method = Parareal("stepped", "difference", guess="coarse", coarse_depth=3)
+    model = trained.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured below
+        net = pararealize(model, RANKS, method=method, example_inputs=(images[:BATCH],))
+    net.calibrate(
+        trained.digits.train_images,
+        progress=say.progress,
+        agreement=AGREEMENT,
+        minutes=minutes,
+        best=True,
+    )
+    net.save(folder)
+    np.save(trained.out / "test.npy", images.numpy())
+    assert net.plan.calibration is not None
+    say(f"3. Converted: the trained serial network, {choice(net.plan.calibration)}")
+    command = ("check", str(folder), "--model", trained.name, "--data", f"{trained.out}/test.npy")
+    options = ("--agreement", str(AGREEMENT), "--ranks", str(RANKS))
+    _run(f"Measured here: one call on {RANKS} ranks, on digits never seen", command + options, say)
+    return [folder, trained.out / "test.npy"]
+
+
+def _run(what: str, command: Sequence[str], say: Printer) -> None:
+    """Run a command on ranks, which prints for itself, or say why it cannot run."""
+    say(f"{what}:\n  pararealize {' '.join(command)}")
+    try:
+        launch(command, RANKS)
+    except PararealizeError as error:
+        say(f"Not measured: {error}")
