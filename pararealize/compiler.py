@@ -27,6 +27,7 @@ from pararealize.decide.request import Request, check_chunks
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.ranks import release
+from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain
 from pararealize.ir.decisions import Decisions
@@ -149,6 +150,7 @@ def compile_as(
             decisions = _place(decisions, passes, transport)
             emission = assemble(decisions, serial, transport, request.devices)
     network = ParallelNetwork(emission)
+    network.optimizers = StaleOptimizers(p for p in model.parameters() if p.requires_grad)
     if transport is not None and request.devices:
         return network.to(request.devices[transport.rank])
     return network

@@ -85,6 +85,10 @@ class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""
 
 
+class StaleOptimizerWarning(UserWarning):
+    """An optimizer was made before the network was compiled, and trains nothing of it."""
+
+
 class DivergenceWarning(UserWarning):
     """Multigrid cycles did not converge, and a step was run serially instead."""
 

@@ -20,6 +20,7 @@ from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.runner import runner_of
+from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.emit.watch import AttributeWatch
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.explain import explain
@@ -53,6 +54,7 @@ class ParallelNetwork(Adopting, HoldsParameters):
         adopt(self, emission.serial)
         self._become(emission)
         self._jumps: Jumps | None = None
+        self.optimizers = StaleOptimizers()
         self.training = emission.serial.training
 
     def _become(self, emission: Emission) -> None:
@@ -74,9 +76,12 @@ class ParallelNetwork(Adopting, HoldsParameters):
 
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
+        if compiling and emission.share is not None:  # messages are no part of a graph
+            return torch.compiler.disable(self.forward)(*args, **kwargs)
         if not compiling:
             check_call(emission, args, kwargs)
             self._watch.check()
+            self.optimizers.look(self)
         with nullcontext() if compiling else emission.lock:
             emission.begin_step()
             graph = self._runner.graph if compiling else None
@@ -187,7 +192,7 @@ class ParallelNetwork(Adopting, HoldsParameters):
 
     @property
     def report(self) -> Report:
-        """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
+        """Jump norms by interface and sweep, of the last call; on ranks, all ask for it."""
         return self._runner.report
 
     def explain(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "heap": {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(64 << 30)},
 }
+#: What MPI adds when a rank ends all others.
+ABORT = re.compile(rb"Abort\(\d+\) on node \d+|application called MPI_Abort")
+
 #: Most processes, whatever the machine; larger ones take more.
 MOST_RANKS = 64
 
@@ -52,7 +56,18 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
     with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
-        return subprocess.call(command, env={**os.environ, **ALLOCATORS[allocator]})
+        return _run(command, {**os.environ, **ALLOCATORS[allocator]})
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run it, without what MPI says of ranks that have said themselves why they end."""
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if not ABORT.match(line):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+    return process.returncode
 
 
 def mpiexec() -> str:
