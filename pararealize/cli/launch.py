@@ -56,10 +56,10 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
     with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
-        return _run(command, {**os.environ, **ALLOCATORS[allocator]})
+        return run(command, {**os.environ, **ALLOCATORS[allocator]})
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run it, without what MPI says of ranks that have said themselves why they end."""
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
