@@ -2,10 +2,12 @@
 
 from pararealize.compiler import pararealize
 from pararealize.errors import (
+    AgreementWarning,
     CertificateWarning,
     DivergenceWarning,
     PararealizeError,
     SlowerThanSerialWarning,
+    StaleOptimizerWarning,
     WaitingWarning,
 )
 from pararealize.ir.calibration import Calibration, Fitting
@@ -19,6 +21,7 @@ from pararealize.runtime.monitoring.report import Report
 
 __all__ = [
     "MGRIT",
+    "AgreementWarning",
     "Calibration",
     "CertificateWarning",
     "DivergenceWarning",
@@ -31,6 +34,7 @@ __all__ = [
     "Report",
     "Schedule",
     "SlowerThanSerialWarning",
+    "StaleOptimizerWarning",
     "WaitingWarning",
     "connect",
     "load",

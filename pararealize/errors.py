@@ -77,6 +77,10 @@ class NonFiniteError(PararealizeError, ArithmeticError):
     """A network made a NaN or an infinity while anomaly detection was on."""
 
 
+class MissingPackageError(PararealizeError, ImportError):
+    """An optional package is not installed."""
+
+
 class WaitingWarning(UserWarning):
     """A rank has waited for another one for long: who, for whom, and for what."""
 
@@ -95,6 +99,10 @@ class DivergenceWarning(UserWarning):
 
 class InaccurateWarning(UserWarning):
     """The network was compiled, and is measured to be further off the serial one than wanted."""
+
+
+class AgreementWarning(UserWarning):
+    """A network was calibrated without saying how closely it has to agree with the serial one."""
 
 
 class CertificateWarning(UserWarning):

@@ -23,7 +23,7 @@ from pararealize.emit.runner import runner_of
 from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.emit.watch import AttributeWatch
 from pararealize.errors import CertificateWarning, MethodError
-from pararealize.explain.explain import explain
+from pararealize.explain.shown import Shown
 from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
@@ -39,7 +39,7 @@ from pararealize.storage.write import write
 
 
 @final
-class ParallelNetwork(Adopting, HoldsParameters):
+class ParallelNetwork(Adopting, HoldsParameters, Shown):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
@@ -195,10 +195,6 @@ class ParallelNetwork(Adopting, HoldsParameters):
         """Jump norms by interface and sweep, of the last call; on ranks, all ask for it."""
         return self._runner.report
 
-    def explain(self) -> str:
-        """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
-        return explain(self.plan)
-
     def calibrate(
         self, data: Any, *, progress: bool | Progress = True, **options: Any
     ) -> Calibration:
@@ -212,6 +208,8 @@ class ParallelNetwork(Adopting, HoldsParameters):
                 of batches (tensors, tuples that begin with the inputs, or dictionaries).
             progress: whether lines of text say how far it is, or a :class:`Progress` that does.
             options: those of :class:`~pararealize.Fitting`, as ``agreement=0.995``.
+
+        Returns what was reached (``.reached.agreement``), which notebooks show as a table.
 
         Raises:
             CalibrationError: the data do not fit, or the agreement is not reached; the network is

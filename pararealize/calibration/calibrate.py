@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
-from pararealize.errors import CalibrationError, MethodError
+from pararealize.errors import AgreementWarning, CalibrationError, MethodError
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
@@ -75,7 +76,10 @@ def calibrate(
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
         subject = completed(Subject(emission, network, method))
-        return _Calibration(subject, observed, options, progress).run(data)
+        emission, found = _Calibration(subject, observed, options, progress).run(data)
+    if options.agreement is None and (emission.transport is None or emission.transport.rank == 0):
+        warnings.warn(_unasked(found), AgreementWarning, stacklevel=3)
+    return emission, found
 
 
 class _Calibration:
@@ -224,4 +228,13 @@ def _unreached(best: Candidate, n: int, agreement: float) -> str:
         f"the best is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
         f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
         "accept the best with best=True."
+    )
+
+
+def _unasked(found: Calibration) -> str:
+    row = found.reached
+    return (
+        f"no agreement was asked for, so that {row.count} sweep{'s' * (row.count > 1)} were kept, "
+        f"with which {row.agreement:.2%} of the held-out answers are the serial network's: say how "
+        "many have to be, net.calibrate(data, agreement=0.99)."
     )
