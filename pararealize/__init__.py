@@ -17,6 +17,7 @@ from pararealize.ir.schedule import Schedule
 from pararealize.loading import load
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.report import Report
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Parareal",
     "PararealizeError",
     "Plan",
+    "Progress",
     "Report",
     "Schedule",
     "SlowerThanSerialWarning",

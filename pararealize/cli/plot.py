@@ -20,7 +20,7 @@ ROW, PAGE = 0.5, 8.5
 LETTER, READABLE = 0.075, 0.2
 
 #: Inches of the axis of time, more or less.
-ACROSS = 8.3
+ACROSS = 10.0
 
 
 def draw_schedule(gantt: Gantt) -> Figure:

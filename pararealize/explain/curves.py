@@ -16,7 +16,9 @@ def plot_report(report: Report, axes: Any = None) -> Any:
 
     """
     axes = _axes() if axes is None else axes
-    lines = [*_lines(report.jumps, "sweep", "-"), *_lines(report.adjoints, "adjoint cycle", "--")]
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    what = "cycle" if report.calls else "sweep"
+    lines = [*_lines(report.jumps, what, "-"), *_lines(report.adjoints, "adjoint cycle", "--")]
     for i, (name, style, places, sizes) in enumerate(lines):
         shade = 0.75 * i / max(1, len(lines) - 1)
         colour = (shade, shade, shade)  # later sweeps are lighter, which everybody can tell

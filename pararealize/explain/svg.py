@@ -88,7 +88,7 @@ def _axis(gantt: Gantt, row: float, scale: float) -> Iterator[str]:
     y, right = TOP + row * gantt.ranks, WIDTH - RIGHT
     yield f'<path d="M{LEFT} {y:.1f}H{right}" stroke="black"/>'
     for i in range(6):
-        x = LEFT + i * (right - LEFT) / 5
+        x = LEFT + i * (right - LEFT) / 5 - (8 if i == 5 else 0)
         moment = gantt.end * i / 5
         yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{moment:.3g}</text>'
     middle = (LEFT + right) / 2
