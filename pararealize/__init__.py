@@ -16,10 +16,12 @@ True
 
 from pararealize.compiler import pararealize
 from pararealize.errors import (
+    AgreementWarning,
     CertificateWarning,
     DivergenceWarning,
     PararealizeError,
     SlowerThanSerialWarning,
+    StaleOptimizerWarning,
     WaitingWarning,
 )
 from pararealize.ir.calibration import Calibration, Fitting
@@ -29,6 +31,7 @@ from pararealize.ir.schedule import Schedule
 from pararealize.loading import load
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.report import Report
 
 #: Of this package; pyproject.toml reads it here.
@@ -36,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MGRIT",
+    "AgreementWarning",
     "Calibration",
     "CertificateWarning",
     "DivergenceWarning",
@@ -45,9 +49,11 @@ __all__ = [
     "Parareal",
     "PararealizeError",
     "Plan",
+    "Progress",
     "Report",
     "Schedule",
     "SlowerThanSerialWarning",
+    "StaleOptimizerWarning",
     "WaitingWarning",
     "__version__",
     "connect",

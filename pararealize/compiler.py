@@ -27,9 +27,9 @@ from pararealize.decide.request import Request, check_chunks
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.ranks import release
+from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.chain import Chain
-from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Plan, Tracing
 from pararealize.network import ParallelNetwork
@@ -38,6 +38,7 @@ from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.same_model import agree_on_model
 from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.effects.keeping import all_kept
+from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.tracing.copying import at_rest
 from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves, unwrapped
 from pararealize.verification.verify import verified
@@ -63,6 +64,7 @@ def pararealize(
     comm: Any = None,
     chunks: int | None = None,
     verify: bool = True,
+    progress: bool | Progress = False,
 ) -> ParallelNetwork:
     """Compile a sequential network into one whose depth runs in parallel.
 
@@ -91,6 +93,7 @@ def pararealize(
         chunks: on ranks, the number of slices of the batch in which corrections flow from rank to
             rank; by default what is predicted to be fastest.
         verify: compare what was traced with the model, bit for bit, in train and eval mode.
+        progress: whether lines of text say how far compiling is, or a :class:`Progress` that does.
 
     Raises:
         PararealizeError: the network cannot be traced, cut or coarsened as asked; the message
@@ -115,8 +118,9 @@ def pararealize(
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")
     if transport is not None:
         agree_on_model(transport, model, f"compiles {type(model).__name__} with n={n}")
-    with at_rest(model), together(transport):
-        request = replace(request, given=given, tracing=tracing, verify=verify)
+    told = progress_of(progress, first=transport is None or transport.rank == 0)
+    with told, at_rest(model), together(transport):
+        request = replace(request, given=given, tracing=tracing, verify=verify, progress=told)
         network = compile_as(model, request, transport)
     if transport is not None:
         release()
@@ -139,16 +143,17 @@ def compile_as(
     if transport is not None:
         share_weights(serial, transport)
     with all_kept(serial):
-        with _in_turn(transport):
+        with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
             request, chain = verified(serial, request, _chain)
         chain = _with_one_cost(chain, request, transport)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
             partition = passes.cut(chain, passes.count(chain))
             decisions = passes.decide_again(partition)
-            decisions = _place(decisions, passes, transport)
+            decisions = passes.put(decisions, over_ranks=transport is not None)
             emission = assemble(decisions, serial, transport, request.devices)
     network = ParallelNetwork(emission)
+    network.optimizers = StaleOptimizers(p for p in model.parameters() if p.requires_grad)
     if transport is not None and request.devices:
         return network.to(request.devices[transport.rank])
     return network
@@ -187,12 +192,3 @@ def _with_one_cost(chain: Chain, request: Request, transport: Transport | None) 
         return chain
     layers, costs = transport.exchange((chain.layers, dict(chain.profile.costs)))[0]
     return replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))
-
-
-def _place(decisions: Decisions, passes: MethodPasses, transport: Transport | None) -> Decisions:
-    """The schedules on ranks, on devices of this process, or on one device."""
-    if transport is not None:
-        return passes.on_ranks(decisions)
-    if passes.ranks > 1:
-        return passes.placed(decisions, deliver=False)
-    return passes.on_one_device(decisions)

@@ -77,6 +77,10 @@ class NonFiniteError(PararealizeError, ArithmeticError):
     """A network made a NaN or an infinity while anomaly detection was on."""
 
 
+class MissingPackageError(PararealizeError, ImportError):
+    """An optional package is not installed."""
+
+
 class WaitingWarning(UserWarning):
     """A rank has waited for another one for long: who, for whom, and for what."""
 
@@ -85,12 +89,20 @@ class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""
 
 
+class StaleOptimizerWarning(UserWarning):
+    """An optimizer was made before the network was compiled, and trains nothing of it."""
+
+
 class DivergenceWarning(UserWarning):
     """Multigrid cycles did not converge, and a step was run serially instead."""
 
 
 class InaccurateWarning(UserWarning):
     """The network was compiled, and is measured to be further off the serial one than wanted."""
+
+
+class AgreementWarning(UserWarning):
+    """A network was calibrated without saying how closely it has to agree with the serial one."""
 
 
 class CertificateWarning(UserWarning):

@@ -20,9 +20,10 @@ from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.runner import runner_of
+from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.emit.watch import AttributeWatch
 from pararealize.errors import CertificateWarning, MethodError
-from pararealize.explain.explain import explain
+from pararealize.explain.shown import Shown
 from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
@@ -38,7 +39,7 @@ from pararealize.storage.write import write
 
 
 @final
-class ParallelNetwork(Adopting, HoldsParameters):
+class ParallelNetwork(Adopting, HoldsParameters, Shown):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
@@ -53,6 +54,7 @@ class ParallelNetwork(Adopting, HoldsParameters):
         adopt(self, emission.serial)
         self._become(emission)
         self._jumps: Jumps | None = None
+        self.optimizers = StaleOptimizers()
         self.training = emission.serial.training
 
     def _become(self, emission: Emission) -> None:
@@ -74,9 +76,12 @@ class ParallelNetwork(Adopting, HoldsParameters):
 
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
+        if compiling and emission.share is not None:  # messages are no part of a graph
+            return torch.compiler.disable(self.forward)(*args, **kwargs)
         if not compiling:
             check_call(emission, args, kwargs)
             self._watch.check()
+            self.optimizers.look(self)
         with nullcontext() if compiling else emission.lock:
             emission.begin_step()
             graph = self._runner.graph if compiling else None
@@ -187,12 +192,8 @@ class ParallelNetwork(Adopting, HoldsParameters):
 
     @property
     def report(self) -> Report:
-        """Jump norms by interface and sweep, of the last call; those that this rank corrects."""
+        """Jump norms by interface and sweep, of the last call; on ranks, all ask for it."""
         return self._runner.report
-
-    def explain(self) -> str:
-        """Parameters, cost, memory and messages of every subnetwork, and the predicted speedup."""
-        return explain(self.plan)
 
     def calibrate(
         self, data: Any, *, progress: bool | Progress = True, **options: Any
@@ -207,6 +208,8 @@ class ParallelNetwork(Adopting, HoldsParameters):
                 of batches (tensors, tuples that begin with the inputs, or dictionaries).
             progress: whether lines of text say how far it is, or a :class:`Progress` that does.
             options: those of :class:`~pararealize.Fitting`, as ``agreement=0.995``.
+
+        Returns what was reached (``.reached.agreement``), which notebooks show as a table.
 
         Raises:
             CalibrationError: the data do not fit, or the agreement is not reached; the network is

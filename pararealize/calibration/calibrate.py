@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from pararealize.calibration.subject import Subject, completed, evaluating
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
-from pararealize.errors import CalibrationError, MethodError
+from pararealize.errors import AgreementWarning, CalibrationError, MethodError
 from pararealize.explain.advice import unreached
 from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
@@ -85,7 +86,10 @@ def calibrate(
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
         subject = completed(Subject(emission, network, method))
-        return _Calibration(subject, observed, options, progress).run(data)
+        emission, found = _Calibration(subject, observed, options, progress).run(data)
+    if options.agreement is None and (emission.transport is None or emission.transport.rank == 0):
+        warnings.warn(_unasked(found), AgreementWarning, stacklevel=3)
+    return emission, found
 
 
 class _Calibration:
@@ -259,3 +263,12 @@ def score(
         agreed.append(agreements(found, serial).double())
         wrong.append(errors(found, serial))
     return float(torch.cat(agreed).mean()), float(torch.cat(wrong).mean())
+
+
+def _unasked(found: Calibration) -> str:
+    row = found.reached
+    return (
+        f"no agreement was asked for, so that {row.count} sweep{'s' * (row.count > 1)} were kept, "
+        f"with which {row.agreement:.2%} of the held-out answers are the serial network's: say how "
+        "many have to be, net.calibrate(data, agreement=0.99)."
+    )

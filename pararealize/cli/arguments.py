@@ -16,6 +16,7 @@ from pararealize.cli.data import Reading
 from pararealize.cli.launch import launch, world
 from pararealize.cli.options import names_of
 from pararealize.cli.specs import FORMS
+from pararealize.cli.terminal import Printer
 from pararealize.compiler import pararealize
 from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.calibration import ABOVE, Fitting
@@ -146,6 +147,7 @@ class Cutting:
                 blocks=self.blocks or None,
                 comm=comm,
                 verify=self.verify,
+                progress=count == "auto" and Printer.of(comm).progress,
             )
 
 

@@ -18,7 +18,7 @@ from pararealize.cli.plot import draw_curves, draw_schedule, write_figure
 from pararealize.cli.terminal import Printer
 from pararealize.cli.training import Recipe, TrainingOutcome, predict, running_mean, train
 from pararealize.compiler import pararealize
-from pararealize.cost.predict import predict as predict_time
+from pararealize.explain.gantt import of_plan
 from pararealize.explain.table import Table
 from pararealize.ir.plan import Plan
 from pararealize.ir.shares import interval
@@ -26,7 +26,6 @@ from pararealize.loading import load
 from pararealize.models import resnet
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.monitoring.progress import Advance
-from pararealize.schedule.place import place
 
 
 @dataclass(frozen=True)
@@ -147,10 +146,7 @@ def draw(rows: Sequence[DemoRow], net: ParallelNetwork, out: Path) -> list[Path]
     """Loss curves, and the schedule of ``net`` on its ranks, or one rank a subnetwork."""
     out.mkdir(parents=True, exist_ok=True)
     curves = {row.name: running_mean(row.outcome.losses, 20) for row in rows}
-    schedule, n = net.schedule, net.plan.n
-    placed = schedule if schedule.ranks > 1 else place(schedule, n, n)
-    title = f"{schedule.title}: predicted time on {placed.ranks} ranks"
-    picture = draw_schedule(predict_time(net.plan, placed), title)
+    picture = draw_schedule(of_plan(net.plan, net.schedule))
     return [
         *write_figure(draw_curves(curves, "training loss", "step"), out / "loss"),
         *write_figure(picture, out / "schedule"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 }
 #: How mpiexec ends where a rank was killed.
 KILLED = (9, 137, -9)
+#: What MPI adds when a rank ends all others.
+ABORT = re.compile(rb"Abort\(\d+\) on node \d+|application called MPI_Abort")
+
 #: Most processes, whatever the machine; larger ones take more.
 MOST_RANKS = 64
 
@@ -54,7 +58,7 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
     with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
-        code = subprocess.call(command, env={**os.environ, **ALLOCATORS[allocator]})
+        code = run(command, {**os.environ, **ALLOCATORS[allocator]})
     if code in KILLED:
         print(f"pararealize: {was_killed(ranks)}", file=sys.stderr)
     return code
@@ -66,6 +70,17 @@ def was_killed(ranks: int) -> str:
         "a rank was killed by the system (signal 9), which mostly means that memory ran out: take "
         f"fewer than {ranks} ranks, a smaller batch, or a machine with more of it."
     )
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run it, without what MPI says of ranks that have said themselves why they end."""
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if not ABORT.match(line):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+    return process.returncode
 
 
 def mpiexec() -> str:

@@ -4,81 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pararealize.cost.simulate import Timeline
-from pararealize.ir.task import Role, Task
+from pararealize.explain.gantt import COLOURS, Bar, Gantt
 
-COLOURS = {
-    "fine": "#3b6ea5",
-    "head": "#1b3a5c",
-    "guess": "#e2b04a",
-    "coarse": "#c8553d",
-    "combine": "#8fb339",
-}
+#: Inches: of a row of few ranks, and of the rows of many, which share a page.
+ROW, PAGE = 0.5, 8.5
 
+#: Inches that a letter takes, and the least height of a row whose bars have labels.
+LETTER, READABLE = 0.075, 0.2
 
-#: What tasks are drawn as, where they are no combinations.
-DRAWN = {
-    Role.FINE: "fine",
-    Role.FEATURES: "fine",
-    Role.HEAD: "head",
-    Role.GUESS: "guess",
-    Role.COARSE: "coarse",
-}
+#: Inches of the axis of time, more or less.
+ACROSS = 10.0
 
 
-def drawn_as(task: Task) -> str:
-    """What a task is drawn as."""
-    return DRAWN.get(task.role, "combine")
-
-
-def draw_schedule(timeline: Timeline, title: str = "") -> Figure:
-    """One row a rank, time to the right; arrows are messages, dark edges the critical path."""
-    schedule = timeline.schedule
-    figure = Figure(figsize=(10, 0.7 + 0.55 * schedule.ranks), layout="constrained")
+def draw_schedule(gantt: Gantt) -> Figure:
+    """One row a rank, time to the right; black edges are the critical path, lines are messages."""
+    row = min(ROW, PAGE / gantt.ranks)
+    figure = Figure(figsize=(11, 1.6 + row * gantt.ranks), layout="constrained")
     axes = figure.add_subplot()
-    for i, task in enumerate(schedule.tasks):
-        if task.op in {"apply", "combine"}:
-            width = (timeline.stop[i] - timeline.start[i]) * 1e3
-            edge = "black" if i in timeline.critical else "none"
-            axes.barh(
-                task.rank,
-                width,
-                left=timeline.start[i] * 1e3,
-                height=0.72,
-                color=COLOURS[drawn_as(task)],
-                edgecolor=edge,
-                linewidth=0.8,
-            )
-            if width > 0.06 * timeline.makespan * 1e3:
-                middle = timeline.start[i] * 1e3 + width / 2
-                axes.text(middle, task.rank, task.value, ha="center", va="center", color="white")
-    _draw_messages(axes, timeline)
-    axes.set_yticks(range(schedule.ranks), [f"rank {r}" for r in range(schedule.ranks)])
-    axes.invert_yaxis()
-    axes.set_xlabel("predicted milliseconds")
-    axes.set_title(title or schedule.title, loc="left")
-    used = {drawn_as(t) for t in schedule.tasks if t.op in {"apply", "combine"}}
-    handles = [Patch(color=c, label=name) for name, c in COLOURS.items() if name in used]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for bar in gantt.bars:
+        _draw_bar(axes, bar, row, gantt.end)
+    for arrow in gantt.arrows:
+        down = 1 if arrow.target > arrow.source else -1
+        ends = [arrow.source + 0.38 * down, arrow.target - 0.38 * down]
+        axes.plot([arrow.start, arrow.stop], ends, color="#444444", linewidth=0.6)
+    if gantt.serial:
+        axes.axvline(gantt.serial, color="black", linestyle="--", linewidth=1)
+    shown = range(0, gantt.ranks, max(1, round(READABLE / row)))
+    axes.set_yticks(shown, [f"rank {rank}" for rank in shown])
+    axes.set_ylim(gantt.ranks - 0.4, -0.6)
+    axes.set_xlim(0, gantt.end * 1.01 or 1)
+    axes.set_xlabel(gantt.axis)
+    figure.suptitle(gantt.title, x=0.01, ha="left", fontsize=11)
+    figure.legend(handles=_legend(gantt), loc="outside lower left", ncols=7, frameon=False)
     return figure
 
 
-def _draw_messages(axes: object, timeline: Timeline) -> None:
-    graph = timeline.schedule.dag()
-    tasks = timeline.schedule.tasks
-    for a, b in graph.edges:
-        if tasks[a].op == "send" and tasks[b].op == "recv":
-            axes.annotate(  # type: ignore[attr-defined]
-                "",
-                xy=(timeline.stop[b] * 1e3, tasks[b].rank - 0.3),
-                xytext=(timeline.start[a] * 1e3, tasks[a].rank + 0.3),
-                arrowprops={"arrowstyle": "-|>", "color": "#555555", "linewidth": 0.8},
-            )
+def _draw_bar(axes: Any, bar: Bar, row: float, end: float) -> None:
+    width, (fill, ink) = bar.stop - bar.start, COLOURS[bar.kind]
+    edge = "black" if bar.critical else "none"
+    options = {"left": bar.start, "height": 0.76, "color": fill, "edgecolor": edge}
+    axes.barh(bar.rank, width, linewidth=1.2, **options)
+    label = bar.fitting(int(width / end * ACROSS / LETTER)) if row >= READABLE else ""
+    words = {"ha": "center", "va": "center", "color": ink, "fontsize": "small"}
+    axes.text(bar.start + width / 2, bar.rank, label, **words)
+
+
+def _legend(gantt: Gantt) -> list[Any]:
+    handles: list[Any] = [Patch(color=COLOURS[kind][0], label=kind) for kind in gantt.kinds]
+    handles.append(Patch(facecolor="none", edgecolor="black", label="critical path"))
+    if gantt.serial:
+        text = f"serial network, {gantt.serial:.3g} ms"
+        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=text))
+    return handles
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], ylabel: str, xlabel: str) -> Figure:

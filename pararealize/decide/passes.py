@@ -85,10 +85,23 @@ class MethodPasses(ABC):
         if self.request.count is not None:
             return self.request.count
 
-        def seconds(n: int) -> float:
-            return self.decide(self.probe(self.cut(chain, n)), 0).plan.parallel_seconds
+        most = min(MOST, len(chain.interfaces) + 1)
+        with self.request.progress.task("choosing n", most) as advance:
 
-        return min(range(1, min(MOST, len(chain.interfaces) + 1) + 1), key=seconds)
+            def seconds(n: int) -> float:
+                plan = self.decide(self.probe(self.cut(chain, n)), 0).plan
+                advance(f"n={n}: predicted {plan.speedup:.2f}×")
+                return plan.parallel_seconds
+
+            return min(range(1, most + 1), key=seconds)
+
+    def put(self, decisions: Decisions, *, over_ranks: bool) -> Decisions:
+        """The schedules on ranks, on devices of this process, or on one device."""
+        if over_ranks:
+            return self.on_ranks(decisions)
+        if self.ranks > 1:
+            return self.placed(decisions, deliver=False)
+        return self.on_one_device(decisions)
 
     def decide_again(self, partition: Partition) -> Decisions:
         """The decisions, with what a saved plan knows of them."""

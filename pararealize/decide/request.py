@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pararealize.errors import CutError, MethodError, RankError
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.options import is_count, shown
 from pararealize.ir.plan import Machine, Tracing
+from pararealize.runtime.monitoring.progress import Lines, Progress
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Request:
     devices: tuple[torch.device, ...] = ()
     tracing: Tracing = field(default_factory=Tracing)
     verify: bool = True
+    progress: Progress = field(default_factory=partial(Lines, shown=False), compare=False)
 
     def __post_init__(self) -> None:
         n = self.n

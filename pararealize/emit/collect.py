@@ -79,38 +79,6 @@ def _fill(
         setattr(owner, key, twins[id(old)][1])
 
 
-def clip_over_ranks(network: nn.Module, share: Share | None, most: float, kind: float) -> Tensor:
-    """Clip gradients by their ``kind``-norm over the parameters of all ranks, and return it.
-
-    It is the norm of the norms of all parameters, which are the same numbers on any number of
-    ranks. A parameter that several ranks hold counts on the first of them.
-    """
-    parameters = [p for p in nn.Module.parameters(network) if p.grad is not None]
-    if share is None:
-        return nn.utils.clip_grad_norm_(parameters, most, kind)
-    agree(share.transport, f"clips gradients to a {kind}-norm of {float(most)}")
-    every = share.transport.exchange(_norms(network, share, kind))
-    found = dict(sorted((name, norm) for own in every for name, norm in own.items()))
-    total = torch.linalg.vector_norm(torch.tensor([*found.values()], dtype=torch.float64), kind)
-    norm: Tensor = total.to(parameters[0]) if parameters else total.float()
-    nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return norm
-
-
-def _norms(network: nn.Module, share: Share, kind: float) -> dict[str, float]:
-    """The norm of every gradient that counts on this rank, by name."""
-    rank = share.transport.rank
-    skip = {id(network.get_parameter(tie.name)) for tie in share.ties if tie.ranks[0] != rank}
-    counted = {
-        name: p.grad
-        for name, p in network.named_parameters()
-        if p.grad is not None and id(p) not in skip
-    }
-    norms = [torch.linalg.vector_norm(gradient, kind) for gradient in counted.values()]
-    values = torch.stack([n.to(norms[0]) for n in norms]).tolist() if norms else []
-    return dict(zip(counted, values, strict=True))
-
-
 def weights_digest(module: nn.Module) -> str:
     """Equal for equal weights, buffers and names."""
     found = hashlib.blake2b()

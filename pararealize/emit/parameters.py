@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from pararealize.emit.collect import clip_over_ranks
+from pararealize.emit.clipping import clip_over_ranks
 from pararealize.emit.emission import Emission
+from pararealize.emit.optimizer_state import State, gathered, scatter
 from pararealize.runtime.communication.readers import watched
 
 
@@ -35,3 +38,28 @@ class HoldsParameters(nn.Module, ABC):
         Torch's function of this name would see one rank's parameters only. On ranks, all call it.
         """
         return clip_over_ranks(self, self._emission.share, max_norm, norm_type)
+
+    def gather_optimizer(self, optimizer: Optimizer) -> State:
+        """The state of an optimizer of this network, whole, to save or to go on with elsewhere.
+
+        It is shaped as ``optimizer.state_dict()``, with names of parameters in place of numbers,
+        on the CPU, and the same on any number of ranks. On ranks, all call it, and all get it.
+
+        Raises:
+            MethodError: the optimizer has parameters that are not the network's.
+            RankError: on ranks, the optimizer has other groups or options on one of them.
+
+        """
+        return gathered(self, self._emission.share, optimizer)
+
+    def scatter_optimizer(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Give an optimizer of this network what :meth:`gather_optimizer` returned.
+
+        The number of ranks may have changed in between, the number of subnetworks may not. On
+        ranks, all call it, with the same state.
+
+        Raises:
+            MethodError: the state is of another network, or the optimizer has other groups.
+
+        """
+        scatter(self, self._emission.share, optimizer, state)

@@ -157,9 +157,14 @@ def _stack(stack: Stack) -> str:
 
 def explain(plan: Plan, width: int = WIDTH) -> str:
     """The tables and the sentences as text, folded to ``width`` characters."""
+    return page(parts(plan), width)
+
+
+def parts(plan: Plan) -> tuple[Table | str, ...]:
+    """The tables, then the sentences."""
     tables = [_network_table(plan)]
     if plan.n > 1:
         tables.append(_added_table(plan))
         if plan.calibration is not None:
             tables.append(sweeps_table(plan.calibration))
-    return page((*tables, *summary(plan)), width)
+    return (*tables, *summary(plan))

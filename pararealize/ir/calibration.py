@@ -229,3 +229,8 @@ class Calibration:
     def reached(self) -> Sweeps:
         """What it reaches with the sweeps chosen."""
         return next(s for s in self.chosen.sweeps if s.count == self.iterations)
+
+    def _repr_html_(self) -> str:
+        from pararealize.explain.notebook import calibration_html  # noqa: PLC0415  only where it is shown
+
+        return calibration_html(self)

@@ -262,3 +262,8 @@ class Plan:
         if self.head:
             lines.append(f"  head: {self.head}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from pararealize.explain.notebook import plan_html  # noqa: PLC0415  only where it is shown
+
+        return plan_html(self)

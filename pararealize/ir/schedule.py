@@ -163,6 +163,11 @@ class Schedule:
 
     __str__ = text
 
+    def _repr_html_(self) -> str:
+        from pararealize.explain.notebook import schedule_html  # noqa: PLC0415  only where it is shown
+
+        return schedule_html(self)
+
 
 def targets(tasks: Iterable[Task]) -> tuple[Target, ...]:
     """The propagators that tasks apply, in order of first use."""

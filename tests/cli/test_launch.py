@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pararealize.cli.launch import ALLOCATORS, is_first, launch, mpiexec
+from pararealize.cli import launch as launching
+from pararealize.cli.launch import ALLOCATORS, is_first, launch, mpiexec, run
 from pararealize.errors import MethodError, RankError
 
 
@@ -25,7 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found["was there"] = found["folder"].is_dir()
         return 7
 
-    monkeypatch.setattr(subprocess, "call", call)
+    monkeypatch.setattr(launching, "run", call)
     return found
 
 
@@ -38,6 +39,27 @@ def test_mpiexec_is_found_and_runs() -> None:
 def test_mpiexec_passes_exit_codes_on() -> None:
     command = [mpiexec(), "-n", "2", sys.executable, "-S", "-c", "raise SystemExit(2)"]
     assert subprocess.call(command) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit(2)", []),
+        ("import sys; print('one paragraph', file=sys.stderr); sys.exit(3)", ["one paragraph"] * 2),
+        ("import sys; sys.stderr.write('no end of line'); sys.exit(2)", ["no end of line"] * 2),
+    ],
+)
+def test_mpi_adds_nothing_to_what_ranks_say(
+    code: str, said: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first rank that ends so ends the others, perhaps before they have said it as well."""
+    command = [mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "-c", code]
+    assert run(command, os.environ) == int(code.rpartition("(")[2].rstrip(")"))
+    found = capfd.readouterr().err
+    assert "Abort" not in found
+    assert bool(said) == bool(found)
+    for text in set(said):
+        assert 1 <= found.count(text) <= 2
 
 
 def test_the_mpiexec_beside_python_comes_first(

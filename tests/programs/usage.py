@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,14 @@ from torch import Tensor, nn
 
 from networks import Language
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
-from pararealize.errors import DivergenceWarning, PeerError, RankError, ShapeError
+from pararealize.errors import (
+    DivergenceWarning,
+    MethodError,
+    PeerError,
+    RankError,
+    ShapeError,
+    StaleOptimizerWarning,
+)
 from pararealize.layers import LayerParallel
 from pararealize.models import resnet
 
@@ -301,6 +309,134 @@ def keeps_jumps_small(comm: Any, _folder: str) -> None:
         assert_alike(net, alone)
 
 
+def clips_to_the_bit(comm: Any, _folder: str) -> None:
+    """Losses of steps that are clipped, equal to the last bit."""
+    for method in (Parareal(), MGRIT(2, 2, "sampled", forward_cycles=2)):
+        losses: list[list[float]] = []
+        for c in (comm, None):
+            net = build(comm=c, method=method)
+            optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+            torch.manual_seed(1)
+            losses.append([step(net, optimizer, clip=0.1) for _ in range(8)])
+        assert losses[0] == losses[1]
+        assert len(set(losses[0])) == 8
+
+
+def step(net: ParallelNetwork, optimizer: torch.optim.Optimizer, clip: float = 0.0) -> float:
+    optimizer.zero_grad()
+    loss = loss_of(net, batch())
+    loss.backward()
+    if clip:
+        net.clip_grad_norm_(clip)
+    optimizer.step()
+    return loss.item()
+
+
+def optimizers(net: ParallelNetwork) -> dict[str, torch.optim.Optimizer]:
+    """One with options by layer, one whose options change, one with a state of whole numbers."""
+    named = list(net.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if (".0." in name) == flag], "lr": lr}
+        for flag, lr in ((True, 1e-2), (False, 1e-3))
+    ]
+    return {
+        "AdamW": torch.optim.AdamW(groups, amsgrad=True),
+        "SGD": torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, nesterov=True),
+        "Adagrad": torch.optim.Adagrad(net.parameters(), lr=1e-2),
+    }
+
+
+def resumes_on_other_ranks(comm: Any, folder: str) -> None:
+    """The recipe of docs/ranks.md: whatever a run is made of, on another number of ranks."""
+    for kind in ("AdamW", "SGD", "Adagrad"):
+        net = build(comm=comm)
+        optimizer = optimizers(net)[kind]
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.7)
+        torch.manual_seed(1)
+        for _ in range(3):
+            step(net, optimizer, clip=0.5)
+            scheduler.step()
+        path = f"{folder}/{kind}"
+        state = net.gather_optimizer(optimizer)
+        everyone = WORLD.allgather([repr(state["param_groups"]), list(state["state"])])
+        assert everyone == [everyone[0]] * SIZE
+        rest = {"optimizer": state, "scheduler": scheduler.state_dict()}
+        rest["rng"] = torch.get_rng_state()
+        net.save(path)
+        if RANK == 0:
+            torch.save(rest, f"{path}/training.pt")
+        wanted = [step(net, optimizer) for _ in range(3)]
+        for c in (None, comm):  # the barrier in save is behind every rank's part, not this file
+            WORLD.Barrier()
+            again = load(path, Deep().double(), comm=c)
+            found = torch.load(f"{path}/training.pt")
+            other = optimizers(again)[kind]
+            again.scatter_optimizer(other, found["optimizer"])
+            schedule = torch.optim.lr_scheduler.StepLR(other, 1, gamma=0.7)
+            schedule.load_state_dict(found["scheduler"])
+            torch.set_rng_state(found["rng"])
+            if c is None:  # what one process gathers is what the ranks did
+                mine = again.gather_optimizer(other)
+                assert repr(mine["param_groups"]) == repr(state["param_groups"])
+                assert list(mine["state"]) == list(state["state"])
+            assert [step(again, other) for _ in range(3)] == wanted, kind
+        bare = optimizers(build(comm=comm))[kind]
+        with refused(MethodError, "net.gather_optimizer"):
+            net.scatter_optimizer(optimizer, optimizer.state_dict())
+        with refused(MethodError, "not this network's"):
+            net.gather_optimizer(bare)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1 + RANK)
+    with refused(RankError, "lr=0.1", "rank 1"):
+        net.gather_optimizer(optimizer)
+
+
+def notices_optimizers_of_the_model(comm: Any, _folder: str) -> None:
+    """Made before it is compiled; on every rank, once."""
+    for name, part in (("SGD", "layers"), ("AdamW", "head"), ("RMSprop", "")):
+        torch.manual_seed(3)
+        model = Deep().double()
+        net = pararealize(model, N, example_inputs=(batch(),), comm=comm)
+        own = [p for key, p in model.named_parameters() if key.startswith(part)]
+        stale = getattr(torch.optim, name)(own, lr=0.1)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", StaleOptimizerWarning)
+            for _ in range(5):
+                step(net, stale)
+        texts = [str(w.message) for w in found if w.category is StaleOptimizerWarning]
+        assert len(texts) == 1, texts
+        assert name in texts[0]
+        assert "(net.parameters()" in texts[0]
+        del stale
+
+
+def runs_uncompiled(comm: Any, _folder: str) -> None:
+    """``torch.compile`` of a network on ranks, or of a step that calls it: it runs as it is."""
+    torch._dynamo.reset()
+    for wrap in (lambda net: torch.compile(net, backend="eager"), compiled_step):
+        net, alone = pair(comm)
+        for module in (wrap(net), alone):
+            torch.manual_seed(1)
+            for _ in range(2):
+                loss_of(module, batch()).backward()
+        assert_alike(net, alone)
+
+
+def compiled_step(net: nn.Module) -> Any:
+    return torch.compile(lambda x: net(x * 1.0) * 1.0, backend="eager")
+
+
+def saves_as_the_umask_says(comm: Any, folder: str) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            build(comm=comm).save(f"{folder}/{mask}")
+        finally:
+            os.umask(before)
+        files = list(Path(f"{folder}/{mask}").iterdir())
+        assert len(files) == 1 + SIZE
+        assert {file.stat().st_mode & 0o777 for file in files} == {mode}
+
+
 def calibrates(comm: Any, folder: str) -> None:
     """Every rank fits its own coarse networks to what one process fits them to."""
     kinds = {"above": "exact"}, {"limit": 1e-9, "above": "exact"}
@@ -473,9 +609,10 @@ def reports(comm: Any, _folder: str) -> None:
     for module in (net, alone):
         torch.manual_seed(1)
         module(batch())
-    everyone = itertools.chain(*WORLD.allgather(net.report.jumps))
-    jumps = sorted(everyone, key=lambda jump: jump.interface)
-    wanted = alone.report.jumps
+    everyone = WORLD.allgather(net.report)
+    assert everyone == [net.report] * SIZE  # the second time nobody is asked
+    jumps, wanted = net.report.jumps, alone.report.jumps
+    assert len(wanted) == N - 1
     assert [j.interface for j in jumps] == [j.interface for j in wanted]
     assert all(
         abs(a.norm - b.norm) <= ROUNDING * b.norm for a, b in zip(jumps, wanted, strict=True)
@@ -735,6 +872,11 @@ CHECKS = (
     gives_gradients_of_inputs,
     gives_what_autograd_is_asked_for,
     optimises,
+    clips_to_the_bit,
+    resumes_on_other_ranks,
+    notices_optimizers_of_the_model,
+    runs_uncompiled,
+    saves_as_the_umask_says,
     keeps_jumps_small,
     calibrates,
     holds_only_its_own,

@@ -10,8 +10,8 @@ import typer
 from pararealize.cli.arguments import Cutting, MethodOptions, Model, Tolerance
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import width
-from pararealize.cost.predict import predict
 from pararealize.explain.explain import explain as explained
+from pararealize.explain.gantt import of_plan
 from pararealize.schedule.place import place
 
 
@@ -34,5 +34,5 @@ def explain(
     if text:
         print(placed.text())
     if picture is not None:
-        files = plot.write_figure(plot.draw_schedule(predict(net.plan, placed)), picture)
+        files = plot.write_figure(plot.draw_schedule(of_plan(net.plan, placed)), picture)
         print("Written: " + ", ".join(map(str, files)))

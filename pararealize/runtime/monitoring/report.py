@@ -92,6 +92,22 @@ class Report:
             )
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from pararealize.explain.notebook import report_html  # noqa: PLC0415  only where it is shown
+
+        return report_html(self)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Relative jumps against interfaces, a line a sweep, on matplotlib's ``axes`` or new ones.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+
+        """
+        from pararealize.explain.curves import plot_report  # noqa: PLC0415  only where it is shown
+
+        return plot_report(self, axes)
+
 
 def _largest(jumps: tuple[Jump, ...]) -> float:
     last = max((jump.sweep for jump in jumps), default=0)

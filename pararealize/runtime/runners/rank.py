@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -14,6 +16,7 @@ from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
 from pararealize.runtime.communication.fingerprint import is_compared
+from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.overflow import Overflow, is_half
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
 from pararealize.runtime.communication.readers import refuse_global_optimizers
@@ -34,6 +37,9 @@ MOST = 5.0
 
 #: Shares of a sum over ranks, whose states may have other types on each.
 WIDE = torch.float64
+
+#: The order of jumps in a report.
+PLACE = attrgetter("sweep", "interface")
 
 
 @final
@@ -71,6 +77,7 @@ class RankRunner(Runner):
         )
         streams = RandomStreams(draws, transport)
         self._epoch = transport.epoch
+        self._known: Report | None = None  # of all ranks, once they have asked for it
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams, guarded=guarded)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -82,6 +89,7 @@ class RankRunner(Runner):
 
         """
         weights = [weight for weight in parameters_of(self._network) if weight.requires_grad]
+        self._known = None
         inputs = self._bound(args, kwargs, weights)
         call = self._begun(inputs, weights, jumps)
         try:
@@ -160,8 +168,19 @@ class RankRunner(Runner):
 
     @property
     def report(self) -> Report:
-        """What this rank knows of the last call."""
-        return self._program.report
+        """What all ranks know of the last call; where each knows a part, all of them ask.
+
+        Raises:
+            DisagreementError: on ranks, one of them does something else.
+
+        """
+        known = self._known or self._program.report
+        if self._known is None and self._program.knows_part and not self._transport.broken:
+            agree(self._transport, "reads net.report")
+            parts = self._transport.exchange(known.jumps)
+            jumps = sorted((jump for part in parts for jump in part), key=PLACE)
+            self._known = known = replace(known, jumps=tuple(jumps))
+        return known
 
     @property
     def code(self) -> str:

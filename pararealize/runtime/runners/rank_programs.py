@@ -34,6 +34,9 @@ class RankProgram(ABC):
 
     solver: MultigridSolver | None = None
 
+    #: Whether the report has the jumps of this rank alone, as no call needs those of all.
+    knows_part = False
+
     def __init__(
         self, schedules: Sequence[Schedule], rank: int, sending: Sequence[Schedule] = ()
     ) -> None:
@@ -72,6 +75,8 @@ class StaticProgram(RankProgram):
 
     ``watched`` are new and old states of the last call at the interfaces that this rank corrects.
     """
+
+    knows_part = True
 
     def __init__(self, schedule: Schedule, rank: int) -> None:
         super().__init__((schedule,), rank)
