@@ -3,37 +3,149 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.errors import StaleError
+from pararealize.propagators.stubs import replaced
+from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, unflatten
 
-
-@final
-class Stub(nn.Module):
-    """Stands in a list of blocks and acts instead of one; everything else is asked of the block."""
-
-    def __init__(self, block: nn.Module, act: Callable[..., Any]) -> None:
-        super().__init__()
-        object.__setattr__(self, "block", block)
-        object.__setattr__(self, "act", act)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``act`` makes of the call."""
-        return self.act(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Networks look at their blocks' attributes between calls."""
-        return getattr(self.__dict__["block"], name)
+#: A tensor that a block gave: the number of the call, and of the tensor in what it gave.
+Place = tuple[int, int]
+#: The arguments of one call.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _ReachedError(Exception):
-    """The last block was called; what follows is not wanted."""
+    """The block was called; what follows is not wanted."""
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """A tensor in what a block gives; ``like`` is the argument of its shape, or -1."""
+
+    like: int
+
+
+@final
+@dataclass(frozen=True)
+class Given:
+    """What a block gives: plain values and slots of tensors, and what holds them."""
+
+    leaves: tuple[Any, ...]
+    structure: Structure
+
+    def made(self, tensors: list[Tensor], known: Mapping[int, Tensor]) -> Any:
+        """The same with these tensors; where one is not known, with an argument in its place."""
+        made: list[Any] = []
+        slots = 0
+        for leaf in self.leaves:
+            if isinstance(leaf, Slot):
+                stand_in = tensors[max(leaf.like, 0)] if tensors else None
+                made.append(known.get(slots, stand_in))
+                slots += 1
+            else:
+                made.append(leaf)
+        return unflatten(made, self.structure)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """How a network calls its blocks.
+
+    Attributes:
+        blocks: paths of the blocks, call after call.
+        arguments: names of the network's arguments that come as tensors.
+        constants: its other arguments.
+        given: what each call gave.
+        attributes: plain attributes of the blocks, by path.
+
+    """
+
+    blocks: tuple[str, ...]
+    arguments: tuple[str, ...]
+    constants: tuple[tuple[str, Any], ...]
+    given: tuple[Given, ...] = field(repr=False)
+    attributes: Mapping[str, Mapping[str, Any]] = field(repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"{self.blocks[0]} … {self.blocks[-1]}"
+
+    def outside(self, root: nn.Module) -> Iterator[str]:
+        """Paths of the largest modules that hold no block, and of the tensors beside them."""
+        blocks = set(self.blocks)
+        above = {parent for path in blocks for parent in _parents(path)}
+        for parent in sorted(above):
+            prefix = f"{parent}." if parent else ""
+            module = root.get_submodule(parent)
+            for name in (*module._modules, *module._parameters, *module._buffers):
+                path = f"{prefix}{name}"
+                if path not in above and path not in blocks:
+                    yield path
+
+    def run(
+        self,
+        root: nn.Module,
+        values: tuple[Any, ...],
+        known: Mapping[Place, Tensor],
+        until: int | None = None,
+    ) -> tuple[list[Arguments], Any]:
+        """The network's forward with ``known`` tensors in place of what blocks give.
+
+        It gives the arguments of every call, of which the one numbered ``until`` is the last, and
+        the output where there is none. What the network draws at random before the last block
+        that is passed over is not drawn again.
+
+        Raises:
+            StaleError: it calls other blocks than when it was compiled.
+
+        """
+        calls: list[Arguments] = []
+        last = len(self.blocks) if until is None else until
+        devices = cuda_of((*values, *known.values()))
+        before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+
+        def act(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            number = len(calls)
+            calls.append((args, kwargs))
+            if number >= len(self.blocks) or self.blocks[number] != path:
+                raise StaleError(self._other(path, number))
+            if number == until:
+                raise _ReachedError
+            if number == last - 1:
+                torch.set_rng_state(before[0])
+                for device, numbers in zip(devices, before[1:], strict=True):
+                    torch.cuda.set_rng_state(numbers, device)
+            mine = {leaf: value for (call, leaf), value in known.items() if call == number}
+            return self.given[number].made(leaves_of_call(args, kwargs), mine)
+
+        output = None
+        with suppress(_ReachedError), replaced(root, self.blocks, act, self.attributes):
+            output = self.call(root, values)
+        if len(calls) < min(last + 1, len(self.blocks)):
+            raise StaleError(self._other("no block", len(calls)))
+        return calls, output
+
+    def call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
+        """The network's forward, whose tensors are ``values``."""
+        given = {**dict(self.constants), **dict(zip(self.arguments, values, strict=True))}
+        more = given.pop(next((k for k in given if k.startswith("**")), ""), {})
+        return type(root).forward(root, **given, **more)
+
+    def _other(self, path: str, number: int) -> str:
+        wanted = self.blocks[number] if number < len(self.blocks) else "its end"
+        return (
+            f"the network calls {path} where it called {wanted} when it was compiled (call "
+            f"{number + 1} of {len(self.blocks)}): its blocks are to run in one order. Blocks that "
+            "are left out at random, as by a layerdrop, have to be kept: set it to 0."
+        )
 
 
 @dataclass(frozen=True)
@@ -41,17 +153,13 @@ class OutsideBlocks(ABC):
     """A function of the whole network that runs its forward without its blocks.
 
     Attributes:
-        blocks: paths of the blocks, in order.
-        arguments: names of the network's arguments that come as tensors.
-        constants: its other arguments.
-        extras: where blocks give a tuple, how many ``None`` follow the state; -1: no tuple.
+        calls: how it calls them.
+        needs: tensors of blocks that it reads, which come before the network's inputs.
 
     """
 
-    blocks: tuple[str, ...]
-    arguments: tuple[str, ...]
-    constants: tuple[tuple[str, Any], ...]
-    extras: int
+    calls: Calls
+    needs: tuple[Place, ...] = ()
 
     @abstractmethod
     def __call__(self, root: nn.Module, *values: Any) -> Any:
@@ -59,69 +167,55 @@ class OutsideBlocks(ABC):
 
     def outside(self, root: nn.Module) -> Iterator[str]:
         """Paths of the largest modules that hold no block, and of the tensors beside them."""
-        above = {parent for path in self.blocks for parent in _parents(path)}
-        for parent in sorted(above):
-            prefix = f"{parent}." if parent else ""
-            module = root.get_submodule(parent)
-            for name in (*module._modules, *module._parameters, *module._buffers):
-                path = f"{prefix}{name}"
-                if path not in above and path not in self.blocks:
-                    yield path
+        return self.calls.outside(root)
 
-    def _given(self, state: Tensor) -> Any:
-        """What a block gives that gives this state."""
-        return state if self.extras < 0 else (state, *[None] * self.extras)
-
-    def _call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
-        given = dict(zip(self.arguments, values, strict=True))
-        return type(root).forward(root, **dict(self.constants), **given)
-
-    def _calls(self, root: nn.Module, values: tuple[Any, ...]) -> list[tuple[Any, Any]]:
-        """The arguments of every block, when each gives what it takes."""
-        calls: list[tuple[Any, Any]] = []
-
-        def note(*args: Any, **kwargs: Any) -> Any:
-            calls.append((args, kwargs))
-            if len(calls) == len(self.blocks):
-                raise _ReachedError
-            return self._given(leaves_of_call(args, kwargs)[0])
-
-        try:
-            with replaced(root, self.blocks, [note] * len(self.blocks)):
-                self._call(root, values)
-        except _ReachedError:
-            pass
-        return calls
+    def _parted(self, values: tuple[Any, ...]) -> tuple[dict[Place, Tensor], tuple[Any, ...]]:
+        count = len(self.needs)
+        return dict(zip(self.needs, values[:count], strict=True)), values[count:]
 
 
 @final
 @dataclass(frozen=True)
-class Stem(OutsideBlocks):
-    """What the network computes before its blocks: the first one's state."""
+class Between(OutsideBlocks):
+    """What the network computes between two blocks, or before the first: arguments of a call.
 
-    def __call__(self, root: nn.Module, *values: Any) -> Tensor:
-        """The state of these inputs."""
-        args, kwargs = self._calls(root, values)[0]
-        return leaves_of_call(args, kwargs)[0]
+    Attributes:
+        until: the number of the call.
+        leaves: numbers of the tensors among its arguments.
+
+    """
+
+    until: int = 0
+    leaves: tuple[int, ...] = (0,)
+
+    def __call__(self, root: nn.Module, *values: Any) -> Any:
+        """The tensor, or the tuple of them where they are several."""
+        known, inputs = self._parted(values)
+        calls, _ = self.calls.run(root, inputs, known, self.until)
+        found = leaves_of_call(*calls[self.until])
+        chosen = tuple(found[leaf] for leaf in self.leaves)
+        return chosen[0] if len(chosen) == 1 else chosen
 
 
 @final
 @dataclass(frozen=True)
 class Context(OutsideBlocks):
-    """What blocks are given besides the state, as masks and positions.
+    """What blocks are given besides states, as masks, positions and sizes.
 
     Attributes:
-        positions: for every tensor, the block whose call has it and its number there.
+        positions: for every value, the call that has it and its number among all arguments there.
 
     """
 
     positions: tuple[tuple[int, int], ...] = ()
 
-    def __call__(self, root: nn.Module, *values: Any) -> tuple[Tensor, ...]:
-        """The tensors for these inputs; the caller's random numbers do not move."""
-        with torch.random.fork_rng(devices=_devices(values)):
-            calls = self._calls(root, values)
-        return tuple(leaves_of_call(*calls[block])[leaf] for block, leaf in self.positions)
+    def __call__(self, root: nn.Module, *values: Any) -> tuple[Any, ...]:
+        """The values for these inputs; the caller's random numbers do not move."""
+        _, inputs = self._parted(values)
+        last = max(call for call, _ in self.positions)
+        with torch.random.fork_rng(devices=cuda_of(values)):
+            calls, _ = self.calls.run(root, inputs, {}, last)
+        return tuple(leaves_of(calls[call])[leaf] for call, leaf in self.positions)
 
 
 @final
@@ -131,7 +225,7 @@ class Item:
 
     index: int
 
-    def __call__(self, _root: nn.Module, values: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, _root: nn.Module, values: tuple[Any, ...]) -> Any:
         """The value."""
         return values[self.index]
 
@@ -139,46 +233,34 @@ class Item:
 @final
 @dataclass(frozen=True)
 class Head(OutsideBlocks):
-    """What the network computes after its blocks, from the last one's state.
+    """What the network computes after its blocks, from what they gave."""
 
-    Its forward runs once more with the state in place of the blocks. What it draws at random
-    before them is not drawn again.
-    """
-
-    def __call__(self, root: nn.Module, state: Tensor, *values: Any) -> Any:
+    def __call__(self, root: nn.Module, *values: Any) -> Any:
         """The network's output."""
-        devices = _devices((state, *values))
-        before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-
-        def inject(*_args: Any, **_kwargs: Any) -> Any:
-            torch.set_rng_state(before[0])
-            for device, numbers in zip(devices, before[1:], strict=True):
-                torch.cuda.set_rng_state(numbers, device)
-            return self._given(state)
-
-        with replaced(root, self.blocks, [inject] * len(self.blocks)):
-            return self._call(root, values)
+        known, inputs = self._parted(values)
+        return self.calls.run(root, inputs, known)[1]
 
 
-@contextmanager
-def replaced(
-    root: nn.Module, blocks: tuple[str, ...], acts: list[Callable[..., Any]]
-) -> Iterator[None]:
-    """Other things to do in place of the blocks, for a while.
+def redrawn(state: Tensor, training: bool, draws: tuple[tuple[str, Any, Any], ...]) -> Tensor:
+    """The state, after random numbers that a network draws between two blocks and does not use."""
+    if training:
+        for name, args, kwargs in draws:
+            operator, _, overload = name.partition(".")
+            getattr(getattr(torch.ops.aten, operator), overload)(*args, **kwargs)
+    return state
 
-    A rank has not all of the blocks: for those of others the first of its own is asked.
-    """
-    parent = root.get_submodule(blocks[0].rpartition(".")[0])
-    own = parent._modules
-    some = next(block for block in own.values() if block is not None)
-    names = (path.rpartition(".")[2] for path in blocks)
-    try:
-        parent._modules = {
-            name: Stub(own.get(name) or some, act) for name, act in zip(names, acts, strict=True)
-        }
-        yield
-    finally:
-        parent._modules = own
+
+def given_of(result: Any, arguments: list[Tensor]) -> Given:
+    """What a block gave, as plain data."""
+    leaves, structure = flatten(result)
+
+    def slot(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        same = (i for i, a in enumerate(arguments) if (a.shape, a.dtype) == (leaf.shape, leaf.dtype))
+        return Slot(next(same, -1))
+
+    return Given(tuple(map(slot, leaves)), structure)
 
 
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
@@ -186,7 +268,8 @@ def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
     return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
 
 
-def _devices(values: tuple[Any, ...]) -> list[torch.device]:
+def cuda_of(values: tuple[Any, ...]) -> list[torch.device]:
+    """The CUDA devices of tensors."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
 

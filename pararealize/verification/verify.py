@@ -112,9 +112,8 @@ def compared(chain: Chain, serial: nn.Module, request: Request) -> Finding:
             if seconds * share > LONGEST:
                 slow = f"a forward pass is predicted to take {seconds * share:.0f} s, and at most "
                 return Finding(unverified=f"{slow}{LONGEST:.0f} s are spent on that")
-            finding = _compare_modes(
-                chain, serial, attempt, devices, blocks=bool(request.tracing.blocks)
-            )
+            blocks = chain.train.operations[-2].kind == "network"
+            finding = _compare_modes(chain, serial, attempt, devices, blocks=blocks)
             if finding == Finding():
                 break
     return finding

@@ -1,0 +1,97 @@
+"""Stubs: what stands in lists of blocks while a network's own forward runs without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, final
+
+from torch import nn
+
+#: What is done in place of a block, given its path, arguments and keyword arguments.
+Act = Callable[[str, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@final
+class Stub(nn.Module):
+    """Stands in a list of blocks and acts instead of one; everything else is asked of the block.
+
+    ``known`` are plain attributes of a block that is not there.
+    """
+
+    def __init__(
+        self, path: str, act: Act, block: nn.Module | None, known: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "act", act)
+        object.__setattr__(self, "block", block)
+        object.__setattr__(self, "known", known)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``act`` makes of the call."""
+        return self.act(self.path, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Networks look at their blocks' attributes between calls."""
+        own = self.__dict__
+        if own["block"] is None:
+            if name in own["known"]:
+                return own["known"][name]
+            raise AttributeError(f"{own['path']} lies on another rank and has no {name!r} here")
+        return getattr(own["block"], name)
+
+
+@contextmanager
+def replaced(
+    root: nn.Module, paths: Sequence[str], act: Act, known: Mapping[str, Mapping[str, Any]]
+) -> Iterator[None]:
+    """Stubs in place of the blocks for a while; a rank has not all of the blocks."""
+    lists: dict[str, list[str]] = {}
+    for path in dict.fromkeys(paths):
+        lists.setdefault(path.rpartition(".")[0], []).append(path)
+    with ExitStack() as stack:
+        for parent, members in lists.items():
+            stack.enter_context(_replaced(root, parent, members, act, known))
+        yield
+
+
+@contextmanager
+def _replaced(
+    root: nn.Module,
+    parent: str,
+    members: Sequence[str],
+    act: Act,
+    known: Mapping[str, Mapping[str, Any]],
+) -> Iterator[None]:
+    above, _, name = parent.rpartition(".")
+    owner = root.get_submodule(above) if parent else root
+    absent = bool(parent) and owner._modules.get(name) is None
+    if absent:
+        owner._modules[name] = nn.ModuleList()  # none of its blocks lies on this rank
+    holder = root.get_submodule(parent)
+    own = holder._modules
+    stubs = {
+        path: Stub(path, act, own.get(path.rpartition(".")[2]), known.get(path, {}))
+        for path in members
+    }
+    try:
+        holder._modules = {
+            **own,
+            **{path.rpartition(".")[2]: stub for path, stub in stubs.items()},
+        }
+        yield
+    finally:
+        holder._modules = own
+        if absent:
+            del owner._modules[name]
+
+
+def plain_attributes(block: nn.Module, plain: tuple[type, ...]) -> dict[str, Any]:
+    """Numbers, strings and flags that a block keeps as attributes."""
+    hidden = ("_", "training", "call_super_init", "dump_patches")
+    return {
+        name: value
+        for name, value in vars(block).items()
+        if isinstance(value, plain) and not name.startswith(hidden)
+    }
