@@ -10,8 +10,8 @@ from torch import nn
 
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, input_names, like, main_input
+from pararealize.coarse.skipping import Skipping
 from pararealize.cost.profile import module_cost
-from pararealize.errors import CoarseError
 from pararealize.ir.chain import Chain, Cost, Partition, State, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
@@ -64,7 +64,7 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
             known[state] = setting.price(partial(_network, setting, state))
         guess = known[state]
         if guess is None and _has_blocks(setting.chain):
-            guess = _stem_cost(setting, layer)
+            guess = _skipping(setting).cost(layer)
         elif guess is None:
             _, cost = next(islice(own, layer - 1 - taken, None))
             guess, taken = cost(0), layer
@@ -80,13 +80,8 @@ def _guess(setting: Setting, layer: int, j: int) -> Guess:
         module = like(module, model)
         return Guess(kind, module_cost(module, specs, setting.machine), module, names)
     if _has_blocks(chain):
-        if (cost := _stem_cost(setting, layer)) is None:
-            raise CoarseError(
-                f"no guess is known for interface {j}, whose state {chain.state(layer)[0]} is not "
-                f"shaped like the first block's, {chain.state(1)[0]}: cut elsewhere, or use n=1."
-            )
-        stem = chain.segment(0, 1, training=True)
-        return Guess("stem", cost, None, stem.inputs, stem)
+        stem = _skipping(setting).segment(layer)
+        return Guess("stem", _skipping(setting).cost(layer), None, stem.inputs, stem)
     kept = HOW.kept(Selection(chain, 0, layer), 0)
     segment = prune(chain, model, 0, layer, kept, HOW)
     cost = chain.profile.cost(segment.operations)
@@ -102,10 +97,12 @@ def _network(
     module = generic_guess(source, target) if source is not None and len(state) == 1 else None
     if module is not None and source is not None:
         return module, (source,), "patches", input_names(chain)
-    for name, spec in chain.profile.inputs.items() if _has_blocks(chain) else ():
+    tokens = _has_blocks(chain) and len(state) == 1
+    for name, spec in chain.profile.inputs.items() if tokens else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
             tables = (m for m in setting.model.modules() if isinstance(m, nn.Embedding))
-            module = token_guess(spec, target, next((m.num_embeddings for m in tables), 0))
+            words = max((m.num_embeddings for m in tables), default=0)
+            module = token_guess(spec, target, words)
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
@@ -116,7 +113,5 @@ def _has_blocks(chain: Chain) -> bool:
     return chain.train.operations[-2].kind == "network"
 
 
-def _stem_cost(setting: Setting, layer: int) -> Cost | None:
-    """Cost of the first state of a network around a list of blocks, where a layer's is like it."""
-    chain = setting.chain
-    return chain.layers[0].cost if chain.state(1) == chain.state(layer) else None
+def _skipping(setting: Setting) -> Skipping:
+    return setting.once("skipping", lambda: Skipping.of(setting.chain))

@@ -79,7 +79,7 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 def without_data(module: nn.Module) -> nn.Module:
     """A copy of the module on the meta device, to be evaluated there; no weight is read."""
-    copied = meta_copy(module)
+    copied = meta_copy(module).requires_grad_(requires_grad=False)
     for part in copied.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
             part.momentum = 0.0  # a cumulative average reads its count, which has no data

@@ -28,9 +28,27 @@ class Stub(nn.Module):
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "known", known)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``act`` makes of the call."""
-        return self.act(self.path, args, kwargs)
+        if block is not None:
+            self._forward_hooks = block._forward_hooks  # whoever registers one means the block
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """The block's, since networks and their libraries ask for it."""
+        block = self.__dict__.get("block")
+        return Stub if block is None else type(block)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``act`` makes of the call, heard by the hooks of the block's own library.
+
+        By such hooks a network collects what its blocks give. A user's run where the block does.
+        """
+        result = self.act(self.path, args, kwargs)
+        block = self.__dict__["block"]
+        library = "" if block is None else type(block).__module__.partition(".")[0]
+        for hook in tuple(self._forward_hooks.values()):
+            if library != "__main__" and getattr(hook, "__module__", "").partition(".")[0] == library:
+                hook(block, args, result)
+        return result
 
     def __getattr__(self, name: str) -> Any:
         """Networks look at their blocks' attributes between calls."""

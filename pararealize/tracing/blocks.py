@@ -31,8 +31,8 @@ from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.observation import PLAIN, Observation, observe
 from pararealize.tracing.trace import Trace
 
-#: The argument that turns on what blocks keep from call to call.
-CACHE = "use_cache"
+#: Arguments that turn on what blocks keep from call to call.
+CACHES = ("use_cache", "use_mems")
 
 
 def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] | None) -> Trace:
@@ -73,8 +73,8 @@ def _without_cache(
     model: nn.Module, constants: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The constants, with caches of keys and values turned off unless they are asked for."""
-    takes = CACHE in inspect.signature(model.forward).parameters
-    off = {CACHE: False} if takes and CACHE not in given else {}
+    takes = inspect.signature(model.forward).parameters
+    off = {name: False for name in CACHES if name in takes and name not in given}
     return {**off, **constants}
 
 

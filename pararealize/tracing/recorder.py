@@ -231,7 +231,13 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """A traced value as its node, whatever it says it is."""
-        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, dict) and type(a) is not dict and all(isinstance(k, str) for k in a):
+            # Answers keep their type, as a ModelOutput or an OrderedDict, which fx takes for a dict.
+            items = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", type(a), (), items)
+        return super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""
