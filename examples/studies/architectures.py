@@ -130,7 +130,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Falcon": _decoder("Falcon", COMMON),
     "Llama": _decoder("Llama", GROUPED),
     "Mistral": _decoder("Mistral", GROUPED),
-    "Mixtral": _decoder("Mixtral", GROUPED, num_local_experts=2),
+    "Mixtral": _decoder("Mixtral", GROUPED, num_local_experts=2, experts_implementation="eager"),
     "Qwen2": _decoder("Qwen2", GROUPED),
     "Qwen3": _decoder("Qwen3", GROUPED, head_dim=8),
     "Gemma": _decoder("Gemma", GROUPED, head_dim=8),

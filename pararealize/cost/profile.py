@@ -159,7 +159,7 @@ class _Evaluator:
                 given = map_tensors(partial(random_like, model=owner), (args, kwargs))
                 call = self._callable(operation, None)
                 if module is not None:
-                    twin = copy.deepcopy(module).train(self.training)
+                    twin = copy.deepcopy(module).train(self.training).requires_grad_(requires_grad=False)
                     whole = operation.kind != "module"
                     call = partial(operation.target, twin) if whole else twin
                 result, cost = _measure(call, *given)

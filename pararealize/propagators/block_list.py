@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -96,12 +96,14 @@ class Calls:
         values: tuple[Any, ...],
         known: Mapping[Place, Tensor],
         until: int | None = None,
+        streams: Mapping[int, Tensor] | None = None,
     ) -> tuple[list[Arguments], Any]:
         """The network's forward with ``known`` tensors in place of what blocks give.
 
         It gives the arguments of every call, of which the one numbered ``until`` is the last, and
         the output where there is none. What the network draws at random before the last block
-        that is passed over is not drawn again.
+        that is passed over is not drawn again; ``streams`` say where the generators were before a
+        call, for those gaps whose numbers are read.
 
         Raises:
             StaleError: it calls other blocks than when it was compiled.
@@ -110,7 +112,7 @@ class Calls:
         calls: list[Arguments] = []
         last = len(self.blocks) if until is None else until
         devices = cuda_of((*values, *known.values()))
-        before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+        begins = {last: stream_of(devices), **(streams or {})}
 
         def act(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             number = len(calls)
@@ -119,14 +121,14 @@ class Calls:
                 raise StaleError(self._other(path, number))
             if number == until:
                 raise _ReachedError
-            if number == last - 1:
-                torch.set_rng_state(before[0])
-                for device, numbers in zip(devices, before[1:], strict=True):
-                    torch.cuda.set_rng_state(numbers, device)
+            if number + 1 in begins:
+                set_stream(begins[number + 1], devices)
             mine = {leaf: value for (call, leaf), value in known.items() if call == number}
             return self.given[number].made(leaves_of_call(args, kwargs), mine)
 
         output = None
+        if last and 0 in begins:
+            set_stream(begins[0], devices)
         with suppress(_ReachedError), replaced(root, self.blocks, act, self.attributes):
             output = self.call(root, values)
         if len(calls) < min(last + 1, len(self.blocks)):
@@ -155,11 +157,14 @@ class OutsideBlocks(ABC):
     Attributes:
         calls: how it calls them.
         needs: tensors of blocks that it reads, which come before the network's inputs.
+        replays: calls before which random numbers are drawn that it reads; where the generators
+            were is told after the tensors.
 
     """
 
     calls: Calls
     needs: tuple[Place, ...] = ()
+    replays: tuple[int, ...] = ()
 
     @abstractmethod
     def __call__(self, root: nn.Module, *values: Any) -> Any:
@@ -169,9 +174,13 @@ class OutsideBlocks(ABC):
         """Paths of the largest modules that hold no block, and of the tensors beside them."""
         return self.calls.outside(root)
 
-    def _parted(self, values: tuple[Any, ...]) -> tuple[dict[Place, Tensor], tuple[Any, ...]]:
-        count = len(self.needs)
-        return dict(zip(self.needs, values[:count], strict=True)), values[count:]
+    def _run(
+        self, root: nn.Module, values: tuple[Any, ...], until: int | None
+    ) -> tuple[list[Arguments], Any]:
+        first, then = len(self.needs), len(self.needs) + len(self.replays)
+        known = dict(zip(self.needs, values[:first], strict=True))
+        streams = dict(zip(self.replays, values[first:then], strict=True))
+        return self.calls.run(root, values[then:], known, until, streams)
 
 
 @final
@@ -182,18 +191,20 @@ class Between(OutsideBlocks):
     Attributes:
         until: the number of the call.
         leaves: numbers of the tensors among its arguments.
+        tells: whether it says where the generators were, after the tensors.
 
     """
 
     until: int = 0
     leaves: tuple[int, ...] = (0,)
+    tells: bool = False
 
     def __call__(self, root: nn.Module, *values: Any) -> Any:
         """The tensor, or the tuple of them where they are several."""
-        known, inputs = self._parted(values)
-        calls, _ = self.calls.run(root, inputs, known, self.until)
+        stream = (stream_of(cuda_of(values), like=values),) if self.tells else ()
+        calls, _ = self._run(root, values, self.until)
         found = leaves_of_call(*calls[self.until])
-        chosen = tuple(found[leaf] for leaf in self.leaves)
+        chosen = (*(found[leaf] for leaf in self.leaves), *stream)
         return chosen[0] if len(chosen) == 1 else chosen
 
 
@@ -211,10 +222,9 @@ class Context(OutsideBlocks):
 
     def __call__(self, root: nn.Module, *values: Any) -> tuple[Any, ...]:
         """The values for these inputs; the caller's random numbers do not move."""
-        _, inputs = self._parted(values)
         last = max(call for call, _ in self.positions)
         with torch.random.fork_rng(devices=cuda_of(values)):
-            calls, _ = self.calls.run(root, inputs, {}, last)
+            calls, _ = self._run(root, values, last)
         return tuple(leaves_of(calls[call])[leaf] for call, leaf in self.positions)
 
 
@@ -237,8 +247,7 @@ class Head(OutsideBlocks):
 
     def __call__(self, root: nn.Module, *values: Any) -> Any:
         """The network's output."""
-        known, inputs = self._parted(values)
-        return self.calls.run(root, inputs, known)[1]
+        return self._run(root, values, None)[1]
 
 
 def redrawn(state: Tensor, training: bool, draws: tuple[tuple[str, Any, Any], ...]) -> Tensor:
@@ -266,6 +275,25 @@ def given_of(result: Any, arguments: list[Tensor]) -> Given:
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors among arguments, in order; the first is the state."""
     return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
+
+
+def stream_of(devices: Sequence[torch.device], like: tuple[Any, ...] = ()) -> Tensor:
+    """Where the generators of the CPU and of CUDA devices are, as bytes."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+    bytes_ = torch.cat(states)
+    is_meta = any(isinstance(value, Tensor) and value.is_meta for value in like)
+    return bytes_.to("meta") if is_meta else bytes_
+
+
+def set_stream(stream: Tensor, devices: Sequence[torch.device]) -> None:
+    """Put the generators where :func:`stream_of` has found them; where it has no numbers, not."""
+    if stream.is_meta:
+        return
+    sizes = [torch.cuda.get_rng_state(d).numel() for d in devices]
+    first, *others = stream.cpu().split([stream.numel() - sum(sizes), *sizes])
+    torch.set_rng_state(first.clone())
+    for device, state in zip(devices, others, strict=True):
+        torch.cuda.set_rng_state(state.clone(), device)
 
 
 def cuda_of(values: tuple[Any, ...]) -> list[torch.device]:

@@ -30,6 +30,7 @@ class Stub(nn.Module):
 
         if block is not None:
             self._forward_hooks = block._forward_hooks  # whoever registers one means the block
+            self._modules = block._modules
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
@@ -44,9 +45,8 @@ class Stub(nn.Module):
         """
         result = self.act(self.path, args, kwargs)
         block = self.__dict__["block"]
-        library = "" if block is None else type(block).__module__.partition(".")[0]
         for hook in tuple(self._forward_hooks.values()):
-            if library != "__main__" and getattr(hook, "__module__", "").partition(".")[0] == library:
+            if block is not None and is_librarys(hook, block):
                 hook(block, args, result)
         return result
 
@@ -58,6 +58,12 @@ class Stub(nn.Module):
                 return own["known"][name]
             raise AttributeError(f"{own['path']} lies on another rank and has no {name!r} here")
         return getattr(own["block"], name)
+
+
+def is_librarys(hook: Any, module: nn.Module) -> bool:
+    """Whether a hook was written by the package that the module is of, and not by its user."""
+    library, dot, _ = type(module).__module__.partition(".")
+    return bool(dot) and str(getattr(hook, "__module__", "")).startswith(f"{library}.")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def written(
     for number, call in enumerate(seen):
         writer.before(number, call)
         writer.block(number, call)
-    head = Head(calls, gaps[-1].needs)
+    head = Head(calls, gaps[-1].needs, gaps[-1].replays)
     writer.add(Operation("head", "network", head, (*writer.needed(gaps[-1]), *writer.reads)))
     writer.add(Operation("output", "output", "output", (Ref("head"),)))
     return Program((*inputs, *writer.operations))
@@ -62,6 +62,7 @@ class _Writer:
         self.reads = tuple(Ref(name) for name in calls.arguments)
         self.places: dict[Place, Ref] = {}
         self.taken: dict[tuple[int, int], Ref] = {}
+        self.streams: dict[int, Ref] = {}
         self.wanted = _wanted(gaps)
         self.trains = False
 
@@ -71,20 +72,25 @@ class _Writer:
         return Ref(operation.name)
 
     def needed(self, gap: Gap) -> tuple[Ref, ...]:
-        """The tensors of blocks that a gap reads."""
-        return tuple(self.places[place] for place in gap.needs)
+        """The tensors of blocks that a gap reads, and where generators were before it."""
+        tensors = (self.places[place] for place in gap.needs)
+        return (*tensors, *(self.streams[earlier] for earlier in gap.replays))
 
     def before(self, number: int, call: Watched) -> None:
         """What is computed before a call."""
         gap = self.gaps[number]
         name = f"before_{number}" if number else "stem"
         if gap.carried:
-            between = Between(self.calls, gap.needs, number, tuple(gap.carried))
+            carried = tuple(gap.carried)
+            between = Between(self.calls, gap.needs, gap.replays, number, carried, gap.tells)
             reads = (*self.needed(gap), *self.reads)
             made = self.add(Operation(name, "network", between, reads))
-            for i, leaf in enumerate(gap.carried):
-                ref = made if len(gap.carried) == 1 else self._item(f"{name}_{i}", made, (i,))
+            single = len(carried) + gap.tells == 1
+            for i, leaf in enumerate(carried):
+                ref = made if single else self._item(f"{name}_{i}", made, (i,))
                 self.taken[number, leaf] = ref
+            if gap.tells:
+                self.streams[number] = self._item(f"{name}_stream", made, (len(carried),))
         for leaf, link in enumerate(gap.links):
             if link is not None:
                 self.taken[number, leaf] = self._linked(link)

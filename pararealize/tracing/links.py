@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import TraceError
-from pararealize.propagators.block_list import Calls, Given, Place, Slot
+from pararealize.propagators.block_list import Calls, Given, Place, Slot, cuda_of, stream_of
 from pararealize.runtime.values.pytree import flatten, tensors_of
 from pararealize.tracing.observation import Draw, Observation
 
@@ -30,6 +30,7 @@ class Gap:
         carried: those of the new tensors that are computed once.
         needs: tensors of blocks that the new ones are computed of.
         draws: what is drawn at random in it and belongs to nothing new.
+        replays: gaps whose random numbers it reads, ``tells`` whether others read its own.
 
     """
 
@@ -38,6 +39,8 @@ class Gap:
     carried: list[int] = field(default_factory=list)
     needs: tuple[Place, ...] = ()
     draws: tuple[Draw, ...] = ()
+    replays: tuple[int, ...] = ()
+    tells: bool = False
 
 
 def gaps(
@@ -59,7 +62,47 @@ def gaps(
         gap.draws = next((o.draws[number] for o in seen if o.draws[number]), ())
     _complete(found, seen, given)
     outputs = _needs(seen, len(found), [tensors_of(o.output) for o in seen])
-    return [*found, Gap(needs=_sorted({*outputs, *_shapeless(found, given, len(found))}))]
+    found.append(Gap(needs=_sorted({*outputs, *_shapeless(found, given, len(found))})))
+    if any(seen[0].draws):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            _replay(found, seen[0], calls, twin, values)
+    return found
+
+
+def _replay(
+    found: list[Gap], train: Observation, calls: Calls, twin: nn.Module, values: Any
+) -> None:
+    """Which gaps read what was drawn at random in earlier ones."""
+    known = _results(train)
+    streams = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        streams.append(stream_of(cuda_of(values)))
+
+    def given(number: int, stirred: int) -> list[Tensor]:
+        """What a gap gives, where another one draws other numbers."""
+        torch.manual_seed(0)
+        drawn = {earlier: streams[earlier == stirred] for earlier in range(number)}
+        until = None if number + 1 == len(found) else number
+        arguments, output = calls.run(twin, values, known, until, drawn)
+        if until is None:
+            return tensors_of(output)
+        taken = tensors_of(arguments[-1])
+        return [taken[leaf] for leaf in found[number].carried]
+
+    for number, gap in enumerate(found):
+        drawing = [n for n, before in enumerate(found[:number]) if before.carried and train.draws[n]]
+        if not drawing or not (gap.carried or number + 1 == len(found)):
+            continue
+        base = given(number, -1)
+        others = {n: given(number, n) for n in drawing}
+        gap.replays = tuple(n for n in drawing if not all(map(torch.equal, base, others[n])))
+        for earlier in gap.replays:
+            found[earlier].tells = True
+
+
+def _results(seen: Observation) -> dict[Place, Tensor]:
+    return {(c, leaf): t for c, w in enumerate(seen.calls) for leaf, t in enumerate(w.gave)}
 
 
 def _links(seen: Sequence[Observation], call: int) -> list[Place | Same | None]:
@@ -98,8 +141,7 @@ def _drawn(
     calls: Calls, twin: nn.Module, values: Any, seen: Observation, number: int
 ) -> set[int]:
     """The arguments of a call that are others under another seed."""
-    known = {(c, leaf): t for c, w in enumerate(seen.calls) for leaf, t in enumerate(w.gave)}
-    each = []
+    known, each = _results(seen), []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for seed in (1, 2):
             torch.manual_seed(seed)

@@ -82,7 +82,7 @@ def observe(
         draws.append(drawn.taken())
         drawn.on = False
         block = blocks[path]
-        calls.append(watch(lambda: block(*args, **kwargs), path, args, kwargs, origins, len(calls)))
+        calls.append(watch(lambda: block.forward(*args, **kwargs), path, args, kwargs, origins, len(calls)))
         _check(path, (calls[-1].result,), {}, verb="gives")
         drawn.on = True
         return calls[-1].result
