@@ -79,11 +79,20 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 def without_data(module: nn.Module) -> nn.Module:
     """A copy of the module on the meta device, to be evaluated there; no weight is read."""
-    copied = meta_copy(module).requires_grad_(requires_grad=False)
+    copied = _without_gradients(meta_copy(module))
     for part in copied.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
             part.momentum = 0.0  # a cumulative average reads its count, which has no data
     return copied
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    """The copy with weights that ask for none: torch's counter cannot follow those it meets."""
+    for part in module.modules():
+        for parameter in () if isinstance(part, torch.jit.ScriptModule) else part._parameters.values():
+            if parameter is not None:
+                parameter.requires_grad_(requires_grad=False)
+    return module
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
@@ -159,7 +168,7 @@ class _Evaluator:
                 given = map_tensors(partial(random_like, model=owner), (args, kwargs))
                 call = self._callable(operation, None)
                 if module is not None:
-                    twin = copy.deepcopy(module).train(self.training).requires_grad_(requires_grad=False)
+                    twin = _without_gradients(copy.deepcopy(module).train(self.training))
                     whole = operation.kind != "module"
                     call = partial(operation.target, twin) if whole else twin
                 result, cost = _measure(call, *given)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pararealize.propagators.block_list import Place, leaves_of_call
+from pararealize.propagators.stubs import is_librarys
 from pararealize.runtime.values.pytree import map_tensors, tensors_of
+from pararealize.tracing.copying import copy_tree
 
 
 @dataclass
@@ -100,6 +102,17 @@ def watch(
     seen.result = origins.begin(seen.result, number)
     seen.after = torch.get_rng_state()
     return seen
+
+
+def quiet_copy(model: nn.Module) -> nn.Module:
+    """A copy to be run, without the user's hooks; those of the model's own package stay."""
+    twin = copy_tree(model)
+    for module in twin.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [k for k, hook in hooks.items() if not is_librarys(hook, module)]:
+                if not str(getattr(hooks[key], "__module__", type(hooks[key]).__module__)).startswith("torch."):
+                    del hooks[key]
+    return twin
 
 
 def plain_copies(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ called. Where no list is named, the lists that run one after another are found b
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,13 +22,16 @@ from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.propagators.block_list import Calls, given_of
 from pararealize.propagators.stubs import plain_attributes
+from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.around import inputs_of, written
 from pararealize.tracing.found_lists import find_lists
+from pararealize.tracing.hooks import held, hooks_are_heard
 from pararealize.tracing.links import gaps
 from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.observation import PLAIN, Observation, observe
 from pararealize.tracing.trace import Trace
+from pararealize.tracing.trials import Trials
 
 #: Arguments that turn on what blocks keep from call to call.
 CACHES = ("use_cache", "use_mems")
@@ -57,7 +59,8 @@ def _around_found(
     model: nn.Module, tracing: Tracing, given: Mapping[str, Any] | None, refusal: TraceError
 ) -> Trace:
     """The program around the lists of blocks that a call shows, where a trace was refused."""
-    if given is None:
+    known = held(model)
+    if given is None or any(hooks_are_heard(module, known) for module in model.modules()):
         raise refusal
     constants = _without_cache(model, tracing.concrete_args, given)
     tensors, others = _arguments(given, constants)
@@ -96,8 +99,9 @@ def _around(
     ]
     _check(paths, seen)
     calls = _calls(model, seen[-1], tuple(tensors), others)
-    twin = copy.deepcopy(model).train()
-    found = gaps(seen, calls.given, calls, twin, tuple(tensors.values()))
+    twin, values = quiet_copy(model), tuple(tensors.values())
+    modes = zip(seen, (True, False), strict=True)
+    found = gaps([Trials(calls, twin, values, each, training) for each, training in modes])
     program = written(inputs_of(model, tensors, others), calls, found, seen[-1].calls)
     return Trace(program, program)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from pararealize.runtime.values.pytree import tensors_of
-from pararealize.tracing.apart import Origins, Watched, plain_copies, watch
+from pararealize.tracing.apart import Origins, plain_copies, quiet_copy
 
 #: What holds modules in an order.
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -40,7 +39,7 @@ def find_lists(model: nn.Module, given: Mapping[str, Any]) -> tuple[str, ...]:
     A list whose items hold such a list themselves, as the stages of a network have, is left for
     those, where nothing passes by them.
     """
-    twin = copy.deepcopy(model).eval()
+    twin = quiet_copy(model).eval()
     items = _items(twin)
     if not items:
         return ()

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pararealize.errors import TraceError
-from pararealize.propagators.block_list import Calls, Given, Place, Slot, cuda_of, stream_of
-from pararealize.runtime.values.pytree import flatten, tensors_of
+from pararealize.propagators.block_list import Place, Slot
+from pararealize.runtime.values.pytree import leaves_of, tensors_of
 from pararealize.tracing.observation import Draw, Observation
+from pararealize.tracing.trials import Trials
 
 #: An argument of an earlier call: its number, and the tensor's among its arguments.
 Same = tuple[str, int, int]
+Link = Place | Same | None
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Gap:
 
     """
 
-    links: list[Place | Same | None] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     context: list[int] = field(default_factory=list)
     carried: list[int] = field(default_factory=list)
     needs: tuple[Place, ...] = ()
@@ -42,92 +44,84 @@ class Gap:
     replays: tuple[int, ...] = ()
     tells: bool = False
 
+    @property
+    def new(self) -> list[int]:
+        """Numbers of the tensors that come from nowhere else."""
+        return [leaf for leaf, link in enumerate(self.links) if link is None]
 
-def gaps(
-    seen: Sequence[Observation], given: Sequence[Given], calls: Calls, twin: nn.Module, values: Any
-) -> list[Gap]:
+    @property
+    def places(self) -> list[int]:
+        """Numbers of the tensors that a block gave."""
+        return [i for i, link in enumerate(self.links) if link is not None and link[0] != "same"]
+
+
+def gaps(trials: Sequence[Trials]) -> list[Gap]:
     """The gaps before every call, and the one after the last, by the observations of both modes.
 
     Raises:
         TraceError: the two modes call other blocks.
 
     """
-    found = [Gap(links=_links(seen, call)) for call in range(len(given))]
+    train, seen = trials[0], [trial.seen for trial in trials]
+    found = [Gap(links=links) for links in _links(seen)]
+    reused = {link[1:] for gap in found for link in gap.links if link and link[0] == "same"}
     for number, gap in enumerate(found):
-        new = [leaf for leaf, link in enumerate(gap.links) if link is None]
-        gap.context = [leaf for leaf in new if _is_context(seen, found, number, leaf)]
-        if floating := [n for n in gap.context if seen[0].calls[number].taken[n].is_floating_point()]:
-            drawn = _drawn(calls, twin, values, seen[0], number)
-            gap.context = [n for n in gap.context if n not in floating or n not in drawn]
-        gap.draws = next((o.draws[number] for o in seen if o.draws[number]), ())
-    _complete(found, seen, given)
-    outputs = _needs(seen, len(found), [tensors_of(o.output) for o in seen])
-    found.append(Gap(needs=_sorted({*outputs, *_shapeless(found, given, len(found))})))
-    if any(seen[0].draws):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            _replay(found, seen[0], calls, twin, values)
+        gap.draws = train.seen.draws[number]
+        gap.context = [n for n in gap.new if _is_context(seen, number, n, (number, n) in reused)]
+        floating = [n for n in gap.context if seen[0].calls[number].taken[n].is_floating_point()]
+        drawn = train.drawn(number, floating) if floating else ()
+        gap.context = [n for n in gap.context if n not in drawn]
+    for number, gap in enumerate(found):
+        _complete(trials, found, number, gap)
+    outputs = [tensors_of(observation.output) for observation in seen]
+    head = _needs(seen, len(found), outputs) | _shapeless(trials[0], found, len(found))
+    for trial in trials:
+        head |= trial.unknown(len(found), (), head)
+    found.append(Gap(needs=tuple(sorted(head))))
+    _replay(train, found)
     return found
 
 
-def _replay(
-    found: list[Gap], train: Observation, calls: Calls, twin: nn.Module, values: Any
-) -> None:
+def _replay(train: Trials, found: list[Gap]) -> None:
     """Which gaps read what was drawn at random in earlier ones."""
-    known = _results(train)
-    streams = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        streams.append(stream_of(cuda_of(values)))
-
-    def given(number: int, stirred: int) -> list[Tensor]:
-        """What a gap gives, where another one draws other numbers."""
-        torch.manual_seed(0)
-        drawn = {earlier: streams[earlier == stirred] for earlier in range(number)}
-        until = None if number + 1 == len(found) else number
-        arguments, output = calls.run(twin, values, known, until, drawn)
-        if until is None:
-            return tensors_of(output)
-        taken = tensors_of(arguments[-1])
-        return [taken[leaf] for leaf in found[number].carried]
-
     for number, gap in enumerate(found):
-        drawing = [n for n, before in enumerate(found[:number]) if before.carried and train.draws[n]]
-        if not drawing or not (gap.carried or number + 1 == len(found)):
+        if not number or not (gap.carried or number + 1 == len(found)):
             continue
-        base = given(number, -1)
-        others = {n: given(number, n) for n in drawing}
-        gap.replays = tuple(n for n in drawing if not all(map(torch.equal, base, others[n])))
+        draws = train.seen.draws
+        drawing = [n for n, before in enumerate(found[:number]) if before.carried and draws[n]]
+        gap.replays = tuple(train.replayed(number, gap.carried, drawing))
         for earlier in gap.replays:
             found[earlier].tells = True
 
 
-def _results(seen: Observation) -> dict[Place, Tensor]:
-    return {(c, leaf): t for c, w in enumerate(seen.calls) for leaf, t in enumerate(w.gave)}
+def _links(seen: Sequence[Observation]) -> list[list[Link]]:
+    """For every call what both modes agree on."""
+    each = [_of_one(observation) for observation in seen]
+    found = []
+    for call, links in zip(seen[0].calls, zip(*each, strict=True), strict=True):
+        if len(set(map(len, links))) > 1:
+            raise TraceError(
+                f"the block {call.path} is given other arguments in train mode than in "
+                "eval mode: no program serves both."
+            )
+        pairs = zip(*links, strict=True)
+        found.append([pair[0] if len(set(pair)) == 1 else None for pair in pairs])
+    return found
 
 
-def _links(seen: Sequence[Observation], call: int) -> list[Place | Same | None]:
-    """What both modes agree on."""
-    each = [_of_one(observation, call) for observation in seen]
-    if len({len(links) for links in each}) > 1:
-        raise TraceError(
-            f"the block {seen[0].calls[call].path} is given other arguments in train mode than in "
-            "eval mode: no program serves both."
-        )
-    return [links[0] if len(set(links)) == 1 else None for links in zip(*each, strict=True)]
-
-
-def _of_one(observation: Observation, call: int) -> list[Place | Same | None]:
+def _of_one(observation: Observation) -> list[list[Link]]:
     earlier: dict[int, Same] = {}
-    for number, before in enumerate(observation.calls[:call]):
-        for leaf, tensor in enumerate(before.taken):
+    found: list[list[Link]] = []
+    for number, call in enumerate(observation.calls):
+        taken = call.taken
+        found.append([observation.origins.itself(t) or earlier.get(id(t)) for t in taken])
+        for leaf, tensor in enumerate(taken):
             earlier.setdefault(id(tensor), ("same", number, leaf))
-    taken = observation.calls[call].taken
-    return [observation.origins.itself(t) or earlier.get(id(t)) for t in taken]
+    return found
 
 
-def _is_context(seen: Sequence[Observation], found: list[Gap], number: int, leaf: int) -> bool:
+def _is_context(seen: Sequence[Observation], number: int, leaf: int, reused: bool) -> bool:
     """Whether a new tensor can be computed again by every subnetwork, and is worth no carrying."""
-    reused = any(("same", number, leaf) in gap.links for gap in found[number + 1 :])
     for observation in seen:
         tensor: Tensor = observation.calls[number].taken[leaf]
         if observation.origins.computed_of([tensor]):
@@ -137,36 +131,25 @@ def _is_context(seen: Sequence[Observation], found: list[Gap], number: int, leaf
     return True
 
 
-def _drawn(
-    calls: Calls, twin: nn.Module, values: Any, seen: Observation, number: int
-) -> set[int]:
-    """The arguments of a call that are others under another seed."""
-    known, each = _results(seen), []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            arguments, _ = calls.run(twin, values, known, number)
-            each.append(tensors_of(arguments[number]))
-    pairs = enumerate(zip(*each, strict=True))
-    return {leaf for leaf, (one, other) in pairs if not torch.equal(one, other)}
-
-
-def _complete(found: list[Gap], seen: Sequence[Observation], given: Sequence[Given]) -> None:
-    """What is carried over every gap, and of what it is computed."""
-    for number, gap in enumerate(found):
-        shapeless = _shapeless(found, given, number)
-        if shapeless:
-            gap.context = []  # which only the tensors themselves would show
-        new = (leaf for leaf, link in enumerate(gap.links) if link is None)
-        gap.carried = [leaf for leaf in new if leaf not in gap.context]
-        plain = all(_plain(args) and _plain(kwargs) for _, args, kwargs in gap.draws)
-        place = next((i for i, link in enumerate(gap.links) if link and link[0] != "same"), None)
-        if gap.draws and number and not gap.carried and (not plain or place is None):
-            gap.links[place or 0], gap.carried = None, [place or 0]
-        if gap.carried:
-            gap.draws = ()
-            tensors = [[o.calls[number].taken[leaf] for leaf in gap.carried] for o in seen]
-            gap.needs = _sorted({*_needs(seen, number, tensors), *shapeless})
+def _complete(trials: Sequence[Trials], found: list[Gap], number: int, gap: Gap) -> None:
+    """What is carried over a gap, and of what it is computed."""
+    seen = [trial.seen for trial in trials]
+    shapeless = _shapeless(trials[0], found, number)
+    context = gap.context and number
+    if shapeless or (context and any(t.unknown(number, gap.context, ()) for t in trials)):
+        gap.context = []  # which only the tensors themselves would show
+    gap.carried = [leaf for leaf in gap.new if leaf not in gap.context]
+    plain = all(_is_plain((args, kwargs)) for _, args, kwargs in gap.draws)
+    if gap.draws and number and not gap.carried and not (plain and gap.places):
+        leaf = next(iter(gap.places), 0)
+        gap.links[leaf], gap.carried = None, [leaf]
+    if gap.carried:
+        gap.draws = ()
+        tensors = [[o.calls[number].taken[leaf] for leaf in gap.carried] for o in seen]
+        needs = _needs(seen, number, tensors) | shapeless
+        for trial in trials if number else ():
+            needs |= trial.unknown(number, gap.carried, needs)
+        gap.needs = tuple(sorted(needs))
 
 
 def _needs(
@@ -177,9 +160,10 @@ def _needs(
     return {place for place in found if place[0] < number}
 
 
-def _shapeless(found: list[Gap], given: Sequence[Given], number: int) -> set[Place]:
+def _shapeless(trial: Trials, found: list[Gap], number: int) -> set[Place]:
     """Tensors of earlier calls that code reads and no argument of theirs has the shape of."""
     places = set[Place]()
+    given = trial.calls.given
     for call in range(min(number, len(given))):
         slots = [leaf for leaf in given[call].leaves if isinstance(leaf, Slot)]
         read = call + 1 == len(given) or call + 1 == number or None in found[call + 1].links
@@ -188,9 +172,5 @@ def _shapeless(found: list[Gap], given: Sequence[Given], number: int) -> set[Pla
     return places
 
 
-def _sorted(places: set[Place]) -> tuple[Place, ...]:
-    return tuple(sorted(places))
-
-
-def _plain(value: Any) -> bool:
-    return not any(isinstance(leaf, (Tensor, torch.Generator)) for leaf in flatten(value)[0])
+def _is_plain(value: Any) -> bool:
+    return not any(isinstance(leaf, (Tensor, torch.Generator)) for leaf in leaves_of(value))

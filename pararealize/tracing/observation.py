@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -13,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pararealize.errors import TraceError
 from pararealize.propagators.stubs import replaced
-from pararealize.tracing.apart import Origins, Watched, plain_copies, watch
+from pararealize.tracing.apart import Origins, Watched, plain_copies, quiet_copy, watch
 
 #: Arguments that a program can hold.
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -73,7 +72,7 @@ def observe(
         TraceError: a block is given what a program cannot hold.
 
     """
-    twin = copy.deepcopy(model).train(training)
+    twin = quiet_copy(model).train(training)
     origins, calls, draws = Origins(), list[Watched](), list[tuple[Draw, ...]]()
     blocks = {path: twin.get_submodule(path) for path in paths}
 
