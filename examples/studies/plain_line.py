@@ -51,7 +51,7 @@ def fare(name: str, architecture: Architecture, n: int = 4) -> Fared:
     except Exception as fault:  # it is a row of the table
         return Fared(name, "crash", f"{type(fault).__name__}: {fault}")
     seconds = time.perf_counter() - begin
-    found = net.plan.tracing.blocks
+    found = net.plan.tracing.unverified or net.plan.tracing.blocks
     outcome, why = _beside(net, model, given)
     other, _ = _beside(net, model, {k: torch.cat([v, v[:1]]) for k, v in given.items()})
     return Fared(name, outcome, why, str(found), net.plan.interfaces, seconds, other)

@@ -10,6 +10,7 @@ called. Where no list is named, the lists that run one after another are found b
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -60,8 +61,11 @@ def _around_found(
 ) -> Trace:
     """The program around the lists of blocks that a call shows, where a trace was refused."""
     known = held(model)
-    if given is None or any(hooks_are_heard(module, known) for module in model.modules()):
+    if any(hooks_are_heard(module, known) for module in model.modules()):
         raise refusal
+    if given is None:
+        hint = "Or give the arguments of one call, by which its lists of blocks are found: "
+        raise TraceError(f"{refusal} {hint}example_inputs=(x,).") from refusal
     constants = _without_cache(model, tracing.concrete_args, given)
     tensors, others = _arguments(given, constants)
     lists = find_lists(model, {**others, **tensors})
@@ -69,6 +73,7 @@ def _around_found(
         raise refusal
     traced = _around(model, ", ".join(lists), constants, given)
     reason = str(refusal).partition(". A network is compiled")[0]
+    reason = re.sub(r"\S*/site-packages/", "", reason)
     return replace(traced, blocks=lists, untraced=reason)
 
 

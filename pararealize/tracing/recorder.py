@@ -297,4 +297,6 @@ def explain(error: Exception) -> str:
     outside = [f for f in frames if not f.filename.startswith(inside)]
     where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
     line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
+    if "co_varnames" in str(error):  # what torch.fx makes of a decorator's wrapper
+        return ": a decorator around its forward takes other arguments than forward says"
     return f"{where}{line}: {error}"

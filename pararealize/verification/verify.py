@@ -66,7 +66,8 @@ def verified(
     for _ in range(ROUNDS):
         traced = trace_network(serial, request.tracing, request.given)
         traced = replace(traced, whole={**reasons, **traced.whole})
-        chain = replace(chain_of(traced, serial, request), reads=traced.reads)
+        found = {"blocks": traced.blocks, "untraced": traced.untraced}
+        chain = replace(chain_of(traced, serial, request), reads=traced.reads, **found)
         if not request.verify:
             return request, replace(chain, unverified="verify=False was asked for")
         finding = compared(chain, serial, request)
