@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -75,8 +76,7 @@ class Architecture:
         """The network in float64 with random weights, and the arguments of one call."""
         with suppress(ModelSpecError):
             import_torchvision()  # transformers imports it
-        import transformers
-
+        transformers = import_module("transformers")
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.numbers)
         model = getattr(transformers, self.model)(config).double()
@@ -97,7 +97,9 @@ def _image(name: str, numbers: Mapping[str, Any] = IMAGES, **more: Any) -> Archi
 
 
 def _pair(model: str, config: str, **more: Any) -> Architecture:
-    return Architecture(model, config, {**BOTH, **MARKS, "decoder_start_token_id": 1, **more}, pairs)
+    return Architecture(
+        model, config, {**BOTH, **MARKS, "decoder_start_token_id": 1, **more}, pairs
+    )
 
 
 #: The old names of a decoder's numbers.
@@ -108,7 +110,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "BERT": _encoder("Bert"),
     "RoBERTa": Architecture("RobertaForMaskedLM", "RobertaConfig", COMMON),
     "ELECTRA": _encoder("Electra", embedding_size=8),
-    "DistilBERT": _encoder("DistilBert", {}, vocab_size=50, dim=16, n_layers=6, n_heads=2, hidden_dim=32),
+    "DistilBERT": _encoder(
+        "DistilBert", {}, vocab_size=50, dim=16, n_layers=6, n_heads=2, hidden_dim=32
+    ),
     "ALBERT": _encoder("Albert", embedding_size=8),
     "ALBERT, 2 groups": _encoder("Albert", embedding_size=8, num_hidden_groups=2),
     "DeBERTa": _encoder("Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"]),
@@ -117,11 +121,30 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "XLNet": _encoder("XLNet", {}, vocab_size=50, d_model=16, n_layer=6, n_head=2, d_inner=32),
     "Longformer": _encoder("Longformer", attention_window=4),
     "Nystromformer": _encoder("Nystromformer", num_landmarks=7, segment_means_seq_len=7),
-    "Funnel": _encoder("Funnel", {}, vocab_size=50, d_model=16, n_head=2, d_head=8, d_inner=32, block_sizes=[2, 2, 2]),
-    "CTRL": _encoder("CTRL", {}, vocab_size=50, n_embd=16, n_layer=6, n_head=2, dff=32, n_positions=64),
+    "Funnel": _encoder(
+        "Funnel",
+        {},
+        vocab_size=50,
+        d_model=16,
+        n_head=2,
+        d_head=8,
+        d_inner=32,
+        block_sizes=[2, 2, 2],
+    ),
+    "CTRL": _encoder(
+        "CTRL", {}, vocab_size=50, n_embd=16, n_layer=6, n_head=2, dff=32, n_positions=64
+    ),
     "GPT": _encoder("OpenAIGPT", OLD),
     "GPT-2": Architecture("GPT2LMHeadModel", "GPT2Config", {**OLD, **MARKS}),
-    "GPT-Neo": _decoder("GPTNeo", {}, vocab_size=50, hidden_size=16, num_layers=4, num_heads=2, attention_types=[[["global", "local"], 2]]),
+    "GPT-Neo": _decoder(
+        "GPTNeo",
+        {},
+        vocab_size=50,
+        hidden_size=16,
+        num_layers=4,
+        num_heads=2,
+        attention_types=[[["global", "local"], 2]],
+    ),
     "GPT-NeoX": _decoder("GPTNeoX", COMMON),
     "GPT-J": _decoder("GPTJ", OLD, rotary_dim=4, n_positions=64),
     "OPT": _decoder("OPT", COMMON, ffn_dim=32, word_embed_proj_dim=16),
@@ -136,24 +159,73 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Gemma": _decoder("Gemma", GROUPED, head_dim=8),
     "Gemma 2": _decoder("Gemma2", GROUPED, head_dim=8, sliding_window=4),
     "Phi": _decoder("Phi", COMMON),
-    "RWKV": _decoder("Rwkv", {}, vocab_size=50, hidden_size=16, num_hidden_layers=6, context_length=16, attention_hidden_size=16, intermediate_size=32),
-    "Mamba": _decoder("Mamba", {}, vocab_size=50, hidden_size=16, num_hidden_layers=6, state_size=4),
-    "T5": Architecture("T5Model", "T5Config", {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 4, "num_heads": 2, **MARKS, "decoder_start_token_id": 1}, pairs),
+    "RWKV": _decoder(
+        "Rwkv",
+        {},
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=6,
+        context_length=16,
+        attention_hidden_size=16,
+        intermediate_size=32,
+    ),
+    "Mamba": _decoder(
+        "Mamba", {}, vocab_size=50, hidden_size=16, num_hidden_layers=6, state_size=4
+    ),
+    "T5": Architecture(
+        "T5Model",
+        "T5Config",
+        {
+            "vocab_size": 50,
+            "d_model": 16,
+            "d_kv": 8,
+            "d_ff": 32,
+            "num_layers": 4,
+            "num_heads": 2,
+            **MARKS,
+            "decoder_start_token_id": 1,
+        },
+        pairs,
+    ),
     "BART": _pair("BartForConditionalGeneration", "BartConfig"),
     "Marian": _pair("MarianMTModel", "MarianConfig"),
     "Pegasus": _pair("PegasusModel", "PegasusConfig"),
     "Whisper": Architecture(
         "WhisperModel",
         "WhisperConfig",
-        {**BOTH, **MARKS, "decoder_start_token_id": 1, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 20},
-        lambda: {"input_features": torch.randn(2, 8, 20), "decoder_input_ids": torch.randint(3, 50, (2, 5))},
+        {
+            **BOTH,
+            **MARKS,
+            "decoder_start_token_id": 1,
+            "num_mel_bins": 8,
+            "max_source_positions": 10,
+            "max_target_positions": 20,
+        },
+        lambda: {
+            "input_features": torch.randn(2, 8, 20),
+            "decoder_input_ids": torch.randint(3, 50, (2, 5)),
+        },
     ),
     "ViT": _image("ViT"),
     "DeiT": _image("DeiT"),
     "BEiT": _image("Beit"),
     "DINOv2": _image("Dinov2", mlp_ratio=2),
-    "Swin": _image("Swin", {}, image_size=32, patch_size=2, embed_dim=8, depths=[2, 2, 2], num_heads=[1, 2, 2], window_size=4),
-    "SegFormer": Architecture("SegformerForSemanticSegmentation", "SegformerConfig", {**STAGES, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}, lambda: images(64)),
+    "Swin": _image(
+        "Swin",
+        {},
+        image_size=32,
+        patch_size=2,
+        embed_dim=8,
+        depths=[2, 2, 2],
+        num_heads=[1, 2, 2],
+        window_size=4,
+    ),
+    "SegFormer": Architecture(
+        "SegformerForSemanticSegmentation",
+        "SegformerConfig",
+        {**STAGES, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8},
+        lambda: images(64),
+    ),
     "ConvNeXt": _image("ConvNext", STAGES),
     "ResNet": _image("ResNet", STAGES, embedding_size=8, layer_type="basic"),
     "CLIP text": Architecture("CLIPTextModel", "CLIPTextConfig", {**COMMON, **MARKS}),
@@ -163,7 +235,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Perceiver": Architecture(
         "PerceiverModel",
         "PerceiverConfig",
-        {"d_latents": 16, "d_model": 16, "num_latents": 8, "num_blocks": 1, "num_self_attends_per_block": 4, "num_self_attention_heads": 2, "num_cross_attention_heads": 2},
+        {
+            "d_latents": 16,
+            "d_model": 16,
+            "num_latents": 8,
+            "num_blocks": 1,
+            "num_self_attends_per_block": 4,
+            "num_self_attention_heads": 2,
+            "num_cross_attention_heads": 2,
+        },
         lambda: {"inputs": torch.randn(2, 12, 16)},
     ),
 }

@@ -6,7 +6,8 @@ import copy
 import inspect
 import time
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from pararealize.errors import PararealizeError
 from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.runtime.values.pytree import tensors_of
-from studies.architectures import ARCHITECTURES, Architecture
+from studies.architectures import Architecture
 
 #: Corrections by the subnetworks themselves: one sweep equals the serial network.
 EXACT = Parareal(coarse="fine", correction="difference")
@@ -106,3 +107,21 @@ def _relative(wanted: Tensor, found: Tensor) -> float:
     same = wanted == found  # infinities
     off = torch.where(same, 0.0, wanted - found).abs().max()
     return float(off / torch.where(wanted.isfinite(), wanted, 0.0).abs().max().clamp_min(1e-30))
+
+
+def table(rows: Sequence[Fared]) -> Table:
+    """The rows as a table."""
+    columns = ("network", "outcome", "other batch", "blocks", "cuts", "s", "why")
+    cells = [
+        (row.name, row.outcome, row.other, row.found, str(row.cuts), f"{row.seconds:.1f}", row.why)
+        for row in rows
+    ]
+    title = (
+        "compiled by pararealize(model, n=4, example_inputs), beside the original, train and eval"
+    )
+    return Table(title, columns, cells, left=("network", "outcome", "other batch", "blocks", "why"))
+
+
+def counts(rows: Sequence[Fared]) -> str:
+    """How many networks there are of each outcome."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(r.outcome for r in rows).items())

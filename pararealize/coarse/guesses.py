@@ -35,10 +35,6 @@ def build_guesses(
 
     A generic network of patches where the input and the state are images, sequences or vectors;
     else the network's own layers that change the shape, from the input to the interface.
-
-    Raises:
-        CoarseError: no guess network is known for an interface.
-
     """
     if method.guess != "network":
         return {}
@@ -46,7 +42,7 @@ def build_guesses(
     wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        return {j: _guess(setting, partition.bounds[j], j) for j in wanted}
+        return {j: _guess(setting, partition.bounds[j]) for j in wanted}
 
 
 def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
@@ -72,8 +68,8 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
     return found
 
 
-def _guess(setting: Setting, layer: int, j: int) -> Guess:
-    """The network that guesses interface j, the state before a layer."""
+def _guess(setting: Setting, layer: int) -> Guess:
+    """The network that guesses the state before a layer."""
     chain, model = setting.chain, setting.model
     module, specs, kind, names = _network(setting, chain.state(layer))
     if module is not None:
@@ -94,7 +90,8 @@ def _network(
     """A new generic network where one is known, specs and names of its inputs, and its kind."""
     chain, target = setting.chain, state[0]
     source = main_input(chain)
-    module = generic_guess(source, target) if source is not None and len(state) == 1 else None
+    known = source is not None and len(state) == 1 and not _has_blocks(chain)
+    module = generic_guess(source, target) if known and source is not None else None
     if module is not None and source is not None:
         return module, (source,), "patches", input_names(chain)
     tokens = _has_blocks(chain) and len(state) == 1

@@ -22,16 +22,17 @@ def described(model: nn.Module) -> dict[str, Any] | None:
     an encoder with a decoder; ``pixel_values [2, channels, height, width]`` where it has an
     ``image_size``. Networks of ``transformers`` have such a configuration.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     takes = inspect.signature(model.forward).parameters
     first = next(iter(takes), "")
     if first == "input_ids" and _is_count(getattr(config, "vocab_size", None)):
-        positions = getattr(config, "max_position_embeddings", None)
+        positions: Any = getattr(config, "max_position_embeddings", None)
         length = min(TOKENS, positions) if _is_count(positions) else TOKENS
         pair = getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in takes
         names = ("input_ids", "decoder_input_ids") if pair else ("input_ids",)
         return dict.fromkeys(names, TensorSpec((BATCH, length), torch.int64))
-    size, channels = (getattr(config, name, None) for name in ("image_size", "num_channels"))
+    size: Any = getattr(config, "image_size", None)
+    channels: Any = getattr(config, "num_channels", None)
     if first == "pixel_values" and size and _is_count(channels):
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return {first: TensorSpec((BATCH, channels, height, width), _dtype(model))}

@@ -18,6 +18,7 @@ from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
+from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import meta_copy
 
@@ -28,9 +29,10 @@ REFUSALS = (
 )
 
 #: Of what computes nothing.
-NOTHING = (0.0, 0.0, False)
-#: What an operation gives, its floating-point operations and bytes moved, and whether it draws.
-Measured = tuple[Any, tuple[float, float, bool]]
+NOTHING = (0.0, 0.0, False, 0)
+#: What an operation gives, its floating-point operations and bytes moved, whether it draws, and how
+#: many of torch's operators it calls.
+Measured = tuple[Any, tuple[float, float, bool, int]]
 
 
 def profile(
@@ -54,18 +56,24 @@ def profile(
     with torch.device("meta"):
         evaluator = _Evaluator(model, training)
         values: dict[str, Any] = {}
-        found: dict[str, tuple[float, float, bool]] = {}
+        found: dict[str, tuple[float, float, bool, int]] = {}
         for operation in program:
             values[operation.name], found[operation.name] = evaluator(operation, values, inputs)
         specs = {
             name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
             for name, v in values.items()
         }
-    launching = {"module", "function", "method"}
-    counts = {o.name: int(o.kind in launching) for o in program}
+    counts = {o.name: _launches(o, found[o.name][3]) for o in program}
     costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
-    draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
+    draws = frozenset(name for name, (_, _, drawn, _) in found.items() if drawn)
     return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs}, draws)
+
+
+def _launches(operation: Operation, count: int) -> int:
+    """Kernels that an operation launches: what lies around blocks is all that it calls."""
+    if isinstance(operation.target, OutsideBlocks):
+        return count
+    return int(operation.kind in {"module", "function", "method"})
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
@@ -73,7 +81,7 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved, _) = _measure(without_data(module).eval(), inputs, {})
+        _, (flops, moved, *_) = _measure(without_data(module).eval(), inputs, {})
     return machine.cost(flops, moved, launches=leaves)
 
 
@@ -89,9 +97,11 @@ def without_data(module: nn.Module) -> nn.Module:
 def _without_gradients(module: nn.Module) -> nn.Module:
     """The copy with weights that ask for none: torch's counter cannot follow those it meets."""
     for part in module.modules():
-        for parameter in () if isinstance(part, torch.jit.ScriptModule) else part._parameters.values():
+        for parameter in (
+            () if isinstance(part, torch.jit.ScriptModule) else part._parameters.values()
+        ):
             if parameter is not None:
-                parameter.requires_grad_(requires_grad=False)
+                parameter.requires_grad_(False)
     return module
 
 
@@ -103,7 +113,7 @@ def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
     if isinstance(function, nn.Module):
         tensors.extend(function.parameters())
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    return result, (float(counter.get_total_flops()), float(moved), draws.found)
+    return result, (float(counter.get_total_flops()), float(moved), draws.found, draws.count)
 
 
 class _Evaluator:

@@ -111,8 +111,8 @@ def _blocks(plan: Plan) -> list[str]:
         return [f"Cut between the blocks of {tracing.blocks}, as asked for; {around}"]
     return [
         f"Cut between the blocks of {tracing.blocks}, which were found rather than asked for: one "
-        f"call runs them one after another, and {tracing.untraced}. What lies between is not looked "
-        f"into; {around}"
+        f"call runs them one after another, and {tracing.untraced}. What lies between is not "
+        f"looked into; {around}"
     ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pararealize.errors import StaleError
 from pararealize.propagators.stubs import replaced
-from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, unflatten
+from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, map_tensors, unflatten
 
 #: A tensor that a block gave: the number of the call, and of the tensor in what it gave.
 Place = tuple[int, int]
@@ -66,6 +66,7 @@ class Calls:
         constants: its other arguments.
         given: what each call gave.
         attributes: plain attributes of the blocks, by path.
+        writes: whether the network writes on what blocks gave.
 
     """
 
@@ -74,6 +75,7 @@ class Calls:
     constants: tuple[tuple[str, Any], ...]
     given: tuple[Given, ...] = field(repr=False)
     attributes: Mapping[str, Mapping[str, Any]] = field(repr=False, default_factory=dict)
+    writes: bool = False
 
     def __repr__(self) -> str:
         return f"{self.blocks[0]} … {self.blocks[-1]}"
@@ -124,7 +126,8 @@ class Calls:
             if number + 1 in begins:
                 set_stream(begins[number + 1], devices)
             mine = {leaf: value for (call, leaf), value in known.items() if call == number}
-            return self.given[number].made(leaves_of_call(args, kwargs), mine)
+            made = self.given[number].made(leaves_of_call(args, kwargs), mine)
+            return map_tensors(torch.clone, made) if self.writes else made
 
         output = None
         if last and 0 in begins:
@@ -266,7 +269,9 @@ def given_of(result: Any, arguments: list[Tensor]) -> Given:
     def slot(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        same = (i for i, a in enumerate(arguments) if (a.shape, a.dtype) == (leaf.shape, leaf.dtype))
+        same = (
+            i for i, a in enumerate(arguments) if (a.shape, a.dtype) == (leaf.shape, leaf.dtype)
+        )
         return Slot(next(same, -1))
 
     return Given(tuple(map(slot, leaves)), structure)
@@ -286,8 +291,11 @@ def stream_of(devices: Sequence[torch.device], like: tuple[Any, ...] = ()) -> Te
 
 
 def set_stream(stream: Tensor, devices: Sequence[torch.device]) -> None:
-    """Put the generators where :func:`stream_of` has found them; where it has no numbers, not."""
-    if stream.is_meta:
+    """Put the generators where :func:`stream_of` has found them.
+
+    Not where only the shapes of a network are asked for, with tensors without numbers or of zeros.
+    """
+    if stream.is_meta or not stream.any():
         return
     sizes = [torch.cuda.get_rng_state(d).numel() for d in devices]
     first, *others = stream.cpu().split([stream.numel() - sum(sizes), *sizes])

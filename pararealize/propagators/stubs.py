@@ -27,16 +27,17 @@ class Stub(nn.Module):
         object.__setattr__(self, "act", act)
         object.__setattr__(self, "block", block)
         object.__setattr__(self, "known", known)
-
         if block is not None:
             self._forward_hooks = block._forward_hooks  # whoever registers one means the block
             self._modules = block._modules
+            self.training = block.training
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        """The block's, since networks and their libraries ask for it."""
-        block = self.__dict__.get("block")
-        return Stub if block is None else type(block)
+    def __getattribute__(self, name: str) -> Any:
+        """Its class as the block's, to whoever asks, as networks and their libraries do."""
+        if name == "__class__":
+            block = object.__getattribute__(self, "__dict__").get("block")
+            return Stub if block is None else type(block)
+        return super().__getattribute__(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``act`` makes of the call, heard by the hooks of the block's own library.

@@ -14,6 +14,9 @@ from pararealize.propagators.stubs import is_librarys
 from pararealize.runtime.values.pytree import map_tensors, tensors_of
 from pararealize.tracing.copying import copy_tree
 
+#: A module of torch, some of whose hooks compute weights.
+TORCHS = nn.Identity()
+
 
 @dataclass
 class Watched:
@@ -74,6 +77,11 @@ class Origins:
         place, _, version = self._same.get(id(tensor), ((-1, -1), tensor, -1))
         return place if version == tensor._version else None
 
+    @property
+    def written(self) -> bool:
+        """Whether anything was written on what the calls gave."""
+        return any(tensor._version != version for _, tensor, version in self._same.values())
+
     def computed_of(self, tensors: Iterable[Tensor]) -> set[Place]:
         """The places that tensors are computed of, or are themselves."""
         found, known = set[Place](), set[Any]()
@@ -93,12 +101,12 @@ class Origins:
 
 
 def watch(
-    call: Callable[[], Any], path: str, args: Any, kwargs: Any, origins: Origins, number: int
+    call: Callable[..., Any], path: str, args: Any, kwargs: Any, origins: Origins, number: int
 ) -> Watched:
     """One call without a graph, watched; ``number`` is its number."""
     seen = Watched(path, args, kwargs, torch.get_rng_state())
     with torch.no_grad():
-        seen.result = call()
+        seen.result = call(*args, **kwargs)
     seen.result = origins.begin(seen.result, number)
     seen.after = torch.get_rng_state()
     return seen
@@ -109,8 +117,8 @@ def quiet_copy(model: nn.Module) -> nn.Module:
     twin = copy_tree(model)
     for module in twin.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, hook in hooks.items() if not is_librarys(hook, module)]:
-                if not str(getattr(hooks[key], "__module__", type(hooks[key]).__module__)).startswith("torch."):
+            for key, hook in list(hooks.items()):
+                if not (is_librarys(hook, module) or is_librarys(hook, TORCHS)):
                     del hooks[key]
     return twin
 
@@ -118,4 +126,3 @@ def quiet_copy(model: nn.Module) -> nn.Module:
 def plain_copies(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a call to be watched: copies, so that nothing of the caller's is written on."""
     return map_tensors(lambda t: t.detach().clone(), dict(given))  # type: ignore[no-any-return]
-

@@ -23,8 +23,8 @@ from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.propagators.block_list import Calls, given_of
 from pararealize.propagators.stubs import plain_attributes
-from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.ambient import with_ambient_values
+from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.around import inputs_of, written
 from pararealize.tracing.found_lists import find_lists
 from pararealize.tracing.hooks import held, hooks_are_heard
@@ -67,7 +67,7 @@ def _around_found(
         hint = "Or give the arguments of one call, by which its lists of blocks are found: "
         raise TraceError(f"{refusal} {hint}example_inputs=(x,).") from refusal
     constants = _without_cache(model, tracing.concrete_args, given)
-    tensors, others = _arguments(given, constants)
+    tensors, others = _arguments(model, given, constants)
     lists = find_lists(model, {**others, **tensors})
     if not lists:
         raise refusal
@@ -97,13 +97,13 @@ def _around(
             "pararealize(model, n, blocks=..., example_inputs=(tokens,))."
         )
     constants = _without_cache(model, constants, given)
-    tensors, others = _arguments(given, constants)
+    tensors, others = _arguments(model, given, constants)
     seen = [
         observe(model, paths, {**others, **tensors}, training=training)
         for training in (True, False)
     ]
     _check(paths, seen)
-    calls = _calls(model, seen[-1], tuple(tensors), others)
+    calls = _calls(model, seen, tuple(tensors), others)
     twin, values = quiet_copy(model), tuple(tensors.values())
     modes = zip(seen, (True, False), strict=True)
     found = gaps([Trials(calls, twin, values, each, training) for each, training in modes])
@@ -122,16 +122,25 @@ def _items(model: nn.Module, path: str) -> tuple[str, ...]:
 
 
 def _arguments(
-    given: Mapping[str, Any], constants: Mapping[str, Any]
+    model: nn.Module, given: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors among the arguments, zeros where only their shape is known, and the others."""
+    """The tensors among the arguments, random ones where only their shape is known, and others."""
     tensors = {k: v for k, v in given.items() if isinstance(v, (Tensor, TensorSpec))}
     others = {k: v for k, v in given.items() if k not in tensors} | dict(constants)
-    zeros = {
-        k: torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, TensorSpec) else v
-        for k, v in tensors.items()
-    }
-    return zeros, others
+    return {k: _number(model, v) for k, v in tensors.items()}, others
+
+
+def _number(model: nn.Module, value: Tensor | TensorSpec) -> Tensor:
+    """A tensor as it is; of a spec one of numbers, of which zeros would show too little."""
+    if isinstance(value, Tensor):
+        return value
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    numbers = torch.Generator().manual_seed(0)
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        return torch.randn(value.shape, dtype=value.dtype, generator=numbers).to(device)
+    most = 2 if value.dtype == torch.bool else min(tables, default=1)
+    return torch.randint(most, value.shape, generator=numbers).to(device, value.dtype)
 
 
 def _check(paths: Sequence[str], seen: Sequence[Observation]) -> None:
@@ -150,9 +159,13 @@ def _check(paths: Sequence[str], seen: Sequence[Observation]) -> None:
 
 
 def _calls(
-    model: nn.Module, seen: Observation, tensors: tuple[str, ...], others: Mapping[str, Any]
+    model: nn.Module,
+    seen: Sequence[Observation],
+    tensors: tuple[str, ...],
+    others: Mapping[str, Any],
 ) -> Calls:
-    blocks = tuple(call.path for call in seen.calls)
-    given = tuple(given_of(call.result, call.taken) for call in seen.calls)
+    blocks = tuple(call.path for call in seen[-1].calls)
+    given = tuple(given_of(call.result, call.taken) for call in seen[-1].calls)
     known = {path: plain_attributes(model.get_submodule(path), PLAIN) for path in blocks}
-    return Calls(blocks, tensors, tuple(others.items()), given, known)
+    writes = any(observation.origins.written for observation in seen)
+    return Calls(blocks, tensors, tuple(others.items()), given, known, writes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class _Call:
     """
 
     number: int
-    list: str
+    holder: str
     path: str
     of: set[int] = field(default_factory=set)
     through: set[int] = field(default_factory=set)
@@ -44,7 +45,7 @@ def find_lists(model: nn.Module, given: Mapping[str, Any]) -> tuple[str, ...]:
     if not items:
         return ()
     calls = _watched(twin, items, given)
-    chosen = dict.fromkeys(call.list for call in _chosen(calls))
+    chosen = dict.fromkeys(call.holder for call in _chosen(calls))
     return tuple(chosen)
 
 
@@ -61,9 +62,7 @@ def _items(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _watched(
-    twin: nn.Module, items: Mapping[str, str], given: Mapping[str, Any]
-) -> list[_Call]:
+def _watched(twin: nn.Module, items: Mapping[str, str], given: Mapping[str, Any]) -> list[_Call]:
     """The outermost calls of items in one call of the network."""
     origins, top, open_ = Origins(), list[_Call](), list[_Call]()
     count = iter(range(2**62))
@@ -98,8 +97,8 @@ def _watched(
 
 def _chosen(calls: Sequence[_Call]) -> Iterator[_Call]:
     """The calls of lists that run one after another, of those inside them where that is finer."""
-    for name in dict.fromkeys(call.list for call in calls):
-        mine = [call for call in calls if call.list == name]
+    for name in dict.fromkeys(call.holder for call in calls):
+        mine = [call for call in calls if call.holder == name]
         finer = [inner for call in mine for inner in _narrow(call)]
         if len(finer) > len(mine):
             yield from finer
@@ -119,4 +118,4 @@ def _narrow(call: _Call) -> list[_Call]:
 
 
 def _one_after_another(calls: Sequence[_Call]) -> bool:
-    return all(a.number in b.of for a, b in zip(calls, calls[1:], strict=False))
+    return all(a.number in b.of for a, b in pairwise(calls))

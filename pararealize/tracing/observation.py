@@ -81,7 +81,7 @@ def observe(
         draws.append(drawn.taken())
         drawn.on = False
         block = blocks[path]
-        calls.append(watch(lambda: block.forward(*args, **kwargs), path, args, kwargs, origins, len(calls)))
+        calls.append(watch(block.forward, path, args, kwargs, origins, len(calls)))
         _check(path, (calls[-1].result,), {}, verb="gives")
         drawn.on = True
         return calls[-1].result
@@ -110,7 +110,9 @@ def _check(path: str, args: Any, kwargs: Any, verb: str = "is given") -> None:
         args = (tuple(args[0].values()),)
     odd = [value for value in (*args, *kwargs.values()) if not is_plain(value)]
     if odd:
-        inner = next((v for o in odd if isinstance(o, (tuple, list)) for v in o if not is_plain(v)), odd[0])
+        inner = odd[0]
+        while isinstance(inner, (tuple, list)):
+            inner = next(value for value in inner if not is_plain(value))
         raise TraceError(
             f"the block {path} {verb} a {type(inner).__name__}, which is no tensor: turn it "
             "off, as concrete_args={'use_cache': False} does for a cache of keys and values."

@@ -234,7 +234,7 @@ class _Tracer(fx.Tracer):
         if issubclass(type(a), fx.Proxy):
             return a.node
         if isinstance(a, dict) and type(a) is not dict and all(isinstance(k, str) for k in a):
-            # Answers keep their type, as a ModelOutput or an OrderedDict, which fx takes for a dict.
+            # Answers keep their type, as an OrderedDict does, which fx takes for a dict.
             items = {key: self.create_arg(value) for key, value in a.items()}
             return self.create_node("call_function", type(a), (), items)
         return super().create_arg(a)

@@ -36,8 +36,8 @@ class Trials:
     @property
     def known(self) -> dict[Place, Tensor]:
         """All that blocks gave."""
-        each = enumerate(self.seen.calls)
-        return {(c, leaf): tensor for c, watched in each for leaf, tensor in enumerate(watched.gave)}
+        calls = enumerate(self.seen.calls)
+        return {(call, leaf): t for call, seen in calls for leaf, t in enumerate(seen.gave)}
 
     def gives(
         self,

@@ -66,8 +66,8 @@ def verified(
     for _ in range(ROUNDS):
         traced = trace_network(serial, request.tracing, request.given)
         traced = replace(traced, whole={**reasons, **traced.whole})
-        found = {"blocks": traced.blocks, "untraced": traced.untraced}
-        chain = replace(chain_of(traced, serial, request), reads=traced.reads, **found)
+        chain = replace(chain_of(traced, serial, request), reads=traced.reads)
+        chain = replace(chain, blocks=traced.blocks, untraced=traced.untraced)
         if not request.verify:
             return request, replace(chain, unverified="verify=False was asked for")
         finding = compared(chain, serial, request)
