@@ -21,18 +21,17 @@ SHARES = ("dropout_p", "dropout")
 
 
 class Draws(TorchDispatchMode):
-    """Notes whether any of torch's operators that draw random numbers is run, and how many run."""
+    """Notes whether any of torch's operators that draw random numbers is run."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found, self.count = False, 0
+        self.found = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run the operator."""
         del types
-        self.count += 1
         if torch.Tag.nondeterministic_seeded in func.tags and _drops(func, args, kwargs or {}):
             self.found = True
         return func(*args, **(kwargs or {}))

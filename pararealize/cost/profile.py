@@ -29,10 +29,9 @@ REFUSALS = (
 )
 
 #: Of what computes nothing.
-NOTHING = (0.0, 0.0, False, 0)
-#: What an operation gives, its floating-point operations and bytes moved, whether it draws, and how
-#: many of torch's operators it calls.
-Measured = tuple[Any, tuple[float, float, bool, int]]
+NOTHING = (0.0, 0.0, False)
+#: What an operation gives, its floating-point operations and bytes moved, and whether it draws.
+Measured = tuple[Any, tuple[float, float, bool]]
 
 
 def profile(
@@ -56,24 +55,23 @@ def profile(
     with torch.device("meta"):
         evaluator = _Evaluator(model, training)
         values: dict[str, Any] = {}
-        found: dict[str, tuple[float, float, bool, int]] = {}
+        found: dict[str, tuple[float, float, bool]] = {}
         for operation in program:
             values[operation.name], found[operation.name] = evaluator(operation, values, inputs)
         specs = {
             name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
             for name, v in values.items()
         }
-    counts = {o.name: _launches(o, found[o.name][3]) for o in program}
+    counts = {o.name: _launches(o) for o in program}
     costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
-    draws = frozenset(name for name, (_, _, drawn, _) in found.items() if drawn)
+    draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
     return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs}, draws)
 
 
-def _launches(operation: Operation, count: int) -> int:
-    """Kernels that an operation launches: what lies around blocks is all that it calls."""
-    if isinstance(operation.target, OutsideBlocks):
-        return count
-    return int(operation.kind in {"module", "function", "method"})
+def _launches(operation: Operation) -> int:
+    """Kernels that an operation launches, as far as it tells: one, or none that are of note."""
+    around = isinstance(operation.target, OutsideBlocks)
+    return int(around or operation.kind in {"module", "function", "method"})
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
@@ -81,7 +79,7 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved, *_) = _measure(without_data(module).eval(), inputs, {})
+        _, (flops, moved, _) = _measure(without_data(module).eval(), inputs, {})
     return machine.cost(flops, moved, launches=leaves)
 
 
@@ -113,7 +111,7 @@ def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
     if isinstance(function, nn.Module):
         tensors.extend(function.parameters())
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    return result, (float(counter.get_total_flops()), float(moved), draws.found, draws.count)
+    return result, (float(counter.get_total_flops()), float(moved), draws.found)
 
 
 class _Evaluator:

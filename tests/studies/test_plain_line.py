@@ -29,7 +29,7 @@ def test_without_inputs_where_the_configuration_says_them() -> None:
         model, given = ARCHITECTURES[name].build()
         net = pararealize(model, 3, method=EXACT)
         assert not net.plan.tracing.unverified
-        names = {"past_key_values", "encoder_last_hidden_state"}
+        names = {"cache", "past_key_values", "encoder_last_hidden_state"}
         assert {*net(**given)} | names == {*model(**given)} | names
 
 
@@ -51,7 +51,7 @@ def test_a_large_head_counts() -> None:
     model, given = type(wide)(wide.model, wide.config, numbers, wide.inputs).build()
     large = pararealize(model, 2, method=EXACT, example_kwargs=given).plan
     added = large.head_seconds - plan.head_seconds
-    flops = 2 * 14 * 16 * (20_000 - 50)  # of 14 words, 16 features each
-    assert added == pytest.approx(flops / large.machine.flops_per_second, rel=0.2)
+    moved = 8 * 14 * (20_000 - 50)  # scores of 14 words in float64, which take longest
+    assert added == pytest.approx(moved / large.machine.bytes_per_second, rel=0.01)
     assert large.serial_seconds - plan.serial_seconds >= added
     assert large.parallel_seconds - plan.parallel_seconds >= 0.9 * added
