@@ -86,7 +86,9 @@ class Calls:
         above = {parent for path in blocks for parent in _parents(path)}
         for parent in sorted(above):
             prefix = f"{parent}." if parent else ""
-            module = root.get_submodule(parent)
+            module = root
+            for name in filter(None, parent.split(".")):
+                module = module._modules.get(name) or nn.Module()  # nothing of it on this rank
             for name in (*module._modules, *module._parameters, *module._buffers):
                 path = f"{prefix}{name}"
                 if path not in above and path not in blocks:

@@ -89,27 +89,30 @@ def _replaced(
     act: Act,
     known: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[None]:
-    above, _, name = parent.rpartition(".")
-    owner = root.get_submodule(above) if parent else root
-    absent = bool(parent) and owner._modules.get(name) is None
-    if absent:
-        owner._modules[name] = nn.ModuleList()  # none of its blocks lies on this rank
+    made = list(_missing(root, parent))
     holder = root.get_submodule(parent)
     own = holder._modules
-    stubs = {
-        path: Stub(path, act, own.get(path.rpartition(".")[2]), known.get(path, {}))
-        for path in members
+    names = {path.rpartition(".")[2]: path for path in members}
+    stubs: dict[str, nn.Module | None] = {
+        name: Stub(path, act, own.get(name), known.get(path, {})) for name, path in names.items()
     }
     try:
-        holder._modules = {
-            **own,
-            **{path.rpartition(".")[2]: stub for path, stub in stubs.items()},
-        }
+        holder._modules = stubs | {name: m for name, m in own.items() if name not in stubs}
         yield
     finally:
         holder._modules = own
-        if absent:
+        for owner, name in reversed(made):
             del owner._modules[name]
+
+
+def _missing(root: nn.Module, path: str) -> Iterator[tuple[nn.Module, str]]:
+    """Empty lists on a path of which nothing lies on this rank, made for a while."""
+    owner = root
+    for name in filter(None, path.split(".")):
+        if owner._modules.get(name) is None:
+            owner._modules[name] = nn.ModuleList()
+            yield owner, name
+        owner = owner.get_submodule(name)
 
 
 def plain_attributes(block: nn.Module, plain: tuple[type, ...]) -> dict[str, Any]:
