@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.propagators.block_list import Place, leaves_of_call
+from pararealize.propagators.calls import Place, leaves_of_call
 from pararealize.propagators.stubs import is_librarys
 from pararealize.runtime.values.pytree import map_tensors, tensors_of
 from pararealize.tracing.copying import copy_tree

@@ -10,15 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pararealize.ir.program import FIXED, Operation, Program, Ref
-from pararealize.propagators.block_list import (
-    Between,
-    Calls,
-    Context,
-    Head,
-    Item,
-    Place,
-    redrawn,
-)
+from pararealize.propagators.block_list import Between, Context, Head, Item, redrawn
+from pararealize.propagators.calls import Calls, Place
 from pararealize.runtime.values.pytree import leaves_of
 from pararealize.tracing.apart import Watched
 from pararealize.tracing.links import Gap

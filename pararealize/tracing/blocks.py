@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
-from pararealize.propagators.block_list import Calls, given_of
+from pararealize.propagators.calls import Calls, given_of
 from pararealize.propagators.stubs import plain_attributes
 from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.apart import quiet_copy

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pararealize.errors import TraceError
-from pararealize.propagators.block_list import Place, Slot
+from pararealize.propagators.calls import Place, Slot
 from pararealize.runtime.values.pytree import leaves_of, tensors_of
 from pararealize.tracing.observation import Draw, Observation
 from pararealize.tracing.trials import Trials

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.propagators.block_list import Calls, Place, cuda_of, stream_of
+from pararealize.propagators.calls import Calls, Place, cuda_of, stream_of
 from pararealize.runtime.values.pytree import tensors_of
 from pararealize.tracing.observation import Observation
 
