@@ -14,6 +14,7 @@ from torch import nn
 
 from pararealize.chain.interfaces import build_chain
 from pararealize.coarse.registry import asked
+from pararealize.cost.described import described
 from pararealize.cost.drawing import with_draws
 from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import measured
@@ -73,15 +74,15 @@ def pararealize(
         n: number of subnetworks, or ``"auto"`` for the best predicted one.
         method: how; ``Parareal()`` with the paper's choices by default, or ``MGRIT()``, which
             keeps the weights as they are.
-        example_inputs: the arguments of one call; inferred where the first layers tell.
+        example_inputs: the arguments of one call; inferred where first layers or a config tell.
         example_kwargs: its keyword arguments.
         interfaces: names of the ``n - 1`` modules to cut after, instead of balanced cuts.
         leaf_modules: names or classes of modules to call whole, without looking into them. Modules
             that cannot be traced become such by themselves.
         concrete_args: numbers, strings or flags that arguments of ``forward`` always have, where
             the forward code branches on them.
-        blocks: name of the list of blocks that the network runs one after another, for networks
-            whose own forward cannot be traced, as those of ``transformers``: ``"transformer.h"``.
+        blocks: names of the lists of blocks that it runs one after another, ``"encoder, decoder"``;
+            found by one call where its own forward cannot be traced, as in ``transformers``.
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
         machine: rates of the devices and links that predictions assume.
@@ -112,7 +113,7 @@ def pararealize(
     request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     model = unwrapped(model)
     check_module(model)
-    given = bind(model, example_inputs, example_kwargs)
+    given = bind(model, example_inputs, example_kwargs) or described(model)
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))
     tracing = Tracing(leaves, {**decisive(given), **(concrete_args or {})}, blocks or "")

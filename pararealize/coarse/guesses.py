@@ -10,8 +10,8 @@ from torch import nn
 
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, input_names, like, main_input
+from pararealize.coarse.skipping import Skipping
 from pararealize.cost.profile import module_cost
-from pararealize.errors import CoarseError
 from pararealize.ir.chain import Chain, Cost, Partition, State, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
@@ -35,10 +35,6 @@ def build_guesses(
 
     A generic network of patches where the input and the state are images, sequences or vectors;
     else the network's own layers that change the shape, from the input to the interface.
-
-    Raises:
-        CoarseError: no guess network is known for an interface.
-
     """
     if method.guess != "network":
         return {}
@@ -46,7 +42,7 @@ def build_guesses(
     wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        return {j: _guess(setting, partition.bounds[j], j) for j in wanted}
+        return {j: _guess(setting, partition.bounds[j]) for j in wanted}
 
 
 def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
@@ -64,7 +60,7 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
             known[state] = setting.price(partial(_network, setting, state))
         guess = known[state]
         if guess is None and _has_blocks(setting.chain):
-            guess = _stem_cost(setting, layer)
+            guess = _skipping(setting).cost(layer)
         elif guess is None:
             _, cost = next(islice(own, layer - 1 - taken, None))
             guess, taken = cost(0), layer
@@ -72,21 +68,16 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
     return found
 
 
-def _guess(setting: Setting, layer: int, j: int) -> Guess:
-    """The network that guesses interface j, the state before a layer."""
+def _guess(setting: Setting, layer: int) -> Guess:
+    """The network that guesses the state before a layer."""
     chain, model = setting.chain, setting.model
     module, specs, kind, names = _network(setting, chain.state(layer))
     if module is not None:
         module = like(module, model)
         return Guess(kind, module_cost(module, specs, setting.machine), module, names)
     if _has_blocks(chain):
-        if (cost := _stem_cost(setting, layer)) is None:
-            raise CoarseError(
-                f"no guess is known for interface {j}, whose state {chain.state(layer)[0]} is not "
-                f"shaped like the first block's, {chain.state(1)[0]}: cut elsewhere, or use n=1."
-            )
-        stem = chain.segment(0, 1, training=True)
-        return Guess("stem", cost, None, stem.inputs, stem)
+        stem = _skipping(setting).segment(layer)
+        return Guess("stem", _skipping(setting).cost(layer), None, stem.inputs, stem)
     kept = HOW.kept(Selection(chain, 0, layer), 0)
     segment = prune(chain, model, 0, layer, kept, HOW)
     cost = chain.profile.cost(segment.operations)
@@ -99,13 +90,16 @@ def _network(
     """A new generic network where one is known, specs and names of its inputs, and its kind."""
     chain, target = setting.chain, state[0]
     source = main_input(chain)
-    module = generic_guess(source, target) if source is not None and len(state) == 1 else None
+    known = source is not None and len(state) == 1 and not _has_blocks(chain)
+    module = generic_guess(source, target) if known and source is not None else None
     if module is not None and source is not None:
         return module, (source,), "patches", input_names(chain)
-    for name, spec in chain.profile.inputs.items() if _has_blocks(chain) else ():
+    tokens = _has_blocks(chain) and len(state) == 1
+    for name, spec in chain.profile.inputs.items() if tokens else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
             tables = (m for m in setting.model.modules() if isinstance(m, nn.Embedding))
-            module = token_guess(spec, target, next((m.num_embeddings for m in tables), 0))
+            words = max((m.num_embeddings for m in tables), default=0)
+            module = token_guess(spec, target, words)
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
@@ -116,7 +110,5 @@ def _has_blocks(chain: Chain) -> bool:
     return chain.train.operations[-2].kind == "network"
 
 
-def _stem_cost(setting: Setting, layer: int) -> Cost | None:
-    """Cost of the first state of a network around a list of blocks, where a layer's is like it."""
-    chain = setting.chain
-    return chain.layers[0].cost if chain.state(1) == chain.state(layer) else None
+def _skipping(setting: Setting) -> Skipping:
+    return setting.once("skipping", lambda: Skipping.of(setting.chain))

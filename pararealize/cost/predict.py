@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from pararealize.cost.simulate import Timeline, simulate
-from pararealize.ir.chain import Cost, Partition
+from pararealize.ir.chain import Chain, Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
 from pararealize.ir.methods import MGRIT, Method, Parareal
@@ -108,6 +108,12 @@ def timed(plan: Plan, schedule: Schedule) -> Plan:
     return replace(plan, parallel_seconds=seconds, critical_coarse_seconds=coarse)
 
 
+def _context(chain: Chain, first: int, last: int) -> Cost:
+    """What a subnetwork computes for itself of the inputs alone, as the masks of its blocks."""
+    operations = chain.segment(first, last, training=True).operations
+    return chain.profile.cost(o for o in operations if o.kind == "context")
+
+
 def _piece(
     partition: Partition, method: Method, j: int, coarse: Coarse | None, guess: Guess | None
 ) -> Piece:
@@ -116,7 +122,7 @@ def _piece(
     layers = chain.layers[first:last]
     names = dict.fromkeys(name for layer in layers for name in layer.parameters)
     after = partition.interface(j) if j < partition.n else None
-    cost = chain.cost(first, last)
+    cost = chain.cost(first, last) + _context(chain, first, last)
     corrected = _correction(coarse, method)
     return Piece(
         index=j,

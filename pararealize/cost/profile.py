@@ -17,6 +17,7 @@ from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
+from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import meta_copy
 
@@ -60,11 +61,16 @@ def profile(
             name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
             for name, v in values.items()
         }
-    launching = {"module", "function", "method"}
-    counts = {o.name: int(o.kind in launching) for o in program}
+    counts = {o.name: _launches(o) for o in program}
     costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
     draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
     return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs}, draws)
+
+
+def _launches(operation: Operation) -> int:
+    """Kernels that an operation launches, as far as it tells: one, or none that are of note."""
+    around = isinstance(operation.target, OutsideBlocks)
+    return int(around or operation.kind in {"module", "function", "method"})
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
@@ -78,11 +84,22 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 def without_data(module: nn.Module) -> nn.Module:
     """A copy of the module on the meta device, to be evaluated there; no weight is read."""
-    copied = meta_copy(module)
+    copied = _without_gradients(meta_copy(module))
     for part in copied.modules():
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
             part.momentum = 0.0  # a cumulative average reads its count, which has no data
     return copied
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    """The copy with weights that ask for none: torch's counter cannot follow those it meets."""
+    for part in module.modules():
+        for parameter in (
+            () if isinstance(part, torch.jit.ScriptModule) else part._parameters.values()
+        ):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+    return module
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
@@ -158,7 +175,7 @@ class _Evaluator:
                 given = map_tensors(partial(random_like, model=owner), (args, kwargs))
                 call = self._callable(operation, None)
                 if module is not None:
-                    twin = copy.deepcopy(module).train(self.training)
+                    twin = _without_gradients(copy.deepcopy(module).train(self.training))
                     whole = operation.kind != "module"
                     call = partial(operation.target, twin) if whole else twin
                 result, cost = _measure(call, *given)

@@ -34,7 +34,8 @@ def with_wide_states(
         return narrow if all(_has(narrow, name) for name in names) else wide()
     if isinstance(n, str) or n == 1:
         return narrow
-    if n - 1 > len(narrow.interfaces):
+    headed = narrow.train.operations[-2].kind == "network"  # after a list of blocks
+    if n - 1 > len(narrow.interfaces) - headed:
         return wide()
     heaviest = _heaviest(narrow, n)
     if not takes_tuples or WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n:

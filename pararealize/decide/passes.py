@@ -65,6 +65,9 @@ class MethodPasses(ABC):
         """The decisions of a plan and other parts, with what the network and its tracing say."""
         chain = probe.partition.chain
         tracing, unverified = self.request.tracing, chain.unverified
+        if chain.blocks:
+            blocks = ", ".join(chain.blocks)
+            tracing = replace(tracing, blocks=blocks, untraced=chain.untraced)
         plan = replace(plan, tracing=replace(tracing, found=chain.whole, unverified=unverified))
         expected = expectations(chain.train, self.serial)
         return Decisions(probe.partition, plan, expectations=expected, **parts)

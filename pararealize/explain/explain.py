@@ -76,6 +76,7 @@ def summary(plan: Plan) -> list[str]:
         f"Added parameters: {plan.added_parameters:,} ({added:.1%}). Coarse work on the critical "
         f"path: {plan.critical_coarse_seconds * 1e3:.3f} ms ({plan.coarse_share:.1%} of the "
         "heaviest subnetwork).",
+        *_blocks(plan),
         *_wide(plan),
         *_whole(plan),
         *_unverified(plan),
@@ -97,6 +98,21 @@ def _wide(plan: Plan) -> list[str]:
         "because of skips: all of them are guessed, sent and corrected. Single tensors cross at "
         f"{plan.interfaces} positions, enough for n={plan.interfaces + 1}."
         for p in wide[:1]
+    ]
+
+
+def _blocks(plan: Plan) -> list[str]:
+    """Around which lists of blocks the network's own forward runs, and who said so."""
+    tracing = plan.tracing
+    if not tracing.blocks:
+        return []
+    around = "its own forward runs around them, in every call, and caches of keys are off."
+    if not tracing.untraced:
+        return [f"Cut between the blocks of {tracing.blocks}, as asked for; {around}"]
+    return [
+        f"Cut between the blocks of {tracing.blocks}, which were found rather than asked for: one "
+        f"call runs them one after another, and {tracing.untraced}. What lies between is not "
+        f"looked into; {around}"
     ]
 
 

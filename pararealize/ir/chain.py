@@ -186,7 +186,8 @@ class Chain:
 
     ``whole`` says of each module that could not be looked into why, ``infinite`` whether states may
     hold infinite values, ``unverified`` why the programs were not compared with the network, where
-    they were not; ``reads`` are the attributes that they were made of.
+    they were not; ``reads`` are the attributes that they were made of. ``blocks`` are the lists of
+    blocks that were found where the network's own forward is ``untraced``, for the reason given.
     """
 
     train: Program
@@ -199,6 +200,8 @@ class Chain:
     infinite: bool = False
     unverified: str = ""
     reads: tuple[Read, ...] = ()
+    blocks: tuple[str, ...] = ()
+    untraced: str = ""
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""

@@ -103,7 +103,8 @@ class Piece:
 class Tracing:
     """How a network was traced: what was called whole, which arguments have one value.
 
-    ``blocks`` names the list of blocks around which the network's own forward runs.
+    ``blocks`` names the lists of blocks around which the network's own forward runs; where they
+    were found rather than asked for, ``untraced`` says why.
     ``found`` says of the modules that could not be traced why, ``unverified`` why the network was
     not compared with the original, where it was not.
 
@@ -117,6 +118,7 @@ class Tracing:
     blocks: str = ""
     found: Mapping[str, str] = field(default_factory=dict)
     unverified: str = ""
+    untraced: str = ""
 
     def __post_init__(self) -> None:
         for name, value in self.concrete_args.items():

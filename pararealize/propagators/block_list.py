@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from pararealize.propagators.calls import (
+    Arguments,
+    Calls,
+    Place,
+    cuda_of,
+    leaves_of_call,
+    stream_of,
+)
 from pararealize.runtime.values.pytree import leaves_of
-
-
-@final
-class Stub(nn.Module):
-    """Stands in a list of blocks and acts instead of one; everything else is asked of the block."""
-
-    def __init__(self, block: nn.Module, act: Callable[..., Any]) -> None:
-        super().__init__()
-        object.__setattr__(self, "block", block)
-        object.__setattr__(self, "act", act)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``act`` makes of the call."""
-        return self.act(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Networks look at their blocks' attributes between calls."""
-        return getattr(self.__dict__["block"], name)
-
-
-class _ReachedError(Exception):
-    """The last block was called; what follows is not wanted."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +26,16 @@ class OutsideBlocks(ABC):
     """A function of the whole network that runs its forward without its blocks.
 
     Attributes:
-        blocks: paths of the blocks, in order.
-        arguments: names of the network's arguments that come as tensors.
-        constants: its other arguments.
-        extras: where blocks give a tuple, how many ``None`` follow the state; -1: no tuple.
+        calls: how it calls them.
+        needs: tensors of blocks that it reads, which come before the network's inputs.
+        replays: calls before which random numbers are drawn that it reads; where the generators
+            were is told after the tensors.
 
     """
 
-    blocks: tuple[str, ...]
-    arguments: tuple[str, ...]
-    constants: tuple[tuple[str, Any], ...]
-    extras: int
+    calls: Calls
+    needs: tuple[Place, ...] = ()
+    replays: tuple[int, ...] = ()
 
     @abstractmethod
     def __call__(self, root: nn.Module, *values: Any) -> Any:
@@ -59,69 +43,60 @@ class OutsideBlocks(ABC):
 
     def outside(self, root: nn.Module) -> Iterator[str]:
         """Paths of the largest modules that hold no block, and of the tensors beside them."""
-        above = {parent for path in self.blocks for parent in _parents(path)}
-        for parent in sorted(above):
-            prefix = f"{parent}." if parent else ""
-            module = root.get_submodule(parent)
-            for name in (*module._modules, *module._parameters, *module._buffers):
-                path = f"{prefix}{name}"
-                if path not in above and path not in self.blocks:
-                    yield path
+        return self.calls.outside(root)
 
-    def _given(self, state: Tensor) -> Any:
-        """What a block gives that gives this state."""
-        return state if self.extras < 0 else (state, *[None] * self.extras)
-
-    def _call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
-        given = dict(zip(self.arguments, values, strict=True))
-        return type(root).forward(root, **dict(self.constants), **given)
-
-    def _calls(self, root: nn.Module, values: tuple[Any, ...]) -> list[tuple[Any, Any]]:
-        """The arguments of every block, when each gives what it takes."""
-        calls: list[tuple[Any, Any]] = []
-
-        def note(*args: Any, **kwargs: Any) -> Any:
-            calls.append((args, kwargs))
-            if len(calls) == len(self.blocks):
-                raise _ReachedError
-            return self._given(leaves_of_call(args, kwargs)[0])
-
-        try:
-            with replaced(root, self.blocks, [note] * len(self.blocks)):
-                self._call(root, values)
-        except _ReachedError:
-            pass
-        return calls
+    def _run(
+        self, root: nn.Module, values: tuple[Any, ...], until: int | None
+    ) -> tuple[list[Arguments], Any]:
+        first, then = len(self.needs), len(self.needs) + len(self.replays)
+        known = dict(zip(self.needs, values[:first], strict=True))
+        streams = dict(zip(self.replays, values[first:then], strict=True))
+        return self.calls.run(root, values[then:], known, until, streams)
 
 
 @final
 @dataclass(frozen=True)
-class Stem(OutsideBlocks):
-    """What the network computes before its blocks: the first one's state."""
+class Between(OutsideBlocks):
+    """What the network computes between two blocks, or before the first: arguments of a call.
 
-    def __call__(self, root: nn.Module, *values: Any) -> Tensor:
-        """The state of these inputs."""
-        args, kwargs = self._calls(root, values)[0]
-        return leaves_of_call(args, kwargs)[0]
+    Attributes:
+        until: the number of the call.
+        leaves: numbers of the tensors among its arguments.
+        tells: whether it says where the generators were, after the tensors.
+
+    """
+
+    until: int = 0
+    leaves: tuple[int, ...] = (0,)
+    tells: bool = False
+
+    def __call__(self, root: nn.Module, *values: Any) -> Any:
+        """The tensor, or the tuple of them where they are several."""
+        stream = (stream_of(cuda_of(values), like=values),) if self.tells else ()
+        calls, _ = self._run(root, values, self.until)
+        found = leaves_of_call(*calls[self.until])
+        chosen = (*(found[leaf] for leaf in self.leaves), *stream)
+        return chosen[0] if len(chosen) == 1 else chosen
 
 
 @final
 @dataclass(frozen=True)
 class Context(OutsideBlocks):
-    """What blocks are given besides the state, as masks and positions.
+    """What blocks are given besides states, as masks, positions and sizes.
 
     Attributes:
-        positions: for every tensor, the block whose call has it and its number there.
+        positions: for every value, the call that has it and its number among all arguments there.
 
     """
 
     positions: tuple[tuple[int, int], ...] = ()
 
-    def __call__(self, root: nn.Module, *values: Any) -> tuple[Tensor, ...]:
-        """The tensors for these inputs; the caller's random numbers do not move."""
-        with torch.random.fork_rng(devices=_devices(values)):
-            calls = self._calls(root, values)
-        return tuple(leaves_of_call(*calls[block])[leaf] for block, leaf in self.positions)
+    def __call__(self, root: nn.Module, *values: Any) -> tuple[Any, ...]:
+        """The values for these inputs; the caller's random numbers do not move."""
+        last = max(call for call, _ in self.positions)
+        with torch.random.fork_rng(devices=cuda_of(values)):
+            calls, _ = self._run(root, values, last)
+        return tuple(leaves_of(calls[call])[leaf] for call, leaf in self.positions)
 
 
 @final
@@ -131,7 +106,7 @@ class Item:
 
     index: int
 
-    def __call__(self, _root: nn.Module, values: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, _root: nn.Module, values: tuple[Any, ...]) -> Any:
         """The value."""
         return values[self.index]
 
@@ -139,59 +114,17 @@ class Item:
 @final
 @dataclass(frozen=True)
 class Head(OutsideBlocks):
-    """What the network computes after its blocks, from the last one's state.
+    """What the network computes after its blocks, from what they gave."""
 
-    Its forward runs once more with the state in place of the blocks. What it draws at random
-    before them is not drawn again.
-    """
-
-    def __call__(self, root: nn.Module, state: Tensor, *values: Any) -> Any:
+    def __call__(self, root: nn.Module, *values: Any) -> Any:
         """The network's output."""
-        devices = _devices((state, *values))
-        before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-
-        def inject(*_args: Any, **_kwargs: Any) -> Any:
-            torch.set_rng_state(before[0])
-            for device, numbers in zip(devices, before[1:], strict=True):
-                torch.cuda.set_rng_state(numbers, device)
-            return self._given(state)
-
-        with replaced(root, self.blocks, [inject] * len(self.blocks)):
-            return self._call(root, values)
+        return self._run(root, values, None)[1]
 
 
-@contextmanager
-def replaced(
-    root: nn.Module, blocks: tuple[str, ...], acts: list[Callable[..., Any]]
-) -> Iterator[None]:
-    """Other things to do in place of the blocks, for a while.
-
-    A rank has not all of the blocks: for those of others the first of its own is asked.
-    """
-    parent = root.get_submodule(blocks[0].rpartition(".")[0])
-    own = parent._modules
-    some = next(block for block in own.values() if block is not None)
-    names = (path.rpartition(".")[2] for path in blocks)
-    try:
-        parent._modules = {
-            name: Stub(own.get(name) or some, act) for name, act in zip(names, acts, strict=True)
-        }
-        yield
-    finally:
-        parent._modules = own
-
-
-def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors among arguments, in order; the first is the state."""
-    return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
-
-
-def _devices(values: tuple[Any, ...]) -> list[torch.device]:
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
+def redrawn(state: Tensor, training: bool, draws: tuple[tuple[str, Any, Any], ...]) -> Tensor:
+    """The state, after random numbers that a network draws between two blocks and does not use."""
+    if training:
+        for name, args, kwargs in draws:
+            operator, _, overload = name.partition(".")
+            getattr(getattr(torch.ops.aten, operator), overload)(*args, **kwargs)
+    return state

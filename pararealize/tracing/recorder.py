@@ -231,7 +231,13 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """A traced value as its node, whatever it says it is."""
-        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, dict) and type(a) is not dict and all(isinstance(k, str) for k in a):
+            # Answers keep their type, as an OrderedDict does, which fx takes for a dict.
+            items = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", type(a), (), items)
+        return super().create_arg(a)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node marked with the path of the module being run."""
@@ -291,4 +297,6 @@ def explain(error: Exception) -> str:
     outside = [f for f in frames if not f.filename.startswith(inside)]
     where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
     line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
+    if "co_varnames" in str(error):  # what torch.fx makes of a decorator's wrapper
+        return ": a decorator around its forward takes other arguments than forward says"
     return f"{where}{line}: {error}"

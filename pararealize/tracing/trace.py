@@ -33,7 +33,8 @@ class Trace:
 
     ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
     what the trace saw in train mode and, where that may differ, in eval mode, ``reads`` which
-    attributes the others read.
+    attributes the others read. ``blocks`` are the lists of blocks that were found, as ``untraced``
+    says why the network's own forward cannot be looked into.
     """
 
     train: Program
@@ -41,6 +42,8 @@ class Trace:
     whole: Mapping[str, str] = field(default_factory=dict)
     drafts: tuple[Draft, ...] = field(default=(), repr=False, compare=False)
     reads: tuple[Read, ...] = ()
+    blocks: tuple[str, ...] = ()
+    untraced: str = ""
 
 
 def copy_module(model: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.propagators.stubs import is_librarys
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, put_back, state_of
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
@@ -82,15 +83,18 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
 
 @contextmanager
 def _without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A block in which no hooks run but those of torch, which compute weights."""
+    """A block in which no hooks run but those of torch, which compute weights, and a library's.
+
+    A library whose hooks collect what its modules give may register them in the first call.
+    """
     kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in modules:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            kept.append((hooks, dict(hooks)))
             if hooks:
-                kept.append((hooks, dict(hooks)))
-                torchs = {k: h for k, h in hooks.items() if _is_torchs(h)}
+                left = {k: h for k, h in hooks.items() if _is_torchs(h) or is_librarys(h, module)}
                 hooks.clear()
-                hooks.update(torchs)
+                hooks.update(left)
     try:
         yield
     finally:

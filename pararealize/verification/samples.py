@@ -69,12 +69,17 @@ def last_rows(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
 def call_of(
     model: nn.Module, program: Program, inputs: Mapping[str, Any]
 ) -> inspect.BoundArguments:
-    """The inputs as arguments of the network's ``forward``, in tensors of its own."""
+    """The inputs as arguments of the network's ``forward``, in tensors of its own.
+
+    What has its default is left out: code around a forward may ask what it is given.
+    """
     call = inspect.signature(model.forward).bind_partial()
     names = {o.target.lstrip("*"): o.name for o in program.inputs}
     for name, parameter in call.signature.parameters.items():
         if name in names:
             value = inputs[names[name]]
+            if value is parameter.default:
+                continue
             if value is None and parameter.kind in {
                 parameter.VAR_POSITIONAL,
                 parameter.VAR_KEYWORD,

@@ -26,6 +26,7 @@ from asked_gradients import (
 from asked_gradients import batch as asked_batch
 from mpi4py import MPI
 from torch import Tensor, nn
+from untraceable import WIDTH, Biased, Pair
 
 from networks import Language
 from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
@@ -39,6 +40,7 @@ from pararealize.errors import (
 )
 from pararealize.layers import LayerParallel
 from pararealize.models import resnet
+from pararealize.runtime.values.pytree import tensors_of
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -684,6 +686,28 @@ def runs_blocks(comm: Any, _folder: str) -> None:
             assert_alike(net, alone)
 
 
+def runs_lists_of_blocks(comm: Any, _folder: str) -> None:
+    """Lists that are found, of which some ranks hold no block; what is drawn between them."""
+    for kind, count in ((Pair, 2), (Biased, 1)):
+        torch.manual_seed(5)
+        model = kind().double()
+        given = tuple(torch.randn(2, 4 + i, WIDTH).double() for i in range(count))
+        options: dict[str, Any] = {
+            "example_inputs": given,
+            "method": Parareal(coarse="fine", correction="difference"),
+        }
+        net, alone = (pararealize(model, N, **options, **at) for at in ({"comm": comm}, {}))
+        for training in (True, False):
+            outputs = []
+            for each in (net.train(training), alone.train(training)):
+                torch.manual_seed(6)
+                each.zero_grad()
+                outputs.append(tensors_of(each(*given)))
+                torch.stack([v.square().sum() for v in outputs[-1]]).sum().backward()
+            assert all(map(close, *outputs))
+            assert_alike(net, alone)
+
+
 def trains_layer_parallel(comm: Any, _folder: str) -> None:
     """Layers as TorchBraid's users write them, between others that all ranks hold."""
     nets = [surrounded(at, steps) for at, steps in ((comm, 4), (None, 4 * SIZE))]
@@ -891,6 +915,7 @@ CHECKS = (
     reports,
     ties_weights,
     runs_blocks,
+    runs_lists_of_blocks,
     trains_layer_parallel,
     adjoints_leave_first,
     refuses_too_many_ranks,

@@ -168,7 +168,6 @@ class Odd(Language):
     [
         ("cache", "trunk.blocks.0 is given a dict, .*use_cache"),
         ("skip", "of the 4 blocks .* the network called 3"),
-        ("between", "trunk.blocks.1 is not given what the one before it gave"),
     ],
 )
 def test_blocks_that_are_no_chain_are_refused(kind: str, words: str) -> None:
@@ -182,8 +181,15 @@ def test_blocks_that_are_no_chain_are_refused(kind: str, words: str) -> None:
         )
 
 
+def test_what_is_computed_between_two_blocks_is_part_of_the_program() -> None:
+    model, given = Odd().double(), tokens()
+    options: dict[str, Any] = {"blocks": "trunk.blocks", "concrete_args": {"kind": "between"}}
+    net = pararealize(model, 2, method=EXACT, example_inputs=(given,), **options)
+    torch.testing.assert_close(net.eval()(given), model.eval()(given, kind="between"))
+
+
 def test_what_is_no_list_of_blocks_is_refused() -> None:
-    with pytest.raises(TraceError, match=r"no list of two or more .*it has 'trunk.blocks'"):
+    with pytest.raises(TraceError, match=r"no list of modules .*it has 'trunk.blocks'"):
         pararealize(Language(), 2, example_inputs=(tokens(),), blocks="trunk.block")
     with pytest.raises(TraceError, match="needs the arguments of one call"):
         pararealize(Language(), 2, blocks="trunk.blocks")
@@ -223,10 +229,11 @@ def test_a_vision_transformer_of_timm_is_traced() -> None:
     assert_same(net, model, torch.randn(1, 3, 224, 224).double())
 
 
-def test_the_list_of_blocks_is_suggested() -> None:
+def test_the_list_of_blocks_is_found() -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 4)
     x = torch.randn(2, 5, 8)
     with pytest.raises(TraceError, match="name its list of blocks: blocks='layers'"):
-        pararealize(encoder, 3, example_inputs=(x,))
-    net = pararealize(encoder, 3, method=EXACT, example_inputs=(x,), blocks="layers")
+        pararealize(encoder, 3)
+    net = pararealize(encoder, 3, method=EXACT, example_inputs=(x,))
+    assert net.plan.tracing.blocks == "layers"
     torch.testing.assert_close(net.eval()(x), encoder.eval()(x))

@@ -1,0 +1,208 @@
+"""Calls: a network's own forward, run with stand-ins for its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.errors import StaleError
+from pararealize.propagators.stubs import replaced
+from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, map_tensors, unflatten
+
+#: A tensor that a block gave: the number of the call, and of the tensor in what it gave.
+Place = tuple[int, int]
+#: The arguments of one call.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _ReachedError(Exception):
+    """The block was called; what follows is not wanted."""
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """A tensor in what a block gives; ``like`` is the argument of its shape, or -1."""
+
+    like: int
+
+
+@final
+@dataclass(frozen=True)
+class Given:
+    """What a block gives: plain values and slots of tensors, and what holds them."""
+
+    leaves: tuple[Any, ...]
+    structure: Structure
+
+    def made(self, tensors: list[Tensor], known: Mapping[int, Tensor]) -> Any:
+        """The same with these tensors; where one is not known, with an argument in its place."""
+        made: list[Any] = []
+        slots = 0
+        for leaf in self.leaves:
+            if isinstance(leaf, Slot):
+                stand_in = tensors[max(leaf.like, 0)] if tensors else None
+                made.append(known.get(slots, stand_in))
+                slots += 1
+            else:
+                made.append(leaf)
+        return unflatten(made, self.structure)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """How a network calls its blocks.
+
+    Attributes:
+        blocks: paths of the blocks, call after call.
+        arguments: names of the network's arguments that come as tensors.
+        constants: its other arguments.
+        given: what each call gave.
+        attributes: plain attributes of the blocks, by path.
+        writes: whether the network writes on what blocks gave.
+
+    """
+
+    blocks: tuple[str, ...]
+    arguments: tuple[str, ...]
+    constants: tuple[tuple[str, Any], ...]
+    given: tuple[Given, ...] = field(repr=False)
+    attributes: Mapping[str, Mapping[str, Any]] = field(repr=False, default_factory=dict)
+    writes: bool = False
+
+    def __repr__(self) -> str:
+        return f"{self.blocks[0]} … {self.blocks[-1]}"
+
+    def outside(self, root: nn.Module) -> Iterator[str]:
+        """Paths of the largest modules that hold no block, and of the tensors beside them."""
+        blocks = set(self.blocks)
+        above = {parent for path in blocks for parent in _parents(path)}
+        for parent in sorted(above):
+            prefix = f"{parent}." if parent else ""
+            module = root
+            for name in filter(None, parent.split(".")):
+                module = module._modules.get(name) or nn.Module()  # nothing of it on this rank
+            for name in (*module._modules, *module._parameters, *module._buffers):
+                path = f"{prefix}{name}"
+                if path not in above and path not in blocks:
+                    yield path
+
+    def run(
+        self,
+        root: nn.Module,
+        values: tuple[Any, ...],
+        known: Mapping[Place, Tensor],
+        until: int | None = None,
+        streams: Mapping[int, Tensor] | None = None,
+    ) -> tuple[list[Arguments], Any]:
+        """The network's forward with ``known`` tensors in place of what blocks give.
+
+        It gives the arguments of every call, of which the one numbered ``until`` is the last, and
+        the output where there is none. What the network draws at random before the last block
+        that is passed over is not drawn again; ``streams`` say where the generators were before a
+        call, for those gaps whose numbers are read.
+
+        Raises:
+            StaleError: it calls other blocks than when it was compiled.
+
+        """
+        calls: list[Arguments] = []
+        last = len(self.blocks) if until is None else until
+        devices = cuda_of((*values, *known.values()))
+        begins = {last: stream_of(devices), **(streams or {})}
+
+        def act(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            number = len(calls)
+            calls.append((args, kwargs))
+            if number >= len(self.blocks) or self.blocks[number] != path:
+                raise StaleError(self._other(path, number))
+            if number == until:
+                raise _ReachedError
+            if number + 1 in begins:
+                set_stream(begins[number + 1], devices)
+            mine = {leaf: value for (call, leaf), value in known.items() if call == number}
+            made = self.given[number].made(leaves_of_call(args, kwargs), mine)
+            return map_tensors(torch.clone, made) if self.writes else made
+
+        output = None
+        if last and 0 in begins:
+            set_stream(begins[0], devices)
+        with suppress(_ReachedError), replaced(root, self.blocks, act, self.attributes):
+            output = self.call(root, values)
+        if len(calls) < min(last + 1, len(self.blocks)):
+            raise StaleError(self._other("no block", len(calls)))
+        return calls, output
+
+    def call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
+        """The network's forward, whose tensors are ``values``."""
+        given = {**dict(self.constants), **dict(zip(self.arguments, values, strict=True))}
+        more = given.pop(next((k for k in given if k.startswith("**")), ""), {})
+        return type(root).forward(root, **given, **more)
+
+    def _other(self, path: str, number: int) -> str:
+        wanted = self.blocks[number] if number < len(self.blocks) else "its end"
+        return (
+            f"the network calls {path} where it called {wanted} when it was compiled (call "
+            f"{number + 1} of {len(self.blocks)}): its blocks are to run in one order. Blocks that "
+            "are left out at random, as by a layerdrop, have to be kept: set it to 0."
+        )
+
+
+def given_of(result: Any, arguments: list[Tensor]) -> Given:
+    """What a block gave, as plain data."""
+    leaves, structure = flatten(result)
+
+    def slot(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        same = (
+            i for i, a in enumerate(arguments) if (a.shape, a.dtype) == (leaf.shape, leaf.dtype)
+        )
+        return Slot(next(same, -1))
+
+    return Given(tuple(map(slot, leaves)), structure)
+
+
+def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors among arguments, in order; the first is the state."""
+    return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
+
+
+def stream_of(devices: Sequence[torch.device], like: tuple[Any, ...] = ()) -> Tensor:
+    """Where the generators of the CPU and of CUDA devices are, as bytes."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
+    bytes_ = torch.cat(states)
+    is_meta = any(isinstance(value, Tensor) and value.is_meta for value in like)
+    return bytes_.to("meta") if is_meta else bytes_
+
+
+def set_stream(stream: Tensor, devices: Sequence[torch.device]) -> None:
+    """Put the generators where :func:`stream_of` has found them.
+
+    Not where only the shapes of a network are asked for, with tensors without numbers or of zeros.
+    """
+    if stream.is_meta or not stream.any():
+        return
+    sizes = [torch.cuda.get_rng_state(d).numel() for d in devices]
+    first, *others = stream.cpu().split([stream.numel() - sum(sizes), *sizes])
+    torch.set_rng_state(first.clone())
+    for device, state in zip(devices, others, strict=True):
+        torch.cuda.set_rng_state(state.clone(), device)
+
+
+def cuda_of(values: tuple[Any, ...]) -> list[torch.device]:
+    """The CUDA devices of tensors."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
