@@ -19,7 +19,7 @@ from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
-from pararealize.tracing.copying import meta_copy
+from pararealize.tracing.copying import without_data
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
@@ -75,15 +75,6 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
         leaves = sum(1 for m in module.modules() if not list(m.children()))
         _, (flops, moved, _) = _measure(without_data(module).eval(), inputs, {})
     return machine.cost(flops, moved, launches=leaves)
-
-
-def without_data(module: nn.Module) -> nn.Module:
-    """A copy of the module on the meta device, to be evaluated there; no weight is read."""
-    copied = meta_copy(module)
-    for part in copied.modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
-            part.momentum = 0.0  # a cumulative average reads its count, which has no data
-    return copied
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:

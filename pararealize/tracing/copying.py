@@ -51,6 +51,15 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
+def without_data(module: nn.Module) -> nn.Module:
+    """A copy of the module on the meta device, to be evaluated there; no weight is read."""
+    copied = meta_copy(module)
+    for part in copied.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
+            part.momentum = 0.0  # a cumulative average reads its count, which has no data
+    return copied
+
+
 def shared() -> dict[int, Any]:
     """A memo of what copies share: the generators that ``random.seed`` and NumPy's seed.
 
