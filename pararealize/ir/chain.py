@@ -186,7 +186,8 @@ class Chain:
 
     ``whole`` says of each module that could not be looked into why, ``infinite`` whether states may
     hold infinite values, ``unverified`` why the programs were not compared with the network, where
-    they were not; ``reads`` are the attributes that they were made of.
+    they were not; ``reads`` are the attributes that they were made of, ``guards`` say for which
+    shapes of inputs they were made, of train and of eval mode.
     """
 
     train: Program
@@ -199,6 +200,7 @@ class Chain:
     infinite: bool = False
     unverified: str = ""
     reads: tuple[Read, ...] = ()
+    guards: tuple[Any, ...] = ()
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""

@@ -183,6 +183,8 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     if operation.kind == "module":
         allocates = isinstance(root.get_submodule(operation.target), ALLOCATING)
         return () if allocates and not written else operation.uses
+    if operation.call in {"getitem", "__getitem__"}:
+        return _first(operation)  # never the index's
     return written or (() if operation.call in ALLOCATING_FUNCTIONS else operation.uses)
 
 

@@ -1,19 +1,16 @@
 """Shape table: sizes inside a network as a function of the shapes of its inputs.
 
 A size that is read at one place and used at another is no state: a subnetwork finds it again by the
-shapes of the inputs. For shapes that are new the operations run once on the meta device, where
-tensors have shapes and no numbers.
+shapes of the inputs. For shapes that are new the operations run once on the meta device.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -21,43 +18,42 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.compiled import written_by_call
-from pararealize.runtime.effects.generators import kept
-from pararealize.runtime.values.pytree import map_tensors
+from pararealize.propagators.meta_run import REFUSALS, MetaRun
 
 #: Shapes of inputs that are remembered.
 MOST = 256
 #: Methods of tensors, and attributes, that tell of shapes.
 METHODS = frozenset({"size", "dim", "ndimension", "numel", "nelement", "__len__"})
 ATTRIBUTES = frozenset({"shape", "ndim"})
-#: Functions that make sizes of sizes, besides those of ``operator`` and ``math``.
+#: Functions that make sizes of sizes, besides those of ``operator``.
 ARITHMETIC: frozenset[Any] = frozenset(
-    {getattr, len, int, float, bool, abs, min, max, sum, divmod, round, tuple, torch.Size}
+    {
+        *(getattr, len, int, float, bool, abs, min, max, sum, divmod, round, tuple, torch.Size),
+        *filter(callable, vars(math).values()),  # which torch.fx replaces while it traces
+    }
 )
 #: What sizes are.
 SIZES = (int, float, tuple)
-#: How operations refuse to run on tensors without numbers.
-REFUSALS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError),
-    *(RuntimeError, TypeError, ValueError),
-)
 
 
 def is_size(operation: Operation, known: Container[str]) -> bool:
     """Whether an operation gives a size: reads a shape, or computes with ``known`` sizes alone."""
     call, args = operation.target, operation.args
+    if operation.kind == "context":
+        return isinstance(getattr(call, "call", None), ShapeQuery)
     if operation.kind not in {"function", "method"} or not operation.uses:
         return False
-    if call is getattr and args[1] in ATTRIBUTES:
-        return True
-    if operation.kind == "method" and call in METHODS:
-        return True
-    if not all(name in known for name in operation.uses):
-        return False
-    if operation.kind == "method":
-        return True
-    named = (
-        getattr(operator, operation.call, None) is call or vars(math).get(operation.call) is call
-    )
+    method = operation.kind == "method"
+    reads = call in METHODS if method else call is getattr and args[1] in ATTRIBUTES
+    reads |= call is len
+    known_alone = all(name in known for name in operation.uses)
+    return reads or (known_alone and (method or _counts(operation)))
+
+
+def _counts(operation: Operation) -> bool:
+    """Whether a function gives sizes of sizes."""
+    call = operation.target
+    named = getattr(operator, operation.call, None) is call
     return named or (call.__hash__ is not None and call in ARITHMETIC)
 
 
@@ -69,14 +65,17 @@ class ShapeTable:
         program: one mode's operations.
         wanted: the values.
         twin: the network on the meta device; it is run in train and in eval mode.
+        partly: whether it ends, without an error, where the network refuses the shapes.
 
     """
 
-    def __init__(self, program: Program, wanted: Iterable[str], twin: nn.Module) -> None:
+    def __init__(
+        self, program: Program, wanted: Iterable[str], twin: nn.Module, *, partly: bool = False
+    ) -> None:
         self.wanted = tuple(wanted)
         self._operations = _needed(program, self.wanted)
         self.inputs = tuple(o for o in self._operations if o.kind == "input")
-        self._twin = twin
+        self._twin, self._partly = twin, partly
         self._known: dict[Any, Mapping[str, Any]] = {}
 
     def at(self, training: bool, inputs: tuple[Any, ...]) -> Mapping[str, Any]:
@@ -92,55 +91,27 @@ class ShapeTable:
 
     def told(self, inputs: tuple[Any, ...]) -> tuple[str, ...]:
         """Those of the values that are sizes and do not depend on numbers, in both modes."""
-        given = dict(zip((o.name for o in self.inputs), inputs, strict=True))
         found = set(self.wanted)
         for training in (True, False):
-            values: dict[str, Any] = {}
-            with self._running(training):
-                for operation in self._operations:
-                    if all(name in values for name in operation.uses):
-                        with suppress(*REFUSALS):
-                            values[operation.name] = self._value(operation, values, given, training)
-            found &= {name for name, value in values.items() if isinstance(value, SIZES)}
+            run = self._run(training, inputs)
+            with run.running():
+                for operation in filter(run.can, self._operations):
+                    with suppress(*REFUSALS):
+                        run.evaluate(operation)
+            found &= {name for name, value in run.values.items() if isinstance(value, SIZES)}
         return tuple(name for name in self.wanted if name in found)
 
-    @contextmanager
-    def _running(self, training: bool) -> Iterator[None]:
-        self._twin.train(training)
-        with torch.no_grad(), torch.device("meta"), kept():
-            yield
-
     def _evaluated(self, training: bool, inputs: tuple[Any, ...]) -> Mapping[str, Any]:
-        given = dict(zip((o.name for o in self.inputs), inputs, strict=True))
-        values: dict[str, Any] = {}
-        with self._running(training):
+        run = self._run(training, inputs)
+        refused = REFUSALS if self._partly else ()
+        with run.running(), suppress(*refused):
             for operation in self._operations:
-                values[operation.name] = self._value(operation, values, given, training)
-        return {name: values[name] for name in self.wanted}
+                run.evaluate(operation)
+        return {name: run.values[name] for name in self.wanted if name in run.values}
 
-    def _value(
-        self,
-        operation: Operation,
-        values: Mapping[str, Any],
-        given: Mapping[str, Any],
-        training: bool,
-    ) -> Any:
-        args, kwargs = operation.map_refs(lambda ref: values[ref.name])
-        target = operation.target
-        match operation.kind:
-            case "input":
-                return map_tensors(_emptied, given[operation.name])
-            case "attribute":
-                return map_tensors(_emptied, attrgetter(target)(self._twin))
-            case "training":
-                return training
-            case "network" | "context":
-                target = partial(target, self._twin)
-            case "module":
-                target = self._twin.get_submodule(target).forward
-            case "method":
-                target, args = getattr(args[0], target), args[1:]
-        return target(*args, **kwargs)
+    def _run(self, training: bool, inputs: tuple[Any, ...]) -> MetaRun:
+        names = (operation.name for operation in self.inputs)
+        return MetaRun(self._twin, training, dict(zip(names, inputs, strict=True)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShapeTable:
         """The same one: it holds no numbers of any network."""
@@ -182,10 +153,6 @@ def form_of(value: Any) -> Any:
     if isinstance(value, Mapping):
         return type(value), tuple((k, form_of(v)) for k, v in value.items())
     return type(value), value
-
-
-def _emptied(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
 
 
 def _needed(program: Program, wanted: tuple[str, ...]) -> tuple[Operation, ...]:
