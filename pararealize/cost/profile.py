@@ -20,6 +20,7 @@ from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import without_data
+from pararealize.tracing.writes import is_foreign
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
@@ -124,7 +125,8 @@ class _Evaluator:
             sparse = any(
                 t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
             )
-            if not sparse and (module is None or _is_torch(module)):
+            whole = operation.kind == "function" and is_foreign(operation.target)
+            if not (sparse or whole) and (module is None or _is_torch(module)):
                 raise ShapeError(_explain(operation, module, args, error)) from error
             result = self._computed(operation, module, args, kwargs)
         if key[0] is not None:
@@ -141,7 +143,7 @@ class _Evaluator:
     ) -> Measured:
         """The shapes of a module that looks at numbers: it is run once, on random ones.
 
-        So are functions of sparse tensors, which the meta device does not know.
+        So are functions of sparse tensors, which the meta device does not know, and the user's own.
         """
         owner = self.model if module is None else module
         device = next((p.device for p in owner.parameters()), torch.device("cpu"))

@@ -38,6 +38,7 @@ from pararealize.tracing.instances import answered
 from pararealize.tracing.kinds import kind_of, kind_of_module
 from pararealize.tracing.places import explain
 from pararealize.tracing.traced_value import TracedValue
+from pararealize.tracing.writes import is_foreign, with_writes
 
 KINDS: Mapping[str, Kind] = {
     "placeholder": "input",
@@ -102,7 +103,7 @@ def record(
         if name in constants:  # torch.fx renames it; it stays an input, which must be this
             value = constants[name]
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
-    program = Program(tuple(map(_operation, graph.nodes)))
+    program = with_writes(Program(tuple(map(_operation, graph.nodes))), model, given or {})
     return written_where_it_shows(program, model), draft
 
 
@@ -280,7 +281,7 @@ def _modes() -> tuple[bool, ...]:
 
 def _is_impure(node: fx.Node) -> bool:
     """Keep everything that may act by more than its value: modules, in-place and random calls."""
-    if node.op in {"placeholder", "output", "call_module"}:
+    if node.op in {"placeholder", "output", "call_module"} or is_foreign(node.target):
         return True
     name = getattr(node.target, "__name__", str(node.target))
     writes = (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "__setitem__"}

@@ -34,8 +34,8 @@ class Trace:
 
     ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
     what the trace saw in train mode and, where that may differ, in eval mode, ``reads`` which
-    attributes the others read, ``undecided`` that a module could not be looked into as no shapes of
-    inputs were known.
+    attributes the others read, ``undecided`` that more would be known of the network if the shapes
+    of inputs were.
     """
 
     train: Program
@@ -195,6 +195,7 @@ def _record_all(
             same = (name for name, module in model.named_modules() if type(module) is kind)
             whole |= dict.fromkeys(same, f"{kind.__name__} cannot be traced{error.reason}")
             continue
+        undecided |= not given and any(o.writes for o in (*train, *evaluate))
         called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
         reasons = {path: reason for path, reason in whole.items() if path in called}
         merged = train if evaluate is train else merge(train, evaluate)
@@ -279,7 +280,8 @@ def merge(train: Program, evaluate: Program) -> Program | None:
             flags[flag.name] = Operation(flag.name, "training", a.scope, scope=a.scope)
         leaves = [flag if known else x for x, known in zip(mine, flagged, strict=True)]
         args, kwargs = tree_unflatten(leaves, form)
-        operations.append(replace(a, args=args, kwargs=kwargs))
+        writes = tuple(dict.fromkeys((*a.writes, *b.writes)))
+        operations.append(replace(a, args=args, kwargs=kwargs, writes=writes))
     return Program(tuple(flags.values()) + tuple(operations))
 
 
