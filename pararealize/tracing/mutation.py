@@ -43,6 +43,7 @@ def trace_keeping_state(
     """
     given, leaves = given if isinstance(given, Mapping) else tuple(given), tuple(leaves)
     writers: dict[str, str] = {}
+    _switch_modes(model)
     while True:
         written: dict[str, str] = {}
         try:
@@ -60,6 +61,18 @@ def trace_keeping_state(
         if not strays:
             return replace(traced, whole={**writers, **traced.whole})
         writers |= strays
+
+
+def _switch_modes(model: nn.Module) -> None:
+    """Let modules do once what they do when their mode changes, as dropping what they have cached.
+
+    That is nothing that their forward writes.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    model.eval()
+    for module, training in modes.items():
+        module.training = training
 
 
 def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict[str, str]:
