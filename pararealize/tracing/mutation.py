@@ -86,7 +86,8 @@ def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict
     try:
         with _watched(model, {}):
             for training, draft in zip((True, False), traced.drafts, strict=False):
-                strays = rehearse(model.train(training), draft, given)
+                model.train(training)
+                strays = rehearse(model, draft, given)
                 if strays:
                     return _of_one_kind(model, strays)
     finally:

@@ -181,11 +181,13 @@ def _record_all(
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
             drafts = []
-            train, draft = record(model.train(), known, fixed, given)
+            model.train()
+            train, draft = record(model, known, fixed, given)
             drafts.append(draft)
             evaluate = train
             if looks_at_modes(model, found):
-                evaluate, draft = record(model.eval(), known, fixed, given)
+                model.eval()
+                evaluate, draft = record(model, known, fixed, given)
                 drafts.append(draft)
         except UntraceableError as error:
             undecided |= error.shapes

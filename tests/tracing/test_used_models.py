@@ -20,11 +20,11 @@ class Caching(nn.Module):
         self.fc, self.bias = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
         self.cache: dict[str, Tensor] = {}
 
-    def train(self, mode: bool = True) -> "Caching":
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        """As some libraries write it, without an answer."""
         super().train(mode)
         if mode and self.cache:
             self.cache = {}
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -57,6 +57,21 @@ class Inside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.log.answers = [*self.log.answers[-1:], torch.tanh(self.fc(x))]
         return x + self.log.answers[-1]
+
+
+def test_own_layers_are_made_anew_whatever_their_train_gives() -> None:
+    layers = (nn.Conv2d(3, 4, 3), Pooling(), nn.Conv2d(4, 4, 3), Pooling(), nn.Conv2d(4, 4, 1))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 5))
+    net = pararealize(model, 3, example_inputs=(torch.randn(2, 3, 16, 16),), leaf_modules=[Pooling])
+    assert net(torch.randn(2, 3, 16, 16)).isfinite().all()
+
+
+class Pooling(nn.Module):
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(x, 2)
 
 
 @pytest.mark.parametrize("training", [True, False])
