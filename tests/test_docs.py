@@ -15,7 +15,7 @@ from torch import nn
 
 from pararealize import Parareal, errors, pararealize
 from pararealize.cli.app import app
-from pararealize.cli.specs import import_torchvision
+from pararealize.cli.zoos import import_torchvision
 from pararealize.models import odenet, resnet
 
 ROOT = Path(__file__).parents[1]

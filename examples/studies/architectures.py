@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.cli.specs import import_torchvision
+from pararealize.cli.zoos import import_torchvision
 from pararealize.errors import ModelSpecError
 
 #: Numbers that the configurations of most families call by the same names.

@@ -11,6 +11,7 @@ from torch import nn
 
 from pararealize.chain.infinite import may_be_infinite
 from pararealize.chain.layers import LayerBuilder, module_path
+from pararealize.chain.sizes import with_sizes_recomputed
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Interface, Profile, State
 from pararealize.ir.program import AMBIENT, Program
@@ -44,8 +45,9 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
 
     Interfaces cross at most ``width`` values, all of them tensors and at least one
     of real or complex numbers, and exist in both the train and the eval program. None parts values
-    that share memory on which the network writes.
+    that share memory on which the network writes. Sizes are none of the values.
     """
+    traced = with_sizes_recomputed(traced, model, profile, width, live_values)
     train = _legal(traced.train, profile, width, parting(traced.train, model))
     if traced.train is traced.eval:
         pairs = [(live, live, i, i) for i, live in train.items()]

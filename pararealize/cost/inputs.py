@@ -13,7 +13,7 @@ from pararealize.cost.profile import profile, unresolved
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Expectation, Profile, TensorSpec
 from pararealize.ir.plan import Machine
-from pararealize.ir.program import Program, Ref
+from pararealize.ir.program import Operation, Program, Ref
 
 IMAGE_SIZES = (224, 32, 28, 64, 299, 96, 16, 8)
 SEQUENCE_LENGTHS = (128, 32, 512, 16)
@@ -96,6 +96,18 @@ def infer_profile(program: Program, model: nn.Module, machine: Machine) -> Profi
         f"the shapes of {type(model).__name__}'s inputs ({takes}) cannot be inferred from its "
         f"first layers: write pararealize(model, n, example_inputs=({given},))."
     )
+
+
+def likely_inputs(model: nn.Module) -> Iterator[TensorSpec]:
+    """Candidates for a network that is not traced yet: its first layer is the one defined first."""
+    layers = ((path, m) for path, m in model.named_modules() if not m._modules and path)
+    operations = (Operation(path, "module", path) for path, _ in layers)
+    return _candidates(Program(tuple(operations)), model)
+
+
+def fits(program: Program, model: nn.Module, inputs: Mapping[str, Any], machine: Machine) -> bool:
+    """Whether every operation accepts the inputs, as :func:`infer_profile` wants it."""
+    return _try(program, model, dict(inputs), machine) is not None
 
 
 def _try(

@@ -153,7 +153,7 @@ def _activations(partition: Partition, j: int) -> int:
     """Bytes of every value that the subnetwork computes."""
     chain = partition.chain
     operations = chain.segment(*partition.piece(j), training=True).operations
-    specs = [chain.profile.specs[o.name] for o in operations if o.kind != "attribute"]
+    specs = [chain.profile.specs.get(o.name) for o in operations if o.kind != "attribute"]
     return sum(spec.bytes for spec in specs if spec is not None)
 
 

@@ -19,7 +19,8 @@ from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
-from pararealize.tracing.copying import meta_copy
+from pararealize.tracing.copying import without_data, without_gradients
+from pararealize.tracing.writes import is_foreign
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
@@ -82,26 +83,6 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
     return machine.cost(flops, moved, launches=leaves)
 
 
-def without_data(module: nn.Module) -> nn.Module:
-    """A copy of the module on the meta device, to be evaluated there; no weight is read."""
-    copied = _without_gradients(meta_copy(module))
-    for part in copied.modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
-            part.momentum = 0.0  # a cumulative average reads its count, which has no data
-    return copied
-
-
-def _without_gradients(module: nn.Module) -> nn.Module:
-    """The copy with weights that ask for none: torch's counter cannot follow those it meets."""
-    for part in module.modules():
-        for parameter in (
-            () if isinstance(part, torch.jit.ScriptModule) else part._parameters.values()
-        ):
-            if parameter is not None:
-                parameter.requires_grad_(False)
-    return module
-
-
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
     with FlopCounterMode(display=False) as counter, torch.no_grad(), watched() as draws:
         call = function.forward if isinstance(function, nn.Module) else function
@@ -149,7 +130,8 @@ class _Evaluator:
             sparse = any(
                 t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
             )
-            if not sparse and (module is None or _is_torch(module)):
+            whole = operation.kind == "function" and is_foreign(operation.target)
+            if not (sparse or whole) and (module is None or _is_torch(module)):
                 raise ShapeError(_explain(operation, module, args, error)) from error
             result = self._computed(operation, module, args, kwargs)
         if key[0] is not None:
@@ -166,7 +148,7 @@ class _Evaluator:
     ) -> Measured:
         """The shapes of a module that looks at numbers: it is run once, on random ones.
 
-        So are functions of sparse tensors, which the meta device does not know.
+        So are functions of sparse tensors, which the meta device does not know, and the user's own.
         """
         owner = self.model if module is None else module
         device = next((p.device for p in owner.parameters()), torch.device("cpu"))
@@ -175,7 +157,7 @@ class _Evaluator:
                 given = map_tensors(partial(random_like, model=owner), (args, kwargs))
                 call = self._callable(operation, None)
                 if module is not None:
-                    twin = _without_gradients(copy.deepcopy(module).train(self.training))
+                    twin = without_gradients(copy.deepcopy(module).train(self.training))
                     whole = operation.kind != "module"
                     call = partial(operation.target, twin) if whole else twin
                 result, cost = _measure(call, *given)

@@ -11,6 +11,7 @@ from pararealize.emit.emission import Emission
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Expectation
 from pararealize.ir.program import FIXED, Operation
+from pararealize.propagators.shape_guards import ShapeGuards
 
 
 def check_call(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -24,10 +25,28 @@ def check_call(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, A
     """
     try:
         _check(emission.arguments, emission.decisions.expectations, args, kwargs)
+        guards = emission.decisions.partition.chain.guards
+        if any(guards):
+            _check_guards(emission, guards, args, kwargs)
     except ShapeError as error:
         if emission.transport is not None:
             emission.transport.refuse(error)
         raise
+
+
+def _check_guards(
+    emission: Emission,
+    guards: tuple[ShapeGuards | None, ...],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Raise where the network would take another way than the program."""
+    training = emission.serial.training
+    mine = guards[0] if training else guards[-1]
+    given = {**dict(zip((a.target for a in emission.arguments), args, strict=False)), **kwargs}
+    problem = "" if mine is None else mine.broken(training, given)
+    if problem:
+        raise ShapeError(problem)
 
 
 def _check(

@@ -186,8 +186,9 @@ class Chain:
 
     ``whole`` says of each module that could not be looked into why, ``infinite`` whether states may
     hold infinite values, ``unverified`` why the programs were not compared with the network, where
-    they were not; ``reads`` are the attributes that they were made of. ``blocks`` are the lists of
-    blocks that were found where the network's own forward is ``untraced``, for the reason given.
+    they were not; ``reads`` are the attributes that they were made of, ``guards`` say for which
+    shapes of inputs they were made, of train and of eval mode. ``blocks`` are the lists of blocks
+    that were found where the network's own forward is ``untraced``, for the reason given.
     """
 
     train: Program
@@ -202,6 +203,7 @@ class Chain:
     reads: tuple[Read, ...] = ()
     blocks: tuple[str, ...] = ()
     untraced: str = ""
+    guards: tuple[Any, ...] = ()
 
     def segment(self, first: int, last: int, *, training: bool) -> Segment:
         """Layers ``first`` … ``last - 1`` as a function of the state before them."""

@@ -50,8 +50,9 @@ class Operation:
     A function of kind ``network`` or ``context`` takes the whole network before its arguments;
     ``context`` is what any segment may compute again from the inputs.
     ``scope`` is the path of the innermost module whose ``forward`` wrote the operation, ``draws``
-    says that it was seen to draw random numbers, and ``recomputed`` is the region in which the
-    backward pass computes its value again, instead of keeping it.
+    says that it was seen to draw random numbers, ``recomputed`` is the region in which the backward
+    pass computes its value again, instead of keeping it, and ``writes`` are the values that it was
+    seen to write on, besides what its name says.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Operation:
     scope: str = ""
     draws: bool = False
     recomputed: CheckpointRegion | None = None
+    writes: tuple[str, ...] = ()
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
@@ -82,7 +84,8 @@ class Operation:
     def renamed(self, names: Mapping[str, str]) -> Operation:
         """The operation reading other values where ``names`` says so."""
         args, kwargs = self.map_refs(lambda ref: Ref(names.get(ref.name, ref.name)))
-        return replace(self, args=args, kwargs=kwargs)
+        writes = tuple(names.get(name, name) for name in self.writes)
+        return replace(self, args=args, kwargs=kwargs, writes=writes)
 
     @property
     def call(self) -> str:

@@ -156,7 +156,8 @@ def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
         return written_by_call(operation)
     parts = root.get_submodule(operation.target).modules()
     # A container that is called whole may begin with a layer that writes on its input.
-    return _first(operation) if any(getattr(part, "inplace", False) for part in parts) else ()
+    flagged = any(getattr(part, "inplace", False) for part in parts)
+    return tuple(dict.fromkeys((*(_first(operation) if flagged else ()), *operation.writes)))
 
 
 def written_by_call(operation: Operation) -> tuple[str, ...]:
@@ -169,6 +170,7 @@ def written_by_call(operation: Operation) -> tuple[str, ...]:
     flagged = operation.kwargs.get("inplace") not in (None, False)
     out = operation.kwargs.get("out")
     first = _first(operation) if operator or trailing or flagged else ()
+    first = tuple(dict.fromkeys((*first, *operation.writes)))
     return (*first, out.name) if isinstance(out, Ref) else first
 
 
@@ -183,6 +185,8 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     if operation.kind == "module":
         allocates = isinstance(root.get_submodule(operation.target), ALLOCATING)
         return () if allocates and not written else operation.uses
+    if operation.call in {"getitem", "__getitem__"}:
+        return _first(operation)  # never the index's
     return written or (() if operation.call in ALLOCATING_FUNCTIONS else operation.uses)
 
 

@@ -132,7 +132,8 @@ def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
                 setattr(part, name, _like(value))
         if strips and isinstance(getattr(part, "bias", None), Tensor):
             part.register_parameter("bias", None)
-    return layer.requires_grad_(True).to(device).train()  # also what was drawn anew
+    layer.requires_grad_(True).to(device).train()  # also what was drawn anew
+    return layer  # not what its train gives, which may be nothing
 
 
 def _clear_hooks(module: nn.Module) -> None:

@@ -117,7 +117,8 @@ def _region(
     """One operation for the run, and one for each of its values that is read elsewhere."""
     own = {operation.name for operation in run}
     names = [name for operation in run for name in operation.uses]
-    ambient = {o.name: o for o in segment.operations if o.kind in AMBIENT}
+    # What the inputs alone decide is computed outside, where the inputs are.
+    ambient = {o.name: o for o in segment.operations if o.kind in AMBIENT - {"context"}}
     read = tuple(n for n in dict.fromkeys(names) if n not in own and n not in ambient)
     later = {n for o in segment.operations if o.name not in own for n in o.uses}
     later |= set(segment.results or ())

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from pararealize.ir.program import AMBIENT, Program
+from pararealize.ir.program import AMBIENT, Operation, Program
 from pararealize.propagators.compiled import memory_of, written_by
+from pararealize.propagators.shape_table import is_size
+from pararealize.tracing.kinds import ATTRIBUTES
 
 #: What ``y += …`` computes, besides writing on y.
 PLAIN: Mapping[Any, Callable[..., Any]] = {
@@ -93,13 +95,24 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
 
 
 def sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
+    """Values that may share memory, together; sizes have none."""
     """Values that may share memory, together."""
     import networkx as nx  # noqa: PLC0415  it is slow to import, and needed to compile alone
 
     graph = nx.Graph()
+    numbers: set[str] = set()
     for operation in program:
         graph.add_node(operation.name)
+        if is_size(operation, numbers) or _is_no_tensor(operation):
+            numbers.add(operation.name)
+            continue
         used = memory_of(operation, root)
-        graph.add_edges_from((operation.name, n) for n in used if program[n].kind != "training")
+        graph.add_edges_from((operation.name, n) for n in used if n not in numbers)
     found: Iterator[set[str]] = nx.connected_components(graph)
     return found
+
+
+def _is_no_tensor(operation: Operation) -> bool:
+    """Whether a value is a flag, a device or a dtype."""
+    told = operation.target is getattr and operation.args[1] in ATTRIBUTES
+    return told or operation.kind == "training"

@@ -52,6 +52,25 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
+def without_data(module: nn.Module) -> nn.Module:
+    """A copy of the module on the meta device, to be evaluated there; no weight is read."""
+    copied = without_gradients(meta_copy(module))
+    for part in copied.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.momentum is None:
+            part.momentum = 0.0  # a cumulative average reads its count, which has no data
+    return copied
+
+
+def without_gradients(module: nn.Module) -> nn.Module:
+    """The copy with weights that ask for none: torch's counter cannot follow those it meets."""
+    for part in module.modules():
+        scripted = isinstance(part, torch.jit.ScriptModule)
+        for parameter in () if scripted else part._parameters.values():
+            if parameter is not None:
+                parameter.requires_grad_(False)
+    return module
+
+
 def shared() -> dict[int, Any]:
     """A memo of what copies share: the generators that ``random.seed`` and NumPy's seed.
 

@@ -9,6 +9,8 @@ from typing import Any, final
 
 from torch import fx
 
+from pararealize.propagators.shape_guards import ShapeGuards
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Draft:
         whole: the modules that were called without looking into them, as the trace was told.
         constants: the arguments that always have one value.
         tensors: names of the arguments that are known to be tensors.
+        guards: what the shapes of the arguments decided.
 
     """
 
@@ -57,6 +60,7 @@ class Draft:
     constants: Mapping[str, Any]
     tensors: frozenset[str]
     events: list[Event] = field(default_factory=list)
+    guards: ShapeGuards | None = None
 
     def record(self, node: fx.Node) -> None:
         """Note a node that was just written."""

@@ -1,4 +1,4 @@
-"""Instances: ``isinstance`` in forward code, answered as for what a traced value stands for.
+"""Instances: ``isinstance`` and ``len`` in forward code, as for what a traced value stands for.
 
 A stand-in that called itself a tensor would be taken for one by torch's compiled code, which reads
 its memory. So the name is bound anew where forward code looks it up, as ``torch.fx`` does with the
@@ -20,8 +20,16 @@ from pararealize.runtime.effects.containers import functions_of
 
 
 @contextmanager
-def answered(root: nn.Module, kind_of: Callable[[Any], type | None]) -> Iterator[None]:
-    """Let ``isinstance`` and ``torch.is_tensor`` ask ``kind_of`` about values that it knows."""
+def answered(
+    root: nn.Module, kind_of: Callable[[Any], type | None], record: Callable[..., Any]
+) -> Iterator[None]:
+    """Let ``isinstance`` and ``torch.is_tensor`` ask ``kind_of`` about values that it knows.
+
+    ``len``, which Python wants to be a number at once, is handed to ``record``.
+    """
+
+    def length(value: Any) -> Any:
+        return record(len, (value,), {})
 
     def is_instance(value: Any, kinds: Any) -> bool:
         kind = kind_of(value)
@@ -33,8 +41,9 @@ def answered(root: nn.Module, kind_of: Callable[[Any], type | None]) -> Iterator
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "is_tensor", is_tensor))
         for scope in _scopes(root):
-            if "isinstance" not in scope:
-                stack.enter_context(mock.patch.dict(scope, {"isinstance": is_instance}))
+            names = {"isinstance": is_instance, "len": length}
+            own = {name: function for name, function in names.items() if name not in scope}
+            stack.enter_context(mock.patch.dict(scope, own))
         yield
 
 

@@ -79,6 +79,8 @@ def _of_method(node: fx.Node) -> type | None:
 def _of_function(node: fx.Node) -> type | None:
     target: Any = node.target
     name = getattr(target, "__name__", "")
+    if target is len:
+        return int
     if target is getattr:
         return ATTRIBUTES.get(str(node.args[1]))
     module = getattr(target, "__module__", None) or ""

@@ -43,6 +43,7 @@ def trace_keeping_state(
     """
     given, leaves = given if isinstance(given, Mapping) else tuple(given), tuple(leaves)
     writers: dict[str, str] = {}
+    _switch_modes(model)
     while True:
         written: dict[str, str] = {}
         try:
@@ -62,6 +63,18 @@ def trace_keeping_state(
         writers |= strays
 
 
+def _switch_modes(model: nn.Module) -> None:
+    """Let modules do once what they do when their mode changes, as dropping what they have cached.
+
+    That is nothing that their forward writes.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    model.eval()
+    for module, training in modes.items():
+        module.training = training
+
+
 def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict[str, str]:
     """Modules that do something else with tensors than with a trace's values, and why.
 
@@ -73,7 +86,8 @@ def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict
     try:
         with _watched(model, {}):
             for training, draft in zip((True, False), traced.drafts, strict=False):
-                strays = rehearse(model.train(training), draft, given)
+                model.train(training)
+                strays = rehearse(model, draft, given)
                 if strays:
                     return _of_one_kind(model, strays)
     finally:

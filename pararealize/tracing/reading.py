@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program
 from pararealize.ir.reading import Read
+from pararealize.propagators import meta_run
 
 #: Values that a program takes over as they are.
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, Enum)
@@ -82,7 +83,7 @@ def _asker(modules: set[int]) -> int | None:
     frame = sys._getframe(2)
     if str(frame.f_globals.get("__name__", "")).startswith(OURS):
         return None
-    while frame is not None:
+    while frame is not None and frame.f_globals.get("__name__") != meta_run.__name__:
         names = frame.f_code.co_varnames[:1]
         owner = id(frame.f_locals.get(names[0])) if names else 0
         if owner in modules:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import operator
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial, partialmethod
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, is_autocast_enabled, is_grad_enabled, nn
-from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from pararealize.errors import TraceError
-from pararealize.ir.program import FIXED, CheckpointRegion, Kind, Operation, Program, Ref
+from pararealize.ir.chain import TensorSpec
+from pararealize.ir.program import FIXED, CheckpointRegion, Program
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.generators import (
     NUMPY,
@@ -31,68 +29,72 @@ from pararealize.runtime.effects.generators import (
 from pararealize.tracing import checkpoints
 from pararealize.tracing.aliasing import written_where_it_shows
 from pararealize.tracing.composites import unrolled
+from pararealize.tracing.decider import Decider, UndecidedError
 from pararealize.tracing.draft import Draft
+from pararealize.tracing.factories import factories_recorded
 from pararealize.tracing.functions import applied_whole
 from pararealize.tracing.instances import answered
 from pararealize.tracing.kinds import kind_of, kind_of_module
-
-KINDS: Mapping[str, Kind] = {
-    "placeholder": "input",
-    "get_attr": "attribute",
-    "call_module": "module",
-    "call_function": "function",
-    "call_method": "method",
-    "output": "output",
-}
+from pararealize.tracing.nodes import is_impure, operation_of
+from pararealize.tracing.places import explain
+from pararealize.tracing.traced_value import TracedValue
+from pararealize.tracing.writes import with_writes
 
 
 class UntraceableError(Exception):
-    """The innermost module whose ``forward`` cannot be recorded, and why; the root's path is ""."""
+    """The innermost module whose ``forward`` cannot be recorded, and why; the root's path is "".
 
-    def __init__(self, path: str, reason: str) -> None:
+    ``shapes`` says that the shapes of the inputs, which were not given, might have helped.
+    """
+
+    def __init__(self, path: str, reason: str, *, shapes: bool) -> None:
         super().__init__(reason)
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.shapes = path, reason, shapes
 
 
 def record(
     model: nn.Module,
     whole: Mapping[str, str],
     constants: Mapping[str, Any],
-    tensors: Iterable[str] = (),
+    given: Mapping[str, Any] | None = None,
     *,
     every: bool = False,
 ) -> tuple[Program, Draft]:
     """The operations of ``model`` in its present mode, and all that the trace saw.
 
     ``whole`` has the paths of modules to call as they are instead of looking into them,
-    ``constants`` the arguments that always have one value, ``tensors`` those known to be such. That
-    the network draws random numbers is seen at once, and which module does where ``every`` one is
-    watched, which is done if it has to be known.
+    ``constants`` the arguments that always have one value, ``given`` others, or their specs, whose
+    shapes decide branches. That the network draws random numbers is seen at once, and which module
+    does where ``every`` one is watched, which is done if it has to be known.
 
     Raises:
         UntraceableError: says which module stands in the way.
 
     """
-    draft = Draft(whole, constants, frozenset(tensors))
-    tracer = _Tracer(draft, every=every)
+    shaped = (k for k, v in (given or {}).items() if isinstance(v, (Tensor, TensorSpec)))
+    draft = Draft(whole, constants, frozenset(shaped))
+    decider = Decider(model, {**constants, **given} if given else {}, operation_of)
+    tracer = _Tracer(draft, decider, every=every)
     own = other_generators(model.modules())
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
-        asked = answered(model, _kind)
-        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked:
-            fixed = dict(constants) or None
-            graph = tracer.watched(lambda: tracer.trace(model, concrete_args=fixed))
+        asked = answered(model, _kind, tracer.applied)
+        made = factories_recorded(tracer.applied)
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made:
+            graph = tracer.watched(lambda: tracer.trace(model, dict(constants) or None))
     except Exception as error:
         if isinstance(error, _DrawnError) and not every:
-            return record(model, whole, constants, tensors, every=True)
-        raise UntraceableError(tracer.failed, explain(error)) from error
-    graph.eliminate_dead_code(_is_impure)
+            return record(model, whole, constants, given, every=True)
+        reason = explain(error)
+        raise UntraceableError(tracer.failed, reason, shapes=decider.asked_in_vain) from error
+    draft = replace(draft, guards=decider.guards())
+    graph.eliminate_dead_code(is_impure)
     names = inspect.signature(model.forward).parameters
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
         if name in constants:  # torch.fx renames it; it stays an input, which must be this
             value = constants[name]
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
-    program = Program(tuple(map(_operation, graph.nodes)))
+    program = with_writes(Program(tuple(map(operation_of, graph.nodes))), model, given or {})
     return written_where_it_shows(program, model), draft
 
 
@@ -115,34 +117,9 @@ class _DrawnError(TraceError):
     """Random numbers were drawn while the trace was made."""
 
 
-class _Value(fx.Proxy):
-    """A traced value that can be written on: ``y += 1`` changes what else is called ``y``.
-
-    Asked for an attribute that it cannot have, it has none.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        kind = kind_of(self.node)
-        if kind is not None and not hasattr(kind, name):
-            raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
-        return _Attribute(self, name)
-
-    def _written(self, call: Callable[..., Any], other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", call, (self, other), {})
-
-    __iadd__ = partialmethod(_written, operator.iadd)
-    __isub__ = partialmethod(_written, operator.isub)
-    __imul__ = partialmethod(_written, operator.imul)
-    __itruediv__ = partialmethod(_written, operator.itruediv)
-
-
 def _kind(value: Any) -> type | None:
     """The class of what a traced value stands for; most are tensors."""
     return kind_of(value.node) or Tensor if issubclass(type(value), fx.Proxy) else None
-
-
-class _Attribute(fx.proxy.Attribute, _Value):
-    """An attribute of a traced value, or a method to be called."""
 
 
 class _Tracer(fx.Tracer):
@@ -153,8 +130,9 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, draft: Draft, *, every: bool) -> None:
+    def __init__(self, draft: Draft, decider: Decider, *, every: bool) -> None:
         super().__init__()
+        self.decider = decider
         self.every = every
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
         self.recomputed: CheckpointRegion | None = None
@@ -169,6 +147,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
         """Look into a module, and remember it if that fails."""
+        if self.decider.runs:
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         inside = unrolled(m, args, kwargs) if path not in self.whole else None
         if inside is None and self.is_leaf_module(m, path):
@@ -225,9 +205,37 @@ class _Tracer(fx.Tracer):
             )
         return result
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Weights as traced values, but for those of the run that decides."""
+        if self.decider.runs:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Which way a branch goes, where shapes decide it."""
+        try:
+            return bool(self.decider.told(obj.node, bool))
+        except UndecidedError:
+            return super().to_bool(obj)
+
+    def decided(self, obj: fx.Proxy, ask: Callable[[Any], Any]) -> Any:
+        """A number that Python asks for; of a module that asks for one of the input's, none.
+
+        Called whole, the module takes any number.
+        """
+        with suppress(UndecidedError):
+            if not self.scope.module_path or self.decider.is_fixed(obj.node):
+                return self.decider.told(obj.node, ask)
+        raise TraceError("a traced value is asked for its number, on which the program depends")
+
+    def iter(self, obj: Any) -> Iterator[fx.Proxy]:
+        """Its items, as many as the inputs at hand decide."""
+        count = self.decided(obj, len)
+        return (obj[i] for i in range(count))
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A value that can be written on."""
-        return _Value(node, self)
+        return TracedValue(node, self)
 
     def create_arg(self, a: Any) -> Any:
         """A traced value as its node, whatever it says it is."""
@@ -266,37 +274,3 @@ class _Tracer(fx.Tracer):
 def _modes() -> tuple[bool, ...]:
     """Modes of torch that decide what an operation does."""
     return is_grad_enabled(), is_autocast_enabled("cpu"), is_autocast_enabled("cuda")
-
-
-def _is_impure(node: fx.Node) -> bool:
-    """Keep everything that may act by more than its value: modules, in-place and random calls."""
-    if node.op in {"placeholder", "output", "call_module"}:
-        return True
-    name = getattr(node.target, "__name__", str(node.target))
-    writes = (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "__setitem__"}
-    flagged = node.kwargs.get("inplace") not in {None, False} or "out" in node.kwargs
-    return writes or flagged
-
-
-def _operation(node: fx.Node) -> Operation:
-    def reference(read: fx.Node) -> Any:
-        return Ref(read.name)
-
-    args: Any = map_arg((node.args, dict(node.kwargs)), reference)
-    scope, region = node.meta.get("scope", ""), node.meta.get("recomputed")
-    kind = KINDS[node.op]
-    return Operation(
-        node.name, kind, node.target, tuple(args[0]), dict(args[1]), scope, recomputed=region
-    )
-
-
-def explain(error: Exception) -> str:
-    """What went wrong, with the user's file and line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = tuple(str(Path(file).parent) for file in (torch.__file__, __file__))
-    outside = [f for f in frames if not f.filename.startswith(inside)]
-    where = f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
-    line = f" ({outside[-1].line})" if outside and outside[-1].line else ""
-    if "co_varnames" in str(error):  # what torch.fx makes of a decorator's wrapper
-        return ": a decorator around its forward takes other arguments than forward says"
-    return f"{where}{line}: {error}"

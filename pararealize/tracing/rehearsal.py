@@ -247,6 +247,8 @@ class _Run:
             return
         event = self.script.next()
         same = isinstance(event, Recorded) and is_same_function(event.op, event.target, function)
+        if not same and getattr(function, "__name__", "") == "__len__":
+            return  # which the trace has been told, and looks at again in every call
         if same:
             theirs, own = self._both(event, *operands(function, args, kwargs))
             same = self._agree(theirs, own)

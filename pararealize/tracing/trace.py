@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import NotAModuleError, TraceError
-from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation, Program, Ref
 from pararealize.ir.reading import Read
+from pararealize.propagators.shape_guards import ShapeGuards
 from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
@@ -33,8 +33,9 @@ class Trace:
 
     ``whole`` says of each module that is called without looking into it why that is so, ``drafts``
     what the trace saw in train mode and, where that may differ, in eval mode, ``reads`` which
-    attributes the others read. ``blocks`` are the lists of blocks that were found, as ``untraced``
-    says why the network's own forward cannot be looked into.
+    attributes the others read, ``undecided`` that more would be known of the network if the shapes
+    of inputs were. ``blocks`` are the lists of blocks that were found, as ``untraced`` says why the
+    network's own forward cannot be looked into.
     """
 
     train: Program
@@ -44,6 +45,12 @@ class Trace:
     reads: tuple[Read, ...] = ()
     blocks: tuple[str, ...] = ()
     untraced: str = ""
+    undecided: bool = False
+
+    @property
+    def guards(self) -> tuple[ShapeGuards | None, ...]:
+        """What shapes decided in train mode and, where that may differ, in eval mode."""
+        return tuple(draft.guards for draft in self.drafts)
 
 
 def copy_module(model: nn.Module) -> nn.Module:
@@ -132,11 +139,10 @@ def trace(
     modes = {name: module.training for name, module in model.named_modules()}
     fixed = {**_defaults(model, set(given)), **_known(model, constants or {})}
     values = given if isinstance(given, Mapping) else {}
-    tensors = frozenset(k for k, v in values.items() if isinstance(v, (Tensor, TensorSpec)))
     asked = find_leaves(model, leaves)
     try:
         with collection_paused():
-            return _record_until_even(model, modes, asked, fixed, tensors)
+            return _record_until_even(model, modes, asked, fixed, values)
     finally:
         for name, module in model.named_modules():
             module.training = modes[name]
@@ -147,13 +153,13 @@ def _record_until_even(
     modes: Mapping[str, bool],
     asked: frozenset[str],
     fixed: Mapping[str, Any],
-    tensors: frozenset[str],
+    given: Mapping[str, Any],
 ) -> Trace:
     """Record, again with modules called whole that branch on a mode which is not the network's."""
     odd: dict[str, str] = {}
     while True:
         with reads_noted(model) as found:
-            traced = _record_all(model, asked | odd.keys(), fixed, tensors, found)
+            traced = _record_all(model, asked | odd.keys(), fixed, given, found)
         reads = reads_of(found, model, traced.train, traced.eval)
         more = {r.path for r in reads if r.mode is not None and modes[r.path] != modes[""]}
         if not more - odd.keys():
@@ -165,36 +171,40 @@ def _record_all(
     model: nn.Module,
     asked: frozenset[str],
     fixed: Mapping[str, Any],
-    tensors: frozenset[str],
+    given: Mapping[str, Any],
     found: Found,
 ) -> Trace:
     """Record both modes, again after each kind of module that turned out to be untraceable.
 
     Where no forward looked at a mode, as ``found`` says, one program serves both as it is.
     """
-    whole = uncut(model)
+    whole, undecided = uncut(model), False
     while True:
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
             drafts = []
-            train, draft = record(model.train(), known, fixed, tensors)
+            model.train()
+            train, draft = record(model, known, fixed, given)
             drafts.append(draft)
             evaluate = train
             if looks_at_modes(model, found):
-                evaluate, draft = record(model.eval(), known, fixed, tensors)
+                model.eval()
+                evaluate, draft = record(model, known, fixed, given)
                 drafts.append(draft)
         except UntraceableError as error:
+            undecided |= error.shapes
             if not error.path:
                 raise TraceError(_advice(model, error.reason)) from error
             kind = type(model.get_submodule(error.path))
             same = (name for name, module in model.named_modules() if type(module) is kind)
             whole |= dict.fromkeys(same, f"{kind.__name__} cannot be traced{error.reason}")
             continue
+        undecided |= not given and any(o.writes for o in (*train, *evaluate))
         called = {o.target for o in (*train, *evaluate) if o.kind == "module"}
         reasons = {path: reason for path, reason in whole.items() if path in called}
         merged = train if evaluate is train else merge(train, evaluate)
         programs = (merged, merged) if merged else (train, evaluate)
-        return Trace(*programs, reasons, tuple(drafts))
+        return Trace(*programs, reasons, tuple(drafts), undecided=undecided)
 
 
 def find_leaves(model: nn.Module, leaves: Iterable[str | type]) -> frozenset[str]:
@@ -274,7 +284,8 @@ def merge(train: Program, evaluate: Program) -> Program | None:
             flags[flag.name] = Operation(flag.name, "training", a.scope, scope=a.scope)
         leaves = [flag if known else x for x, known in zip(mine, flagged, strict=True)]
         args, kwargs = tree_unflatten(leaves, form)
-        operations.append(replace(a, args=args, kwargs=kwargs))
+        writes = tuple(dict.fromkeys((*a.writes, *b.writes)))
+        operations.append(replace(a, args=args, kwargs=kwargs, writes=writes))
     return Program(tuple(flags.values()) + tuple(operations))
 
 

@@ -14,7 +14,6 @@ from pararealize.errors import VerificationError
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Program, cut_segment
 from pararealize.propagators.compiled import compile_segment
-from pararealize.tracing.blocks import trace_network
 from pararealize.tracing.trace import Trace
 from pararealize.verification.culprits import Mismatch
 from pararealize.verification.equality import is_equal, largest_difference
@@ -22,6 +21,7 @@ from pararealize.verification.exchange import PartedError, RefusedError, answer
 from pararealize.verification.kept import devices_of, same_streams, unmoved
 from pararealize.verification.lockstep import Lockstep
 from pararealize.verification.samples import call_of, last_rows, rows, samples
+from pararealize.verification.shapes import traced_by_shapes
 
 #: Predicted seconds of a forward pass up to which inputs are taken as they are: of larger ones the
 #: first rows, so that compiling a network of a thousand layers takes a sixth longer, and not twice
@@ -64,9 +64,10 @@ def verified(
     tracing = request.tracing
     reasons = {p: why for p, why in tracing.found.items() if p in tracing.leaf_modules}
     for _ in range(ROUNDS):
-        traced = trace_network(serial, request.tracing, request.given)
+        request, traced = traced_by_shapes(serial, request)
         traced = replace(traced, whole={**reasons, **traced.whole})
-        chain = replace(chain_of(traced, serial, request), reads=traced.reads)
+        chain = chain_of(traced, serial, request)
+        chain = replace(chain, reads=traced.reads, guards=traced.guards)
         chain = replace(chain, blocks=traced.blocks, untraced=traced.untraced)
         if not request.verify:
             return request, replace(chain, unverified="verify=False was asked for")

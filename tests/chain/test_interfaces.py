@@ -23,8 +23,8 @@ def chain_of(model: nn.Module, *shape: int, width: int = 1) -> Chain:
     return build_chain(model, traced, profile(traced.train, model, inputs, Machine()), width)
 
 
-class Sized(nn.Module):
-    """A size, not a tensor, lives across the middle."""
+class Flagged(nn.Module):
+    """A flag, not a tensor, lives across the middle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Sized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
-        rows = y.size(0)
-        return self.b(torch.tanh(y)).reshape(rows, 4)
+        real = y.is_floating_point()
+        return self.b(torch.tanh(y)) * real
 
 
 class Indexed(nn.Module):
@@ -104,7 +104,7 @@ def test_tuple_interfaces_know_all_leaves() -> None:
 
 
 def test_what_is_no_tensor_makes_a_position_illegal() -> None:
-    chain = chain_of(Sized(), 2, 4, width=4)
+    chain = chain_of(Flagged(), 2, 4, width=4)
     assert [i.name for i in chain.interfaces] == ["a"]
 
 

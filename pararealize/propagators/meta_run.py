@@ -1,0 +1,77 @@
+"""Meta run: a program's operations on the meta device, where tensors have shapes and no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.ir.program import Operation
+from pararealize.runtime.effects.generators import kept
+from pararealize.runtime.values.pytree import map_tensors
+
+#: How operations refuse to run on tensors without numbers.
+REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+
+@final
+class MetaRun:
+    """Evaluates operations one after another; no random number of the caller's is drawn.
+
+    Args:
+        twin: the network on the meta device.
+        training: the mode that it is run in.
+        given: the network's arguments, by the names of their operations.
+
+    """
+
+    def __init__(self, twin: nn.Module, training: bool, given: Mapping[str, Any]) -> None:
+        self.twin, self.training, self.given = twin, training, given
+        self.values: dict[str, Any] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A block in which operations can be evaluated."""
+        self.twin.train(self.training)
+        with torch.no_grad(), torch.device("meta"), kept():
+            yield
+
+    def evaluate(self, operation: Operation) -> Any:
+        """The operation's value, of the values before it, and keep it."""
+        self.values[operation.name] = value = self._value(operation)
+        return value
+
+    def can(self, operation: Operation) -> bool:
+        """Whether all that the operation reads is known."""
+        return all(name in self.values for name in operation.uses)
+
+    def _value(self, operation: Operation) -> Any:
+        args, kwargs = operation.map_refs(lambda ref: self.values[ref.name])
+        target = operation.target
+        match operation.kind:
+            case "input":
+                return map_tensors(emptied, self.given[operation.name])
+            case "attribute":
+                return map_tensors(emptied, attrgetter(target)(self.twin))
+            case "training":
+                return self.training
+            case "network" | "context":
+                target = partial(target, self.twin)
+            case "module":
+                target = self.twin.get_submodule(target).forward
+            case "method":
+                target, args = getattr(args[0], target), args[1:]
+        return target(*args, **kwargs)
+
+
+def emptied(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and dtype on the meta device."""
+    return torch.empty_like(tensor, device="meta")
