@@ -110,8 +110,9 @@ def timed(plan: Plan, schedule: Schedule) -> Plan:
 
 def _context(chain: Chain, first: int, last: int) -> Cost:
     """What a subnetwork computes for itself of the inputs alone, as the masks of its blocks."""
-    operations = chain.segment(first, last, training=True).operations
-    return chain.profile.cost(o for o in operations if o.kind == "context")
+    repeated = chain.profile.repeated
+    operations = chain.segment(first, last, training=True).operations if repeated else ()
+    return sum((repeated[o.name] for o in operations if o.name in repeated), Cost())
 
 
 def _piece(

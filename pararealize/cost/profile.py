@@ -62,16 +62,16 @@ def profile(
             name: TensorSpec(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else None
             for name, v in values.items()
         }
-    counts = {o.name: _launches(o) for o in program}
+    launching = {"module", "function", "method", "network"}
+    counts = {o.name: int(o.kind in launching) for o in program}
     costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
     draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
-    return Profile(specs, costs, {o.name: specs[o.name] for o in program.inputs}, draws)
-
-
-def _launches(operation: Operation) -> int:
-    """Kernels that an operation launches, as far as it tells: one, or none that are of note."""
-    around = isinstance(operation.target, OutsideBlocks)
-    return int(around or operation.kind in {"module", "function", "method"})
+    around = (
+        o.name for o in program if o.kind == "context" and isinstance(o.target, OutsideBlocks)
+    )
+    repeated = {name: machine.cost(*found[name][:2], launches=1) for name in around}
+    shapes = {o.name: specs[o.name] for o in program.inputs}
+    return Profile(specs, costs, shapes, draws, repeated)
 
 
 def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:

@@ -112,13 +112,15 @@ class Profile:
     """What every value of a program looks like and what it costs to compute it.
 
     ``specs`` maps a value to its :class:`TensorSpec`, or to ``None`` for what is no tensor;
-    ``draws`` are the values for which random numbers are drawn.
+    ``draws`` are the values for which random numbers are drawn, ``repeated`` what it costs each
+    subnetwork to compute for itself what depends on the inputs alone, which is no layer's cost.
     """
 
     specs: Mapping[str, TensorSpec | None]
     costs: Mapping[str, Cost]
     inputs: Mapping[str, Any]
     draws: frozenset[str] = frozenset()
+    repeated: Mapping[str, Cost] = field(default_factory=dict)
 
     def cost(self, operations: Iterable[Operation]) -> Cost:
         """Cost of operations one after another."""
