@@ -15,7 +15,7 @@ from torch import fx, nn
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
 from pararealize.emit.adoption import Adopting, adopt
-from pararealize.emit.call_checks import check_call
+from pararealize.emit.call_checks import check_call, check_shapes
 from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.parameters import HoldsParameters
@@ -82,6 +82,8 @@ class ParallelNetwork(Adopting, HoldsParameters, Shown):
             check_call(emission, args, kwargs)
             self._watch.check()
             self.optimizers.look(self)
+        else:
+            check_shapes(emission, args, kwargs)
         with nullcontext() if compiling else emission.lock:
             emission.begin_step()
             graph = self._runner.graph if compiling else None

@@ -25,22 +25,23 @@ def check_call(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, A
     """
     try:
         _check(emission.arguments, emission.decisions.expectations, args, kwargs)
-        guards = emission.decisions.partition.chain.guards
-        if any(guards):
-            _check_guards(emission, guards, args, kwargs)
+        check_shapes(emission, args, kwargs)
     except ShapeError as error:
         if emission.transport is not None:
             emission.transport.refuse(error)
         raise
 
 
-def _check_guards(
-    emission: Emission,
-    guards: tuple[ShapeGuards | None, ...],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
-    """Raise where the network would take another way than the program."""
+def check_shapes(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise where the network would take another way than the program, for shapes as these.
+
+    Raises:
+        ShapeError: names the line that branches.
+
+    """
+    guards: tuple[ShapeGuards | None, ...] = emission.decisions.partition.chain.guards
+    if not any(guards):
+        return
     training = emission.serial.training
     mine = guards[0] if training else guards[-1]
     given = {**dict(zip((a.target for a in emission.arguments), args, strict=False)), **kwargs}

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation
+from pararealize.runtime.effects.containers import Contents
 from pararealize.runtime.effects.generators import kept
+from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import map_tensors
 
 #: How operations refuse to run on tensors without numbers.
@@ -39,10 +41,15 @@ class MetaRun:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A block in which operations can be evaluated."""
+        """A block in which operations can be evaluated; what they leave elsewhere is undone."""
+        held = [Contents(module) for module in self.twin.modules() if not is_torchs(module)]
         self.twin.train(self.training)
-        with torch.no_grad(), torch.device("meta"), kept():
-            yield
+        try:
+            with torch.no_grad(), torch.device("meta"), kept():
+                yield
+        finally:
+            for contents in held:
+                contents.restore()
 
     def evaluate(self, operation: Operation) -> Any:
         """The operation's value, of the values before it, and keep it."""

@@ -112,7 +112,10 @@ class Decider:
         names = dict.fromkeys(guard.value for guard in guards)
         program = Program(tuple(self._operations))
         table = ShapeTable(program, names, self._run.twin, partly=True)
-        return ShapeGuards(guards, table, shapes_of(self._given))
+        found = ShapeGuards(guards, table, shapes_of(self._given))
+        if not any(isinstance(value, TensorSpec) for value in self._given.values()):
+            found.broken(self._model.training, self._given)  # known from now on
+        return found
 
     def _advance(self, graph: fx.Graph) -> None:
         """Evaluate what has been recorded since the last time."""
