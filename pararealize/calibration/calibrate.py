@@ -268,7 +268,7 @@ def score(
 def _unasked(found: Calibration) -> str:
     row = found.reached
     return (
-        f"no agreement was asked for, so that {row.count} sweep{'s' * (row.count > 1)} were kept, "
-        f"with which {row.agreement:.2%} of the held-out answers are the serial network's: say how "
+        f"no agreement was asked for, and none was looked for: with the sweeps kept ({row.count}) "
+        f"{row.agreement:.2%} of the held-out answers are the serial network's. Say how "
         "many have to be, net.calibrate(data, agreement=0.99)."
     )

@@ -73,6 +73,7 @@ def _sizes(gradients: Mapping[str, Tensor], kind: float) -> dict[str, Tensor]:
 
 def _stacked(sizes: Mapping[str, Tensor]) -> Tensor:
     """All norms, on the device of the first."""
-    device = next((size.device for size in sizes.values()), torch.device("cpu"))
-    parts = [size.to(device, WIDE) for size in sizes.values()]
-    return torch.stack(parts) if parts else torch.zeros(0, dtype=WIDE)
+    parts = list(sizes.values())
+    if len({(part.device, part.dtype) for part in parts}) > 1:
+        parts = [part.to(parts[0].device, WIDE) for part in parts]
+    return torch.stack(parts).to(WIDE) if parts else torch.zeros(0, dtype=WIDE)

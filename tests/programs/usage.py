@@ -413,18 +413,29 @@ def notices_optimizers_of_the_model(comm: Any, _folder: str) -> None:
 
 def runs_uncompiled(comm: Any, _folder: str) -> None:
     """``torch.compile`` of a network on ranks, or of a step that calls it: it runs as it is."""
-    torch._dynamo.reset()
-    for wrap in (lambda net: torch.compile(net, backend="eager"), compiled_step):
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    wholes = (
+        (0, lambda net: net),
+        (2, lambda net: lambda x: net(x * 1.0) * 1.0),
+        (1, lambda net: nn.Sequential(net, nn.Linear(2, 2).double())),
+    )
+    for count, whole in wholes:
+        torch._dynamo.reset()
+        graphs.clear()
         net, alone = pair(comm)
-        for module in (wrap(net), alone):
+        for module in (torch.compile(whole(net), backend=backend), alone):
             torch.manual_seed(1)
             for _ in range(2):
                 loss_of(module, batch()).backward()
-        assert_alike(net, alone)
-
-
-def compiled_step(net: nn.Module) -> Any:
-    return torch.compile(lambda x: net(x * 1.0) * 1.0, backend="eager")
+            if module is not alone:
+                assert len(graphs) <= count, graphs  # of what is around it
+        if not count:
+            assert_alike(net, alone)
 
 
 def saves_as_the_umask_says(comm: Any, folder: str) -> None:
