@@ -65,10 +65,14 @@ def _around_found(
         raise refusal
     if given is None:
         hint = "Or give the arguments of one call, by which its lists of blocks are found: "
-        raise TraceError(f"{refusal} {hint}example_inputs=(x,).") from refusal
+        why = refusal.__cause__ or refusal  # shapes that are tried may tell
+        raise TraceError(f"{refusal} {hint}example_inputs=(x,).") from why
     constants = _without_cache(model, tracing.concrete_args, given)
     tensors, others = _arguments(model, given, constants)
-    lists = find_lists(model, {**others, **tensors})
+    try:
+        lists = find_lists(model, {**others, **tensors})
+    except Exception as error:  # the network's own, of inputs that it does not take
+        raise refusal from error
     if not lists:
         raise refusal
     traced = _around(model, ", ".join(lists), constants, given)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pararealize.decide.request import Request
-from pararealize.errors import VerificationError
+from pararealize.errors import ShapeError, TraceError, VerificationError
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Program, cut_segment
 from pararealize.propagators.compiled import compile_segment
@@ -66,7 +66,7 @@ def verified(
     for _ in range(ROUNDS):
         request, traced = traced_by_shapes(serial, request)
         traced = replace(traced, whole={**reasons, **traced.whole})
-        chain = chain_of(traced, serial, request)
+        chain = _chained(traced, serial, request, chain_of)
         chain = replace(chain, reads=traced.reads, guards=traced.guards)
         chain = replace(chain, blocks=traced.blocks, untraced=traced.untraced)
         if not request.verify:
@@ -83,6 +83,26 @@ def verified(
         leaf_modules = (*request.tracing.leaf_modules, *leaves)
         request = replace(request, tracing=replace(request.tracing, leaf_modules=leaf_modules))
     raise VerificationError(_advice(serial, finding))
+
+
+def _chained(
+    traced: Trace,
+    serial: nn.Module,
+    request: Request,
+    chain_of: Callable[[Trace, nn.Module, Request], Chain],
+) -> Chain:
+    """The chain; around lists that were found, a network may call other blocks for other numbers.
+
+    Raises:
+        TraceError: it does.
+
+    """
+    try:
+        return chain_of(traced, serial, request)
+    except ShapeError as error:
+        if not traced.untraced:
+            raise
+        raise TraceError(f"{traced.untraced}. Around its blocks: {error}") from error
 
 
 def _to_call_whole(root: nn.Module, found: Mismatch, known: tuple[str, ...]) -> tuple[str, ...]:
