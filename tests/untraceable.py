@@ -174,6 +174,29 @@ class Staged(nn.Module):
         return x.mean(1)
 
 
+class Normed(nn.Module):
+    """Statistics before, between and behind the blocks, which move once a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = residuals(6)
+        self.norms = nn.ModuleDict(
+            {
+                name: nn.BatchNorm1d(WIDTH, momentum=momentum)
+                for name, momentum in (("stem", 0.1), ("middle", None), ("head", 0.5))
+            }
+        )
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return self.norms[name](x.transpose(1, 2)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm("stem", looks(x))
+        for i, block in enumerate(self.blocks):
+            x = block(self.norm("middle", x) if i == 3 else x)
+        return self.norm("head", x)
+
+
 class Branches(nn.Module):
     """Like modules side by side are no chain."""
 

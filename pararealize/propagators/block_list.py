@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pararealize.propagators.calls import (
     leaves_of_call,
     stream_of,
 )
+from pararealize.runtime.effects.statistics import frozen_statistics
 from pararealize.runtime.values.pytree import leaves_of
 
 
@@ -37,6 +39,10 @@ class OutsideBlocks(ABC):
     needs: tuple[Place, ...] = ()
     replays: tuple[int, ...] = ()
 
+    #: Whether statistics move by what runs behind the last block before the end of the run: all
+    #: that goes before is run by others as well.
+    moves: ClassVar[bool] = True
+
     @abstractmethod
     def __call__(self, root: nn.Module, *values: Any) -> Any:
         """What it gives, of the network that holds the weights and the values it reads."""
@@ -51,7 +57,19 @@ class OutsideBlocks(ABC):
         first, then = len(self.needs), len(self.needs) + len(self.replays)
         known = dict(zip(self.needs, values[:first], strict=True))
         streams = dict(zip(self.replays, values[first:then], strict=True))
-        return self.calls.run(root, values[then:], known, until, streams)
+        with ExitStack() as frozen:
+            frozen.enter_context(frozen_statistics(self._around(root)))
+            moves = frozen.close if self.moves else None
+            return self.calls.run(root, values[then:], known, until, streams, moves)
+
+    def _around(self, root: nn.Module) -> Iterator[nn.Module]:
+        """The modules that are no part of a block."""
+        yield root
+        for path in self.outside(root):
+            owner, _, name = path.rpartition(".")
+            module = root.get_submodule(owner)._modules.get(name)
+            if module is not None:
+                yield from module.modules()
 
 
 @final
@@ -89,6 +107,7 @@ class Context(OutsideBlocks):
 
     """
 
+    moves: ClassVar[bool] = False
     positions: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, root: nn.Module, *values: Any) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -100,13 +100,15 @@ class Calls:
         known: Mapping[Place, Tensor],
         until: int | None = None,
         streams: Mapping[int, Tensor] | None = None,
+        reached: Callable[[], None] | None = None,
     ) -> tuple[list[Arguments], Any]:
         """The network's forward with ``known`` tensors in place of what blocks give.
 
         It gives the arguments of every call, of which the one numbered ``until`` is the last, and
         the output where there is none. What the network draws at random before the last block
         that is passed over is not drawn again; ``streams`` say where the generators were before a
-        call, for those gaps whose numbers are read.
+        call, for those gaps whose numbers are read. ``reached`` is told when what runs next is
+        behind the last block that is passed over.
 
         Raises:
             StaleError: it calls other blocks than when it was compiled.
@@ -128,11 +130,15 @@ class Calls:
                 set_stream(begins[number + 1], devices)
             mine = {leaf: value for (call, leaf), value in known.items() if call == number}
             made = self.given[number].made(leaves_of_call(args, kwargs), mine)
+            if number + 1 == last and reached is not None:
+                reached()
             return map_tensors(torch.clone, made) if self.writes else made
 
         output = None
         if last and 0 in begins:
             set_stream(begins[0], devices)
+        if not last and reached is not None:
+            reached()
         with suppress(_ReachedError), replaced(root, self.blocks, act, self.attributes):
             output = self.call(root, values)
         if len(calls) < min(last + 1, len(self.blocks)):

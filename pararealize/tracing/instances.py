@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pararealize.runtime.effects.containers import functions_of
 
@@ -25,11 +25,11 @@ def answered(
 ) -> Iterator[None]:
     """Let ``isinstance`` and ``torch.is_tensor`` ask ``kind_of`` about values that it knows.
 
-    ``len``, which Python wants to be a number at once, is handed to ``record``.
+    ``len`` of such a value, which Python wants to be a number at once, is handed to ``record``.
     """
 
     def length(value: Any) -> Any:
-        return record(len, (value,), {})
+        return record(len, (value,), {}) if issubclass(type(value), fx.Proxy) else len(value)
 
     def is_instance(value: Any, kinds: Any) -> bool:
         kind = kind_of(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize.decide.request import Request
 from pararealize.errors import ShapeError, TraceError, VerificationError
@@ -189,17 +189,25 @@ def _in_step(
 def _whole(
     program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
 ) -> Mismatch | None:
-    """By the output alone, for programs around a list of blocks that run the network themselves."""
+    """By output and buffers, for programs around blocks that run the network themselves."""
     segment = cut_segment(program, 0, len(program), (), None)
     function = compile_segment(segment, serial, "the whole network")
     call = call_of(serial, program, inputs)
     with same_streams(devices), unmoved(serial, training=training):
-        wanted = answer(serial, call)
+        wanted, left = answer(serial, call), _buffers(serial)
     with same_streams(devices), unmoved(serial, training=training):
         found = function(serial, *(inputs[name] for name in segment.inputs))
-    if is_equal(wanted, found):
-        return None
-    return Mismatch("the output", "", largest_difference(wanted, found))
+        ours = _buffers(serial)
+    if not is_equal(wanted, found):
+        return Mismatch("the output", "", largest_difference(wanted, found))
+    for name, buffer in left.items():
+        if not is_equal(buffer, ours[name]):
+            return Mismatch(f"the buffer {name}", "", largest_difference(buffer, ours[name]))
+    return None
+
+
+def _buffers(root: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in root.named_buffers()}
 
 
 def _is_deterministic(

@@ -12,6 +12,7 @@ from untraceable import (
     Biased,
     Branches,
     Coins,
+    Normed,
     Pair,
     Plain,
     Remembering,
@@ -32,6 +33,7 @@ NETWORKS: list[tuple[type[nn.Module], str]] = [
     (Repeated, "blocks"),
     (Scaled, "blocks"),
     (Biased, "blocks"),
+    (Normed, "blocks"),
     (Coins, "blocks"),
     (Remembering, "blocks"),
     (Staged, "stages.0.blocks, stages.1.blocks"),
@@ -43,12 +45,14 @@ def inputs(kind: type[nn.Module], batch: int = 2, length: int = 8) -> tuple[Tens
     return tuple(torch.randn(batch, length - 2 * i, WIDTH).double() for i in range(count))
 
 
-def outcome(net: nn.Module, given: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def outcome(net: nn.Module, given: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """Outputs, gradients, and the buffers afterwards."""
     torch.manual_seed(5)
     leaves = [leaf for leaf in tree_leaves(net(*given)) if isinstance(leaf, Tensor)]
     net.zero_grad()
     torch.stack([leaf.square().sum() for leaf in leaves if leaf.requires_grad]).sum().backward()
-    return leaves, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+    grads = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+    return leaves, grads, dict(net.named_buffers())
 
 
 def assert_same(net: nn.Module, model: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -58,6 +62,8 @@ def assert_same(net: nn.Module, model: nn.Module, given: tuple[Tensor, ...]) -> 
         torch.testing.assert_close(found[0], wanted[0], rtol=1e-9, atol=1e-11)  # few hundred sums
         for name, grad in wanted[1].items():
             torch.testing.assert_close(found[1][name], grad, rtol=1e-8, atol=1e-10)
+        for name, buffer in wanted[2].items():
+            torch.testing.assert_close(found[2][name], buffer, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("kind", "lists"), NETWORKS)
@@ -111,7 +117,7 @@ def test_what_is_no_chain_is_refused_as_before() -> None:
     with pytest.raises(TraceError, match="Branches cannot be traced"):
         pararealize(model, 2, example_inputs=given)
     with pytest.raises(TraceError, match=r"by which its lists of blocks are found"):
-        pararealize(Plain(), 2)
+        pararealize(Pair(), 2)
 
 
 def test_nothing_of_the_network_or_the_caller_moves() -> None:
