@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, final
 
 import torch
@@ -44,13 +44,13 @@ class StaleOptimizers:
             self._warn(network)
 
     def _warn(self, network: nn.Module) -> None:
-        given = {id(weight) for ref in self._given if (weight := ref()) is not None}
-        own = {id(weight) for weight in nn.Module.parameters(network)}
-        every = [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
-        stale = [optimizer for optimizer in every if _has(optimizer, given - own)]
-        if not stale or any(_has(optimizer, own) for optimizer in every):
+        own = list(nn.Module.parameters(network))
+        known = {id(weight) for weight in own}
+        given = [w for ref in self._given if (w := ref()) is not None and id(w) not in known]
+        stale = next(optimizers_of(given), None)
+        if stale is None or next(optimizers_of(own), None) is not None:
             return
-        kind = type(stale[0]).__name__
+        kind = type(stale).__name__
         warnings.warn(
             f"the weights have not moved in {CALLS} training calls, and there is an optimizer "
             f"({kind}) of the model from before it was compiled, whose parameters get no "
@@ -67,5 +67,28 @@ class StaleOptimizers:
         return StaleOptimizers, ()
 
 
-def _has(optimizer: Optimizer, weights: Collection[int]) -> bool:
-    return any(id(p) in weights for group in optimizer.param_groups for p in group["params"])
+def optimizers_of(weights: list[nn.Parameter]) -> Iterator[Optimizer]:
+    """The optimizers that train some of the weights, found from those.
+
+    Going through all objects instead would hold on to tuples that other threads are making.
+    """
+    groups = (g for row in _rows(weights) for g in _holders(row) if _has(g, "params", row))
+    for group in groups:
+        for rows in _rows([group]):
+            for holder in _holders(rows):
+                owners = _holders(holder) if _has(holder, "param_groups", rows) else [holder]
+                yield from (each for each in owners if issubclass(type(each), Optimizer))
+
+
+def _holders(value: object) -> list[Any]:
+    return gc.get_referrers(value)
+
+
+def _rows(values: list[Any]) -> list[list[Any]]:
+    """The lists that hold some of the values, besides this one."""
+    found = gc.get_referrers(*values) if values else []
+    return [each for each in found if type(each) is list and each is not values]
+
+
+def _has(holder: object, key: str, value: object) -> bool:
+    return type(holder) is dict and holder.get(key) is value

@@ -75,7 +75,10 @@ def _around_found(
         raise refusal from error
     if not lists:
         raise refusal
-    traced = _around(model, ", ".join(lists), constants, given)
+    try:
+        traced = _around(model, ", ".join(lists), constants, given)
+    except TraceError as error:
+        raise TraceError(f"{refusal} And around {', '.join(lists)}: {error}") from error
     reason = str(refusal).partition(". A network is compiled")[0]
     reason = re.sub(r"\S*/site-packages/", "", reason)
     return replace(traced, blocks=lists, untraced=reason)

@@ -96,4 +96,6 @@ def test_a_calibration_tells_what_is_asked_to_be_told(
     assert not out
     first, *others = err.splitlines()
     assert first.startswith("states of the serial network: 4, ")
-    assert [line.partition(":")[0] for line in others] == ["factored coarse networks"] * 2
+    costs, *fits = [line.partition(":")[0] for line in others]
+    assert costs == "costs of coarse networks"
+    assert fits == ["factored coarse networks"] * 2
