@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 import typer
 from torch import nn
 
-from pararealize import Parareal, errors, pararealize
+from pararealize import Parareal, errors, load, pararealize
 from pararealize.cli.app import app
 from pararealize.cli.zoos import import_torchvision
 from pararealize.models import odenet, resnet
+from pararealize.runtime.monitoring.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,9 +99,34 @@ def small() -> dict[str, Any]:
     }
 
 
+def resumed() -> dict[str, Any]:
+    given = small()
+    net = pararealize(given["model"], 2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    given["f"](net(given["x"]), given["y"]).backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.7)
+    return given | {
+        "net": net,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "load": load,
+        "Model": lambda: resnet(20, width=4),
+        "rank": 0,
+        "comm": None,
+    }
+
+
+def watched() -> dict[str, Any]:
+    tqdm = pytest.importorskip("tqdm").tqdm
+    return small() | {"tqdm": tqdm, "Progress": Progress, "contextmanager": contextmanager}
+
+
 #: What the blocks of a page take for granted, besides torch and pararealize.
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
     "networks.md": text_model,
+    "notebooks.md": watched,
+    "ranks.md": resumed,
     "conversion.md": converted,
     "mgrit.md": lambda: {"model": odenet(32)},
 }
@@ -135,7 +162,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def test_commands_exist(page: Path) -> None:
     known = typer.main.get_command(app).commands
     for name, *words in commands(page):
-        if name.endswith("pararealize") and words:
+        if name.endswith("pararealize") and words and not words[0].startswith("--"):
             assert words[0] in known, words
             options = {o for p in known[words[0]].params for o in (*p.opts, *p.secondary_opts)}
             assert {w for w in words if w.startswith("-")} <= options | {"--help"}, words

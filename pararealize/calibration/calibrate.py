@@ -176,7 +176,8 @@ class _Calibration:
         best = max(self.tried.values(), key=lambda found: found.candidate.closest.agreement)
         if self.options.best:
             return best, best.candidate.closest
-        raise CalibrationError(unreached(best.candidate, self.subject.n, needed or 1.0))
+        wanted = self.options.agreement or 1.0
+        raise CalibrationError(unreached(best.candidate, self.subject.n, wanted, needed or wanted))
 
     @property
     def _only_fast(self) -> bool:

@@ -13,12 +13,17 @@ COUNTS = range(2, 33)
 WORTH = 1.1
 
 
-def unreached(best: Candidate, n: int, agreement: float) -> str:
-    """What to do where nothing agrees as often as it has to."""
+def unreached(best: Candidate, n: int, agreement: float, needed: float) -> str:
+    """What to do where nothing agrees as often as it has to.
+
+    ``needed`` is the share of the held-out samples that vouches for the ``agreement``.
+    """
     row = best.closest
+    by_chance = f" ({needed:.2%} of the held-out answers, so that it is not by chance)"
     return (
-        f"no coarse network reaches an agreement of {agreement:.2%} with fewer than {n} sweeps: "
-        f"the best is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
+        f"no coarse network reaches an agreement of {agreement:.2%}"
+        f"{by_chance if needed > agreement else ''} with fewer than {n} sweeps: the best "
+        f"is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
         f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
         "accept the best with best=True."
     )
@@ -46,7 +51,7 @@ def would_win(plan: Plan, sweeps: int = 1) -> str:
         return serial / (sweeps * serial / n + (sweeps + 1) * (n - 1) * step)
 
     count = max(COUNTS, key=speedup)
-    gpu = "a GPU, where net.capture(inputs) saves the launches of small layers"
+    gpu = "a GPU, with the step in a CUDA graph"
     if count != plan.n and speedup(count) >= WORTH:
         fewer = "fewer" if count < plan.n else "more"
         return (
