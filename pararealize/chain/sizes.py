@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from pararealize.ir.chain import Profile
@@ -116,7 +115,7 @@ def _given(operation: Operation, profile: Profile) -> Any:
     """What the network was given as an argument, without numbers; ``None`` if that is unknown."""
     spec = profile.inputs.get(operation.name)
     if spec is not None:
-        return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+        return spec
     return operation.kwargs.get(FIXED, operation.args[0] if operation.args else None)
 
 

@@ -18,6 +18,7 @@ from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.propagators.meta_run import on_meta
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import without_data, without_gradients
 from pararealize.tracing.writes import is_foreign
@@ -108,9 +109,9 @@ class _Evaluator:
         match operation.kind:
             case "input":
                 default = operation.args[0] if operation.args else None
-                return _meta(inputs.get(operation.target, default)), NOTHING
+                return on_meta(inputs.get(operation.target, default)), NOTHING
             case "attribute":
-                return _meta(attrgetter(operation.target)(self.model)), NOTHING
+                return on_meta(attrgetter(operation.target)(self.model)), NOTHING
             case "training":
                 return self.training, NOTHING
             case "output":
@@ -163,7 +164,7 @@ class _Evaluator:
                 result, cost = _measure(call, *given)
         except REFUSALS as error:
             raise ShapeError(_explain(operation, module, args, error)) from error
-        return _meta(result), cost
+        return on_meta(result), cost
 
     def _callable(self, operation: Operation, module: nn.Module | None) -> Callable[..., Any]:
         if module is not None:
@@ -197,12 +198,6 @@ def _dropping(module: nn.Module) -> nn.Module:
 
 def _is_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
-
-
-def _meta(value: Any) -> Any:
-    if isinstance(value, TensorSpec):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    return map_tensors(lambda t: torch.empty_like(t, device="meta"), value)
 
 
 def _identity(operation: Operation, module: nn.Module | None) -> Any:

@@ -15,6 +15,7 @@ from pararealize.emit.weight_names import first_names, named
 from pararealize.errors import MethodError, RankError
 from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import together
+from pararealize.runtime.values.equality import is_equal
 
 #: A state of an optimizer: as ``optimizer.state_dict()``, with names in place of numbers.
 State = dict[str, Any]
@@ -125,19 +126,12 @@ def _check_groups(every: Sequence[Sequence[Mapping[str, Any]]]) -> None:
             )
         for i, (mine, first) in enumerate(zip(groups, every[0], strict=True)):
             for key in (mine.keys() | first.keys()) - {"params"}:
-                if not _equal(mine.get(key), first.get(key)):
+                if not is_equal(mine.get(key), first.get(key)):
                     raise RankError(
                         f"group {i} of the optimizer has {key}={first.get(key)!r:.60} on rank 0 "
                         f"and {mine.get(key)!r:.60} on rank {rank}: give it the same options on "
                         "every rank."
                     )
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        both = isinstance(one, Tensor) and isinstance(other, Tensor)
-        return both and torch.equal(one, other)
-    return bool(one == other)
 
 
 def _order(network: nn.Module, share: Share | None) -> list[str]:

@@ -17,6 +17,7 @@ from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.target import Target
 from pararealize.ir.task import Role, Task
+from pararealize.propagators.calls import parents
 from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.communication.random_streams import Draw
@@ -145,7 +146,7 @@ def under_every_name(found: Mapping[str, set[int]], serial: nn.Module) -> dict[s
             holders.setdefault(id(each), set()).update(ranks)
     named = (serial.named_modules, serial.named_parameters, serial.named_buffers)
     for name, value in chain.from_iterable(names(remove_duplicate=False) for names in named):
-        if id(value) in holders and known.keys().isdisjoint((name, *_parents(name))):
+        if id(value) in holders and known.keys().isdisjoint((name, *parents(name))):
             known[name] = holders[id(value)]
     return known
 
@@ -162,8 +163,8 @@ def _tensors(serial: nn.Module, path: str) -> Iterable[tuple[str, Tensor]]:
 
 def strip(serial: nn.Module, found: Mapping[str, set[int]], rank: int) -> None:
     """Remove from ``serial`` what only other ranks need; what nobody runs stays with rank 0."""
-    above = {parent for path in found for parent in _parents(path)}
-    needed = {parent for path, ranks in found.items() if rank in ranks for parent in _parents(path)}
+    above = {parent for path in found for parent in parents(path)}
+    needed = {parent for path, ranks in found.items() if rank in ranks for parent in parents(path)}
 
     def visit(module: nn.Module, prefix: str, owners: set[int]) -> None:
         """Remove from a module of which others run as a whole what this rank does not read."""
@@ -188,12 +189,6 @@ def strip(serial: nn.Module, found: Mapping[str, set[int]], rank: int) -> None:
                     del registry[name]
 
     visit(serial, "", {0})
-
-
-def _parents(path: str) -> Iterator[str]:
-    while "." in path:
-        path = path.rpartition(".")[0]
-        yield path
 
 
 def keep_applied(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -81,9 +82,8 @@ class Calls:
 
     def outside(self, root: nn.Module) -> Iterator[str]:
         """Paths of the largest modules that hold no block, and of the tensors beside them."""
-        blocks = set(self.blocks)
-        above = {parent for path in blocks for parent in _parents(path)}
-        for parent in sorted(above):
+        blocks, above = self._places
+        for parent in above:
             prefix = f"{parent}." if parent else ""
             module = root
             for name in filter(None, parent.split(".")):
@@ -92,6 +92,12 @@ class Calls:
                 path = f"{prefix}{name}"
                 if path not in above and path not in blocks:
                     yield path
+
+    @cached_property
+    def _places(self) -> tuple[frozenset[str], dict[str, None]]:
+        """The blocks, and what lies above them."""
+        blocks = frozenset(self.blocks)
+        return blocks, dict.fromkeys(sorted({p for path in blocks for p in parents(path)}))
 
     def run(
         self,
@@ -148,8 +154,7 @@ class Calls:
     def call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
         """The network's forward, whose tensors are ``values``."""
         given = {**dict(self.constants), **dict(zip(self.arguments, values, strict=True))}
-        more = given.pop(next((k for k in given if k.startswith("**")), ""), {})
-        return type(root).forward(root, **given, **more)
+        return type(root).forward(root, **keywords(given))
 
     def _other(self, path: str, number: int) -> str:
         wanted = self.blocks[number] if number < len(self.blocks) else "its end"
@@ -173,6 +178,14 @@ def given_of(result: Any, arguments: list[Tensor]) -> Given:
         return Slot(next(same, -1))
 
     return Given(tuple(map(slot, leaves)), structure)
+
+
+def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by name, those of a ``**`` parameter among the others."""
+    named = {name: value for name, value in given.items() if not name.startswith("**")}
+    for name in given.keys() - named.keys():
+        named |= given[name]
+    return named
 
 
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
@@ -208,7 +221,8 @@ def cuda_of(values: tuple[Any, ...]) -> list[torch.device]:
     return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
 
 
-def _parents(path: str) -> Iterator[str]:
+def parents(path: str) -> Iterator[str]:
+    """The modules around the one of a path, up to the network, whose path is empty."""
     while path:
         path = path.rpartition(".")[0]
         yield path

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation
 from pararealize.runtime.effects.containers import Contents
 from pararealize.runtime.effects.generators import kept
@@ -60,14 +61,20 @@ class MetaRun:
         """Whether all that the operation reads is known."""
         return all(name in self.values for name in operation.uses)
 
+    def attempt(self, operation: Operation) -> None:
+        """Keep the operation's value where it can be had without numbers."""
+        if self.can(operation):
+            with suppress(*REFUSALS):
+                self.evaluate(operation)
+
     def _value(self, operation: Operation) -> Any:
         args, kwargs = operation.map_refs(lambda ref: self.values[ref.name])
         target = operation.target
         match operation.kind:
             case "input":
-                return map_tensors(emptied, self.given[operation.name])
+                return on_meta(self.given[operation.name])
             case "attribute":
-                return map_tensors(emptied, attrgetter(target)(self.twin))
+                return on_meta(attrgetter(target)(self.twin))
             case "training":
                 return self.training
             case "network" | "context":
@@ -79,6 +86,8 @@ class MetaRun:
         return target(*args, **kwargs)
 
 
-def emptied(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape and dtype on the meta device."""
-    return torch.empty_like(tensor, device="meta")
+def on_meta(value: Any) -> Any:
+    """The same with tensors without numbers, also where only a specification is known of one."""
+    if isinstance(value, TensorSpec):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return map_tensors(lambda tensor: torch.empty_like(tensor, device="meta"), value)

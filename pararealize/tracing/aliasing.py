@@ -96,7 +96,6 @@ def _memories(program: Program, root: nn.Module, writes: dict[str, list[int]]) -
 
 def sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
     """Values that may share memory, together; sizes have none."""
-    """Values that may share memory, together."""
     import networkx as nx  # noqa: PLC0415  it is slow to import, and needed to compile alone
 
     graph = nx.Graph()

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.guard import Guard
 from pararealize.ir.program import Operation, Program
-from pararealize.propagators.meta_run import REFUSALS, MetaRun, emptied
+from pararealize.propagators.meta_run import REFUSALS, MetaRun, on_meta
 from pararealize.propagators.shape_guards import ShapeGuards, shapes_of
 from pararealize.propagators.shape_table import ShapeTable, is_size
 from pararealize.runtime.values.pytree import map_tensors
@@ -98,9 +98,7 @@ class Decider:
                 if operation.kind == "input":
                     given = map_tensors(_doubled, self._run.given[operation.name])
                     run.given = {**run.given, operation.name: given}
-                if run.can(operation):
-                    with suppress(*REFUSALS):
-                        run.evaluate(operation)
+                run.attempt(operation)
         self._done = len(self._operations)
         return run.values.get(name)
 
@@ -142,10 +140,9 @@ class Decider:
             operation = self._operation_of(node)
             self._operations.append(operation)
             self._sort(operation)
-            if run.can(operation):
-                with suppress(*REFUSALS):
-                    self._prepare(operation, run)
-                    run.evaluate(operation)
+            with suppress(*REFUSALS):
+                self._prepare(operation, run)
+            run.attempt(operation)
             self._last, node = node, node.next
 
     def _sort(self, operation: Operation) -> None:
@@ -161,17 +158,10 @@ class Decider:
             default = operation.args[0] if operation.args else None
             fixed = name.rpartition("_")[0]  # torch.fx numbers those that have one value
             found = self._given.get(name, self._given.get(fixed, default))
-            run.given = {**run.given, operation.name: map_specs(found)}
+            run.given = {**run.given, operation.name: on_meta(found)}
         if operation.kind == "attribute" and not hasattr(run.twin, operation.target):
             value = operator.attrgetter(operation.target)(self._model)  # a constant of the trace
-            setattr(run.twin, operation.target, map_tensors(emptied, value))
-
-
-def map_specs(value: Any) -> Any:
-    """An argument with tensors for what only says their shapes."""
-    if isinstance(value, TensorSpec):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    return value
+            setattr(run.twin, operation.target, on_meta(value))
 
 
 def _doubled(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pararealize.propagators.calls import keywords
 from pararealize.runtime.values.pytree import tensors_of
 from pararealize.tracing.apart import Origins, plain_copies, quiet_copy
 
@@ -89,9 +90,7 @@ def _watched(twin: nn.Module, items: Mapping[str, str], given: Mapping[str, Any]
         if "forward" not in vars(module):  # which a list may hold twice
             module.forward = around(module, path)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        values = plain_copies(given)
-        more = values.pop(next((k for k in values if k.startswith("**")), ""), {})
-        twin(**values, **more)
+        twin(**keywords(plain_copies(given)))
     return top
 
 

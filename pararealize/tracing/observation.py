@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pararealize.errors import TraceError
+from pararealize.propagators.calls import keywords
 from pararealize.propagators.stubs import replaced
 from pararealize.tracing.apart import Origins, Watched, plain_copies, quiet_copy, watch
 
@@ -92,9 +93,7 @@ def observe(
         replaced(twin, paths, act, {}),
         _Draws() as drawn,
     ):
-        values = plain_copies(given)
-        more = values.pop(next((k for k in values if k.startswith("**")), ""), {})
-        output = type(twin).forward(twin, **values, **more)
+        output = type(twin).forward(twin, **keywords(plain_copies(given)))
     return Observation(tuple(calls), tuple(draws), output, origins)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.propagators.calls import Calls, Place, cuda_of, stream_of
+from pararealize.runtime.values.equality import is_equal
 from pararealize.runtime.values.pytree import tensors_of
 from pararealize.tracing.observation import Observation
 
@@ -61,7 +62,7 @@ class Trials:
     def drawn(self, number: int, leaves: Sequence[int]) -> set[int]:
         """Those arguments of a call that are others under another seed."""
         one, other = (self.gives(number, leaves, self.known, seed=seed) for seed in (1, 2))
-        return {leaf for leaf, a, b in zip(leaves, one, other, strict=True) if not is_same(a, b)}
+        return {leaf for leaf, a, b in zip(leaves, one, other, strict=True) if not is_equal(a, b)}
 
     def unknown(self, number: int, leaves: Sequence[int], needs: Iterable[Place]) -> set[Place]:
         """What a gap reads of the blocks besides what is known that it needs.
@@ -73,7 +74,7 @@ class Trials:
 
         def suffices(places: Iterable[Place]) -> bool:
             found = self.gives(number, leaves, {place: known[place] for place in places})
-            return all(map(is_same, wanted, found))
+            return all(map(is_equal, wanted, found))
 
         needs = set(needs)
         if suffices(needs):
@@ -96,15 +97,4 @@ class Trials:
             return self.gives(number, leaves, self.known, drawn)
 
         base = given(-1) if drawing else []
-        return [n for n in drawing if not all(map(is_same, base, given(n)))]
-
-
-def is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal bit for bit, no number being equal to no number."""
-    if one.shape != other.shape:
-        return False
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(
-        one.nan_to_num(0.0, torch.inf, -torch.inf), other.nan_to_num(0.0, torch.inf, -torch.inf)
-    )
+        return [n for n in drawing if not all(map(is_equal, base, given(n)))]

@@ -12,10 +12,8 @@ from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import nn
 
-from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import FIXED, Operation, Program
 from pararealize.propagators.meta_run import REFUSALS, MetaRun
 from pararealize.propagators.step import Step
@@ -77,10 +75,8 @@ def _arguments(program: Program, given: Mapping[str, Any]) -> dict[str, Any]:
     for operation in program.inputs:
         default = (operation.kwargs.get(FIXED, v) for v in operation.args[:1])
         known = (*(given[k] for k in (operation.target,) if k in given), *default)
-        for value in known[:1]:
-            spec = isinstance(value, TensorSpec)
-            made = torch.empty(value.shape, dtype=value.dtype, device="meta") if spec else value
-            found[operation.name] = made
+        if known:
+            found[operation.name] = known[0]
     return found
 
 

@@ -10,8 +10,8 @@ from typing import Any, final
 from torch import nn
 
 from pararealize.ir.program import Operation, Program
+from pararealize.runtime.values.equality import is_equal
 from pararealize.runtime.values.pytree import tensors_of
-from pararealize.verification.equality import is_equal
 
 #: Of how many modules the last results are remembered: those that end between two layers.
 RECENT = 16

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.compiled import written_by_call
 from pararealize.runtime.effects.statistics import is_torchs
+from pararealize.runtime.values.equality import is_equal, largest_difference
 from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.composites import FORWARDS
 from pararealize.verification.culprits import Culprits, Mismatch
-from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.exchange import (
     PartedError,
     RefusedError,

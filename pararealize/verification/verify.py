@@ -14,9 +14,9 @@ from pararealize.errors import ShapeError, TraceError, VerificationError
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Program, cut_segment
 from pararealize.propagators.compiled import compile_segment
+from pararealize.runtime.values.equality import is_equal, largest_difference
 from pararealize.tracing.trace import Trace
 from pararealize.verification.culprits import Mismatch
-from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.exchange import PartedError, RefusedError, answer
 from pararealize.verification.kept import devices_of, same_streams, unmoved
 from pararealize.verification.lockstep import Lockstep

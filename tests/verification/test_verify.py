@@ -23,10 +23,10 @@ from pararealize.errors import VerificationError
 from pararealize.ir.chain import Chain
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
+from pararealize.runtime.values.equality import is_equal, largest_difference
 from pararealize.tracing import mutation
 from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.verification import verify
-from pararealize.verification.equality import is_equal, largest_difference
 from pararealize.verification.samples import last_rows
 
 EXACT = Parareal(coarse="fine", correction="difference")
