@@ -17,7 +17,7 @@ from pararealize.coarse.registry import asked
 from pararealize.cost.described import described
 from pararealize.cost.drawing import with_draws
 from pararealize.cost.inputs import bind, decisive, infer_profile
-from pararealize.cost.measure import measured
+from pararealize.cost.measure import measured, with_one_cost
 from pararealize.cost.profile import profile
 from pararealize.cut.wide_states import with_wide_states
 from pararealize.decide.arguments import check_arguments, devices_of
@@ -27,6 +27,7 @@ from pararealize.decide.passes import MethodPasses
 from pararealize.decide.request import Request, check_chunks
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
+from pararealize.emit.emission import Emission
 from pararealize.emit.ranks import release
 from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.errors import SlowerThanSerialWarning
@@ -137,8 +138,18 @@ def compile_as(
     transport: Transport | None = None,
     saved: Plan | None = None,
 ) -> ParallelNetwork:
-    """The passes, one after another; what a saved plan chose is chosen again."""
-    serial = copy_module(model)
+    """The network that a copy of ``model`` becomes; what a saved plan chose is chosen again."""
+    network = ParallelNetwork(emitted(copy_module(model), request, transport, saved))
+    network.optimizers = StaleOptimizers(p for p in model.parameters() if p.requires_grad)
+    if transport is not None and request.devices:
+        return network.to(request.devices[transport.rank])
+    return network
+
+
+def emitted(
+    serial: nn.Module, request: Request, transport: Transport | None, saved: Plan | None
+) -> Emission:
+    """The passes, one after another, over the network whose weights it will use."""
     places = len(request.devices) or 1 if transport is None else transport.size
     request = request.for_places(places, ranks=transport is not None)
     if transport is not None:
@@ -146,18 +157,13 @@ def compile_as(
     with all_kept(serial):
         with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
             request, chain = verified(serial, request, _chain)
-        chain = _with_one_cost(chain, request, transport)
+        chain = chain if request.cost == "predicted" else with_one_cost(chain, transport)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
             partition = passes.cut(chain, passes.count(chain))
             decisions = passes.decide_again(partition)
             decisions = passes.put(decisions, over_ranks=transport is not None)
-            emission = assemble(decisions, serial, transport, request.devices)
-    network = ParallelNetwork(emission)
-    network.optimizers = StaleOptimizers(p for p in model.parameters() if p.requires_grad)
-    if transport is not None and request.devices:
-        return network.to(request.devices[transport.rank])
-    return network
+            return assemble(decisions, serial, transport, request.devices)
 
 
 def passes_of(request: Request, serial: nn.Module, places: int, saved: Plan | None) -> MethodPasses:
@@ -185,11 +191,3 @@ def _chain(traced: Trace, serial: nn.Module, request: Request) -> Chain:
     if request.cost == "predicted":
         return chain
     return measured(chain, serial, request.given or {}, seed=request.method.seed)
-
-
-def _with_one_cost(chain: Chain, request: Request, transport: Transport | None) -> Chain:
-    """The chain with the costs that rank 0 measured, so that all ranks cut alike."""
-    if transport is None or request.cost == "predicted":
-        return chain
-    layers, costs = transport.exchange((chain.layers, dict(chain.profile.costs)))[0]
-    return replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))

@@ -89,6 +89,10 @@ class SlowerThanSerialWarning(UserWarning):
     """The parallel network is predicted to be slower than the serial one."""
 
 
+class RecompiledWarning(UserWarning):
+    """A network was compiled again, as an attribute that it was compiled with has changed."""
+
+
 class StaleOptimizerWarning(UserWarning):
     """An optimizer was made before the network was compiled, and trains nothing of it."""
 

@@ -17,9 +17,9 @@ from pararealize.emit.adoption import is_added
 from pararealize.errors import CoarseError, CutError, ShapeError
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.options import CoarseFactory
-from pararealize.ir.plan import Tracing
 from pararealize.ir.saved_factory import with_factory
 from pararealize.network import ParallelNetwork
+from pararealize.recompiling import as_found
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import together
@@ -78,21 +78,14 @@ def load(
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
     with at_rest(model), together(transport), _foreign(saved):
-        request = Request(n or plan.n, method, given, plan.machine, cuts)
-        request = replace(request, verify=verify, tracing=_as_found(plan.tracing, model))
+        request = Request(n or plan.n, method, given, plan.machine, cuts, verify=verify)
+        request = replace(request, tracing=as_found(plan.tracing, model))
         network = compile_as(model, request, transport, plan if same else None)
         _fill(network, saved, whole=same)
         fitted = same and plan.fitted  # earlier versions did not save the weights
         if isinstance(method, MGRIT) and method.coarse == "fitted" and not fitted:
             network.recoarsen()  # what it was compiled with were the weights of ``model``
     return network
-
-
-def _as_found(tracing: Tracing, model: nn.Module) -> Tracing:
-    """How to trace again: what was called whole is so again, whatever mode it is in now."""
-    known = {name for name, _ in model.named_modules()}
-    whole = [name for name in tracing.found if name in known]
-    return replace(tracing, leaf_modules=tuple(dict.fromkeys((*tracing.leaf_modules, *whole))))
 
 
 def _fill(network: ParallelNetwork, saved: Saved, *, whole: bool) -> None:

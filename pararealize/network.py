@@ -14,14 +14,12 @@ from torch import fx, nn
 
 from pararealize.calibration.calibrate import calibrate
 from pararealize.decide.recoarsen import recoarsened
-from pararealize.emit.adoption import Adopting, adopt
 from pararealize.emit.call_checks import check_call, check_shapes
 from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
+from pararealize.emit.emitted import Emitted
 from pararealize.emit.parameters import HoldsParameters
-from pararealize.emit.runner import runner_of
 from pararealize.emit.stale_optimizers import StaleOptimizers
-from pararealize.emit.watch import AttributeWatch
 from pararealize.errors import CertificateWarning, MethodError
 from pararealize.explain.shown import Shown
 from pararealize.ir.calibration import Calibration, Fitting
@@ -39,40 +37,24 @@ from pararealize.storage.write import write
 
 
 @final
-class ParallelNetwork(Adopting, HoldsParameters, Shown):
+class ParallelNetwork(Emitted, HoldsParameters, Shown):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.
     Hooks on layers fire whenever a sweep evaluates them, those on containers do not.
     """
 
-    _runner: Runner
-    _watch: AttributeWatch
-
     def __init__(self, emission: Emission) -> None:
-        super().__init__()
-        adopt(self, emission.serial)
-        self._become(emission)
-        self._jumps: Jumps | None = None
+        super().__init__(emission)
         self.optimizers = StaleOptimizers()
         self.training = emission.serial.training
-
-    def _become(self, emission: Emission) -> None:
-        """Be this emission, with its coarse and guess networks as sub-modules."""
-        for prefix, registry in emission.registries.items():
-            self._modules.pop(prefix, None)
-            if registry:
-                self._modules[prefix] = registry.train(emission.serial.training)
-        object.__setattr__(self, "_emission", emission)
-        object.__setattr__(self, "_runner", runner_of(emission, self))
-        object.__setattr__(self, "_watch", emission.watch)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer, through the schedule; ``torch.compile`` takes the fixed part of it.
 
         Raises:
             ShapeError: an input does not fit the first layer.
-            StaleError: an attribute that the network was compiled with has changed.
+            StaleError: an attribute that it was compiled with has changed, and it cannot follow.
 
         """
         emission, compiling = self._emission, torch.compiler.is_compiling()
@@ -80,7 +62,7 @@ class ParallelNetwork(Adopting, HoldsParameters, Shown):
             return torch.compiler.disable(self.forward)(*args, **kwargs)
         if not compiling:
             check_call(emission, args, kwargs)
-            self._watch.check()
+            emission = self._followed()
             self.optimizers.look(self)
         else:
             check_shapes(emission, args, kwargs)
@@ -239,10 +221,7 @@ class ParallelNetwork(Adopting, HoldsParameters, Shown):
             ShapeError: the inputs are not the network's arguments.
 
         """
-        before = self.solver
-        self._become(recoarsened(self._emission, self.to_serial(), args, kwargs))
-        if before is not None and self.solver is not None:
-            self.solver.tally = before.tally
+        self._renew(recoarsened(self._emission, self.to_serial(), args, kwargs))
 
     def to_serial(self) -> nn.Module:
         """A copy of the original, of its own class, with today's weights.
@@ -266,17 +245,6 @@ class ParallelNetwork(Adopting, HoldsParameters, Shown):
         transport = self._emission.transport
         write(path, self.state_dict(), self.plan, transport, consolidated=consolidated)
 
-    @property
-    def original(self) -> nn.Module:
-        """The serial network that holds the same parameters, buffers and sub-modules."""
-        return self._emission.serial
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Names in the ``state_dict`` of the whole network, also those that other ranks hold."""
-        share = self._emission.share
-        return frozenset(self.state_dict()) if share is None else share.names
-
     def train(self, mode: bool = True) -> Self:
         """Set training mode, of the original's root as well."""
         super().train(mode)
@@ -286,12 +254,3 @@ class ParallelNetwork(Adopting, HoldsParameters, Shown):
     def extra_repr(self) -> str:
         """The plan in a line."""
         return f"n={self.plan.n}, schedule={len(self.schedule.tasks)} tasks"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what runs it, with generated code and the last call's states."""
-        return {**self.__dict__, "_runner": None, "_jumps": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make what runs it again."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        object.__setattr__(self, "_runner", runner_of(self._emission, self))

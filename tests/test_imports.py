@@ -28,14 +28,16 @@ ORDER = (
     *("tracing", "chain", "schedule", "cost", "coarse", "cut"),
     # what comes out
     *("explain", "storage", "emit", "decide", "verification", "calibration"),
-    *("network", "compiler", "loading"),
+    *("network", "compiler", "recompiling", "loading"),
     "layers",
     *("models", "", "cli", "__main__"),
 )
 
 #: What a part imports all the same when it is called: the names of kinds that it takes as options.
 #: And what shows data in a notebook: data are shown where they are, by what knows how to.
+#: And a network that has changed asks the compiler for what it is now.
 LAZY = {
+    "emit.emitted": {"recompiling.recompiled"},
     "ir.methods": {"coarse.registry"},
     "ir.plan": {"explain.notebook.plan_html"},
     "ir.schedule": {"explain.notebook.schedule_html"},

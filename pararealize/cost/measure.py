@@ -15,6 +15,7 @@ from torch import nn
 from pararealize.cost.probe import Probe
 from pararealize.ir.chain import Chain, Layer, Partition, Profile
 from pararealize.propagators.fine import Fine
+from pararealize.runtime.communication.transport import Transport
 
 
 def wait(device: torch.device) -> None:
@@ -80,6 +81,14 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
         for layer, *seconds in zip(chain.layers, *rounds[1:], strict=True)
     ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
+
+
+def with_one_cost(chain: Chain, transport: Transport | None) -> Chain:
+    """The chain with the costs that rank 0 measured, so that all ranks cut alike."""
+    if transport is None:
+        return chain
+    layers, costs = transport.exchange((chain.layers, dict(chain.profile.costs)))[0]
+    return replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))
 
 
 def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:

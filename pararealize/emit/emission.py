@@ -104,7 +104,7 @@ class Emission:
     @property
     def watch(self) -> AttributeWatch:
         """What notices attributes that have changed since they were traced."""
-        return AttributeWatch(self.serial, self.decisions.partition.chain.reads, self.transport)
+        return AttributeWatch(self.serial, self.decisions.partition.chain.reads)
 
     def begin_step(self) -> None:
         """Forget the random numbers that the last step drew."""

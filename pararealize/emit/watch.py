@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -11,33 +12,60 @@ from torch import nn
 
 from pararealize.errors import StaleError
 from pararealize.ir.reading import Read
-from pararealize.runtime.communication.transport import Transport
 from pararealize.tracing.reading import PLAIN, snapshot
+
+
+@dataclass(frozen=True)
+class Change:
+    """An attribute, of a module of class ``kind``, that was ``read`` and is another one ``now``."""
+
+    read: Read
+    kind: str
+    now: object
+
+    @property
+    def what(self) -> str:
+        """Both values, in a sentence without an end."""
+        read, now = self.read, self.now
+        if read.mode is None:
+            return f"{read} was {read.value!r:.60} when the network was compiled and is {now!r:.60}"
+        modes = ("train" if now else "eval", "train" if read.mode else "eval")
+        return f"{read.path} is in {modes[0]} mode, and the network in {modes[1]} mode"
+
+    @property
+    def whole(self) -> str:
+        """What to write where it changes often; of the network itself, nothing."""
+        if not self.read.path:
+            return ""
+        return (
+            f"have {self.kind} called whole: pararealize(model, n, "
+            f"leaf_modules=[{self.read.path!r}])"
+        )
+
+    def error(self, reason: str) -> StaleError:
+        """What is raised where the network cannot be compiled again by itself, for a reason."""
+        made = f"what {self.kind}.forward made of it is part of the program"
+        again = "compile it again: net = pararealize(net.to_serial(), n)"
+        advice = f"{self.whole}; or {again}" if self.whole else again
+        return StaleError(f"{self.what}: {made}, and {reason}. To change it, {advice}.")
 
 
 @final
 class AttributeWatch:
     """Compares attributes of a network's modules with what they were when it was traced.
 
-    On ranks each looks at the modules that it holds, and tells the others before it raises.
+    On ranks each looks at the modules that it holds.
     """
 
-    def __init__(
-        self, root: nn.Module, reads: Sequence[Read], transport: Transport | None = None
-    ) -> None:
-        self._root, self._transport = root, transport
+    def __init__(self, root: nn.Module, reads: Sequence[Read]) -> None:
+        self._root = root
         by_path: dict[str, list[Read]] = {}
         for read in reads:
             by_path.setdefault(read.path, []).append(read)
         self._reads = [(p.split(".") if p else [], found) for p, found in by_path.items()]
 
-    def check(self) -> None:
-        """Raise where one has changed.
-
-        Raises:
-            StaleError: names the module, the attribute, both values, and what to write.
-
-        """
+    def change(self) -> Change | None:
+        """The first that has changed, if any has."""
         for names, reads in self._reads:
             module: nn.Module | None = self._root
             for name in names:
@@ -49,16 +77,11 @@ class AttributeWatch:
                     value = _value(module, read.name)
                     now = value if isinstance(value, PLAIN) else snapshot(value)
                     if now is not read.value and now != read.value:
-                        raise self._stale(_advice(module, read, now))
-
-    def _stale(self, advice: str) -> StaleError:
-        error = StaleError(advice)
-        if self._transport is not None:
-            self._transport.refuse(error)
-        return error
+                        return Change(read, type(module).__name__, now)
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttributeWatch:
-        """A watch of the copied network; transports are not copied."""
+        """A watch of the copied network."""
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin._root = copy.deepcopy(self._root, memo)
@@ -70,19 +93,3 @@ def _value(module: nn.Module, name: str) -> Any:
     if name.startswith("torch."):
         return getattr(torch, name.removeprefix("torch."))()
     return getattr(module, name, None)
-
-
-def _advice(module: nn.Module, read: Read, now: object) -> str:
-    kind = type(module).__name__
-    again = "compile it again: net = pararealize(net.to_serial(), n)"
-    what = f"{read} was {read.value!r:.60} when the network was compiled and is {now!r:.60}"
-    if read.mode is not None:
-        modes = ("train" if now else "eval", "train" if read.mode else "eval")
-        what = f"{read.path} is in {modes[0]} mode, and the network in {modes[1]} mode"
-    made = f"{what}: what {kind}.forward made of it is part of the program."
-    if not read.path:
-        return f"{made} To change it, {again}."
-    return (
-        f"{made} To change it between calls, have {kind} called whole: pararealize(model, n, "
-        f"leaf_modules=[{read.path!r}]); or {again}."
-    )

@@ -33,6 +33,9 @@ LONGEST = 30.0
 #: How often modules that turn out to be traced wrongly are called whole and all is traced again.
 ROUNDS = 16
 
+#: Why there is no comparison where the user wants none.
+NOT_ASKED = "verify=False was asked for"
+
 #: A network's inputs by name.
 _Inputs = Mapping[str, Any]
 #: Devices besides the CPU on which it may draw random numbers.
@@ -70,7 +73,7 @@ def verified(
         chain = replace(chain, reads=traced.reads, guards=traced.guards)
         chain = replace(chain, blocks=traced.blocks, untraced=traced.untraced)
         if not request.verify:
-            return request, replace(chain, unverified="verify=False was asked for")
+            return request, replace(chain, unverified=NOT_ASKED)
         finding = compared(chain, serial, request)
         if finding.difference is None:
             return request, replace(chain, unverified=finding.unverified)

@@ -1,4 +1,4 @@
-"""Attributes that a forward reads: what is called whole follows them, the rest is noticed."""
+"""Attributes that a forward reads: a change is noticed, and the network is compiled again."""
 
 import copy
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from networks import TanhBlock as Block
-from pararealize import Parareal, pararealize
-from pararealize.errors import StaleError
+from pararealize import MGRIT, Parareal, pararealize
+from pararealize.errors import RecompiledWarning, StaleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 EXACT = Parareal(coarse="fine", correction="difference")
@@ -65,6 +65,19 @@ class Noisy(nn.Module):
         return x + torch.randn_like(x) if self.training else x
 
 
+class Widening(Block):
+    wide = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return (torch.cat((y, y), -1) if self.wide else y).sin()
+
+
+class Narrowing(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :4])
+
+
 def put(name: str, value: Any) -> Callable[[Any], None]:
     return lambda module: setattr(module, name, value)
 
@@ -86,22 +99,73 @@ def cut(middle: nn.Module, **options: Any) -> tuple[nn.Module, Any, Tensor]:
     return model, pararealize(model, 2, **given), x
 
 
+def seeded(module: Any, x: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    found: Tensor = module(x)
+    return found
+
+
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("method", [EXACT, Parareal()], ids=["exact", "default"])
-def test_a_change_is_noticed(change: str, method: Any) -> None:
+@pytest.mark.parametrize("method", [EXACT, Parareal(seed=3)], ids=["exact", "default"])
+def test_a_change_is_followed(change: str, method: Any) -> None:
     kind, act, message = CHANGES[change]
     _, net, x = cut(kind(), method=method)
-    net(x)
-    other = copy.deepcopy(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    seeded(net, x)
+    other, weights = copy.deepcopy(net), dict(net.named_parameters())
     act(net.get_submodule("2"))
-    with pytest.raises(StaleError, match=message) as caught:
-        net(x)
-    assert "leaf_modules=['2']" in str(caught.value)
-    other(x)
-    again = pararealize(net.to_serial(), 2, method=method, example_inputs=(x,))
-    assert again(x).shape == x.shape  # as the message says
+    with pytest.warns(RecompiledWarning, match=message) as caught:
+        found = seeded(net, x)
+    assert "leaf_modules=['2']" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    now = dict(net.named_parameters())
+    assert now.keys() == weights.keys()
+    assert all(now[name] is weight for name, weight in weights.items())
     if method is EXACT:
-        assert torch.equal(again.eval()(x), net.to_serial().eval()(x))
+        assert torch.equal(found, seeded(net.to_serial(), x))
+        assert torch.equal(seeded(net.eval(), x), seeded(net.to_serial(), x))
+    net.train()
+    seeded(net, x).sum().backward()
+    optimizer.step()
+    assert torch.equal(seeded(net, x), seeded(copy.deepcopy(net), x))
+    other(x)  # which has the old value, and does not warn
+
+
+def test_a_network_that_cannot_follow_says_so() -> None:
+    model, x = nn.Sequential(Block(), Widening(), Narrowing(), Block()), torch.randn(3, 4)
+    net = pararealize(model, 2, interfaces=["1"], example_inputs=(x,))
+    net.get_submodule("1").wide = True
+    with pytest.raises(StaleError, match=r"1\.wide was False .* network is another one") as caught:
+        net(x)
+    assert "net = pararealize(net.to_serial(), n)" in str(caught.value)
+    net.get_submodule("1").wide = False
+    net(x)
+
+
+def test_what_runs_multigrid_goes_on() -> None:
+    model, x = nn.Sequential(*(Scaled() for _ in range(8))), torch.randn(3, 4)
+    method = MGRIT(coarsening=2, coarse="identity")
+    net = pararealize(model, 2, method=method, example_inputs=(x,))
+    net(x)
+    net.get_submodule("5").scales = (1.0, 0.5)
+    with pytest.warns(RecompiledWarning, match=r"5\.scales"):
+        found = net(x)
+    fresh = pararealize(net.to_serial(), 2, method=method, example_inputs=(x,))
+    assert torch.equal(found, fresh(x))
+    assert not torch.equal(found, pararealize(model, 2, method=method, example_inputs=(x,))(x))
+
+
+def test_calibrated_networks_keep_what_was_fitted() -> None:
+    model, x = nn.Sequential(*(Scaled() for _ in range(8))), torch.randn(32, 4)
+    net = pararealize(model, 2, example_inputs=(x[:8],))
+    net.calibrate(x, progress=False, agreement=0.5, batch=8)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.get_submodule("7").scales = (1.0, 1.01)
+    with pytest.warns(RecompiledWarning):
+        net(x)
+    assert net.plan.calibration is not None
+    after = net.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -122,10 +186,11 @@ def test_what_is_put_back_is_as_before() -> None:
     model, net, x = cut(Tempered())
     part = net.get_submodule("2")
     part.tau = 1.0
-    with pytest.raises(StaleError):
-        net(x)
+    with pytest.warns(RecompiledWarning):
+        assert not torch.equal(net(x), model(x))
     part.tau = 5.0
-    assert torch.equal(net(x), model(x))
+    with pytest.warns(RecompiledWarning):
+        assert torch.equal(net(x), model(x))
 
 
 def test_modes_of_the_whole_network_are_no_change() -> None:
