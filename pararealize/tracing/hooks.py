@@ -25,16 +25,17 @@ def hooks_are_heard(module: nn.Module, known: frozenset[int]) -> bool:
     Hooks that only tell somebody outside, as for a log, do not run while a network is compiled.
     """
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return any(_reaches(hook, known, DEPTH) for hook in hooks)
+    return any(reaches(hook, known) for hook in hooks)
 
 
-def _reaches(value: Any, known: frozenset[int], depth: int) -> bool:
+def reaches(value: Any, known: frozenset[int], depth: int = DEPTH) -> bool:
+    """Whether a function, through its cells or the object that it is bound to, meets the known."""
     if id(value) in known:
         return True
     if isinstance(value, MethodType):
-        return _reaches(value.__self__, known, depth)
+        return reaches(value.__self__, known, depth)
     cells = (value.__closure__ or ()) if isinstance(value, FunctionType) and depth else ()
-    return any(_reaches(_content(cell), known, depth - 1) for cell in cells)
+    return any(reaches(_content(cell), known, depth - 1) for cell in cells)
 
 
 def _content(cell: CellType) -> Any:

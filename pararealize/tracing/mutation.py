@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program, Ref
@@ -57,7 +58,9 @@ def trace_keeping_state(
         if written:
             writers |= _owners(model, written, writers)
             continue
-        strays = differing(model, traced, given) if isinstance(given, Mapping) else {}
+        strays: dict[str, str] = {}
+        if isinstance(given, Mapping):
+            strays, traced = differing(model, traced, given)
         if not strays:
             return replace(traced, whole={**writers, **traced.whole})
         writers |= strays
@@ -75,25 +78,49 @@ def _switch_modes(model: nn.Module) -> None:
         module.training = training
 
 
-def differing(model: nn.Module, traced: Trace, given: Mapping[str, Any]) -> dict[str, str]:
+def differing(
+    model: nn.Module, traced: Trace, given: Mapping[str, Any]
+) -> tuple[dict[str, str], Trace]:
     """Modules that do something else with tensors than with a trace's values, and why.
+
+    Where there are none, the trace with values in place of constants that stand for them.
 
     Raises:
         TraceError: the network's own forward does.
 
     """
     modes = {module: module.training for module in model.modules()}
+    programs = [traced.train, traced.eval]
     try:
         with _watched(model, {}):
-            for training, draft in zip((True, False), traced.drafts, strict=False):
-                model.train(training)
-                strays = rehearse(model, draft, given)
+            for i, draft in enumerate(traced.drafts):
+                model.train(i == 0)
+                strays, left = rehearse(model, draft, given)
                 if strays:
-                    return _of_one_kind(model, strays)
+                    return _of_one_kind(model, strays), traced
+                programs[i] = _with_values(programs[i], left)
     finally:
         for module, training in modes.items():
             module.training = training
-    return {}
+    same = traced.train is traced.eval
+    return {}, replace(traced, train=programs[0], eval=programs[0 if same else 1])
+
+
+def _with_values(program: Program, left: Mapping[str, str]) -> Program:
+    """A program with values in place of constants."""
+    if not left:
+        return program
+
+    def value(leaf: Any) -> Any:
+        return Ref(left.get(leaf.name, leaf.name)) if isinstance(leaf, Ref) else leaf
+
+    kept = (operation for operation in program if operation.name not in left)
+    return Program(
+        tuple(
+            replace(o, args=tree_map(value, o.args), kwargs=tree_map(value, dict(o.kwargs)))
+            for o in kept
+        )
+    )
 
 
 def _of_one_kind(model: nn.Module, strays: Mapping[str, str]) -> dict[str, str]:

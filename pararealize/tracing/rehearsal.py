@@ -57,24 +57,28 @@ class DifferentWayError(BaseException):
         self.path, self.reason = path, reason
 
 
-def rehearse(model: nn.Module, draft: Draft, given: Mapping[str, Any]) -> dict[str, str]:
+def rehearse(
+    model: nn.Module, draft: Draft, given: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
     """The module that takes another way than it did while it was traced, and why; or nothing.
 
-    Nothing is computed: weights, statistics and random numbers stay as they are.
+    And names of constants of the trace that stand for values of it, with the names of these: what
+    a hook left in a container, as the trace found it there from an earlier call. Nothing is
+    computed: weights, statistics and random numbers stay as they are.
     """
     run = _Run(model, draft, {name: _spread(value) for name, value in given.items()})
     try:
         run()
     except DifferentWayError as error:
-        return {error.path: error.reason}
+        return {error.path: error.reason}, {}
     except (NumbersWantedError, AssertionError, NotImplementedError, *REFUSALS):
         # Either the network cannot take these inputs, which its profile explains, or shapes alone
         # do not tell what it does; the comparison of numbers does.
-        return {}
+        return {}, run.script.left_behind
     finally:
         run.script.values.clear()
         run.shapes.release()
-    return {}
+    return {}, run.script.left_behind
 
 
 def _spread(value: Any) -> Any:
@@ -250,6 +254,7 @@ class _Run:
         if not same and getattr(function, "__name__", "") == "__len__":
             return  # which the trace has been told, and looks at again in every call
         if same:
+            self.script.look_behind(event, leaves_in((args, kwargs)))
             theirs, own = self._both(event, *operands(function, args, kwargs))
             same = self._agree(theirs, own)
             if not same and is_commutative(function):

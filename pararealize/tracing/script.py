@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, final
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pararealize.tracing.draft import Draft, Event, Recorded
-from pararealize.tracing.shapes import ShapesOnly
+from pararealize.tracing.shapes import ShapesOnly, leaves_in
 
 
 @final
@@ -32,6 +32,7 @@ class Script:
         self.model, self.draft, self.shapes, self.given = model, draft, shapes, given
         self.position = 0
         self.values: dict[fx.Node, Any] = {}
+        self.left_behind: dict[str, str] = {}
 
     def next(self) -> Event | None:
         """The next event that a run shows, or ``None`` at the end."""
@@ -51,6 +52,22 @@ class Script:
     def mapped(self, value: Any) -> Any:
         """Recorded arguments with values in place of nodes."""
         return fx.node.map_arg(value, self.values.__getitem__)
+
+    def look_behind(self, event: Event | None, operands: Sequence[Any]) -> None:
+        """Find constants that stand for values of the trace, by what a call is given for them.
+
+        A trace that reads what a hook has left in a container finds there what another call left.
+        """
+        assert isinstance(event, Recorded)
+        leaves = leaves_in((event.args, dict(event.kwargs)))
+        for leaf, own in zip(leaves, operands, strict=False):
+            constant = isinstance(leaf, fx.Node) and leaf.op == "get_attr"
+            if constant and isinstance(own, Tensor) and not isinstance(own, nn.Parameter):
+                known = self.values.items()
+                made = (n for n, value in known if value is own and n.op != "get_attr")
+                first = next(made, None)
+                if first is not None:
+                    self.left_behind[leaf.name], self.values[leaf] = first.name, own
 
     def _is_noted(self, event: Recorded) -> bool:
         """Whether the event is no call on a tensor; its value is then known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from pararealize.propagators.stubs import is_librarys
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, put_back, state_of
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
+from pararealize.tracing.hooks import held, reaches
 
 #: What a module keeps values in, besides buffers.
 CONTAINERS = (list, dict, set, deque)
@@ -61,8 +62,8 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
 
     Weights ask for no gradients meanwhile, so that a forward pass keeps no activations, while code
     that asks whether gradients are enabled hears what it heard when it was traced. The user's hooks
-    do not run: they may write on what is not the network's, and belong to calls of layers as a
-    whole, which are what is not in question.
+    do not run, but for those that reach what the network may read: others may write on what is not
+    the network's, and belong to calls of layers as a whole, which are what is not in question.
     """
     modules = list(root.modules())
     modes = [module.training for module in modules]
@@ -72,7 +73,7 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
     try:
         for weight in weights:
             weight.requires_grad_(False)
-        with all_kept(root), frozen_statistics(modules), _without_hooks(modules):
+        with all_kept(root), frozen_statistics(modules), _few_hooks(root, modules):
             yield
     finally:
         for weight in weights:
@@ -82,17 +83,20 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A block in which no hooks run but those of torch, which compute weights, and a library's.
+def _few_hooks(root: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """A block in which few hooks run: of torch, which compute weights, and those of consequence.
 
-    A library whose hooks collect what its modules give may register them in the first call.
+    These are a library's, which collect what its modules give and may be registered in the first
+    call, and such as reach what the network may read.
     """
+    listened = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    known = held(root) if listened else frozenset[int]()
     kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in modules:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             kept.append((hooks, dict(hooks)))
             if hooks:
-                left = {k: h for k, h in hooks.items() if _is_torchs(h) or is_librarys(h, module)}
+                left = {k: hook for k, hook in hooks.items() if _matters(hook, module, known)}
                 hooks.clear()
                 hooks.update(left)
     try:
@@ -103,8 +107,9 @@ def _without_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
             hooks.update(before)
 
 
-def _is_torchs(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+def _matters(hook: Any, module: nn.Module, known: frozenset[int]) -> bool:
+    of_torch = str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch.")
+    return of_torch or is_librarys(hook, module) or reaches(hook, known)
 
 
 def _identities(container: Any) -> list[Any]:
