@@ -4,7 +4,7 @@
 
 - of a product of parameters, cases in which every value of each occurs; of a list of more than
   eight cases every third (``sampling.py`` chooses);
-- of random networks, for which laws hold, a third as many examples;
+- of random networks, for which laws hold, a quarter of the examples;
 - not what is marked ``rest``: the same once more on another number of ranks, over another engine,
   or on another network of a zoo.
 
@@ -22,7 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 from sampling import sampled
 
 #: Examples of a law, in a sample and in all.
-FEW, MANY = 7, 20
+FEW, MANY = 5, 20
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,7 +31,7 @@ from pararealize.runtime.monitoring.report import Report
 WORLD = MPI.COMM_WORLD
 
 #: How many random networks a check compiles.
-COUNT = 8 if "--all" in sys.argv else 3
+COUNT = 8 if "--all" in sys.argv else 2
 
 #: Sums over a batch run in the same order on ranks; only the adjoint's terms may be added in
 #: another one.
