@@ -1,12 +1,42 @@
-"""One thread, no garbage in what is imported, and examples that are the same in every run."""
+"""One thread, no garbage in what is imported, and examples that are the same in every run.
+
+``pytest`` runs a sample, the same in every run, and ``pytest --all`` everything:
+
+- of a product of parameters, cases in which every value of each occurs; of a list of more than
+  eight cases every third (``sampling.py`` chooses);
+- of random networks, for which laws hold, a quarter of the examples;
+- not what is marked ``rest``: the same once more on another number of ranks, over another engine,
+  or on another network of a zoo.
+
+Tolerances are the same, and no test function is left out that has no mark. Where tests are named,
+by ``-k`` or ``::``, all of their cases run.
+"""
 
 import gc
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from sampling import sampled
+
+#: Examples of a law, in a sample and in all.
+FEW, MANY = 5, 20
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="every case, and not a sample of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not in the sample."""
+    named = config.option.keyword or any("::" in argument for argument in config.args)
+    if config.option.all or named:
+        return
+    kept = sampled(items)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,32 +52,34 @@ def pytest_configure(config: pytest.Config) -> None:
         "pararealize",
         deadline=None,  # the first compile of a process imports half of torch
         derandomize=True,
-        max_examples=20,
+        max_examples=MANY if config.option.all else FEW,
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     settings.load_profile("pararealize")
 
 
-#: Checks of one launch of ranks, which the first of them makes.
-LAUNCH = re.compile(r"test_ranks\.py::test_ranks_do_what_one_process_does\[(\d)-")
+#: Checks of launches of ranks, which the first of as many ranks makes. One launch after another:
+#: each has more ranks than there are cores.
+LAUNCHES = "tests/test_ranks.py::test_ranks_do_what_one_process_does"
 
-
-#: Tests of one process, whose findings all of them read.
-PROCESS = "tests/cli/test_extras.py"
+#: Tests whose findings, deep network or large imports all of them read: the longest start first.
+FILES = (
+    "tests/studies/test_plain_line.py",
+    "tests/studies/test_coverage.py",
+    "tests/cli/test_extras.py",
+    "tests/test_compiler.py",
+)
 
 
 class Groups(LoadScopeScheduling):
-    """What stays with one worker: checks of one launch or process, every other test by itself.
+    """What stays with one worker: checks of launches, such files, every other test by itself.
 
     Marks cannot say it: pytest-xdist 3.8 writes them where pytest 9.2 does not look any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        launch = LAUNCH.search(nodeid)
-        if launch is not None:
-            return f"launch on {launch[1]} ranks"
-        return PROCESS if nodeid.startswith(PROCESS) else nodeid
+        return next((group for group in (LAUNCHES, *FILES) if nodeid.startswith(group)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -68,7 +100,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def frozen() -> Iterator[None]:
-    """Collections, one in every compile on ranks, do not look through all of torch again."""
+    """Collections, one in every compile on ranks, do not look through all of torch again.
+
+    Of that the first compile imports half.
+    """
+
     gc.collect()
     gc.freeze()
     yield

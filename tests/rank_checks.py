@@ -86,27 +86,31 @@ def checks_of(program: str, places: Sequence[tuple[int, str]]) -> list[Check]:
 
 @dataclass
 class Verdicts:
-    """What came of checks: what each that failed has to say. Launches when first asked."""
+    """What came of checks: what each that failed has to say. Launches when first asked.
+
+    With ``every``, as many random networks are drawn as ``pytest --all`` does, else a sample.
+    """
 
     selected: Sequence[Check]
     folder: Path
+    every: bool = False
     _found: dict[Check, str] = field(default_factory=dict)
 
     def of(self, check: Check) -> str:
         """Why the check failed; nothing where it passed."""
         if check not in self._found:
             alike = [other for other in self.selected if other.ranks == check.ranks]
-            self._found.update(verdicts(alike, self.folder / str(check.ranks)))
+            self._found.update(verdicts(alike, self.folder / str(check.ranks), every=self.every))
         return self._found[check]
 
 
-def verdicts(checks: Sequence[Check], folder: Path) -> Iterator[tuple[Check, str]]:
+def verdicts(checks: Sequence[Check], folder: Path, *, every: bool) -> Iterator[tuple[Check, str]]:
     """Checks of as many ranks, and why each failed; another launch runs those behind a failure."""
     left, last = list(checks), ""
     for number in range(LAUNCHES):
         if not left:
             return
-        passed, last = launched(left, folder / str(number))
+        passed, last = launched(left, folder / str(number), every=every)
         yield from ((check, "") for check in left[:passed])
         yield from ((check, last) for check in left[passed : passed + 1])
         left = left[passed + 1 :]
@@ -117,11 +121,12 @@ def verdicts(checks: Sequence[Check], folder: Path) -> Iterator[tuple[Check, str
         )
 
 
-def launched(checks: Sequence[Check], folder: Path) -> tuple[int, str]:
+def launched(checks: Sequence[Check], folder: Path, *, every: bool) -> tuple[int, str]:
     """How many of the checks passed in one launch, and what the one behind them, if any, says."""
     folder.mkdir(parents=True)
     try:
-        done = run(checks[0].ranks, "checks.py", str(folder), *map(str, checks))
+        names = [*map(str, checks), *(["--all"] if every else [])]
+        done = run(checks[0].ranks, "checks.py", str(folder), *names)
     except subprocess.TimeoutExpired:
         done = Run(-1, f"not at an end within {LIMIT:.0f} s", LIMIT)
     passed = [(folder / f"{check}.passed").exists() for check in checks]

@@ -133,6 +133,7 @@ GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
 PYTHON = [(page, text) for page in PAGES for text in blocks(page, "python")]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("page", "text"), PYTHON, ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(PYTHON)]
 )

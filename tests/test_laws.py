@@ -54,6 +54,7 @@ from pararealize.network import ParallelNetwork
 from pararealize.runtime.values.combine import combine
 from pararealize.schedule.parareal import parareal_schedule
 from pararealize.schedule.place import place
+from sampling import examples
 
 #: Sums of a few dozen terms of the order of ten (guesses), each rounded to 1e-16.
 ROUNDING = 1e-12
@@ -294,7 +295,7 @@ def test_law_4_n_sweeps_are_exact(case: Case) -> None:
         assert_equal_steps(found, wanted, EXACT)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -332,7 +333,7 @@ def known_exact(values: dict[str, Any], case: Case) -> Iterator[tuple[int, Any]]
                 yield j, value
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     case=st.one_of(
         cases(recipes(), methods(coarse=("network", "fine", "identity"))),
@@ -571,7 +572,7 @@ def averages(net: nn.Module) -> Iterator[tuple[Tensor, float]]:
                 yield buffer, 0.1  # as FunctionalNorm, and what is made from it
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     case=st.one_of(
         cases(
@@ -612,7 +613,7 @@ def test_law_10_holds_for_a_users_coarse_network(correction: str, guess: str) ->
         assert set(counts(net).values()) == {1}
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     case=cases(
         recipes(norms=("batch", "cumulative", "functional")),
@@ -773,7 +774,7 @@ def pieces(schedule: Schedule) -> int:
     return max(task.piece for task in schedule)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SCHEDULES)
 def test_law_11_every_schedule_verifies_on_every_number_of_ranks(schedule: Schedule) -> None:
     """Every schedule verifies before it runs: single assignment, acyclic, sends received."""

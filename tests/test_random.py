@@ -20,6 +20,7 @@ from random_features import (
 )
 from random_laws import Outcome, check_laws, summary
 from random_networks import Join, RandomNetwork, Sample, build
+from sampling import examples
 
 samples = st.builds(
     Sample,
@@ -29,7 +30,7 @@ samples = st.builds(
 )
 
 
-@settings(max_examples=24)
+@settings(max_examples=examples(24))
 @given(samples)
 def test_laws_hold_on_random_networks(sample: Sample) -> None:
     """n = 1, exact corrections and n sweeps are the serial network; no jump, no correction."""

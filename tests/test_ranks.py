@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,26 @@ USAGE = [
 ]
 RANDOM = checks_of("random_ranks", [(2, "gloo"), (3, "mpi")])
 RECOVERY = checks_of("recovery", [(3, "mpi"), (3, "gloo")])
-#: Three eighths of the matrix of ``programs/misuse.py``, which runs as a whole by itself.
-MISUSE = [*checks_of("misuse", [(2, "gloo")]), *checks_of("misuse", [(3, "mpi")])[::2]]
+#: Half of the matrix of ``programs/misuse.py``, which runs as a whole by itself.
+MISUSE = checks_of("misuse", [(2, "gloo"), (3, "mpi")])
 MESH = checks_of("mesh", [(4, "gloo")])
+
+
+def only_in_all() -> Iterator[Check]:
+    """What is not in a sample: the same over the other engine, on another number of ranks.
+
+    Laws are on both; of mistakes every second over gloo and the others over MPI, as failures are.
+    """
+    yield RANDOM[0]
+    yield from (each for each in USAGE if each.kind == "mpi" and each.name in OVER_GLOO)
+    over_gloo, over_mpi = MISUSE[: len(MISUSE) // 2], MISUSE[len(MISUSE) // 2 :]
+    yield from (*over_gloo[1::2], *over_mpi[::2])
+    over_mpi, over_gloo = RECOVERY[: len(RECOVERY) // 2], RECOVERY[len(RECOVERY) // 2 :]
+    yield from (*over_gloo[::2], *over_mpi[1::2])
+
+
+CHECKS = [*LAWS, *USAGE, *RANDOM, *MISUSE, *MESH, *RECOVERY]
+REST = frozenset(only_in_all())
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +81,14 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     params = [item.callspec.params for item in items if hasattr(item, "callspec")]
     checks = dict.fromkeys(each["check"] for each in params if "check" in each)
-    return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"))
+    every = bool(request.config.option.all)
+    return Verdicts(list(checks), tmp_path_factory.mktemp("ranks"), every=every)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "check",
-    [*LAWS, *USAGE, *RANDOM, *MISUSE, *MESH, *RECOVERY],
+    [pytest.param(each, marks=[pytest.mark.rest] * (each in REST)) for each in CHECKS],
     ids=lambda each: f"{each.ranks}-{each}",
 )
 def test_ranks_do_what_one_process_does(check: Check, verdicts: Verdicts) -> None:
@@ -148,14 +168,11 @@ LOST = {
 }
 
 
-def test_a_rank_that_ends_is_missed_without_a_launcher(tmp_path: Path) -> None:
-    for kind in LOST:
-        (tmp_path / kind).mkdir()
-    started = {kind: members(kind, tmp_path / kind) for kind in LOST}
-    for kind, processes in started.items():
-        ends = [wait(process, START + LIMIT) for process in processes]
-        assert all(end.code != 0 for end in ends), kind
-        assert LOST[kind] in ends[0].text, ends[0].text[-3000:]
+@pytest.mark.parametrize("kind", [pytest.param("user", marks=pytest.mark.rest), "killed"])
+def test_a_rank_that_ends_is_missed_without_a_launcher(kind: str, tmp_path: Path) -> None:
+    ends = [wait(process, START + LIMIT) for process in members(kind, tmp_path)]
+    assert all(end.code != 0 for end in ends), kind
+    assert LOST[kind] in ends[0].text, ends[0].text[-3000:]
 
 
 def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
+from pararealize.propagators.compiled import submodule
 from pararealize.runtime.effects.statistics import is_torchs
 
 #: Numbers as large as this stand for infinity, and two of them make one.
@@ -26,7 +27,7 @@ def may_be_infinite(programs: Iterable[Program], model: nn.Module) -> bool:
 
 def _may(operation: Operation, model: nn.Module) -> bool:
     if operation.kind == "module":
-        return not all(map(is_torchs, model.get_submodule(operation.target).modules()))
+        return not all(map(is_torchs, submodule(model, operation.target).modules()))
     if operation.kind == "attribute":
         value = attrgetter(operation.target)(model)
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)

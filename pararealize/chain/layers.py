@@ -10,6 +10,7 @@ from torch.fx.node import map_aggregate
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
 from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.propagators.compiled import submodule
 from pararealize.propagators.step import Step
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
@@ -52,7 +53,7 @@ class LayerBuilder:
         names: dict[str, None] = {}
         for operation in operations:
             if operation.kind == "module":
-                module = self.model.get_submodule(operation.target)
+                module = submodule(self.model, operation.target)
                 prefix = f"{operation.target}." if operation.target else ""
                 own = module.named_parameters(remove_duplicate=False)
                 names.update({self.names[prefix + name]: None for name, _ in own})
@@ -78,7 +79,7 @@ class LayerBuilder:
     def _span(self, before: str, after: str) -> str | None:
         """The call that makes the layer's state of the one before it, where it is a Step."""
         last = self.program[after]
-        steps = last.kind == "module" and isinstance(self.model.get_submodule(last.target), Step)
+        steps = last.kind == "module" and isinstance(submodule(self.model, last.target), Step)
         return last.name if steps and last.args[:1] == (Ref(before),) else None
 
     def _signature(self, operation: Operation) -> tuple[Any, ...]:
@@ -87,7 +88,7 @@ class LayerBuilder:
         given = self._given(operation)
         if operation.kind == "module":
             if operation.target not in self.seen:
-                self.seen[operation.target] = repr(self.model.get_submodule(operation.target))
+                self.seen[operation.target] = repr(submodule(self.model, operation.target))
             return (operation.kind, self.seen[operation.target], shape, given)
         return (operation.kind, str(operation.target), shape, given)
 

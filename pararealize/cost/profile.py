@@ -18,6 +18,7 @@ from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import on_meta
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import without_data, without_gradients
@@ -119,7 +120,7 @@ class _Evaluator:
         return self._run(operation, args, kwargs)
 
     def _run(self, operation: Operation, args: Any, kwargs: Any) -> Measured:
-        module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
+        module = submodule(self.model, operation.target) if operation.kind == "module" else None
         key = (_identity(operation, module), _key(args), _key(kwargs))
         if key in self.known:
             return self.known[key]

@@ -164,25 +164,25 @@ def share_masks(
     network = {id(p) for target, p in parts.items() if target.is_network}
     wrapped = [p.inner for p in parts.values() if isinstance(p, ZeroPreserving)]
     again = {id(p) for p in wrapped} | {id(p) for target, p in parts.items() if used[target] > 1}
+    drawing = {id(part) for part in (*parts.values(), *wrapped) if part.draws}
     for part in (*parts.values(), *wrapped):
         own_stream = id(part) not in network
-        if part.masks is not None or not part.draws:
+        if part.masks is not None or id(part) not in drawing:
             continue
         others = other_generators(part.called())
         if own_stream or id(part) in again or (ranks and others):
             part.masks = Masks(own_stream=own_stream, others=others)
             part.masks.is_on_ranks = ranks
     if linked and not ranks:
-        _link(parts, used)
+        _link({target: part for target, part in parts.items() if id(part) in drawing}, used)
 
 
 def _link(parts: Mapping[Target, Propagator], used: Mapping[Target, int]) -> None:
-    """Let subnetworks draw from where the one before has ended."""
+    """Let subnetworks that draw do so from where the one before has ended."""
     own = sorted((t for t in parts if t.is_network and t in used), key=_network_order)
-    drawing = [parts[target] for target in own if parts[target].draws]
     before: Masks | None = None
     last: Masks | None = None
-    for part in drawing:
+    for part in map(parts.__getitem__, own):
         if part.masks is not None:
             part.masks.before, part.masks.is_linked = before, True
         before = part.masks

@@ -91,7 +91,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
+        return _cost(
             self.flops + other.flops,
             self.bytes + other.bytes,
             self.launches + other.launches,
@@ -99,12 +99,19 @@ class Cost:
         )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(
+        return _cost(
             self.flops - other.flops,
             self.bytes - other.bytes,
             self.launches - other.launches,
             self.seconds - other.seconds,
         )
+
+
+def _cost(flops: float, moved: float, launches: int, seconds: float) -> Cost:
+    """A cost, past the frozen fields: a cut adds hundreds of thousands, three times as fast."""
+    made = object.__new__(Cost)
+    made.__dict__.update(flops=flops, bytes=moved, launches=launches, seconds=seconds)
+    return made
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,8 @@ def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation writes on."""
     if operation.kind != "module":
         return written_by_call(operation)
-    parts = root.get_submodule(operation.target).modules()
     # A container that is called whole may begin with a layer that writes on its input.
-    flagged = any(getattr(part, "inplace", False) for part in parts)
+    flagged = any(getattr(p, "inplace", False) for p in parts_of(submodule(root, operation.target)))
     return tuple(dict.fromkeys((*(_first(operation) if flagged else ()), *operation.writes)))
 
 
@@ -183,7 +182,7 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation's result may share memory with."""
     written = written_by(operation, root)
     if operation.kind == "module":
-        allocates = isinstance(root.get_submodule(operation.target), ALLOCATING)
+        allocates = isinstance(submodule(root, operation.target), ALLOCATING)
         return () if allocates and not written else operation.uses
     if operation.call in {"getitem", "__getitem__"}:
         return _first(operation)  # never the index's
@@ -193,6 +192,24 @@ def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
 def modules_of(segment: Segment) -> tuple[str, ...]:
     """Paths of the modules that the segment calls."""
     return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
+
+
+def submodule(root: nn.Module, path: str) -> nn.Module:
+    """The module at a path, as ``root.get_submodule`` finds it in ten times as long.
+
+    Raises:
+        AttributeError: there is none.
+
+    """
+    module: nn.Module | None = root
+    for name in path.split(".") if path else ():
+        module = None if module is None else module._modules.get(name)
+    return root.get_submodule(path) if module is None else module
+
+
+def parts_of(module: nn.Module) -> Iterable[nn.Module]:
+    """The module and all inside it; most that are called have none."""
+    return module.modules() if module._modules else (module,)
 
 
 def made_submodule(tree: nn.Module, path: str) -> nn.Module:
@@ -229,7 +246,7 @@ def _draws(operation: Operation, root: nn.Module) -> bool:
     if operation.draws or operation.kind == "network":
         return True
     if operation.kind == "module":
-        return module_draws(root.get_submodule(operation.target))
+        return module_draws(submodule(root, operation.target))
     return operation.call in RANDOM_FUNCTIONS
 
 
@@ -240,5 +257,5 @@ def module_draws(module: nn.Module) -> bool:
         isinstance(part, drawing)
         or (isinstance(part, able) and bool(part.dropout))
         or not is_torchs(part)
-        for part in module.modules()
+        for part in parts_of(module)
     )

@@ -161,7 +161,9 @@ class Fine(Propagator):
     @property
     def draws(self) -> bool:
         """Whether it may draw random numbers."""
-        return any(is_random(segment, self.root) for segment in self.segments)
+        train, evaluate = self.segments
+        both = (train,) if train == evaluate else (train, evaluate)
+        return any(is_random(segment, self.root) for segment in both)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled functions."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import FIXED, CheckpointRegion, Program
+from pararealize.propagators.compiled import submodule
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.generators import (
     NUMPY,
@@ -266,7 +267,7 @@ class _Tracer(fx.Tracer):
     def _kind_of_attribute(self, path: str) -> type:
         """Looked up where it lies: asked for, it would be recorded."""
         owner, _, name = path.rpartition(".")
-        module = self.root.get_submodule(owner)
+        module = submodule(self.root, owner)
         homes = (module._parameters, module._buffers, module._modules, module.__dict__)
         return type(next(home[name] for home in homes if name in home))
 

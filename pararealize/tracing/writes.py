@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from pararealize.ir.program import FIXED, Operation, Program
+from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import REFUSALS, MetaRun
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.statistics import is_torchs
@@ -65,7 +66,7 @@ def _is_suspect(operation: Operation, model: nn.Module) -> bool:
         return is_foreign(operation.target)
     if operation.kind != "module":
         return False
-    module = model.get_submodule(operation.target)
+    module = submodule(model, operation.target)
     return not is_torchs(module) and not isinstance(module, KNOWN)
 
 

@@ -34,8 +34,8 @@ def test_the_version_is_printed() -> None:
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("pararealize co", "convert"),
-        ("pararealize ch", "check"),
+        pytest.param("pararealize co", "convert", marks=pytest.mark.rest),
+        pytest.param("pararealize ch", "check", marks=pytest.mark.rest),
         ("pararealize demo --ep", "--epochs"),
     ],
 )

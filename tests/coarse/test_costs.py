@@ -25,6 +25,7 @@ from pararealize.ir.chain import Chain, Cost, Partition, TensorSpec
 from pararealize.ir.plan import Machine, Tracing
 from pararealize.ir.target import Target
 from pararealize.tracing.blocks import trace_network
+from sampling import examples
 
 #: Sums of the same operations' costs in another order, and differences of sums over the chain.
 ROUNDING = 1e-9
@@ -139,7 +140,7 @@ def check(kind: CoarseKind, site: Site, cost: Cost | None) -> None:
 
 
 @given(spans(), st.sampled_from(("residual", "difference")), depths, st.sampled_from((0.3, 1.0)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_kind_costs_what_is_built(
     span: tuple[Chain, nn.Module, int, int], correction: str, depth: int, budget: float
 ) -> None:
@@ -154,7 +155,7 @@ def test_every_kind_costs_what_is_built(
 
 
 @given(spans(), st.sampled_from(("stepped", "thinned")), depths)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_what_is_built_instead_is_counted(
     span: tuple[Chain, nn.Module, int, int], name: str, depth: int
 ) -> None:
@@ -173,7 +174,7 @@ def test_what_is_built_instead_is_counted(
 
 
 @given(networks, st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_guesses_cost_what_is_built(network: tuple[Chain, nn.Module], data: st.DataObject) -> None:
     chain, model = network
     size = len(chain.layers)
@@ -196,7 +197,7 @@ def test_guesses_cost_what_is_built(network: tuple[Chain, nn.Module], data: st.D
 
 
 @given(spans(), st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_levels_cost_what_is_built(span: tuple[Chain, nn.Module, int, int], stride: int) -> None:
     chain, model, first, last = span
     setting = Setting.of(chain, model, Machine(), MGRIT())

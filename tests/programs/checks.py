@@ -1,9 +1,10 @@
 """Run under mpiexec: checks of the other programs, one after another in the same processes.
 
-``checks.py FOLDER NAME...``, where a name is ``PROGRAM.CHECK@mpi`` or ``PROGRAM.CHECK@gloo``: a
-function of the program's ``CHECKS``, called with a communicator of all ranks and a folder. A check
-that passed leaves ``FOLDER/NAME.passed``; one that did not leaves the ranks' tracebacks in
-``FOLDER/NAME.failed`` and ends all ranks, as what it left undone could reach into the next one.
+``checks.py FOLDER NAME... [--all]``, where a name is ``PROGRAM.CHECK@mpi`` or
+``PROGRAM.CHECK@gloo``: a function of the program's ``CHECKS``, called with a communicator of all
+ranks and a folder. A check that passed leaves ``FOLDER/NAME.passed``; one that did not leaves the
+ranks' tracebacks in ``FOLDER/NAME.failed`` and ends all ranks, as what it left undone could reach
+into the next one. With ``--all`` random networks are more, ``COUNT`` of the programs that draw.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # with the first network on the meta device, else: behind the freezing below
 import torch.distributed as dist
 from mpi4py import MPI
 
@@ -72,7 +74,7 @@ def main() -> None:
         warnings.simplefilter("ignore", kind)
     torch.set_num_threads(1)
     gc.freeze()  # every compile on ranks collects garbage, and would look through all of torch
-    for name in sys.argv[2:]:
+    for name in (each for each in sys.argv[2:] if each != "--all"):
         faulthandler.dump_traceback_later(LIMIT, exit=True)
         run(name, folder)
     if dist.is_initialized():

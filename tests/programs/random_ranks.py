@@ -42,7 +42,7 @@ from random_networks import Sample, build, inputs, perturb
 WORLD = MPI.COMM_WORLD
 
 #: Networks of a check of the suite.
-COUNT = 6
+COUNT = 6 if "--all" in sys.argv else 3
 
 #: Seconds after which a network hangs: every rank says where, and ends.
 LIMIT = 120.0

@@ -20,7 +20,7 @@ pytestmark = [
 #: Rounding of float32, which normalisation of few numbers enlarges.
 SINGLE = 1e-4
 #: Whose outputs are tuples while training, and whose states have gates; `coverage` takes all.
-FAMILIES = ("googlenet", "mobilenet_v3_small")
+FAMILIES = (pytest.param("googlenet", marks=pytest.mark.rest), "mobilenet_v3_small")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -61,6 +61,7 @@ def test_a_failure_is_a_row() -> None:
     assert isinstance(row, CoverageRow)
 
 
+@pytest.mark.rest
 def test_a_network_of_torchvision_is_converted(tmp_path: Path) -> None:
     main_arguments = [
         "convert",

@@ -219,6 +219,7 @@ def test_gpt2_and_bert_of_transformers() -> None:
     assert_same(net, bert, given, attention_mask=mask)
 
 
+@pytest.mark.rest
 def test_a_vision_transformer_of_timm_is_traced() -> None:
     with suppress(ModelSpecError):
         import_torchvision()
