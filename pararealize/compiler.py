@@ -156,7 +156,7 @@ def emitted(
         share_weights(serial, transport)
     with all_kept(serial):
         with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
-            request, chain = verified(serial, request, _chain)
+            request, chain = verified(serial, request, chain_of)
         chain = chain if request.cost == "predicted" else with_one_cost(chain, transport)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
@@ -177,7 +177,7 @@ def _in_turn(transport: Transport | None) -> AbstractContextManager[Any]:
     return nullcontext() if transport is None else transport.alone()
 
 
-def _chain(traced: Trace, serial: nn.Module, request: Request) -> Chain:
+def chain_of(traced: Trace, serial: nn.Module, request: Request) -> Chain:
     """The layers between legal interfaces, through several tensors where that is better."""
     if request.given is None:
         costs = infer_profile(traced.train, serial, request.machine)

@@ -28,7 +28,7 @@ ORDER = (
     *("tracing", "chain", "schedule", "cost", "coarse", "cut"),
     # what comes out
     *("explain", "storage", "emit", "decide", "verification", "calibration"),
-    *("network", "compiler", "recompiling", "loading"),
+    *("network", "compiler", "recompiling", "loading", "forecast"),
     "layers",
     *("models", "", "cli", "__main__"),
 )

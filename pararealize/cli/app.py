@@ -14,6 +14,7 @@ from pararealize.cli.commands.check import check
 from pararealize.cli.commands.convert import convert
 from pararealize.cli.commands.demo import demo
 from pararealize.cli.commands.explain import explain
+from pararealize.cli.commands.simulate import simulate
 from pararealize.cli.options import grouped
 
 app = typer.Typer(
@@ -39,5 +40,5 @@ def options(debug: Debug = False, version: Version = False) -> None:
     """Turn the depth of a PyTorch network into parallelism."""
 
 
-for command in (explain, convert, demo, bench, check):
+for command in (explain, simulate, convert, demo, bench, check):
     app.command()(grouped(command))

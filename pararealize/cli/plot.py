@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pararealize.explain.gantt import COLOURS, Bar, Gantt
+from pararealize.ir.forecast import Forecast
 
 #: Inches: of a row of few ranks, and of the rows of many, which share a page.
 ROW, PAGE = 0.5, 8.5
@@ -74,6 +75,41 @@ def draw_curves(curves: Mapping[str, Sequence[float]], ylabel: str, xlabel: str)
     axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_scaling(found: Forecast) -> Figure:
+    """Speedup against the number of devices, of parallel depth and of what else they could do."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes, rows = figure.add_subplot(), [e for e in found.estimates if not e.refused]
+    serial, devices = found.serial.seconds, [e.n for e in rows]
+    lines: dict[str, list[float | None]] = {
+        "parallel depth": [serial / e.seconds for e in rows],
+        "a network that grows with the devices": [
+            e.weak_serial / e.weak if e.weak else None for e in rows
+        ],
+        "pipeline": [serial / e.pipeline for e in rows],
+        "replicas": [serial / e.replicas if e.replicas else None for e in rows],
+    }
+    styles = (
+        ("#0072b2", "-", "o"),
+        ("#009e73", "--", "s"),
+        ("#d55e00", ":", "^"),
+        ("#555555", "-.", "v"),
+    )
+    for (name, values), (colour, line, marker) in zip(lines.items(), styles, strict=True):
+        known = [(n, value) for n, value in zip(devices, values, strict=True) if value is not None]
+        if known:
+            look: Any = {"color": colour, "linestyle": line, "marker": marker, "label": name}
+            axes.plot([n for n, _ in known], [value for _, value in known], **look)
+    axes.plot(devices, devices, color="#bbbbbb", linewidth=0.8, label="as many times as devices")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("devices")
+    axes.set_ylabel("times faster than one device")
+    axes.set_title(f"{found.model}, {found.layers} layers", loc="left", fontsize=11)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False)
     return figure

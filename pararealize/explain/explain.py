@@ -40,7 +40,7 @@ def _network_row(p: Piece) -> tuple[str, ...]:
         f"{p.parameters:,}",
         f"{p.flops / 1e9:.3f}",
         f"{p.seconds * 1e3:.3f}",
-        _size(p.memory),
+        size(p.memory),
     )
 
 
@@ -48,7 +48,7 @@ def _added_row(p: Piece) -> tuple[str, ...]:
     coarse = p.coarse if p.error is None else f"{p.coarse} (leaves {p.error:.0%} of an error)"
     return (
         str(p.index),
-        _size(p.interface_bytes) if p.interface_bytes else "–",
+        size(p.interface_bytes) if p.interface_bytes else "–",
         *_extra(p.guess, p.guess_parameters, p.guess_seconds),
         *_extra(coarse, p.coarse_parameters, p.coarse_seconds),
     )
@@ -60,7 +60,8 @@ def _extra(kind: str, parameters: int, seconds: float) -> tuple[str, str, str]:
     return kind, f"{parameters:,}", f"{seconds * 1e3:.3f}"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -94,7 +95,7 @@ def _wide(plan: Plan) -> list[str]:
     """Where skips cross a cut, what that costs."""
     wide = [piece for piece in plan.pieces if len(piece.state) > 1]
     return [
-        f"{len(p.state)} tensors ({_size(p.interface_bytes)}) cross the cut after {p.layers[1]}, "
+        f"{len(p.state)} tensors ({size(p.interface_bytes)}) cross the cut after {p.layers[1]}, "
         "because of skips: all of them are guessed, sent and corrected. Single tensors cross at "
         f"{plan.interfaces} positions, enough for n={plan.interfaces + 1}."
         for p in wide[:1]

@@ -1,0 +1,136 @@
+"""Simulate: parallel depth foretold for machines that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from pararealize.cli import options
+from pararealize.cli.arguments import MethodOptions, Model, Shape, Tolerance
+from pararealize.cli.specs import load_model
+from pararealize.cli.terminal import Printer, width
+from pararealize.errors import MethodError
+from pararealize.explain import scaling
+from pararealize.explain.table import Table, page
+from pararealize.forecast import forecast, meshes
+from pararealize.ir.chain import TensorSpec
+from pararealize.ir.forecast import Forecast
+from pararealize.ir.machines import DEVICES, LINKS, machine_of
+from pararealize.ir.plan import Machine
+
+
+def simulate(
+    ctx: typer.Context,
+    model: Model,
+    method: MethodOptions,
+    n: Annotated[str, typer.Option("-n", help="Numbers of subnetworks: 4,16,64 or 4…1024.")] = (
+        "1…16"
+    ),
+    shape: Shape = "",
+    tolerance: Tolerance = None,
+    device: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.")] = "core",
+    link: Annotated[str, typer.Option(help=f"One of {', '.join(LINKS)}.")] = "memory",
+    rates: Annotated[
+        str,
+        typer.Option(help="Own rates, such as flops_per_second=1e12,link_latency=1e-6."),
+    ] = "",
+    training: Annotated[
+        bool, typer.Option("--training", help="Memory and messages of a training step.")
+    ] = False,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Together with data parallelism, too.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw the scaling (PNG and SVG).")] = None,
+) -> None:
+    """Foretell strong and weak scaling in depth on other machines; nothing runs."""
+    if picture is not None:
+        from pararealize.cli import plot  # noqa: PLC0415  matplotlib may be missing
+    counts, machine = counts_of(n), machine_of(device, link, **_rates(rates))
+    chosen, example = method.method(ctx, tolerance), options.example_of(shape)
+    network, printer = load_model(model), Printer.of(None)
+
+    def foretold(inputs: tuple[Tensor, ...] | None) -> Forecast:
+        return forecast(
+            network,
+            counts,
+            method=chosen,
+            machine=machine,
+            example_inputs=inputs,
+            training=training,
+            progress=printer.progress,
+        )
+
+    found = foretold(example)
+    print(page(_parts(found, machine, device, link), width()))
+    if mesh:
+        print(f"\n{_meshed(found, example, foretold)}")
+    if picture is not None:
+        files = plot.write_figure(plot.draw_scaling(found), picture)
+        print("Written: " + ", ".join(map(str, files)))
+
+
+def counts_of(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them, or the powers of two from one number to another.
+
+    Raises:
+        MethodError: they are none.
+
+    """
+    first, mark, last = text.replace("...", "…").partition("…")
+    if not mark:
+        return options.integers(text, "-n", 1)
+    (low,), (high,) = options.integers(first, "-n", 1), options.integers(last, "-n", 1)
+    if low > high:
+        raise MethodError(f"-n {text!r:.40}: expected the smaller number first.")
+    found = [low]
+    while found[-1] * 2 <= high:
+        found.append(found[-1] * 2)
+    return (*found, high) if found[-1] < high else tuple(found)
+
+
+def _rates(text: str) -> dict[str, float]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    known = [field.name for field in fields(Machine)]
+    for name, _, value in pairs:
+        if name not in known:
+            raise MethodError(f"--rates {text!r:.80}: {name!r:.40} is none of {', '.join(known)}.")
+        options.numbers(value, f"--rates {name}")
+    return {name: float(value) for name, _, value in pairs}
+
+
+def _parts(found: Forecast, machine: Machine, device: str, link: str) -> list[Table | str]:
+    inputs = ", ".join(f"{name} {text}" for name, text in found.inputs.items())
+    weak = scaling.weak(found)
+    step = "a training step takes about three times as long" if found.training else "inference"
+    return [
+        scaling.strong(found),
+        *([] if weak is None else [weak]),
+        f"Times are of one evaluation of {inputs} ({step}), predicted from operations, bytes and "
+        f"launches. Device: {DEVICES[device].source}. Link: {LINKS[link].source}; a message takes "
+        f"{machine.link_latency * 1e6:.3g} µs and {machine.link_bandwidth / 1e9:.3g} GB/s.",
+        *scaling.verdict(found),
+    ]
+
+
+def _meshed(
+    found: Forecast,
+    example: tuple[Tensor, ...] | None,
+    foretold: Callable[[tuple[Tensor, ...] | None], Forecast],
+) -> Table:
+    """Forecasts of halves, quarters, … of the batch on as many replicas each."""
+    batch, by_replicas = found.serial.batch, {1: found}
+    if example is None:
+        specs = [TensorSpec.parse(text) for text in found.inputs.values()]
+        example = tuple(torch.zeros(spec.shape, dtype=spec.dtype) for spec in specs)
+    parts = 2
+    while batch % parts == 0:
+        by_replicas[parts] = foretold(tuple(tensor[: batch // parts] for tensor in example))
+        parts *= 2
+    devices = sorted({k * e.n for k, each in by_replicas.items() for e in each.estimates})
+    return scaling.mesh(meshes(by_replicas, devices), found.serial.seconds)

@@ -1,0 +1,64 @@
+"""The command that foretells scaling."""
+
+from pathlib import Path
+
+import pytest
+
+from pararealize.cli.commands.simulate import counts_of
+from pararealize.cli.main import main
+from pararealize.errors import MethodError
+
+MODEL = "pararealize.models:resnet56"
+
+
+def run(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", MODEL, *options])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), " ".join((captured.out + captured.err).split())
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("3", (3,)), ("4,16", (4, 16)), ("1…8", (1, 2, 4, 8)), ("3...20", (3, 6, 12, 20))],
+)
+def test_numbers_of_subnetworks(text: str, counts: tuple[int, ...]) -> None:
+    assert counts_of(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", "0…4", "8…2", "x", "1…"])
+def test_what_is_no_number(text: str) -> None:
+    with pytest.raises(MethodError, match="-n"):
+        counts_of(text)
+
+
+def test_tables_a_verdict_and_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "scaling"
+    given = ("-n", "1…4", "--shape", "2,3,32,32", "--mesh", "--picture", str(picture))
+    code, text = run(capsys, *given)
+    assert code == 0
+    assert "strong scaling: ResNet" in text
+    assert "weak scaling: n subnetworks like those of n = 4" in text
+    assert "together with data parallelism" in text
+    assert "Best: n = " in text
+    assert picture.with_suffix(".png").stat().st_size > 10_000
+    assert picture.with_suffix(".svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--device", "abacus"), "device 'abacus': expected one of core"),
+        (("--link", "string"), "link 'string': expected one of memory"),
+        (("--rates", "colour=1"), "'colour' is none of flops_per_second"),
+        (("--rates", "link_latency=x"), "expected numbers"),
+        (("--rates", "link_bandwidth=-1"), "expected more than 0"),
+        (("-n", "0"), "expected 1 or more"),
+    ],
+)
+def test_options_that_do_not_fit(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    code, text = run(capsys, *options)
+    assert code == 2
+    assert said in text
