@@ -93,8 +93,8 @@ def was_ended(code: int, ranks: int) -> str:
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run it, without what MPI says of ranks that end: they say it themselves, or `launch` does."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         beside = threading.Thread(target=_pass_on, args=(process.stdout, sys.stdout.buffer))
