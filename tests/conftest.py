@@ -33,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 LAUNCH = re.compile(r"test_ranks\.py::test_ranks_do_what_one_process_does\[(\d)-")
 
 
-#: Tests of one process, whose findings all of them read.
-PROCESS = "tests/cli/test_extras.py"
+#: Tests of one process, whose findings all of them read, or of one kernel.
+PROCESSES = ("tests/cli/test_extras.py", "tests/test_notebooks.py")
 
 
 class Groups(LoadScopeScheduling):
@@ -47,7 +47,7 @@ class Groups(LoadScopeScheduling):
         launch = LAUNCH.search(nodeid)
         if launch is not None:
             return f"launch on {launch[1]} ranks"
-        return PROCESS if nodeid.startswith(PROCESS) else nodeid
+        return next((name for name in PROCESSES if nodeid.startswith(name)), nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -50,14 +50,13 @@ def test_outputs_are_kept(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Any]:
-    """One for all notebooks."""
+    """One for all notebooks, which stay with one worker (conftest.py)."""
     started = manager.KernelManager(kernel_name="python3", transport="ipc")
     started.start_kernel()
     yield started
     started.shutdown_kernel(now=True)
 
 
-@pytest.mark.xdist_group("notebooks")
 @every_notebook
 def test_a_notebook_runs(path: Path, kernel: Any) -> None:
     notebook = read(path)
