@@ -82,4 +82,4 @@ def test_every_command_of_the_page_is_run_or_says_that_it_is_not() -> None:
     assert len(by_hand) == 3
     assert "pip install" in by_hand[0]
     assert "pararealize bench" in by_hand[1]
-    assert "mpiexec" in by_hand[2]
+    assert "pararealize run" in by_hand[2]
