@@ -110,8 +110,8 @@ def _figures(row: DemoRow) -> tuple[str, ...]:
     scores = (each, f"{mean:.1%}", f"{low:.1%} – {high:.1%}", f"{loss:.3f}")
     if plan is None:
         return (*scores, "–", "1.00×")
-    added = f"{plan.added_parameters:,} ({plan.added_parameters / plan.parameters:.1%})"
-    return *scores, added, f"{plan.speedup:.2f}×"
+    added = plan.added_parameters / plan.parameters
+    return *scores, f"{added:.1%}", f"{plan.speedup:.2f}×"
 
 
 def _beside(serial: DemoRow, row: DemoRow) -> str:
