@@ -23,6 +23,7 @@ from pararealize.recompiling import as_found
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.communication.transport import together
+from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
 from pararealize.tracing.trace import check_module, unwrapped
@@ -38,6 +39,7 @@ def load(
     example_kwargs: Mapping[str, Any] | None = None,
     comm: Any = None,
     verify: bool = True,
+    progress: bool | Progress = False,
 ) -> ParallelNetwork:
     """The network that :meth:`ParallelNetwork.save` wrote, on a model built like the saved one.
 
@@ -51,6 +53,7 @@ def load(
         example_kwargs: likewise.
         comm: as for :func:`pararealize`; the ranks need not be as many as those that saved.
         verify: as for :func:`pararealize`.
+        progress: whether lines of text say how far it is, or a :class:`Progress` that does.
 
     Raises:
         StorageError: no saved network, a damaged or foreign one, or another model's.
@@ -67,6 +70,7 @@ def load(
     """
     transport = None if comm is None else connect(comm)
     agree(transport, f"loads {path}")
+    told = progress_of(progress, first=transport is None or transport.rank == 0)
     with collection_paused(), together(transport):
         saved = read(path)
         model = unwrapped(model)
@@ -77,11 +81,13 @@ def load(
         with _foreign(saved):
             given = bind(model, example_inputs, example_kwargs) or bind(model, (), plan.specs)
     cuts = plan.cuts if same else None
-    with at_rest(model), together(transport), _foreign(saved):
-        request = Request(n or plan.n, method, given, plan.machine, cuts, verify=verify)
-        request = replace(request, tracing=as_found(plan.tracing, model))
+    with told, at_rest(model), together(transport), _foreign(saved):
+        tracing = as_found(plan.tracing, model)
+        request = Request(n or plan.n, method, given, plan.machine, cuts, progress=told)
+        request = replace(request, verify=verify, tracing=tracing)
         network = compile_as(model, request, transport, plan if same else None)
-        _fill(network, saved, whole=same)
+        with told.task("filling it with the weights"):
+            _fill(network, saved, whole=same)
         fitted = same and plan.fitted  # earlier versions did not save the weights
         if isinstance(method, MGRIT) and method.coarse == "fitted" and not fitted:
             network.recoarsen()  # what it was compiled with were the weights of ``model``

@@ -63,12 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
 #: each has more ranks than there are cores.
 LAUNCHES = "tests/test_ranks.py::test_ranks_do_what_one_process_does"
 
-#: Tests whose findings, deep network or large imports all of them read: the longest start first.
+#: Tests that share findings, a deep network, a kernel or large imports: the longest start first.
 FILES = (
     "tests/studies/test_plain_line.py",
     "tests/studies/test_coverage.py",
     "tests/cli/test_extras.py",
     "tests/test_compiler.py",
+    "tests/test_notebooks.py",
 )
 
 

@@ -55,6 +55,13 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert set(PAGES[1:]) <= linked
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """``mkdocs build --strict``, which .ci/run does, would find it as well, but late."""
+    site = (ROOT / ".mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    there = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in {".md", ".ipynb"}}
+    assert set(re.findall(r"[\w-]+\.(?:md|ipynb)", site)) == there
+
+
 # blocks of Python: each in a new folder, with what a reader has at hand
 
 

@@ -150,10 +150,11 @@ def observe(
 ) -> None:
     """Run the serial network once over the data and keep its states; ``enough`` ends it early.
 
-    That is asked after batches that are held out, so that there is one.
+    Where none is held out yet by then, the next batch is, so that there is one.
     """
-    run = serial_run(subject)
-    for inputs, held_out in batches:
+    run, over = serial_run(subject), False
+    for inputs, wanted in batches:
+        held_out = wanted or over
         # Autograd may see copies of what was made in inference mode.
         plain = {k: v.clone() if v.is_inference() else v for k, v in inputs.items()}
         given = {name: value.to(device) for name, value in plain.items()}
@@ -162,7 +163,8 @@ def observe(
         record = {"inputs": given, "output": output, "states": states}
         (into.held_out if held_out else into.fitted).append(record)
         progress()
-        if held_out and len(into.fitted) and enough():
+        over = over or (len(into.fitted) > 0 and enough())
+        if over and len(into.held_out):
             break
 
 

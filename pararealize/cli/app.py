@@ -14,6 +14,7 @@ from pararealize.cli.commands.check import check
 from pararealize.cli.commands.convert import convert
 from pararealize.cli.commands.demo import demo
 from pararealize.cli.commands.explain import explain
+from pararealize.cli.commands.run import SETTINGS, run
 from pararealize.cli.commands.simulate import simulate
 from pararealize.cli.options import grouped
 
@@ -42,3 +43,5 @@ def options(debug: Debug = False, version: Version = False) -> None:
 
 for command in (explain, simulate, convert, demo, bench, check):
     app.command()(grouped(command))
+
+app.command(context_settings=SETTINGS)(run)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pararealize.errors import MethodError, RankError
 
@@ -24,8 +26,15 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 }
 #: How mpiexec ends where a rank was killed.
 KILLED = (9, 137, -9)
-#: What MPI adds when a rank ends all others.
+#: Signals of which a process dies by its own fault; shells and mpiexec report them in three ways.
+CRASHED = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
+#: What MPI adds when a rank ends all others, or when the system ends one: a box of nine lines.
 ABORT = re.compile(rb"Abort\(\d+\) on node \d+|application called MPI_Abort")
+BOX = re.compile(
+    rb"={60,}$|=   (BAD TERMINATION OF|PID \d+ RUNNING|EXIT CODE: |CLEANING UP |YOU CAN IGNORE)"
+    rb"|YOUR APPLICATION TERMINATED WITH|This typically refers to a problem with your app"
+    rb"|Please see the FAQ page for debugging"
+)
 
 #: Most processes, whatever the machine; larger ones take more.
 MOST_RANKS = 64
@@ -59,28 +68,47 @@ def launch(arguments: Sequence[str], ranks: int, allocator: str = "heap") -> int
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py"]
         command += ["-m", "pararealize", *arguments, "--worker", folder]
         code = run(command, {**os.environ, **ALLOCATORS[allocator]})
-    if code in KILLED:
-        print(f"pararealize: {was_killed(ranks)}", file=sys.stderr)
+    said = was_ended(code, ranks)
+    if said:
+        print(f"pararealize: {said}", file=sys.stderr)
     return code
 
 
-def was_killed(ranks: int) -> str:
-    """What to say where the system ended a rank."""
-    return (
-        "a rank was killed by the system (signal 9), which mostly means that memory ran out: take "
-        f"fewer than {ranks} ranks, a smaller batch, or a machine with more of it."
-    )
+def was_ended(code: int, ranks: int) -> str:
+    """What to say where the system ended a rank, by the exit code; nothing where it did not."""
+    if code in KILLED:
+        return (
+            "a rank was killed by the system (signal 9), which mostly means that memory ran out: "
+            f"take fewer than {ranks} ranks, a smaller batch, or a machine with more of it."
+        )
+    for number in CRASHED:
+        if code in (number, -number, 128 + number):
+            return (
+                f"a rank crashed ({number.name}), which Python code alone does not do: try without "
+                "--ranks, to see whether the model or an extension that it uses is the reason; "
+                "PYTHONFAULTHANDLER=1 shows where."
+            )
+    return ""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run it, without what MPI says of ranks that have said themselves why they end."""
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+    """Run it, without what MPI says of ranks that end: they say it themselves, or `launch` does."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
         assert process.stderr is not None
-        for line in process.stderr:
-            if not ABORT.match(line):
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
+        beside = threading.Thread(target=_pass_on, args=(process.stdout, sys.stdout.buffer))
+        beside.start()
+        _pass_on(process.stderr, sys.stderr.buffer)
+        beside.join()
     return process.returncode
+
+
+def _pass_on(lines: Iterable[bytes], out: BinaryIO) -> None:
+    for line in lines:
+        if not ABORT.match(line) and not BOX.match(line.rstrip()):
+            out.write(line)
+            out.flush()
 
 
 def mpiexec() -> str:

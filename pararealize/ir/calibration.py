@@ -154,8 +154,8 @@ class Region:
     """
 
     interface: int
-    centre: tuple[float, ...]
-    whitening: tuple[float, ...]
+    centre: tuple[float, ...] = field(repr=False)
+    whitening: tuple[float, ...] = field(repr=False)
     limit: float
 
     def __post_init__(self) -> None:

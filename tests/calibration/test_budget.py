@@ -97,6 +97,7 @@ def test_every_kind_that_is_recommended_is_tried_in_time() -> None:
 def test_no_time_at_all_still_gives_one() -> None:
     found = calibrated(minutes=1e-6, best=True, agreement=1.0)
     assert len(found.candidates) == 1
+    assert (found.samples, found.held_out) == (12, 12)  # a batch of either, and no more
     assert set(found.left_out.values()) == {"no time was left"}
     assert "stepped 1" in {found.kind, *found.left_out}
 

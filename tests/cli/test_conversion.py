@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from calibrations import FOUND, rows
+from safetensors.torch import save_file
 from torch import nn
 
-from pararealize.cli.conversion import candidates_table, fill, read_weights
+from pararealize.cli.conversion import candidates_table
+from pararealize.cli.weights import WRITE, fill, read_weights
 from pararealize.errors import DataError
 
 
@@ -40,15 +44,47 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_weights(path)
     torch.save(Thing(), path)  # it would have to be executed
-    with pytest.raises(DataError, match=r"cannot be read \(.*write them with torch.save"):
+    with pytest.raises(DataError, match=r"holds Python objects \(.*Thing\) and not only tensors: "):
         read_weights(path)
+    with pytest.raises(DataError, match=r"is a folder: .* file of weights, such as .*w\.pt\.$"):
+        read_weights(tmp_path)
     torch.save([torch.ones(2)], path)
     with pytest.raises(DataError, match="holds a list, and a dictionary of tensors was expected"):
         read_weights(path)
-    for name in ("w.pt", "w.safetensors"):
-        (tmp_path / name).write_bytes(b"nothing of the kind")
-        with pytest.raises(DataError, match="cannot be read"):
-            read_weights(tmp_path / name)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"was damaged or cut short: write them with torch.save"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty, 0 bytes"),
+        (b"nothing of the kind", "is text (it begins with 'nothing of the kind')"),
+        (b"<!DOCTYPE html><title>404", "is a page or a document of markup, as servers send"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a pointer of git-lfs"),
+        (b"\x93NUMPY\x01", "is an array of NumPy"),
+        (pickle.dumps({"a": 1}), "is a plain pickle"),
+        (bytes(range(200, 230)), "is data of an unknown kind"),
+    ],
+)
+def test_it_is_said_what_a_file_is(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{path} {said}")) as refused:
+        read_weights(path)
+    assert str(refused.value).endswith(f": {WRITE}.")
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged, or no checkpoint of torch|is empty, 0 bytes"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_what_a_file_is_does_not_hang_on_its_name(tmp_path: Path) -> None:
+    weights = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+    save_file(weights, tmp_path / "w.bin")
+    torch.save(weights, tmp_path / "earlier.ckpt", _use_new_zipfile_serialization=False)
+    for name in ("w.bin", "earlier.ckpt"):
+        assert set(read_weights(tmp_path / name)) == set(weights)
 
 
 def test_candidates_stand_beside_each_other() -> None:

@@ -62,6 +62,30 @@ def test_mpi_adds_nothing_to_what_ranks_say(
         assert 1 <= found.count(text) <= 2
 
 
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [(9, "a rank was killed by the system"), (11, "(SIGSEGV)"), (6, "(SIGABRT)")],
+)
+def test_one_paragraph_says_that_a_rank_was_ended(
+    sent: int, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the box that mpiexec draws; what the ranks print stays, whichever stream it is on."""
+    code = "import os, sys; print('said', flush=True); print('=' * 20, file=sys.stderr, flush=True)"
+    killed = [sys.executable, "-S", "-c", f"{code}; os.kill(os.getpid(), {sent})"]
+
+    def short(command: list[str], env: dict[str, str]) -> int:
+        return run([*command[:3], *killed], env)
+
+    monkeypatch.setattr(launching, "run", short)
+    assert launch(["check"], 1) not in {0, 1, 2}
+    out, err = capfd.readouterr()
+    assert out.split() == ["said"]
+    rule, paragraph = err.splitlines()
+    assert rule == "=" * 20
+    assert paragraph.startswith("pararealize: a rank ")
+    assert said in paragraph
+
+
 def test_the_mpiexec_beside_python_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

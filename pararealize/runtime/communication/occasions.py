@@ -12,6 +12,9 @@ from pararealize.runtime.communication.transport import Transport
 #: How the text of a call of the network begins; what follows is its signature.
 CALLS = "calls the network with "
 
+#: What a rank does that looks at the report of a call.
+READS = "reads net.report"
+
 #: Numbers that tell apart what ranks do in the same words, by what they count.
 Numbers = Mapping[str, int]
 NONE: Numbers = MappingProxyType({})
@@ -73,6 +76,12 @@ def _disagreement(texts: Sequence[str], numbers: Sequence[Numbers]) -> Disagreem
         return DisagreementError(
             f"ranks were called with different inputs or in different modes ({_listed(said, ': ')})"
             f": call the network on every rank with the same batch.{order * ('network' in apart)}"
+        )
+    if READS in texts:
+        return DisagreementError(
+            f"ranks do different things ({_listed(texts, ' ')}): each rank knows the jumps of its "
+            "own interfaces, and asks the others for theirs. Write report = net.report on every "
+            "rank, and then `if rank == 0: print(report)`."
         )
     return DisagreementError(
         f"ranks do different things ({_listed(texts, ' ')}): every rank has to call the network, "

@@ -56,7 +56,8 @@ class Lines(Progress):
 
         def tell(now: float, how: str = "") -> None:
             of = "" if total is None else f" of {total}"
-            line = f"{what}: {done}{of}{said}, {how}{now - began:.1f} s"
+            steps = f"{done}{of}{said}, " if done or of else ""  # a task may have no steps
+            line = f"{what}: {steps}{how}{now - began:.1f} s"
             if self._shown:
                 print(line, file=self._stream or sys.stderr, flush=True)
 

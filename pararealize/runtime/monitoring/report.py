@@ -92,6 +92,9 @@ class Report:
             )
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        printer.text(str(self))  # IPython's, which shows a repr otherwise
+
     def _repr_html_(self) -> str:
         from pararealize.explain.notebook import report_html  # noqa: PLC0415  only where it is shown
 

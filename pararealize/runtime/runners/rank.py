@@ -16,7 +16,7 @@ from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.endpoint import Call, Endpoint
 from pararealize.runtime.communication.fingerprint import is_compared
-from pararealize.runtime.communication.occasions import agree
+from pararealize.runtime.communication.occasions import READS, agree
 from pararealize.runtime.communication.overflow import Overflow, is_half
 from pararealize.runtime.communication.random_streams import Draw, RandomStreams
 from pararealize.runtime.communication.readers import refuse_global_optimizers
@@ -77,7 +77,8 @@ class RankRunner(Runner):
         )
         streams = RandomStreams(draws, transport)
         self._epoch = transport.epoch
-        self._known: Report | None = None  # of all ranks, once they have asked for it
+        # Of all ranks, once they have asked for it; before a call there is nothing to ask for.
+        self._known: Report | None = program.report if program.knows_part else None
         self._tasks = RankTasks(propagators, program.messages, endpoint, streams, guarded=guarded)
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -176,7 +177,7 @@ class RankRunner(Runner):
         """
         known = self._known or self._program.report
         if self._known is None and self._program.knows_part and not self._transport.broken:
-            agree(self._transport, "reads net.report")
+            agree(self._transport, READS)
             parts = self._transport.exchange(known.jumps)
             jumps = sorted((jump for part in parts for jump in part), key=PLACE)
             self._known = known = replace(known, jumps=tuple(jumps))

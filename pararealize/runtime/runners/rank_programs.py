@@ -76,10 +76,9 @@ class StaticProgram(RankProgram):
     ``watched`` are new and old states of the last call at the interfaces that this rank corrects.
     """
 
-    knows_part = True
-
     def __init__(self, schedule: Schedule, rank: int) -> None:
         super().__init__((schedule,), rank)
+        self.knows_part = bool(schedule.watches)  # where nothing is corrected, all know that
         self.watched: list[Watched] = []
 
     def advance(self, tasks: RankTasks, here: RankCall, *, jumps: bool) -> Outcome:  # noqa: ARG002

@@ -9,7 +9,7 @@ import pytest
 from local_ranks import all_of, on_ranks
 from local_transport import LocalTransport
 from pararealize.errors import DisagreementError
-from pararealize.runtime.communication.occasions import CALLS, agree, begin
+from pararealize.runtime.communication.occasions import CALLS, READS, agree, begin
 
 
 def test_numbers_of_all_ranks_are_known_where_all_do_the_same() -> None:
@@ -33,6 +33,9 @@ PAIRS = [
         "equally often and in the same order",
     ),
     (f"{CALLS}x [2]", f"{CALLS}x [3]", "with the same batch"),
+    (READS, f"{CALLS}x [2]", "Write report = net.report on every rank, and then `if rank == 0:"),
+    ("saves to best", READS, "Write report = net.report on every rank, and then `if rank == 0:"),
+    (READS, "goes back through call 4", "each rank knows the jumps of its own interfaces"),
 ]
 
 

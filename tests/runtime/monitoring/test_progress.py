@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from pararealize import ParallelNetwork, Parareal, pararealize
+from pararealize import ParallelNetwork, Parareal, load, pararealize
 from pararealize.runtime.monitoring.progress import Advance, Lines, Progress
 
 
@@ -99,3 +100,22 @@ def test_a_calibration_tells_what_is_asked_to_be_told(
     costs, *fits = [line.partition(":")[0] for line in others]
     assert costs == "costs of coarse networks"
     assert fits == ["factored coarse networks"] * 2
+
+
+@pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+def test_loading_tells_what_is_asked_to_be_told(
+    net: ParallelNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net.save(tmp_path)
+    model, seen = net.to_serial(), Seen()
+    load(tmp_path, model, progress=seen)
+    assert set(seen.steps) == {
+        "tracing, and comparing with the model",
+        "filling it with the weights",
+    }
+    load(tmp_path, model)
+    assert not "".join(capsys.readouterr())
+    load(tmp_path, model, progress=True)
+    out, err = capsys.readouterr()
+    assert not out
+    assert [line.partition(": done in ")[0] for line in err.splitlines()] == list(seen.steps)

@@ -18,6 +18,7 @@ from local_transport import LocalGroup, LocalTransport
 from networks import Case, Recipe, assert_equal_steps, compiled, one_step, relative, share_of
 from pararealize import MGRIT, ParallelNetwork, Parareal, pararealize
 from pararealize.errors import DisagreementError, PeerError
+from pararealize.ir.methods import Method
 from pararealize.ir.program import Operation
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
@@ -231,6 +232,30 @@ def test_as_many_sweeps_run_as_in_one_process() -> None:
             for one, other in zip(report.jumps, alone.report.jumps, strict=True):
                 assert (one.sweep, one.interface) == (other.sweep, other.interface)
                 assert one.norm == pytest.approx(other.norm, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("method", "called"),
+    [
+        (Parareal(), False),  # nothing was called, and all know
+        (Parareal(iterations=0), True),  # nothing is corrected
+        (Parareal(tolerance=0.05, correction="difference"), True),  # a rule has asked for all
+        (MGRIT(coarsening=2), True),  # so has the solver
+    ],
+)
+def test_one_rank_alone_reads_a_report_that_it_knows(method: Method, called: bool) -> None:
+    case = Case(Recipe("residual", 9), 3, method)
+
+    def work(net: ParallelNetwork) -> Any:
+        if called:
+            net(case.x)
+        report = net.report if net._emission.transport.rank == 0 else None  # type: ignore[union-attr]
+        net(case.x)
+        return report
+
+    reports = on_threads(case, 3, work)
+    assert reports[0] is not None
+    assert bool(reports[0].jumps) == (called and method != Parareal(iterations=0))
 
 
 def test_no_graph_is_built_where_nothing_learns() -> None:
