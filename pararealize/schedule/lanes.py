@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from pararealize.ir.lanes import START, Launch, LaneProgram, launched
+from pararealize.ir.lanes import START, LaneProgram, Launch, launched
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.stages import Key
 from pararealize.ir.target import Target

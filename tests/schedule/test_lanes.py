@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pararealize.errors import ScheduleError
 from pararealize.ir.hierarchy import hierarchy
-from pararealize.ir.lanes import START, Launch, LaneProgram
+from pararealize.ir.lanes import START, LaneProgram, Launch
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target

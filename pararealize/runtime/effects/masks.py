@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ from pararealize.runtime.effects.generators import (
     state_of,
 )
 from pararealize.runtime.values.pytree import tensors_of
+
+
+class Draws(ABC):
+    """What gives a captured step its random numbers, which no host can put back in a replay."""
+
+    @abstractmethod
+    def drawn(
+        self, masks: Masks, values: tuple[Any, ...], commits: bool
+    ) -> AbstractContextManager[None]:
+        """A block that draws new numbers at a propagator's first evaluation, then the same."""
 
 
 class Masks:
@@ -41,6 +52,7 @@ class Masks:
         self.is_linked, self.is_last, self.is_on_ranks = False, False, False
         self.ends: States = []
         self.shapes: list[torch.Size] = []
+        self.captured: Draws | None = None
 
     def begin_step(self) -> None:
         """Forget the last step's draws."""
@@ -49,6 +61,10 @@ class Masks:
     @contextmanager
     def drawn(self, values: tuple[Any, ...], *, commits: bool = True) -> Iterator[None]:
         """Run with this step's random numbers: new ones at first, later the same again."""
+        if self.captured is not None:
+            with self.captured.drawn(self, values, commits):
+                yield
+            return
         before = self._now(values)
         first = not self.states
         if first:

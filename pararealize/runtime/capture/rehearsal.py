@@ -1,0 +1,190 @@
+"""Rehearsal: a device without one, which records operations on the CPU and does them again.
+
+It has streams and events that order operations as a CUDA device does, and says which operation
+would read or write too early. What is captured on it can be replayed in any order that the events
+allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pararealize.errors import MethodError
+from pararealize.runtime.capture.device import Device, Recording
+from pararealize.runtime.capture.races import NOW, Race, Reads
+from pararealize.runtime.capture.tape import HostCall, LaneTape, Mark, Operation, Wait
+from pararealize.runtime.communication.lanes import Streams
+from pararealize.runtime.effects.masks import Draws, Masks
+
+#: Operations whose result Python would have to wait for, or whose shape depends on numbers.
+UNKNOWN = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+
+@final
+class Rehearsal(Device):
+    """A CPU that records and replays as a CUDA device does.
+
+    ``order`` is that of a replay: the host's, or ``"latest"``, in which the lane that was launched
+    last runs as far as its events allow; ``races`` are what was seen to be read or written too
+    early, in all captures.
+    """
+
+    def __init__(self, order: str = "host") -> None:
+        self.streams = RecordedStreams()
+        self.order = order
+        self.races: list[Race] = []
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies on the CPU."""
+        return tensor.device.type == "cpu"
+
+    def recording(self) -> RehearsedGraph:
+        """A new graph."""
+        if self.streams.tape is not None:
+            raise MethodError(
+                "capture inside a capture: a graph is being recorded already; call the network "
+                "itself there, which becomes part of that graph."
+            )
+        return RehearsedGraph(self)
+
+    def wait(self) -> None:
+        """Nothing is under way."""
+
+
+@final
+class RecordedStreams(Streams):
+    """Lanes of a tape, where one is recorded."""
+
+    def __init__(self) -> None:
+        self.tape: LaneTape | None = None
+        self.lanes = [NOW]
+        self.events = 0
+
+    @contextmanager
+    def on(self, lane: int) -> Iterator[None]:
+        """A block whose operations are those of a lane."""
+        self.lanes.append(lane)
+        try:
+            yield
+        finally:
+            self.lanes.pop()
+
+    def mark(self) -> int:
+        """The number of an event."""
+        self.events += 1
+        if self.tape is not None:
+            self.tape.add(Mark(self.lanes[-1], self.events))
+        return self.events
+
+    def wait(self, event: int) -> None:
+        """What is recorded from now on follows the event."""
+        if self.tape is not None:
+            self.tape.add(Wait(self.lanes[-1], event))
+
+    def keep(self, tensor: Tensor) -> None:
+        """What is recorded is kept anyway."""
+
+
+@final
+class RehearsedGraph(Recording):
+    """Records the operations of a step, and does them again on the same memory."""
+
+    def __init__(self, device: Rehearsal) -> None:
+        self._device, self.tape = device, LaneTape()
+        self.draws = HostDraws(device.streams)
+
+    def warm(self, step: Callable[[], Any]) -> None:
+        """Do the step."""
+        self.draws.begin()
+        step()
+
+    def capture(self, step: Callable[[], Any]) -> Any:
+        """Record the step."""
+        streams = self._device.streams
+        streams.tape = self.tape
+        self.draws.begin()
+        reads = Reads()
+        try:
+            with _Recorder(self.tape, streams, reads):
+                result = step()
+        finally:
+            streams.tape = None
+        self._device.races += reads.races
+        return result
+
+    def replay(self) -> None:
+        """Do again what was recorded, in an order that the events allow."""
+        self.draws.begin()
+        with torch.no_grad():
+            self.tape.run(latest=self._device.order == "latest")
+
+
+@final
+class HostDraws(Draws):
+    """Draws as a host does, in a replay as well."""
+
+    def __init__(self, streams: RecordedStreams) -> None:
+        self._streams = streams
+        self._masks: dict[Masks, None] = {}
+
+    def begin(self) -> None:
+        """A step begins: it has drawn nothing."""
+        for masks in self._masks:
+            masks.begin_step()
+
+    @contextmanager
+    def drawn(self, masks: Masks, values: tuple[Any, ...], commits: bool) -> Iterator[None]:
+        """A block that draws what the masks say, now and in every replay."""
+        self._masks[masks] = None
+        open_blocks: list[Any] = []
+
+        def enter() -> None:
+            masks.captured, before = None, masks.captured
+            block = masks.drawn(values, commits=commits)
+            block.__enter__()
+            masks.captured = before
+            open_blocks.append(block)
+
+        def leave() -> None:
+            open_blocks.pop().__exit__(None, None, None)
+
+        self._call(enter)
+        yield
+        self._call(leave)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        function()
+        if self._streams.tape is not None:
+            self._streams.tape.add(HostCall(self._streams.lanes[-1], function))
+
+
+@final
+class _Recorder(TorchDispatchMode):
+    """Sees every operation, of forward and backward passes."""
+
+    is_recording = True  # so that nothing is decided by numbers
+
+    def __init__(self, tape: LaneTape, streams: RecordedStreams, reads: Reads) -> None:
+        super().__init__()
+        self._tape, self._streams, self._reads = tape, streams, reads
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if any(tag in func.tags for tag in UNKNOWN):
+            raise MethodError(
+                f"a graph cannot record {func}: Python would wait for its numbers, or its shape "
+                "depends on them. Call the network itself, or take the layer that does so out."
+            )
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        operation = Operation(self._streams.lanes[-1], func, args, kwargs, result)
+        self._tape.add(operation)
+        self._reads.note(self._tape.known, operation)
+        return result
