@@ -57,6 +57,8 @@ class CudaDevice(Device):
 class CudaGraph(Recording):
     """A CUDA graph of the current device: records the kernels of a step, launches them again."""
 
+    draws: GraphDraws
+
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self.draws = GraphDraws()

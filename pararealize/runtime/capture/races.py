@@ -13,12 +13,9 @@ from pararealize.runtime.capture.tape import Operation, memory, tensors
 
 #: The lane of what is called outside all others.
 NOW = 0
-#: Arguments that operations write on without saying so: running means and variances.
-WRITTEN = {
-    "native_batch_norm": (3, 4),
-    "cudnn_batch_norm": (3, 4),
-    "batch_norm_update_stats": (1, 2),
-}
+#: Arguments that operations write on without saying so, running means and variances, and the
+#: argument that says whether they do.
+WRITTEN = {"native_batch_norm": ((3, 4), 5), "cudnn_batch_norm": ((3, 4), 5)}
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,9 @@ def _written(operation: Operation) -> Iterator[Tensor]:
     for number, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from tensors(_argument(operation, number, argument.name))
-    for number in WRITTEN.get(schema.name.rpartition("::")[2], ()):
-        yield from tensors(operation.args[number : number + 1])
+    hidden, flag = WRITTEN.get(schema.name.rpartition("::")[2], ((), None))
+    if flag is not None and operation.args[flag]:
+        yield from tensors([operation.args[number] for number in hidden])
 
 
 def _argument(operation: Operation, number: int, name: str) -> Any:

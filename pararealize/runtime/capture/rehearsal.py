@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ class Rehearsal(Device):
     early, in all captures.
     """
 
-    def __init__(self, order: str = "host") -> None:
+    streams: RecordedStreams
+
+    def __init__(self, order: Literal["host", "latest"] = "host") -> None:
         self.streams = RecordedStreams()
         self.order = order
         self.races: list[Race] = []
@@ -94,6 +96,8 @@ class RecordedStreams(Streams):
 @final
 class RehearsedGraph(Recording):
     """Records the operations of a step, and does them again on the same memory."""
+
+    draws: HostDraws
 
     def __init__(self, device: Rehearsal) -> None:
         self._device, self.tape = device, LaneTape()
@@ -171,7 +175,7 @@ class _Recorder(TorchDispatchMode):
     is_recording = True  # so that nothing is decided by numbers
 
     def __init__(self, tape: LaneTape, streams: RecordedStreams, reads: Reads) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tape, self._streams, self._reads = tape, streams, reads
 
     def __torch_dispatch__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, final
 
 from torch import fx
@@ -23,8 +22,19 @@ from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
 from pararealize.runtime.values.pytree import detached
 
-#: What calls a stage: its number, how it is launched on lanes, and what it takes.
-StageCall = Callable[[int, Callable[[Launching, Sequence[Any]], Any], Sequence[Any]], Any]
+
+@dataclass(frozen=True)
+class StageCall:
+    """A call of a stage: its number, its graph, what it takes, and where its tasks belong."""
+
+    number: int
+    graph: fx.GraphModule
+    inputs: tuple[Any, ...]
+    programs: Callable[[], tuple[LaneProgram, ...]]
+
+    def launched(self, launching: Launching, inputs: Sequence[Any]) -> Any:
+        """What it gives for other inputs, launched on lanes."""
+        return walk(self.graph, self.programs()[self.number], launching, inputs)
 
 
 @final
@@ -79,7 +89,7 @@ class StageCalls:
     ) -> None:
         self.programs, self._arguments = programs, arguments
         self._launching: Launching | None = None
-        self._by: StageCall | None = None
+        self._by: Callable[[StageCall], Any] | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -98,15 +108,10 @@ class StageCalls:
         if self._by is None and self._launching is None:
             return graph(*taken, *args, **kwargs)
         inputs = (*taken, *self._arguments(*args, **kwargs).values())
+        call = StageCall(number, graph, inputs, self.programs)
         if self._launching is not None:
-            return walk(graph, self.programs()[number], self._launching, inputs)
-        assert self._by is not None
-        return self._by(number, partial(self._launch, number, graph), inputs)
-
-    def _launch(
-        self, number: int, graph: fx.GraphModule, launching: Launching, inputs: Sequence[Any]
-    ) -> Any:
-        return walk(graph, self.programs()[number], launching, inputs)
+            return call.launched(self._launching, inputs)
+        return call.graph(*inputs) if self._by is None else self._by(call)
 
     @contextmanager
     def launched(self, launching: Launching) -> Iterator[None]:
@@ -118,7 +123,7 @@ class StageCalls:
             self._launching = before
 
     @contextmanager
-    def made_by(self, call: StageCall) -> Iterator[None]:
+    def made_by(self, call: Callable[[StageCall], Any]) -> Iterator[None]:
         """A block in which something else calls the stages, as replays of graphs do."""
         before, self._by = self._by, call
         try:

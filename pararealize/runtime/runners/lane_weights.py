@@ -32,7 +32,7 @@ class LaneWeights:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._places: dict[int, list[Place]] = {}
         self._weights: dict[int, nn.Parameter] = {}
-        for module in dict.fromkeys(part for module in modules for part in module.modules()):
+        for module in dict.fromkeys(part for each in modules for part in each.modules()):
             for name, weight in module._parameters.items():
                 if weight is not None and weight.requires_grad:
                     self._add(weight, (module._parameters, name))

@@ -1,0 +1,208 @@
+"""Mover: what a training step does with its gradients, inside a graph or behind its replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from pararealize.errors import MethodError
+from pararealize.runtime.values.pytree import tensors_of
+
+#: Weights with their gradients.
+Pairs = list[tuple[nn.Parameter, Tensor]]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step trains.
+
+    Attributes:
+        optimizer: what moves the weights after ``accumulate`` calls; without one gradients are
+            left in ``p.grad``.
+        max_norm: gradients are clipped to that 2-norm, all together.
+        autocast: the precision of forward and loss, e.g. ``torch.bfloat16``; else that in force.
+        scaler: scales losses for ``torch.float16``.
+        accumulate: calls whose mean gradient is one step.
+        inputs: how many of a call's tensors are the network's; the others are the loss's.
+
+    """
+
+    optimizer: Optimizer | None = None
+    max_norm: float | None = None
+    autocast: torch.dtype | None = None
+    scaler: torch.amp.GradScaler | None = None
+    accumulate: int = 1
+    inputs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or self.inputs < 1:
+            raise MethodError(
+                f"capture_step: accumulate={self.accumulate} and inputs={self.inputs} have to be "
+                "1 or more."
+            )
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise MethodError(f"capture_step: max_norm={self.max_norm} has to be above 0.")
+        if self.scaler is not None and self.optimizer is None:
+            raise MethodError("capture_step: a scaler steps an optimizer: give optimizer= as well.")
+
+
+@final
+class StepMover:
+    """Clips gradients, adds them up and steps the optimizer.
+
+    All that is inside the graph where the optimizer can be: its learning rate in a tensor, and
+    ``capturable=True`` or plain SGD, without hooks and with its state in place. Other options of
+    such an optimizer are part of the graph.
+    """
+
+    def __init__(self, options: StepOptions) -> None:
+        self.options = options
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._calls = 0
+        self._taken: Any = None
+
+    @property
+    def _clips_inside(self) -> bool:
+        return self.options.accumulate == 1 and self.options.scaler is None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the optimizer is stepped inside the graph."""
+        optimizer = self.options.optimizer
+        if optimizer is None or not self._clips_inside or _is_hooked(optimizer):
+            return False
+        started = bool(optimizer.state) or _keeps_nothing(optimizer)
+        return started and all(map(_can_follow, optimizer.param_groups))
+
+    def has_changed(self) -> bool:
+        """Whether options were changed since the last call that a graph has taken over."""
+        optimizer, before = self.options.optimizer, self._taken
+        groups = [] if optimizer is None or not self.is_inside else optimizer.param_groups
+        self._taken = [
+            {name: _plain(value) for name, value in group.items() if name != "params"}
+            for group in groups
+        ]
+        return bool(before is not None and before != self._taken)
+
+    def moves(self, weights: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The tensors that a step inside the graph moves."""
+        if not self.is_inside or self.options.optimizer is None:
+            return []
+        state = [tensors_of(dict(own)) for own in self.options.optimizer.state.values()]
+        return [*weights, *(tensor for own in state for tensor in own)]
+
+    def inside(self, pairs: Pairs) -> Pairs:
+        """The part that a graph records: gradients with memory of their own, clipped; a step."""
+        pairs = _apart(pairs)
+        if self._clips_inside:
+            pairs = self._clipped(pairs)
+        if self.is_inside and self.options.optimizer is not None:
+            _give(pairs)
+            self.options.optimizer.step()
+        return pairs
+
+    def after(self, pairs: Pairs, *, done: bool) -> None:
+        """The part behind a replay, or after a step without a graph, for which nothing is done."""
+        self._calls += 1
+        options = self.options
+        if done and self._clips_inside:
+            _give(pairs)
+            if options.optimizer is not None and not self._was_inside:
+                options.optimizer.step()
+            return
+        if options.accumulate > 1:
+            pairs = self._summed(pairs)
+            if self._calls % options.accumulate:
+                return
+        _give(pairs)
+        if options.scaler is not None and options.optimizer is not None:
+            self._scaled(options.scaler, options.optimizer, pairs)
+            return
+        if self.options.max_norm is not None:
+            _give(self._clipped(pairs))
+        if options.optimizer is not None:
+            options.optimizer.step()
+
+    @property
+    def _was_inside(self) -> bool:
+        """Whether the graphs that there are step the optimizer."""
+        return bool(self._taken)
+
+    def _scaled(self, scaler: torch.amp.GradScaler, optimizer: Optimizer, pairs: Pairs) -> None:
+        if self.options.max_norm is not None:
+            scaler.unscale_(optimizer)
+            _give(self._clipped(pairs))
+        scaler.step(optimizer)
+        scaler.update()
+
+    def _summed(self, pairs: Pairs) -> Pairs:
+        """Gradients of the calls so far whose mean is one step."""
+        if self._calls % self.options.accumulate == 1:
+            self._sums = {weight: gradient.clone() for weight, gradient in pairs}
+            return list(self._sums.items())
+        for weight, gradient in pairs:
+            if weight in self._sums:
+                self._sums[weight].add_(gradient)
+            else:
+                self._sums[weight] = gradient.clone()
+        return list(self._sums.items())
+
+    def _clipped(self, pairs: Pairs) -> Pairs:
+        """Gradients times max_norm / norm, where the norm is larger."""
+        if self.options.max_norm is None or not pairs:
+            return pairs
+        gradients = [gradient for _, gradient in pairs]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        factor = (self.options.max_norm / (norm + 1e-6)).clamp(max=1.0)
+        clipped = torch._foreach_mul(gradients, factor)
+        return [(weight, new) for (weight, _), new in zip(pairs, clipped, strict=True)]
+
+
+def hooked(weight: nn.Parameter, gradient: Tensor) -> Tensor:
+    """The gradient as the weight's hooks leave it."""
+    for hook in (weight._backward_hooks or {}).values():
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
+
+
+def _apart(pairs: Pairs) -> Pairs:
+    """Gradients of which no two share memory."""
+    seen: set[int] = set()
+    found = []
+    for weight, gradient in pairs:
+        place = gradient.untyped_storage().data_ptr()
+        alone = place not in seen and gradient.is_contiguous()
+        seen.add(place)
+        found.append((weight, gradient if alone else gradient.clone()))
+    return found
+
+
+def _give(pairs: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    for weight, gradient in pairs:
+        if weight.grad is not gradient:
+            weight.grad = gradient
+
+
+def _is_hooked(optimizer: Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def _keeps_nothing(optimizer: Optimizer) -> bool:
+    return type(optimizer) is SGD and not any(group["momentum"] for group in optimizer.param_groups)
+
+
+def _can_follow(group: dict[str, Any]) -> bool:
+    """Whether a graph follows the learning rate, and needs no number on the host."""
+    known = group.get("capturable", "momentum" in group and "nesterov" in group)
+    return isinstance(group["lr"], Tensor) and bool(known)
+
+
+def _plain(value: Any) -> Any:
+    """A value to compare; numbers in a tensor are followed where they lie."""
+    return (id(value), value.data_ptr()) if isinstance(value, Tensor) else value
