@@ -75,9 +75,14 @@ class GraphCache:
         return not self._met[key]
 
     def add(
-        self, key: Hashable, modules: Sequence[nn.Module], capture: Callable[[], CapturedCall]
+        self,
+        key: Hashable,
+        modules: Sequence[nn.Module],
+        capture: Callable[[], CapturedCall],
+        *,
+        asked: bool = False,
     ) -> CapturedCall | None:
-        """Capture; ``None``, with a warning, where that cannot be done.
+        """Capture; ``None``, with a warning, where that cannot be done and was not ``asked`` for.
 
         Raises:
             MethodError: it cannot be done, and nothing may run without a graph.
@@ -90,7 +95,7 @@ class GraphCache:
             call = capture()
         except (MethodError, RuntimeError) as error:
             told = f"a graph cannot be captured for {_told(key)}: {error}"
-            if self._strict:
+            if asked or self._strict:
                 raise MethodError(told) from error
             warnings.warn(f"{told} It runs without one.", CaptureWarning, stacklevel=4)
             self._met[key] = False

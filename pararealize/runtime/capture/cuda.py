@@ -39,9 +39,14 @@ class CudaDevice(Device):
         """Whether a tensor lies on the current CUDA device."""
         return tensor.is_cuda and tensor.device.index == torch.cuda.current_device()
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether the current stream is recorded."""
+        return torch.cuda.is_current_stream_capturing()
+
     def recording(self) -> CudaGraph:
         """A new CUDA graph."""
-        if torch.cuda.is_current_stream_capturing():
+        if self.is_recording:
             raise MethodError(
                 "capture inside a capture: the current stream is recording a CUDA graph already; "
                 "call the network itself there, which becomes part of that graph."

@@ -45,6 +45,11 @@ class Device(ABC):
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the device."""
 
+    @property
+    @abstractmethod
+    def is_recording(self) -> bool:
+        """Whether what is called becomes part of a graph; a replay cannot."""
+
     @abstractmethod
     def recording(self) -> Recording:
         """A new graph.

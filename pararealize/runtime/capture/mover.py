@@ -55,9 +55,10 @@ class StepOptions:
 class StepMover:
     """Clips gradients, adds them up and steps the optimizer.
 
-    All that is inside the graph where the optimizer can be: its learning rate in a tensor, and
-    ``capturable=True`` or plain SGD, without hooks and with its state in place. Other options of
-    such an optimizer are part of the graph.
+    All that is inside the graph where the optimizer can be: with ``capturable=True``, or SGD whose
+    learning rate is a number; without hooks, and once its state is there. Its options are part of
+    the graph, but for a learning rate in a tensor, which is followed: once one of them has changed,
+    the optimizer is stepped behind the replays.
     """
 
     def __init__(self, options: StepOptions) -> None:
@@ -65,6 +66,7 @@ class StepMover:
         self._sums: dict[nn.Parameter, Tensor] = {}
         self._calls = 0
         self._taken: Any = None
+        self._stays_outside = False
 
     @property
     def _clips_inside(self) -> bool:
@@ -74,20 +76,30 @@ class StepMover:
     def is_inside(self) -> bool:
         """Whether the optimizer is stepped inside the graph."""
         optimizer = self.options.optimizer
-        if optimizer is None or not self._clips_inside or _is_hooked(optimizer):
+        if optimizer is None or self._stays_outside or not self._clips_inside:
+            return False
+        if _is_hooked(optimizer):
             return False
         started = bool(optimizer.state) or _keeps_nothing(optimizer)
         return started and all(map(_can_follow, optimizer.param_groups))
 
     def has_changed(self) -> bool:
         """Whether options were changed since the last call that a graph has taken over."""
-        optimizer, before = self.options.optimizer, self._taken
-        groups = [] if optimizer is None or not self.is_inside else optimizer.param_groups
-        self._taken = [
+        before = self._taken
+        if before and before != self._options():
+            self._stays_outside = True
+        self._taken = self._options()
+        return before is not None and before != self._taken
+
+    def _options(self) -> list[dict[str, Any]]:
+        """The options that a graph takes over; none where the optimizer is outside."""
+        optimizer = self.options.optimizer
+        if optimizer is None or not self.is_inside:
+            return []
+        return [
             {name: _plain(value) for name, value in group.items() if name != "params"}
-            for group in groups
+            for group in optimizer.param_groups
         ]
-        return bool(before is not None and before != self._taken)
 
     def moves(self, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """The tensors that a step inside the graph moves."""
@@ -198,9 +210,11 @@ def _keeps_nothing(optimizer: Optimizer) -> bool:
 
 
 def _can_follow(group: dict[str, Any]) -> bool:
-    """Whether a graph follows the learning rate, and needs no number on the host."""
-    known = group.get("capturable", "momentum" in group and "nesterov" in group)
-    return isinstance(group["lr"], Tensor) and bool(known)
+    """Whether a step needs no number of a tensor on the host."""
+    if "capturable" in group:
+        return bool(group["capturable"])
+    is_sgd = "nesterov" in group and "dampening" in group
+    return is_sgd and not isinstance(group["lr"], Tensor) and not group.get("differentiable")
 
 
 def _plain(value: Any) -> Any:

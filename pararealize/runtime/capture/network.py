@@ -89,7 +89,8 @@ class CapturedNetwork:
         self._check(args, kwargs)
         with self._lock, torch.no_grad():
             key = self._key(flatten((args, kwargs))[0])
-            self.cache.add(key, [self.network], partial(self._capture, args, kwargs))
+            capture = partial(self._capture, args, kwargs)
+            self.cache.add(key, [self.network], capture, asked=True)
 
     @property
     def _adaptive(self) -> AdaptiveRunner | None:
@@ -124,7 +125,9 @@ class CapturedNetwork:
     def _found(
         self, key: tuple[Hashable, ...], capture: Callable[[], CapturedCall]
     ) -> CapturedCall | None:
-        """The graph of a key, captured where that is due."""
+        """The graph of a key, captured where that is due; inside of another none."""
+        if self._device.is_recording:
+            return None
         if isinstance(self.network, Watching) and self._watches:
             self.network.check_unchanged()
         call = self.cache.find(key)

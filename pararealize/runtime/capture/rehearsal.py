@@ -46,9 +46,14 @@ class Rehearsal(Device):
         """Whether a tensor lies on the CPU."""
         return tensor.device.type == "cpu"
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether operations are recorded."""
+        return self.streams.tape is not None
+
     def recording(self) -> RehearsedGraph:
         """A new graph."""
-        if self.streams.tape is not None:
+        if self.is_recording:
             raise MethodError(
                 "capture inside a capture: a graph is being recorded already; call the network "
                 "itself there, which becomes part of that graph."

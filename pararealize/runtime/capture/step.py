@@ -82,7 +82,8 @@ class CapturedStep:
         """
         with self._lock:
             key = self._key(tensors)
-            self.cache.add(key, self._modules, partial(self._capture, tensors))
+            capture = partial(self._capture, tensors)
+            self.cache.add(key, self._modules, capture, asked=True)
 
     def _key(self, tensors: Sequence[Tensor]) -> tuple[Hashable, ...]:
         """What a graph takes over; graphs that took over other options of the optimizer go."""
