@@ -34,10 +34,11 @@ class GraphCache:
     dropped would have missed; without ``watches`` none is.
     """
 
-    def __init__(self, most: int, *, strict: bool, watches: bool) -> None:
+    def __init__(self, most: int, *, strict: bool, watches: bool, trains: bool) -> None:
         if most < 1:
             raise MethodError(f"capture: graphs={most} keeps none: write graphs=1 or more.")
         self._most, self._strict, self._watches = most, strict, watches
+        self._trains = trains
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
         self._met: OrderedDict[Hashable, bool] = OrderedDict()  # whether a graph can be made
         self.captures = 0
@@ -45,15 +46,23 @@ class GraphCache:
 
     def find(self, key: Hashable) -> CapturedCall | None:
         """The graph of a key, unless it would miss something by now."""
+        call = self.unchecked(key)
+        return call if call is not None and self.is_current(key) else None
+
+    def unchecked(self, key: Hashable) -> CapturedCall | None:
+        """The graph of a key, whatever has changed since."""
         kept = self._kept.get(key)
         if kept is None:
             return None
-        self.why = kept.surroundings.change() if self._watches else ""
-        if self.why:
-            del self._kept[key]
-            return None
         self._kept.move_to_end(key)
         return kept.call
+
+    def is_current(self, key: Hashable) -> bool:
+        """Whether the graph of a key misses nothing; one that does is dropped."""
+        self.why = self._kept[key].surroundings.change() if self._watches else ""
+        if self.why:
+            del self._kept[key]
+        return not self.why
 
     def is_first(self, key: Hashable) -> bool:
         """Whether to run without a graph, as the key is new, or known to have none.
@@ -88,7 +97,7 @@ class GraphCache:
             MethodError: it cannot be done, and nothing may run without a graph.
 
         """
-        surroundings = Surroundings(modules)
+        surroundings = Surroundings(modules, trains=self._trains)
         while len(self._kept) >= self._most:
             self._kept.popitem(last=False)
         try:

@@ -24,12 +24,16 @@ WARM_UP = 2
 @final
 @dataclass
 class CapturedCall:
-    """A recorded function: its inputs' and its result's memory, which every call writes again."""
+    """A recorded function: its inputs' and its result's memory, which every call writes again.
+
+    ``moves`` says whether it moves buffers of the network.
+    """
 
     recording: Recording
     held: Sequence[Any]
     result: Any
     seen: Sequence[tuple[Runner, Any]]
+    moves: bool
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """The result for other numbers: the leaves of the arguments, in order."""
@@ -65,9 +69,16 @@ def capture_call(
     with _moved_back(modules, also):
         for _ in range(WARM_UP):
             recording.warm(lambda: function(recording, inputs))
+        versions = _versions(modules)
         result = recording.capture(lambda: function(recording, inputs))
+        moves = versions != _versions(modules)
     runners = runners_in(modules)
-    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners])
+    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners], moves)
+
+
+def _versions(modules: Sequence[nn.Module]) -> list[int]:
+    """How often buffers have been written on."""
+    return [buffer._version for module in modules for buffer in module.buffers()]
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class CapturedNetwork:
         watches: bool = True,
     ) -> None:
         self.network, self._device, self._copies, self._watches = network, device, copies, watches
-        self.cache = GraphCache(graphs, strict=strict, watches=watches)
+        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=False)
         self._lock = Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,12 +65,20 @@ class CapturedNetwork:
 
         """
         self._check(args, kwargs)
+        if self._device.is_recording:  # of another graph, of which this becomes a part
+            return self.network(*args, **kwargs)
         with self._lock, torch.no_grad():
             if (runner := self._adaptive) is not None:
                 with runner.calls.made_by(self._stage):
                     return self._handed(self.network(*args, **kwargs))
             leaves, _ = flatten((args, kwargs))
-            call = self._found(self._key(leaves), partial(self._capture, args, kwargs))
+            key = self._key(leaves)
+            if (call := self.cache.unchecked(key)) is not None and not call.moves:
+                answer = self._handed(call(leaves))  # the device is at it while changes are sought
+                self._check_unchanged()
+                if self.cache.is_current(key):
+                    return answer
+            call = self._found(key, partial(self._capture, args, kwargs))
             if call is None:
                 return self.network(*args, **kwargs)
             return self._handed(call(leaves))
@@ -125,11 +133,8 @@ class CapturedNetwork:
     def _found(
         self, key: tuple[Hashable, ...], capture: Callable[[], CapturedCall]
     ) -> CapturedCall | None:
-        """The graph of a key, captured where that is due; inside of another none."""
-        if self._device.is_recording:
-            return None
-        if isinstance(self.network, Watching) and self._watches:
-            self.network.check_unchanged()
+        """The graph of a key, captured where that is due."""
+        self._check_unchanged()
         call = self.cache.find(key)
         if call is not None or self.cache.is_first(key):
             return call
@@ -159,6 +164,10 @@ class CapturedNetwork:
         capture = partial(capture_call, self._device, stage, called.inputs, [self.network])
         call = self._found(self._key(leaves, called.number), capture)
         return called.graph(*called.inputs) if call is None else call(leaves)
+
+    def _check_unchanged(self) -> None:
+        if isinstance(self.network, Watching) and self._watches:
+            self.network.check_unchanged()
 
     def _handed(self, answer: Any) -> Any:
         """The answer as it is handed out: a copy, unless the graph's own memory is wanted."""

@@ -51,7 +51,7 @@ class CapturedStep:
         self.network, self.loss, self.options = network, loss, options
         self._device = device
         self._modules = [network, *([loss] if isinstance(loss, nn.Module) else [])]
-        self.cache = GraphCache(graphs, strict=strict, watches=watches)
+        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=True)
         self._mover = StepMover(options)
         self._lock = Lock()
 
@@ -64,6 +64,11 @@ class CapturedStep:
             StaleError: an attribute that the network was compiled with has changed.
 
         """
+        if self._device.is_recording:
+            raise MethodError(
+                "a captured step cannot be called while another graph is recorded: write its "
+                "forward, loss and backward there."
+            )
         with self._lock:
             key = self._key(tensors)
             call = self.cache.find(key)
