@@ -134,7 +134,7 @@ def section(
     rows: Iterable[tuple[str, Callable[[], Sequence[str]]]],
 ) -> None:
     """Print a table, row by row guarded: what fails or is skipped says so."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, row in rows:
         if bench.left <= 0:
             found.append((name, f"skipped: the {bench.seconds:.0f} s given are spent"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -114,12 +115,11 @@ class GraphDraws(Draws):
         if not self._own:
             return
         generator = _generator()
-        seed, offset = generator.initial_seed(), generator.get_offset()
-        for number, own in enumerate(self._own.values(), start=1):
+        begin = generator.initial_seed(), generator.get_offset()
+        for number, own in enumerate(self._own.values()):
             for state in own:
-                state.manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**63)
-                state.set_offset(offset)
-        generator.set_offset(offset + STRIDE)
+                state.manual_seed(seed_of(*begin, number))
+        generator.set_offset(begin[1] + STRIDE)
 
     @contextmanager
     def drawn(self, masks: Masks, _values: tuple[Any, ...], _commits: bool) -> Iterator[None]:
@@ -149,6 +149,12 @@ class GraphDraws(Draws):
                 "generator cannot be captured; call the network itself."
             )
         return like.clone_state()
+
+
+def seed_of(seed: int, offset: int, number: int) -> int:
+    """A seed for a propagator in a step, of where the device's generator is; 0 … 2^63 - 1."""
+    told = f"{seed} {offset} {number}".encode()
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest()) >> 1
 
 
 def _generator() -> Any:

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import MGRIT, ParallelNetwork, Parareal, pararealize
+from pararealize.errors import MethodError
 from pararealize.models import odenet, resnet
+from pararealize.runtime.capture import cuda
+from pararealize.runtime.capture.cuda import GraphDraws, seed_of
+from pararealize.runtime.effects.masks import Masks
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -45,6 +49,76 @@ def test_fixed_cycles_ask_no_residual_and_say_so() -> None:
     assert not torch.equal(output, serial)  # one cycle is not enough for the tolerance
     net(x)
     assert "looked at no residual" not in str(net.report)
+
+
+def test_seeds_of_steps_and_propagators_differ_and_come_again() -> None:
+    found = {seed_of(s, o, k) for s in range(3) for o in range(0, 40, 4) for k in range(4)}
+    assert len(found) == 120
+    assert all(0 <= seed < 2**63 for seed in found)
+    assert seed_of(1, 4, 2) == seed_of(1, 4, 2)
+
+
+class FakeGenerator:
+    """A generator of a CUDA device, as far as graphs need it: a state that can be exchanged."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.state = {"seed": seed, "offset": 0}
+
+    def initial_seed(self) -> int:
+        return self.state["seed"]
+
+    def get_offset(self) -> int:
+        return self.state["offset"]
+
+    def set_offset(self, offset: int) -> None:
+        self.state["offset"] = offset
+
+    def manual_seed(self, seed: int) -> None:
+        self.state |= {"seed": seed, "offset": 0}
+
+    def clone_state(self) -> FakeGenerator:
+        twin = FakeGenerator()
+        twin.state = dict(self.state)
+        return twin
+
+    def graphsafe_get_state(self) -> FakeGenerator:
+        twin = FakeGenerator()
+        twin.state = self.state
+        return twin
+
+    def graphsafe_set_state(self, other: FakeGenerator) -> None:
+        self.state = other.state
+
+    def draw(self) -> tuple[int, int]:
+        self.state["offset"] += 4
+        return self.state["seed"], self.state["offset"]
+
+
+def test_a_graph_has_a_generator_for_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = FakeGenerator(7)
+    monkeypatch.setattr(cuda, "_generator", lambda: generator)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: len(steps) > 1)
+    draws, steps = GraphDraws(), list[list[tuple[int, int]]]()
+    one, other = Masks(own_stream=False), Masks(own_stream=True)
+    main = generator.state
+    for _ in range(3):
+        draws.begin()
+        found = []
+        for masks in (one, other, one):
+            with draws.drawn(masks, (), True):
+                found.append(generator.draw())
+        steps.append(found)
+        assert generator.state is main
+    assert len(draws.states) == 3
+    # The first step finds out which evaluations there are; from then on masks are kept.
+    assert all(a == c != b for a, b, c in steps[1:])
+    assert steps[1][0] != steps[2][0]
+    with (
+        pytest.raises(MethodError, match="evaluated more often"),
+        draws.drawn(other, (), True),
+        draws.drawn(other, (), True),
+    ):
+        pass
 
 
 @on_cuda
