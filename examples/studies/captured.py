@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,11 @@ from pararealize.runtime.capture.device import Device
 
 #: A call, and what its answer is compared by.
 Way = tuple[Callable[[], object], Callable[[], Tensor]]
+Put = TypeVar("Put", Tensor, nn.Module)
 #: Characters of an error in a row.
 SHORT = 60
+#: Seconds that one row may take.
+LONGEST = 100.0
 
 
 @dataclass
@@ -52,8 +57,12 @@ class Bench:
             torch.cuda.synchronize()
 
     def memory(self) -> float:
-        """The most MiB that were taken since the last row began."""
-        return torch.cuda.max_memory_reserved() / 2**20 if self.kind == "cuda" else 0.0
+        """MiB of the device that are taken, also by graphs."""
+        if self.kind != "cuda":
+            return 0.0
+        torch.cuda.empty_cache()
+        free, whole = torch.cuda.mem_get_info()
+        return (whole - free) / 2**20
 
     def clean(self) -> None:
         """A row begins: nothing of the last one is left."""
@@ -61,9 +70,8 @@ class Bench:
         torch.compiler.reset()
         if self.kind == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
 
-    def put(self, value: Any) -> Any:
+    def put(self, value: Put) -> Put:
         """A module or tensor on the device."""
         return value.to(self.kind)
 
@@ -71,6 +79,26 @@ class Bench:
     def name(self) -> str:
         """The device's name."""
         return torch.cuda.get_device_name() if self.kind == "cuda" else "rehearsal on the CPU"
+
+
+class OutOfTime(BaseException):
+    """A row takes longer than it may; what guards single ways lets it through."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """A block that ends after so many seconds, where Python is at work then."""
+
+    def end(*_: object) -> None:
+        raise OutOfTime(f"took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def told(error: BaseException) -> str:
@@ -82,16 +110,17 @@ def told(error: BaseException) -> str:
 def measured(bench: Bench, makers: dict[str, Callable[[], Way]], serial: str) -> dict[str, str]:
     """Milliseconds of every way in turns, and errors beside the serial way's answer; or a problem.
 
-    Keys are a way's name, and ``error NAME``.
+    Keys are a way's name, and ``error NAME``, ``made NAME`` (seconds) and ``MiB NAME``.
     """
     ways: dict[str, Way] = {}
     found: dict[str, str] = {}
     for name, make in makers.items():
         try:
-            begin = time.perf_counter()
+            before, begin = bench.memory(), time.perf_counter()
             ways[name] = make()
             bench.wait()
             found[f"made {name}"] = f"{time.perf_counter() - begin:.1f}"
+            found[f"MiB {name}"] = f"{bench.memory() - before:.0f}"
         except Exception as error:
             found[name] = told(error)
     calls = [waited(call, bench) for call, _ in ways.values()]
@@ -141,8 +170,9 @@ def section(
             continue
         bench.clean()
         try:
-            found.append((name, *row()))
-        except Exception as error:
+            with at_most(max(min(bench.left, LONGEST), 0.05)):
+                found.append((name, *row()))
+        except (Exception, OutOfTime) as error:
             found.append((name, told(error)))
     print(Table(f"{title}, {bench.name}", ("network", *columns), found), flush=True)
     print(f"{bench.left:.0f} s left\n", flush=True)

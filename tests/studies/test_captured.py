@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import gpu_zoo
@@ -34,6 +35,19 @@ def test_rows_that_fail_or_are_late_say_so(capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"two +7", said)
     section(Bench("cpu", True, 1, 0.0), "t", ("a",), [("one", fails)])
     assert "skipped: the 0 s given are spent" in capsys.readouterr().out
+
+
+def test_a_row_ends_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    def endless() -> object:
+        while True:
+            pass
+
+    bench = Bench("cpu", True, 1, 0.5)
+    # Not caught as the failure of one way.
+    row = lambda: tuple(measured(bench, {"a": endless}, "a"))  # type: ignore[dict-item]  # noqa: E731
+    gc.collect()
+    section(bench, "t", ("a",), [("one", row)])
+    assert "OutOfTime: took more than" in capsys.readouterr().out
 
 
 def test_a_way_that_fails_leaves_the_others() -> None:
