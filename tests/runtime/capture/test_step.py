@@ -432,3 +432,26 @@ def deciding(output: Tensor, target: Tensor) -> Tensor:
     """A loss that Python looks at."""
     value = mse(output, target)
     return value * 2 if value.item() > 1 else value
+
+
+class Summed(nn.Module):
+    """Two weights whose gradients autograd gives as one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Parameter(torch.ones(6)), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.one + self.other)
+
+
+def test_gradients_have_memory_of_their_own() -> None:
+    model, (x, y) = Summed(), (t.float() for t in data())
+    step = capture_step(model, mse, (x, y), device=Rehearsal())
+    step(x, y)
+    first, second = model.one.grad, model.other.grad
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first, second)
+    first.zero_()
+    assert second.abs().sum() > 0
