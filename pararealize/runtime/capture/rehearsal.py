@@ -18,7 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pararealize.errors import MethodError
 from pararealize.runtime.capture.device import Device, Recording
 from pararealize.runtime.capture.races import NOW, Race, Reads
-from pararealize.runtime.capture.tape import HostCall, LaneTape, Mark, Operation, Wait
+from pararealize.runtime.capture.tape import (
+    HostCall,
+    LaneTape,
+    Mark,
+    Operation,
+    Wait,
+    storages,
+)
 from pararealize.runtime.communication.lanes import Streams
 from pararealize.runtime.effects.masks import Draws, Masks
 
@@ -72,15 +79,29 @@ class RecordedStreams(Streams):
         self.tape: LaneTape | None = None
         self.lanes = [NOW]
         self.events = 0
+        self._spans: list[tuple[int, int, int]] = []
 
     @contextmanager
     def on(self, lane: int) -> Iterator[None]:
-        """A block whose operations are those of a lane."""
+        """A block whose operations are those of a lane, and so are their backward ones."""
         self.lanes.append(lane)
+        begin = torch._C._autograd._get_sequence_nr()
         try:
             yield
         finally:
             self.lanes.pop()
+            self._spans.append((begin, torch._C._autograd._get_sequence_nr(), lane))
+
+    def begin(self) -> None:
+        """A step begins: nodes of earlier ones are forgotten."""
+        self._spans.clear()
+
+    def lane_of(self, node: Any) -> int:
+        """Where an operation runs: in the block's lane, or where its node was made."""
+        if node is None or self.lanes[-1] != NOW:
+            return self.lanes[-1]
+        at = node._sequence_nr()
+        return next((lane for begin, end, lane in self._spans if begin <= at < end), NOW)
 
     def mark(self) -> int:
         """The number of an event."""
@@ -117,6 +138,7 @@ class RehearsedGraph(Recording):
         """Record the step."""
         streams = self._device.streams
         streams.tape = self.tape
+        streams.begin()
         self.draws.begin()
         reads = Reads()
         try:
@@ -175,13 +197,20 @@ class HostDraws(Draws):
 
 @final
 class _Recorder(TorchDispatchMode):
-    """Sees every operation, of forward and backward passes."""
+    """Sees every operation, of forward and backward passes.
+
+    Autograd runs a node on the stream on which it was made. It begins after the backward pass was
+    called, and after those nodes whose gradients it reads.
+    """
 
     is_recording = True  # so that nothing is decided by numbers
 
     def __init__(self, tape: LaneTape, streams: RecordedStreams, reads: Reads) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tape, self._streams, self._reads = tape, streams, reads
+        self._gradients: dict[int, int] = {}  # lanes by memory that backward passes have made
+        self._called: int | None = None  # the event of the backward pass under way
+        self._begun: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -192,8 +221,35 @@ class _Recorder(TorchDispatchMode):
                 "depends on them. Call the network itself, or take the layer that does so out."
             )
         kwargs = kwargs or {}
+        node = torch._C._current_autograd_node()
+        lane, read = self._streams.lane_of(node), storages((args, kwargs))
+        is_backward = self._follow(lane, read, is_node=node is not None)
         result = func(*args, **kwargs)
-        operation = Operation(self._streams.lanes[-1], func, args, kwargs, result)
+        operation = Operation(lane, func, args, kwargs, result)
         self._tape.add(operation)
         self._reads.note(self._tape.known, operation)
+        if is_backward:
+            made = storages(result) - read
+            self._gradients |= dict.fromkeys(made, lane)
         return result
+
+    def _follow(self, lane: int, read: set[int], *, is_node: bool) -> bool:
+        """Wait as autograd does; whether the operation is part of a backward pass."""
+        found = {self._gradients[place] for place in read & self._gradients.keys()}
+        for other in found - {lane}:
+            self._tape.add(Wait(lane, self._mark(other)))
+        if not is_node:
+            self._called = None
+            return bool(found)
+        if self._called is None:
+            self._called = self._mark(NOW)
+            self._begun = {NOW}
+        if lane not in self._begun:
+            self._begun.add(lane)
+            self._tape.add(Wait(lane, self._called))
+        return True
+
+    def _mark(self, lane: int) -> int:
+        self._streams.events += 1
+        self._tape.add(Mark(lane, self._streams.events))
+        return self._streams.events
