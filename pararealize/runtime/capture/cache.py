@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -37,7 +38,8 @@ class GraphCache:
     def __init__(self, most: int, *, strict: bool, watches: bool, trains: bool) -> None:
         if most < 1:
             raise MethodError(f"capture: graphs={most} keeps none: write graphs=1 or more.")
-        self._most, self._strict, self._watches = most, strict, watches
+        self._most, self.is_strict, self._watches = most, strict, watches
+        self._asked = False
         self._trains = trains
         self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
         self._met: OrderedDict[Hashable, bool] = OrderedDict()  # whether a graph can be made
@@ -64,6 +66,15 @@ class GraphCache:
             del self._kept[key]
         return not self.why
 
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """A block in which all that has no graph is captured."""
+        self._asked = True
+        try:
+            yield
+        finally:
+            self._asked = False
+
     def is_first(self, key: Hashable) -> bool:
         """Whether to run without a graph, as the key is new, or known to have none.
 
@@ -71,7 +82,9 @@ class GraphCache:
             ShapeError: nothing may run without one.
 
         """
-        if key not in self._met and self._strict:
+        if self._asked:
+            return False
+        if key not in self._met and self.is_strict:
             raise ShapeError(
                 f"no graph was captured for {_told(key)}, and strict=True runs nothing else: call "
                 ".prepare(...) with such arguments first, or leave strict out."
@@ -104,7 +117,7 @@ class GraphCache:
             call = capture()
         except (MethodError, RuntimeError) as error:
             told = f"a graph cannot be captured for {_told(key)}: {error}"
-            if asked or self._strict:
+            if asked or self.is_strict:
                 raise MethodError(told) from error
             warnings.warn(f"{told} It runs without one.", CaptureWarning, stacklevel=4)
             self._met[key] = False

@@ -176,7 +176,18 @@ class StepMover:
 
 
 def hooked(weight: nn.Parameter, gradient: Tensor) -> Tensor:
-    """The gradient as the weight's hooks leave it."""
+    """The gradient as the weight's hooks leave it.
+
+    Raises:
+        MethodError: a hook waits for autograd to add the gradient up, which no captured step does.
+
+    """
+    if getattr(weight, "_post_accumulate_grad_hooks", None):
+        raise MethodError(
+            f"a weight of shape {list(weight.shape)} has a hook of "
+            "register_post_accumulate_grad_hook, and captured steps add gradients up themselves: "
+            "use register_hook, or do what it does after step(...)."
+        )
     for hook in (weight._backward_hooks or {}).values():
         changed = hook(gradient)
         gradient = gradient if changed is None else changed

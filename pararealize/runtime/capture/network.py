@@ -91,7 +91,7 @@ class CapturedNetwork:
 
         """
         if self._adaptive is not None:
-            for _ in range(2):  # the first call meets the stages
+            with self.cache.asked():
                 self(*args, **kwargs)
             return
         self._check(args, kwargs)
@@ -136,7 +136,8 @@ class CapturedNetwork:
         """The graph of a key, captured where that is due."""
         self._check_unchanged()
         call = self.cache.find(key)
-        if call is not None or self.cache.is_first(key):
+        later = self.cache.is_strict and key[1]  # stages come when they are needed
+        if call is not None or (not later and self.cache.is_first(key)):
             return call
         return self.cache.add(key, [self.network], capture)
 

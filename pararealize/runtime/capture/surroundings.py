@@ -38,9 +38,13 @@ class Surroundings:
         self._ids = list(map(id, values))
         self._memory = list(map(Tensor.data_ptr, self._tensors))
         self._wanted = list(map(_WANTS, self._trained))
+        self._weight_hooks = self._hooks_of_weights()
         self._tree = _identities(self._children)
         self._hooked = list(chain.from_iterable(self._hooks))
         self._plain = self._values()
+
+    def _hooks_of_weights(self) -> list[Any]:
+        return [hooks and tuple(hooks) for hooks in map(_HOOKS, self._trained)]
 
     def _values(self) -> list[Any]:
         return [read(attributes) for read, attributes in self._readers]
@@ -55,7 +59,8 @@ class Surroundings:
             return "a weight or buffer lies elsewhere: it was moved"
         if list(map(_WANTS, self._trained)) != self._wanted:
             return "a weight was frozen, or is trained again"
-        if list(chain.from_iterable(self._hooks)) != self._hooked:
+        hooked = list(chain.from_iterable(self._hooks))
+        if hooked != self._hooked or self._hooks_of_weights() != self._weight_hooks:
             return "a hook was added or removed"
         try:
             same = self._values() == self._plain
@@ -64,8 +69,8 @@ class Surroundings:
         return "" if same else "a mode or an attribute of a module was changed"
 
 
-#: Whether a tensor wants a gradient.
-_WANTS = attrgetter("requires_grad")
+#: Whether a tensor wants a gradient, and its hooks.
+_WANTS, _HOOKS = attrgetter("requires_grad"), attrgetter("_backward_hooks")
 
 
 def _named(parts: Iterable[nn.Module], *names: str) -> Iterable[dict[str, Any]]:

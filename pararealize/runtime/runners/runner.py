@@ -74,6 +74,8 @@ class Runner(ABC):
     def lanes(self) -> tuple[LaneProgram, ...]:
         """What a captured call launches where, stage by stage; of multigrid, states and adjoints.
 
+        That is where multigrid advances no slices at once, and no two of them share anything.
+
         Raises:
             MethodError: subnetworks lie on several devices, or on ranks.
 

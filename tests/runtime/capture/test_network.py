@@ -118,6 +118,18 @@ def test_the_host_decides_between_stages(tolerance: float) -> None:
         net.train().capture((x,), device=device)
 
 
+def test_strict_networks_capture_later_stages_when_they_are_needed() -> None:
+    net = chain(iterations=1, tolerance=0.5).eval()
+    twin, device = copy.deepcopy(net), Rehearsal("latest")
+    near = torch.zeros(4, 6).double()
+    fast = net.capture((near,), device=device, strict=True)
+    for x in (near, 10 * x_of(), near):
+        assert torch.equal(fast(x), twin(x))
+        assert net.report.sweeps == twin.report.sweeps
+    with pytest.raises(ShapeError, match="strict=True"):
+        fast(x_of(2))
+
+
 def test_a_serial_module_can_be_captured_as_well() -> None:
     model, x = resnet(20, width=4).double().eval(), torch.randn(2, 3, 16, 16).double()
     fast = capture(model, (x,), device=Rehearsal())

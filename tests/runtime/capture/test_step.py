@@ -354,6 +354,20 @@ def test_hooks_of_weights_see_the_sum() -> None:
     assert_alike(net, twin)
 
 
+def test_hooks_that_wait_for_sums_are_refused() -> None:
+    net = network()
+    weight = net.get_parameter("scale")
+    weight.register_post_accumulate_grad_hook(lambda _weight: None)
+    with pytest.raises(MethodError, match="register_post_accumulate_grad_hook"):
+        net.capture_step(mse, data(), device=Rehearsal())
+    with pytest.raises(MethodError, match="after step"):
+        net.capture_step(mse, device=Rehearsal())(*data())
+
+
+def weight_hook(net: ParallelNetwork) -> None:
+    net.get_parameter("scale").register_hook(lambda gradient: 2 * gradient)
+
+
 def frozen(net: ParallelNetwork) -> None:
     net.get_submodule("layers.1").requires_grad_(False)
 
@@ -375,7 +389,7 @@ def evaluating(net: ParallelNetwork) -> None:
     net.eval()
 
 
-@pytest.mark.parametrize("change", [frozen, replaced, hook, probability, evaluating])
+@pytest.mark.parametrize("change", [frozen, replaced, hook, weight_hook, probability, evaluating])
 def test_changes_are_noticed(change: Callable[[ParallelNetwork], None]) -> None:
     net = network(drop=0.4)
     step = net.capture_step(mse, data(), device=Rehearsal())
@@ -383,6 +397,8 @@ def test_changes_are_noticed(change: Callable[[ParallelNetwork], None]) -> None:
     change(net)
     net.zero_grad()
     twin, (x, y) = copy.deepcopy(net), data()
+    if change is weight_hook:  # which copies of weights have not
+        change(twin)
     for _ in range(3):
         torch.manual_seed(3)
         found = step(x, y).clone()
