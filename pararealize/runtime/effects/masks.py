@@ -44,6 +44,8 @@ class Masks:
     leaves the main stream where it ends. On ranks, which begin at once, that is an error.
     """
 
+    captured: Draws | None = None
+
     def __init__(self, *, own_stream: bool, others: tuple[Generator, ...] = ()) -> None:
         self.own_stream, self.others = own_stream, others
         self.states: States = []
@@ -52,7 +54,6 @@ class Masks:
         self.is_linked, self.is_last, self.is_on_ranks = False, False, False
         self.ends: States = []
         self.shapes: list[torch.Size] = []
-        self.captured: Draws | None = None
 
     def begin_step(self) -> None:
         """Forget the last step's draws."""

@@ -21,6 +21,8 @@ from pararealize import (
 from pararealize.errors import MethodError, ShapeError, StaleError
 from pararealize.models import odenet, resnet
 from pararealize.runtime.capture.network import CapturedNetwork
+from pararealize.runtime.runners.lane_walk import Launching
+from pararealize.runtime.runners.rank import RankRunner
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning"),
@@ -432,6 +434,14 @@ def test_several_devices_have_no_lanes_in_common() -> None:
     )
     with pytest.raises(MethodError, match="devices="):
         net.capture(device=Rehearsal())
+
+
+def test_ranks_have_no_lanes() -> None:
+    runner = object.__new__(RankRunner)
+    with pytest.raises(MethodError, match="without comm="):
+        _ = runner.lanes
+    with pytest.raises(MethodError, match="several ranks"):
+        runner.decided(Launching(Rehearsal().streams))
 
 
 def test_autocast_is_part_of_what_is_captured() -> None:
