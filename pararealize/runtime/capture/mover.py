@@ -127,6 +127,7 @@ class StepMover:
             if options.optimizer is not None and not self._was_inside:
                 options.optimizer.step()
             return
+        pairs = pairs if done else _apart(pairs)
         if options.accumulate > 1:
             pairs = self._summed(pairs)
             if self._calls % options.accumulate:

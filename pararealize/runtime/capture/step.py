@@ -28,9 +28,9 @@ class CapturedStep:
     """A training step: ``step(x, y)`` gives the loss, and gradients or moved weights.
 
     Forward, loss and backward are one graph, and so are clipping and the optimizer where it can be
-    (``capturable=True`` with its learning rate in a tensor, which schedules may change); another
-    optimizer, a scaler, and hooks of it run on the host behind each replay. The first call with new
-    shapes runs without a graph. After a call ``p.grad`` holds the gradient of the step.
+    (``capturable=True``, with a learning rate in a tensor where schedules change it; or SGD);
+    another optimizer, and a scaler, run behind each replay. The first call with new shapes runs
+    without a graph. After a call ``p.grad`` holds the gradient of the step, or nothing.
 
     A multigrid solver takes the cycles asked for, and a network whose sweeps are decided while it
     runs the sweeps asked for. Hooks of weights run where gradients are added up, while the graph
@@ -136,5 +136,10 @@ class CapturedStep:
             each = loss if options.accumulate == 1 else loss / options.accumulate
             scaled = each if options.scaler is None else options.scaler.scale(each)
             found = weights.gradients(scaled)
-        pairs = [(w, g) for w, g in zip(weights.weights, found, strict=True) if g is not None]
-        return loss.detach(), [(weight, hooked(weight, gradient)) for weight, gradient in pairs]
+        pairs: Pairs = []
+        for weight, gradient in zip(weights.weights, found, strict=True):
+            if gradient is None:
+                weight.grad = None  # what an earlier step left is none of this one
+            else:
+                pairs.append((weight, hooked(weight, gradient)))
+        return loss.detach(), pairs

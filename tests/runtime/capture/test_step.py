@@ -461,9 +461,21 @@ class Summed(nn.Module):
         return x * (self.one + self.other)
 
 
-def test_gradients_have_memory_of_their_own() -> None:
+@pytest.mark.parametrize("captured", [True, False])
+def test_what_a_step_does_not_reach_has_no_gradient(captured: bool) -> None:
     model, (x, y) = Summed(), (t.float() for t in data())
-    step = capture_step(model, mse, (x, y), device=Rehearsal())
+    model.unused = nn.Parameter(torch.ones(2))
+    model.unused.grad = torch.ones(2)
+    step = capture_step(model, mse, (x, y) if captured else (), device=Rehearsal())
+    step(x, y)
+    assert model.unused.grad is None
+    assert model.one.grad is not None
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_gradients_have_memory_of_their_own(captured: bool) -> None:
+    model, (x, y) = Summed(), (t.float() for t in data())
+    step = capture_step(model, mse, (x, y) if captured else (), device=Rehearsal())
     step(x, y)
     first, second = model.one.grad, model.other.grad
     assert first is not None
