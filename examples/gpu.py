@@ -19,10 +19,9 @@ import torch
 from depth import BATCH, gradients, network
 from torch import Tensor, nn
 
-from pararealize import MGRIT
+from pararealize import MGRIT, capture_step
 from pararealize.cost.measure import medians
 from pararealize.explain.table import Table
-from pararealize.runtime.runners.capture import Captured
 from studies.running import start, timed_anyway
 
 
@@ -41,7 +40,7 @@ def eager(net: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def captured(net: nn.Module, x: Tensor) -> Callable[[], object]:
-    step = Captured(net, loss, [x])
+    step = capture_step(net, loss, (x,))
     return lambda: step(x)
 
 

@@ -17,6 +17,7 @@ True
 from pararealize.compiler import pararealize
 from pararealize.errors import (
     AgreementWarning,
+    CaptureWarning,
     CertificateWarning,
     DivergenceWarning,
     PararealizeError,
@@ -31,6 +32,8 @@ from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.loading import load
 from pararealize.network import ParallelNetwork
+from pararealize.runtime.capture.capture import capture, capture_step
+from pararealize.runtime.capture.rehearsal import Rehearsal
 from pararealize.runtime.communication.connect import connect
 from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.report import Report
@@ -42,6 +45,7 @@ __all__ = [
     "MGRIT",
     "AgreementWarning",
     "Calibration",
+    "CaptureWarning",
     "CertificateWarning",
     "DivergenceWarning",
     "Fitting",
@@ -52,12 +56,15 @@ __all__ = [
     "Plan",
     "Progress",
     "RecompiledWarning",
+    "Rehearsal",
     "Report",
     "Schedule",
     "SlowerThanSerialWarning",
     "StaleOptimizerWarning",
     "WaitingWarning",
     "__version__",
+    "capture",
+    "capture_step",
     "connect",
     "load",
     "pararealize",

@@ -111,3 +111,7 @@ class AgreementWarning(UserWarning):
 
 class CertificateWarning(UserWarning):
     """An answer may differ from the serial network's by more than its certificate allows."""
+
+
+class CaptureWarning(UserWarning):
+    """A call or a step cannot be captured in a graph, and runs without one."""

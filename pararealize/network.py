@@ -26,6 +26,7 @@ from pararealize.ir.calibration import Calibration, Fitting
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.capture.capturable import Capturable
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.runtime.monitoring.report import Report
@@ -37,7 +38,7 @@ from pararealize.storage.write import write
 
 
 @final
-class ParallelNetwork(Emitted, HoldsParameters, Shown):
+class ParallelNetwork(Emitted, Capturable, HoldsParameters, Shown):
     """A network whose depth runs as a schedule; call it, train it, save it like the original.
 
     Parameters, buffers and sub-modules have the original's names, besides ``coarse`` and ``guess``.

@@ -23,7 +23,7 @@ ORDER = (
     "errors",
     # data, and what a running schedule needs
     *("ir", "runtime.values", "runtime.effects", "runtime.monitoring", "runtime.communication"),
-    *("propagators", "runtime.multigrid", "runtime.runners"),
+    *("propagators", "runtime.multigrid", "runtime.runners", "runtime.capture"),
     # passes of the compiler
     *("tracing", "chain", "schedule", "cost", "coarse", "cut"),
     # what comes out

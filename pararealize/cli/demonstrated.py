@@ -23,7 +23,9 @@ from pararealize.errors import PararealizeError, SlowerThanSerialWarning
 from pararealize.explain.calibrated import choice
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.models import odenet
-from pararealize.runtime.runners.capture import Captured, CudaGraph
+from pararealize.runtime.capture.capture import capture_step
+from pararealize.runtime.capture.device import Device
+from pararealize.runtime.capture.step import CapturedStep
 
 #: Ranks on which the demo measures: the cores of a small machine.
 RANKS = 2
@@ -93,32 +95,32 @@ def convert_trained(trained: Trained, minutes: float, say: Printer) -> list[Path
     return [folder, trained.out / "test.npy"]
 
 
-def time_captured(say: Printer, graph: Callable[[], CudaGraph] = CudaGraph) -> None:
+def time_captured(say: Printer, device: Device | None = None) -> None:
     """Where there is a GPU, time a step of a deep chain as a CUDA graph: MGRIT beside serial.
 
     One graph has no Python between its kernels, so that layers which do not fill the device run
-    side by side; ``graph`` makes one.
+    side by side. Another ``device`` stands for the GPU.
     """
-    if graph is CudaGraph and not torch.cuda.is_available():
+    if device is None and not torch.cuda.is_available():
         return
-    device = "cuda" if graph is CudaGraph else "cpu"
+    home = "cuda" if device is None else "cpu"
     torch.manual_seed(0)
-    model = odenet(DEEP, width=16, in_features=16).to(device)
-    x = torch.randn(200, 16, device=device)
+    model = odenet(DEEP, width=16, in_features=16).to(home)
+    x = torch.randn(200, 16, device=home)
     method = MGRIT(coarsening=DEEP // SLICES, coarse="rediscretized", batched="always")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
         net = pararealize(model, SLICES, method=method, example_inputs=(x,))
-    steps = [Captured(each, torch.Tensor.mean, [x], graph=graph()) for each in (model, net)]
+    steps = [capture_step(each, torch.Tensor.mean, [x], device=device) for each in (model, net)]
     serial, ours = medians(*map(_launch(x), steps), runs=20)
     say(
-        f"4. Measured here, on {torch.cuda.get_device_name() if device == 'cuda' else device}: a "
+        f"4. Measured here, on {torch.cuda.get_device_name() if device is None else home}: a "
         f"training step of a chain of {DEEP} layers as a CUDA graph, serial {serial * 1e3:.2f} ms, "
         f"layer-parallel by MGRIT {ours * 1e3:.2f} ms, {serial / ours:.2f}×."
     )
 
 
-def _launch(x: torch.Tensor) -> Callable[[Captured], Callable[[], object]]:
+def _launch(x: torch.Tensor) -> Callable[[CapturedStep], Callable[[], object]]:
     """What makes of a captured step one call of it, until its loss is there."""
     return lambda step: lambda: step(x).item()
 

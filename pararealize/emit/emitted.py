@@ -47,6 +47,16 @@ class Emitted(Adopting, ABC):
         if before is not None and after is not None:
             after.tally = before.tally
 
+    def follow(self) -> bool:
+        """Compile again where attributes have changed; whether that was so.
+
+        Raises:
+            StaleError: it cannot be compiled again in place.
+
+        """
+        before = self._emission
+        return self._followed() is not before
+
     def _followed(self) -> Emission:
         """The emission, compiled again where attributes that it was compiled with have changed."""
         if self._watch.change() is not None:

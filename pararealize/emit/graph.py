@@ -104,6 +104,7 @@ class _GraphWriter:
             return
         node = self._node(task)
         node.meta["task"] = str(task)
+        node.meta["key"] = (task.rank, task.value)
         self.values[task.rank, task.value] = node
 
     def _node(self, task: Task) -> fx.Node:

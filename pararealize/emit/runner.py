@@ -16,6 +16,7 @@ from pararealize.emit.assemble import assemble
 from pararealize.emit.devices import movers
 from pararealize.emit.emission import Emission, Share
 from pararealize.emit.graph import lower, lower_stages
+from pararealize.emit.lanes import lane_programs, solver_programs
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.plan import Stack
@@ -47,13 +48,15 @@ def runner_of(emission: Emission, network: nn.Module) -> Runner:
     graph = lower(schedule, emission.arguments, emission.propagators, guarded=guarded)
     iteration, control = emission.decisions.iteration, emission.control
     if iteration is not None:
-        return MultigridRunner(_solver(emission, iteration), arguments, network, graph)
+        programs = partial(solver_programs, iteration)
+        return MultigridRunner(_solver(emission, iteration), arguments, network, graph, programs)
+    programs = partial(lane_programs, emission)
     if control is None:
-        return GraphRunner(graph, schedule, arguments)
+        return GraphRunner(graph, schedule, arguments, programs)
     stages = lower_stages(
         emission.decisions.stages, emission.arguments, emission.propagators, guarded=guarded
     )
-    return AdaptiveRunner(stages, control, arguments, graph)
+    return AdaptiveRunner(stages, control, arguments, graph, programs)
 
 
 def _program(emission: Emission, share: Share) -> rank_programs.RankProgram:

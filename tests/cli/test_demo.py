@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pararealize import Rehearsal
 from pararealize.cli import demonstrated, demonstration
 from pararealize.cli.demonstration import Demo, DemoRow, table
 from pararealize.cli.digits import Digits, load_digits
@@ -79,27 +80,11 @@ def test_a_process_trains_as_this_one_does() -> None:
     assert torch.equal(answers == digits.test_labels, there.right)
 
 
-class Rerun:
-    """A graph that runs the step again."""
-
-    lanes = None
-
-    def warm(self, step: Callable[[], torch.Tensor]) -> None:
-        step()
-
-    def capture(self, step: Callable[[], torch.Tensor]) -> torch.Tensor:
-        self.step = step
-        return step()
-
-    def replay(self) -> None:
-        self.step()
-
-
 def test_a_captured_step_is_timed_where_there_is_a_device(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demonstrated, "DEEP", 32)
-    demonstrated.time_captured(Printer(), Rerun)  # type: ignore[arg-type]
+    demonstrated.time_captured(Printer(), Rehearsal())
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("4. Measured here, on cpu: a training step of a chain of 32 layers")
     assert re.search(r"serial \d+\.\d\d ms, layer-parallel by MGRIT \d+\.\d\d ms, \d", said)

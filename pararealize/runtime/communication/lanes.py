@@ -11,6 +11,7 @@ they are joined::
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,31 @@ from pararealize.ir.stages import Key
 from pararealize.runtime.values.pytree import tensors_of
 
 
+class Streams(ABC):
+    """What runs lanes side by side, each in its order, unless one waits for another.
+
+    Lane 0 is where the caller is. Events are whatever :meth:`mark` gives.
+    """
+
+    @abstractmethod
+    def on(self, lane: int) -> AbstractContextManager[Any]:
+        """A block whose work is queued on a lane."""
+
+    @abstractmethod
+    def mark(self) -> Any:
+        """An event: what the lane of the block holds so far has ended."""
+
+    @abstractmethod
+    def wait(self, event: Any) -> None:
+        """What is queued from now on in the block begins after the event."""
+
+    @abstractmethod
+    def keep(self, tensor: Tensor) -> None:
+        """The tensor's memory is not given to others before the lane of the block has read it."""
+
+
 @final
-class CudaStreams:
+class CudaStreams(Streams):
     """Streams of the current CUDA device: they run side by side unless one waits for another."""
 
     def __init__(self) -> None:
@@ -55,7 +79,7 @@ class CudaStreams:
 class Lanes:
     """Lanes that run each on a stream of its own."""
 
-    streams: CudaStreams
+    streams: Streams
     _start: Any = field(default=None, init=False)
     _made: dict[Key, tuple[int, Any]] = field(default_factory=dict, init=False)
     _last: dict[int, Any] = field(default_factory=dict, init=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,16 @@ from pararealize.runtime.effects.generators import (
 from pararealize.runtime.values.pytree import tensors_of
 
 
+class Draws(ABC):
+    """What gives a captured step its random numbers, which no host can put back in a replay."""
+
+    @abstractmethod
+    def drawn(
+        self, masks: Masks, values: tuple[Any, ...], commits: bool
+    ) -> AbstractContextManager[None]:
+        """A block that draws new numbers at a propagator's first evaluation, then the same."""
+
+
 class Masks:
     """The random state at a propagator's first evaluation in a step.
 
@@ -32,6 +43,8 @@ class Masks:
     from where the newest evaluation of the one ``before`` has ended; the last one of the network
     leaves the main stream where it ends. On ranks, which begin at once, that is an error.
     """
+
+    captured: Draws | None = None
 
     def __init__(self, *, own_stream: bool, others: tuple[Generator, ...] = ()) -> None:
         self.own_stream, self.others = own_stream, others
@@ -49,6 +62,10 @@ class Masks:
     @contextmanager
     def drawn(self, values: tuple[Any, ...], *, commits: bool = True) -> Iterator[None]:
         """Run with this step's random numbers: new ones at first, later the same again."""
+        if self.captured is not None:
+            with self.captured.drawn(self, values, commits):
+                yield
+            return
         before = self._now(values)
         first = not self.states
         if first:

@@ -13,13 +13,16 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from pararealize.errors import MethodError
+from pararealize.ir.lanes import LaneProgram
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import Role, Task
+from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.multigrid.solve import Solve
 from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.runners.lane_walk import Launching
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
 from pararealize.runtime.values.infinities import is_real
@@ -134,8 +137,10 @@ class MultigridRunner(Runner):
         arguments: Arguments,
         network: nn.Module,
         graph: fx.GraphModule,
+        programs: Callable[[], tuple[LaneProgram, ...]],
     ) -> None:
         super().__init__(graph, solver)
+        self._programs = programs
         self._solver, self._arguments, self._network = solver, arguments, network
 
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], _jumps: Jumps | None) -> Any:
@@ -159,6 +164,28 @@ class MultigridRunner(Runner):
         if head is None:
             return state
         return head(state, *(self._solver.setting.move(rank, inputs[n]) for n in head.inputs))
+
+    @property
+    def lanes(self) -> tuple[LaneProgram, ...]:
+        """What a captured call launches where, of the states' cycles and of the adjoints'."""
+        return self._programs()
+
+    def decided(self, launching: Launching) -> AbstractContextManager[None]:
+        """A block in which the cycles asked for are taken, and no residual is looked at.
+
+        Raises:
+            MethodError: masks would have to be the same in several evaluations.
+
+        """
+        parts = self._solver.setting.propagators.values()
+        drawing = next((part for part in parts if part.masks is not None), None)
+        if drawing is not None:
+            raise MethodError(
+                f"{drawing.label} draws random numbers, which MGRIT evaluates several times with "
+                "the same mask, and a graph cannot put a generator back: call net.eval(), set its "
+                "dropout to 0, or capture a Parareal network."
+            )
+        return self._solver.fixed(Lanes(launching.streams))
 
     @property
     def report(self) -> Report:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import fx
 
-from pararealize.errors import RankError
-from pararealize.runtime.communication.lanes import Lanes
+from pararealize.errors import MethodError, RankError
+from pararealize.ir.lanes import LaneProgram
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.timeline import Recorder
 from pararealize.runtime.multigrid.solver import MultigridSolver
+from pararealize.runtime.runners.lane_walk import Launching
 
 
 class Runner(ABC):
@@ -26,6 +27,7 @@ class Runner(ABC):
 
     def __init__(self, graph: fx.GraphModule | None, solver: MultigridSolver | None = None) -> None:
         self._graph, self.solver = graph, solver
+        self.seen: Any = None  # what the report of the last call is read from
 
     @abstractmethod
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any], jumps: Jumps | None) -> Any:
@@ -68,9 +70,30 @@ class Runner(ABC):
             "does: pararealize(model, n, comm=MPI.COMM_WORLD)."
         )
 
-    def decided(self, lanes: Lanes) -> AbstractContextManager[Any]:
-        """A block in which nothing is decided by what is seen, and subnetworks may use ``lanes``.
+    @property
+    def lanes(self) -> tuple[LaneProgram, ...]:
+        """What a captured call launches where, stage by stage; of multigrid, states and adjoints.
 
-        The lanes are those of a device that runs several kernels side by side.
+        That is where multigrid advances no slices at once, and no two of them share anything.
+
+        Raises:
+            MethodError: subnetworks lie on several devices, or on ranks.
+
         """
-        return nullcontext() if self.solver is None else self.solver.fixed(lanes)
+        raise self._no_lanes()
+
+    def decided(self, _launching: Launching) -> AbstractContextManager[Any]:
+        """A block in which nothing is decided by what is seen, and tasks are launched on lanes.
+
+        Raises:
+            MethodError: the network cannot be launched on lanes.
+
+        """
+        raise self._no_lanes()
+
+    @staticmethod
+    def _no_lanes() -> MethodError:
+        return MethodError(
+            "lanes are streams of one device, and this network lies on several ranks: compile it "
+            "without comm= to capture it."
+        )

@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pararealize.runtime.values.pytree import map_tensors
 
@@ -24,7 +25,14 @@ def can_look(leaf: Tensor) -> bool:
     """Whether numbers of a tensor can be looked at now, without waiting for a device."""
     if torch.compiler.is_compiling() or type(leaf) is not Tensor or leaf.device.type != "cpu":
         return False
+    if torch._C._len_torch_dispatch_stack() and _is_recorded():
+        return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+
+
+def _is_recorded() -> bool:
+    """Whether operations are recorded, to be done again on other numbers."""
+    return getattr(_get_current_dispatch_mode(), "is_recording", False)
 
 
 def is_finite(leaf: Tensor) -> bool:
