@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pararealize.cost.drawing import watched
+from pararealize.cost.real_run import RealRun
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
@@ -25,7 +27,7 @@ from pararealize.tracing.writes import is_foreign
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
-    *(RuntimeError, ValueError, TypeError, IndexError, AttributeError),
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError),
     *(AssertionError, NotImplementedError),
 )
 
@@ -54,7 +56,8 @@ def profile(
 
     """
     with torch.device("meta"):
-        evaluator = _Evaluator(model, training)
+        real = RealRun(program, model, inputs, training=training)
+        evaluator = _Evaluator(model, training, real)
         values: dict[str, Any] = {}
         found: dict[str, tuple[float, float, bool]] = {}
         for operation in program:
@@ -85,7 +88,12 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), watched() as draws:
+    with torch.no_grad():
+        return _measured_call(function, args, kwargs)
+
+
+def _measured_call(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
+    with FlopCounterMode(display=False) as counter, watched() as draws:
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
     tensors = [t for t in leaves_of((args, kwargs, result)) if isinstance(t, Tensor)]
@@ -98,8 +106,8 @@ def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
 class _Evaluator:
     """Runs operations on meta tensors; equal leaves with equal inputs are run once."""
 
-    def __init__(self, model: nn.Module, training: bool) -> None:
-        self.model, self.training = model, training
+    def __init__(self, model: nn.Module, training: bool, real: RealRun) -> None:
+        self.model, self.training, self.real = model, training, real
         self.known: dict[Any, Measured] = {}
 
     def __call__(
@@ -127,7 +135,9 @@ class _Evaluator:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
             if operation.kind in {"network", "context"}:
-                module = self.model
+                module = self.model  # which other numbers may lead to other blocks
+            elif self.real.is_possible:
+                return self._really(operation, args, error)
             sparse = any(
                 t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
             )
@@ -138,6 +148,16 @@ class _Evaluator:
         if key[0] is not None:
             self.known[key] = result
         return result
+
+    def _really(self, operation: Operation, args: Any, error: Exception) -> Measured:
+        """The shapes that an operation gives which looks at the numbers of the inputs at hand."""
+        module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
+        try:
+            with torch.device("cpu"):
+                result, cost = self.real.measured(operation, _measured_call)
+        except REFUSALS:
+            raise ShapeError(_explain(operation, module, args, error)) from error
+        return (result if _is_packed(result) else on_meta(result)), cost
 
     @cached_property
     def twin(self) -> nn.Module:
@@ -187,6 +207,12 @@ def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
     if like.dtype.is_floating_point:
         return torch.randn(like.shape, dtype=like.dtype, device="cpu").to(device)
     return torch.zeros(like.shape, dtype=like.dtype, device=device)
+
+
+def _is_packed(value: Any) -> bool:
+    """Whether a value has a packed sequence in it, which cannot be without numbers."""
+    items = value if isinstance(value, (tuple, list)) else ()
+    return isinstance(value, PackedSequence) or any(map(_is_packed, items))
 
 
 def _dropping(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -55,6 +56,9 @@ ALLOCATING_FUNCTIONS = frozenset(
         *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
     }
 )
+
+#: Operators of Python whose names end as those of functions that write do.
+NOT_WRITING = frozenset({operator.and_, operator.or_, operator.not_, operator.is_})
 
 #: Operations of a segment that is worth a chunk of the interpreter's stack of its own.
 MANY = 64
@@ -164,14 +168,19 @@ def written_by_call(operation: Operation) -> tuple[str, ...]:
     """Names of the values that a function or a method writes on; none for modules."""
     if operation.kind not in {"function", "method"}:
         return ()
-    name = operation.call
-    operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
-    trailing = name.endswith("_") and not name.endswith("__")
+    name, inplace = operation.call, {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
+    trailing = ends_as_writing(operation.target, name)
     flagged = operation.kwargs.get("inplace") not in (None, False)
     out = operation.kwargs.get("out")
-    first = _first(operation) if operator or trailing or flagged else ()
+    first = _first(operation) if name.strip("_") in inplace or trailing or flagged else ()
     first = tuple(dict.fromkeys((*first, *operation.writes)))
     return (*first, out.name) if isinstance(out, Ref) else first
+
+
+def ends_as_writing(target: Any, name: str) -> bool:
+    """Whether a function or method is called as those are that write, with one underscore."""
+    called = name.endswith("_") and not name.endswith("__")
+    return called and target not in NOT_WRITING
 
 
 def _first(operation: Operation) -> tuple[str, ...]:

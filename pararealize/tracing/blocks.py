@@ -22,6 +22,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.propagators.calls import Calls, given_of
+from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
 from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.apart import quiet_copy
@@ -47,7 +48,13 @@ def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] |
 
     """
     if tracing.blocks:
-        return _around(model, tracing.blocks, tracing.concrete_args, given)
+        try:
+            return _around(model, tracing.blocks, tracing.concrete_args, given)
+        except REFUSALS as error:  # the network's own, which wants more of its blocks than outputs
+            raise TraceError(
+                f"{type(model).__name__} cannot be run around {tracing.blocks}, as each of its "
+                f"blocks begins a graph of its own: {error}"
+            ) from error
     try:
         constants = tracing.concrete_args
         traced = trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)

@@ -90,7 +90,8 @@ def _of_function(node: fx.Node) -> type | None:
         return None
     if name in METHODS:
         return METHODS[name]
-    return None if name in SEVERAL else Tensor
+    other = isinstance(target, type) or module == "torch.nn.utils.rnn"  # as packed sequences are
+    return None if other or name in SEVERAL else Tensor
 
 
 def _of_operator(target: Callable[..., Any], name: str, node: fx.Node) -> type | None:

@@ -33,7 +33,8 @@ from pararealize.tracing.decider import Decider, UndecidedError
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.factories import factories_recorded
 from pararealize.tracing.functions import applied_whole
-from pararealize.tracing.instances import answered
+from pararealize.tracing.instances import answered, scopes_of
+from pararealize.tracing.kept_functions import functions_kept
 from pararealize.tracing.kinds import kind_of, kind_of_module
 from pararealize.tracing.nodes import is_impure, operation_of
 from pararealize.tracing.places import explain
@@ -80,7 +81,8 @@ def record(
     try:
         asked = answered(model, _kind, tracer.applied)
         made = factories_recorded(tracer.applied)
-        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made:
+        kept = functions_kept(scopes_of(model), tracer.applied, _is_traced)
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made, kept:
             graph = tracer.watched(lambda: tracer.trace(model, dict(constants) or None))
     except Exception as error:
         if isinstance(error, _DrawnError) and not every:
@@ -115,6 +117,11 @@ def is_whole(module: nn.Module, path: str, whole: Mapping[str, str]) -> bool:
 
 class _DrawnError(TraceError):
     """Random numbers were drawn while the trace was made."""
+
+
+def _is_traced(values: Any) -> bool:
+    """Whether a traced value is in the values."""
+    return any(issubclass(type(leaf), fx.Proxy) for leaf in tree_leaves(values))
 
 
 def _kind(value: Any) -> type | None:
@@ -181,10 +188,9 @@ class _Tracer(fx.Tracer):
 
     def applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call that is recorded whole where it is given a traced value."""
-        traced = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
         return (
             self.create_proxy("call_function", function, args, kwargs)
-            if traced
+            if _is_traced((args, kwargs))
             else function(*args, **kwargs)
         )
 
