@@ -7,7 +7,7 @@ import inspect
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +104,7 @@ def _exact(
         return Fared(name, "crash", _said(fault))
     seconds = time.perf_counter() - begin
     outcome, why, off = beside(net, model, given)
-    ends = {k: beside(net, model, v)[0] for k, v in others.items()}
+    ends = {k: beside(net, model, v, modes=(False,))[0] for k, v in others.items()}
     if advised and outcome == "equal":
         outcome, why = "advice", first
     plan = net.plan
@@ -180,10 +180,12 @@ def _taken(model: nn.Module, given: Inputs) -> Any:
         return refusal
 
 
-def beside(net: nn.Module, model: nn.Module, given: Inputs) -> tuple[str, str, float]:
+def beside(
+    net: nn.Module, model: nn.Module, given: Inputs, modes: Sequence[bool] = (True, False)
+) -> tuple[str, str, float]:
     """How a call ends beside the original's, why, and how far both are apart."""
     off = 0.0
-    for training in (True, False):
+    for training in modes:
         mode = "train" if training else "eval"
         try:
             wanted = answers(model, given, training)

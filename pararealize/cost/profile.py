@@ -134,30 +134,39 @@ class _Evaluator:
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
-            if operation.kind in {"network", "context"}:
-                module = self.model  # which other numbers may lead to other blocks
-            elif self.real.is_possible:
-                return self._really(operation, args, error)
-            sparse = any(
-                t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
-            )
-            whole = operation.kind == "function" and is_foreign(operation.target)
-            if not (sparse or whole) and (module is None or _is_torch(module)):
-                raise ShapeError(_explain(operation, module, args, error)) from error
-            result = self._computed(operation, module, args, kwargs)
+            return self._without_shapes(operation, module, args, kwargs, error)
         if key[0] is not None:
             self.known[key] = result
         return result
 
-    def _really(self, operation: Operation, args: Any, error: Exception) -> Measured:
-        """The shapes that an operation gives which looks at the numbers of the inputs at hand."""
-        module = self.model.get_submodule(operation.target) if operation.kind == "module" else None
-        try:
-            with torch.device("cpu"):
-                result, cost = self.real.measured(operation, _measured_call)
-        except REFUSALS:
+    def _without_shapes(
+        self,
+        operation: Operation,
+        module: nn.Module | None,
+        args: Any,
+        kwargs: Any,
+        error: Exception,
+    ) -> Measured:
+        """What an operation gives that the meta device refuses: of the inputs at hand, or others.
+
+        Around blocks, other numbers may lead a network to other blocks, so that they are tried.
+        """
+        around = operation.kind in {"network", "context"}
+        tensors = [t for t in leaves_of(args) if isinstance(t, Tensor)]
+        sparse = any(t.layout != torch.strided for t in tensors)
+        whole = operation.kind == "function" and is_foreign(operation.target)
+        any_numbers = sparse or whole or around or (module is not None and not _is_torch(module))
+        if self.real.is_possible and not sparse and (not around or self.real.is_structured):
+            try:
+                with torch.device("cpu"):
+                    result, cost = self.real.measured(operation, _measured_call)
+                return (result if _is_packed(result) else on_meta(result)), cost
+            except REFUSALS as refusal:
+                error = error if any_numbers else refusal
+        if not any_numbers:
             raise ShapeError(_explain(operation, module, args, error)) from error
-        return (result if _is_packed(result) else on_meta(result)), cost
+        owner = self.model if around else module
+        return self._computed(operation, owner, args, kwargs)
 
     @cached_property
     def twin(self) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pararealize.chain.derivatives import takes_derivatives
 from pararealize.ir.program import Operation, Program
 from pararealize.runtime.effects.generators import kept
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import leaves_of, tensors_of
 
 #: ``measure(call, args, kwargs)``: a call's result and what it costs.
 Measure = Callable[[Callable[..., Any], Any, Any], Any]
@@ -49,6 +49,11 @@ class RealRun:
     def is_possible(self) -> bool:
         """Whether the numbers of an input are known."""
         return any(isinstance(leaf, Tensor) for leaf in leaves_of(dict(self._inputs)))
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether lists of tensors are given, as images with their boxes: no others would fit."""
+        return any(tensors_of(v) for v in self._inputs.values() if not isinstance(v, Tensor))
 
     def measured(self, operation: Operation, measure: Measure) -> Any:
         """What ``measure`` says of the operation."""

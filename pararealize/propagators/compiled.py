@@ -11,12 +11,14 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
 from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.recomputed import with_regions
 from pararealize.runtime.effects.statistics import is_torchs
+from pararealize.runtime.values.pytree import map_tensors
 
 #: Slots of 8 bytes: as many as a chunk of the interpreter's stack of frames has, 16 KiB.
 SLOTS = 2048
@@ -78,15 +80,23 @@ def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -
     graph = fx.Graph()
     arguments = (*segment.state, *segment.features, *segment.inputs)
     nodes = {name: graph.placeholder(name) for name in arguments}
+    around = any(operation.kind == "network" for operation in segment.operations)
     for name in arguments:
         if _is_overwritten(segment, name, root):
-            nodes[name] = graph.call_method("clone", (nodes[name],))
+            node = nodes[name]
+            whole = graph.call_function(_cloned, (node,)) if around else None
+            nodes[name] = whole or graph.call_method("clone", (node,))
     for operation in operations:
         _copy(graph, operation, nodes)
     if segment.results is not None:
         results = tuple(nodes[name] for name in segment.results)
         graph.output(results[0] if len(results) == 1 else results)
     return graph
+
+
+def _cloned(value: Any) -> Any:
+    """A copy of an argument that may be a list of tensors."""
+    return map_tensors(torch.clone, value)
 
 
 def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> None:
@@ -191,6 +201,8 @@ def _first(operation: Operation) -> tuple[str, ...]:
 def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation's result may share memory with."""
     written = written_by(operation, root)
+    if operation.kind == "network" and isinstance(operation.target, OutsideBlocks):
+        return tuple(ref.name for ref in operation.args[: operation.target.of_blocks])
     if operation.kind == "module":
         allocates = isinstance(root.get_submodule(operation.target), ALLOCATING)
         return () if allocates and not written else operation.uses
