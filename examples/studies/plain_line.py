@@ -226,7 +226,8 @@ def _difference(wanted: tuple[Any, Any], seen: tuple[Any, Any]) -> tuple[str, fl
         return f"the answer, {list(seen[0])} for {list(wanted[0])},", float("inf")
     pairs = list(zip(tensors_of(wanted[0]), tensors_of(seen[0]), strict=True))
     worst = ("the output", max(_relative(a, b, a) for a, b in pairs))
-    largest = max((g.abs().max() for g in wanted[1].values() if g.numel()), default=torch.ones(1))
+    sizes = [v.abs().max() for v in wanted[1].values() if v.numel() and v.is_floating_point()]
+    largest = max(sizes, default=torch.ones(1))
     for path, value in wanted[1].items():
         off = _relative(value, seen[1].get(path, torch.zeros_like(value)), largest)
         worst = max(worst, (path, off), key=lambda pair: pair[1])
