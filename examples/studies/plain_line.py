@@ -114,7 +114,10 @@ def _exact(
         balance=max(times) * len(times) / max(sum(times), 1e-30),
         share=max(times) / max(sum(times), 1e-30),
         whole=", ".join(plan.tracing.found),
-        **{"seconds": seconds, "off": off, **ends},
+        seconds=seconds,
+        off=off,
+        batch=ends.get("batch", ""),
+        size=ends.get("size", ""),
     )
 
 
@@ -138,7 +141,8 @@ def advice(refusal: PararealizeError, model: nn.Module) -> Inputs:
     if (blocks := BLOCKS.search(said)) is not None:
         return {"blocks": blocks[1]}
     if "layerdrop = 0.0" in said:
-        model.config.layerdrop = 0.0
+        config: Any = model.config
+        config.layerdrop = 0.0
         return {}
     most = re.search(r"write n=(\d+) or less", said)
     if most is not None:

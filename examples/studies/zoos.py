@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class OfTimm:
         """In the dtype that is the default."""
         torch.manual_seed(0)
         model = load_model(f"timm:{self.name}").to(torch.get_default_dtype())
-        own = int(model.default_cfg.get("input_size", (3, 224, 224))[-1])
+        known: Any = model.default_cfg
+        own = int(known.get("input_size", (3, 224, 224))[-1])
         name = next(iter(_parameters(model)))
         for side in SIDES:
             try:
@@ -99,14 +100,22 @@ def _flows(batch: int, side: int) -> dict[str, Tensor]:
     return {"image1": torch.rand(batch, 3, side, side), "image2": torch.rand(batch, 3, side, side)}
 
 
-def _style(folder: str, name: str, *sizes: Any, **options: Any) -> Style:
+def _style(
+    folder: str,
+    name: str,
+    inputs: Callable[[int, int], dict[str, Any]],
+    size: int,
+    other: int | None,
+    **options: Any,
+) -> Style:
     def network() -> nn.Module:
         models = import_torchvision()
         if folder == "detection":
             _with_suppression()
-        return getattr(getattr(models, folder), name)(weights=None, **options)
+        made: nn.Module = getattr(getattr(models, folder), name)(weights=None, **options)
+        return made
 
-    return Style(network, *sizes, dtype=torch.float32)
+    return Style(network, inputs, size, other, torch.float32)
 
 
 def _suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:

@@ -198,9 +198,10 @@ def _whole(
     segment = cut_segment(program, 0, len(program), (), None)
     function = compile_segment(segment, serial, "the whole network")
     call = call_of(serial, program, inputs)
-    with same_streams(devices), unmoved(serial, training=training):
+    graded = takes_derivatives(program)
+    with same_streams(devices), unmoved(serial, training=training, graded=graded):
         wanted, left = answer(serial, call), _buffers(serial)
-    with same_streams(devices), unmoved(serial, training=training):
+    with same_streams(devices), unmoved(serial, training=training, graded=graded):
         found = function(serial, *(inputs[name] for name in segment.inputs))
         ours = _buffers(serial)
     if not is_equal(wanted, found):
@@ -223,8 +224,8 @@ def _is_deterministic(
     outputs = []
     for _ in range(2):
         call = call_of(serial, program, inputs)
-        training = mode == "train"
-        with same_streams(devices), unmoved(serial, training=training):
+        training, graded = mode == "train", takes_derivatives(program)
+        with same_streams(devices), unmoved(serial, training=training, graded=graded):
             outputs.append(answer(serial, call))
     return is_equal(*outputs)
 
