@@ -8,7 +8,8 @@
 Groups: styles (networks written by hand, ``examples/styles``), torchvision (segmentation,
 detection, video), timm (one network a family), transformers (small configurations), and
 classifiers, all of torchvision's. Each network has a process and a time limit of its own; results
-are appended to a file, so that what was interrupted goes on. Exits 1 if one is wrong or crashes.
+are appended to a file, so that what was interrupted goes on. What has no answer in time is
+``late``. Exits 1 if one is wrong or crashes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def study(name: str, subject: Subject | None, seconds: float, *, plainly: bool) 
         except FailedError as error:
             said = str(error)
             if last == len(work):
-                return Fared(name, "refused" if "seconds" in said else "crash", said)
+                return Fared(name, "late" if "seconds" in said else "crash", said)
     raise AssertionError
 
 

@@ -15,6 +15,7 @@ COUNTED: Mapping[str, Callable[[Fared], bool]] = {
     "to the last bit": lambda row: row.outcome == "equal" and not row.off,
     "after advice": lambda row: row.outcome == "advice",
     "refused": lambda row: row.outcome == "refused",
+    "late": lambda row: row.outcome == "late",
     "crash": lambda row: row.outcome == "crash",
     "wrong": lambda row: "wrong" in {row.outcome, row.batch, row.size},
     "without inputs": lambda row: row.plain == "yes",

@@ -35,7 +35,7 @@ BLOCKS = re.compile(r"blocks=['\"]([^'\"]+)['\"]")
 
 @dataclass(frozen=True)
 class Fared:
-    """How one network fared: ``equal``, ``advice``, ``refused``, ``crash`` or ``wrong``, and why.
+    """How one network fared: ``equal``, ``advice``, ``refused``, ``late``, ``crash`` or ``wrong``.
 
     ``off`` is the largest difference of outputs, gradients and buffers in both modes, ``batch`` and
     ``size`` how calls with others than those of the example ended, ``plain`` whether it compiles
@@ -138,8 +138,6 @@ def advice(refusal: PararealizeError, model: nn.Module) -> Inputs:
 
     """
     said = str(refusal)
-    if (blocks := BLOCKS.search(said)) is not None:
-        return {"blocks": blocks[1]}
     if "layerdrop = 0.0" in said:
         config: Any = model.config
         config.layerdrop = 0.0
@@ -147,6 +145,8 @@ def advice(refusal: PararealizeError, model: nn.Module) -> Inputs:
     most = re.search(r"write n=(\d+) or less", said)
     if most is not None:
         return {"n": int(most[1])}
+    if (blocks := BLOCKS.search(said)) is not None:
+        return {"blocks": blocks[1]}
     raise refusal
 
 
