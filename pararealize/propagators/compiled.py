@@ -56,6 +56,9 @@ ALLOCATING_FUNCTIONS = frozenset(
         *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
         *("conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm"),
         *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
+        *("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "rand", "randn"),
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+        *("new_zeros", "new_ones", "new_empty", "new_full"),
     }
 )
 

@@ -76,6 +76,7 @@ def record(
     draft = Draft(whole, constants, frozenset(shaped))
     decider = Decider(model, {**constants, **given} if given else {}, operation_of)
     tracer = _Tracer(draft, decider, every=every)
+    tracer.given = given or {}
     own = other_generators(model.modules())
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
@@ -93,8 +94,8 @@ def record(
     graph.eliminate_dead_code(is_impure)
     names = inspect.signature(model.forward).parameters
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
-        if name in constants:  # torch.fx renames it; it stays an input, which must be this
-            value = constants[name]
+        if name in (fixed := {**tracer.settled, **constants}):
+            value = fixed[name]  # torch.fx renames it; it stays an input, which must be this
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
     program = with_writes(Program(tuple(map(operation_of, graph.nodes))), model, given or {})
     return written_where_it_shows(program, model), draft
@@ -141,6 +142,8 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.decider = decider
         self.every = every
+        self.given: Mapping[str, Any] = {}
+        self.settled: dict[str, Any] = {}
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
         self.recomputed: CheckpointRegion | None = None
         self.regions = 0
@@ -229,6 +232,12 @@ class _Tracer(fx.Tracer):
 
         Called whole, the module takes any number.
         """
+        if obj.node.op == "placeholder":
+            name, default = str(obj.node.target), (*obj.node.args, None)[0]
+            value = self.given.get(name, default)
+            if type(value) in {int, float}:  # a number of steps: from now on always this one
+                self.settled[name] = value
+                return ask(value)
         with suppress(UndecidedError):
             if not self.scope.module_path or self.decider.is_fixed(obj.node):
                 return self.decider.told(obj.node, ask)
