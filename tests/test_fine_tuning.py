@@ -172,7 +172,7 @@ def test_only_in_the_block_does_the_graph_stay() -> None:
     assert torch.equal(plain, inside)
     net(here.x)
     assert not jumps.penalty().requires_grad  # it is that of the last call in the block
-    assert all(not new.requires_grad for new, _ in net.runner._watched)
+    assert all(not new.requires_grad for new, _ in net.runner.seen)
     assert all(torch.equal(twin(here.x), plain) for twin in copies)
 
 

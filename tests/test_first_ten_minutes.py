@@ -50,6 +50,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, 
     return ended.value.code, " ".join((out if ended.value.code in {0, 1} else err).split())
 
 
+@pytest.mark.rest
 @pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 def test_the_walk_can_be_walked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -57,7 +57,11 @@ def kernel() -> Iterator[Any]:
     started.shutdown_kernel(now=True)
 
 
-@every_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.rest] * (p.stem != "layer-parallel")) for p in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path: Path, kernel: Any) -> None:
     notebook = read(path)
     wanted = shown(notebook)

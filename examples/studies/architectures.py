@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pararealize.cli.zoos import import_torchvision
 from pararealize.errors import ModelSpecError
+from studies.subjects import Inputs, another_batch, another_size
 
 #: Numbers that the configurations of most families call by the same names.
 COMMON: Mapping[str, Any] = {
@@ -71,8 +72,9 @@ class Architecture:
     config: str
     numbers: Mapping[str, Any]
     inputs: Callable[[], dict[str, Tensor]] = tokens
+    dtype: torch.dtype = torch.float64
 
-    def build(self) -> tuple[nn.Module, dict[str, Tensor]]:
+    def build(self) -> tuple[nn.Module, Inputs]:
         """The network in float64 with random weights, and the arguments of one call."""
         with suppress(ModelSpecError):
             import_torchvision()  # transformers imports it
@@ -82,6 +84,14 @@ class Architecture:
         model = getattr(transformers, self.model)(config).double()
         given = {k: v.double() if v.is_floating_point() else v for k, v in self.inputs().items()}
         return model, given
+
+    def others(self, given: Inputs) -> Mapping[str, Inputs]:
+        """One sample more, and what is longer or larger."""
+        return {"batch": another_batch(given), "size": another_size(given)}
+
+    def options(self) -> Inputs:
+        """Nothing."""
+        return {}
 
 
 def _decoder(name: str, numbers: Mapping[str, Any], **more: Any) -> Architecture:

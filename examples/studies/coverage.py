@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +15,6 @@ from pararealize.cli.specs import load_model
 from pararealize.cli.zoos import import_torchvision
 from pararealize.compiler import pararealize
 from pararealize.errors import ShapeError
-from pararealize.explain.table import Table
 from pararealize.ir.methods import Parareal
 from pararealize.network import ParallelNetwork
 from pararealize.tracing.trace import trace
@@ -110,48 +105,7 @@ def _alike(net: nn.Module, other: nn.Module) -> bool:
     return here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
 
 
-def cover_all(specs: Sequence[str]) -> Iterator[CoverageRow]:
-    """Every network in a process of its own, one after another, so that memory is returned."""
-    for spec in specs:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            try:
-                yield pool.submit(cover, spec).result()
-            except BrokenProcessPool:
-                yield CoverageRow(
-                    spec, error="its process was ended, most likely for want of memory"
-                )
-
-
 def names() -> list[str]:
     """All of torchvision's classification models, as the command line names them."""
     models = import_torchvision()
     return [f"torchvision:{name}" for name in models.list_models(module=models)]
-
-
-def family(spec: str) -> str:
-    """The name without sizes: ``torchvision:resnet152`` is a resnet."""
-    return re.split(r"[\d_]", spec.partition(":")[2])[0]
-
-
-def table(rows: Sequence[CoverageRow]) -> Table:
-    """The rows as a table."""
-    columns = ("model", "image", "n", "cuts", "state", "trace s", "compile s", "Δ output")
-    return Table(
-        "float32, batch 2, exact setting beside the serial network, train and eval",
-        (*columns, "Δ gradient", "weights"),
-        list(map(_cells, rows)),
-        left=("model", "state"),
-    )
-
-
-def _cells(row: CoverageRow) -> tuple[str, ...]:
-    name = row.model.removeprefix("torchvision:")
-    if row.error:
-        return (name, str(row.size or ""), "", "", row.error)
-    return (
-        *(name, str(row.size), str(row.n), str(row.interfaces)),
-        "one tensor" if row.width < 2 else f"{row.width} tensors",
-        *(f"{row.trace_seconds:.2f}", f"{row.compile_seconds:.2f}"),
-        *(f"{row.worst('outputs'):.0e}", f"{row.worst('gradient'):.0e}"),
-        "same" if row.state else "DIFFER",
-    )

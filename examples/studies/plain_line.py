@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import time
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,113 +16,236 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.compiler import pararealize
-from pararealize.errors import PararealizeError
-from pararealize.explain.table import Table
+from pararealize.errors import PararealizeError, ShapeError
 from pararealize.ir.methods import Parareal
+from pararealize.ir.plan import Plan
+from pararealize.network import ParallelNetwork
 from pararealize.runtime.values.pytree import tensors_of
-from studies.architectures import Architecture
+from studies.subjects import Inputs, Subject
 
 #: Corrections by the subnetworks themselves: one sweep equals the serial network.
 EXACT = Parareal(coarse="fine", correction="difference")
 #: Rounding in differences of states, of float32 where networks in float64 compute in it.
 TOLERANCE = 1e-6
+#: The same of networks in float32, whose normalisations of few numbers enlarge it.
+SINGLE = 1e-4
+#: What an error that asks for it says of a list of blocks.
+BLOCKS = re.compile(r"blocks=['\"]([^'\"]+)['\"]")
 
 
 @dataclass(frozen=True)
 class Fared:
-    """How one network fared: ``equal``, ``refused``, ``crash`` or ``wrong``, and why."""
+    """How one network fared: ``equal``, ``advice``, ``refused``, ``late``, ``crash`` or ``wrong``.
+
+    ``off`` is the largest difference of outputs, gradients and buffers in both modes, ``batch`` and
+    ``size`` how calls with others than those of the example ended, ``plain`` whether it compiles
+    without inputs, ``default`` whether it runs with guesses and coarse networks of their own.
+    ``balance`` is the heaviest subnetwork's time in the mean one's, ``share`` its part of all.
+    """
 
     name: str
     outcome: str
     why: str = ""
     found: str = ""
+    n: int = 0
     cuts: int = 0
+    balance: float = 0.0
+    share: float = 0.0
     seconds: float = 0.0
-    other: str = ""
+    off: float = 0.0
+    batch: str = ""
+    size: str = ""
+    plain: str = ""
+    default: str = ""
+    whole: str = ""
 
 
-def fare(name: str, architecture: Architecture, n: int = 4) -> Fared:
-    """Compile one network by the plain line, and compare outputs and gradients in both modes."""
+@contextmanager
+def in_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """A block in which networks, and what they make of sizes, are of that dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def fare(name: str, subject: Subject, n: int = 4, *, plainly: bool = False) -> Fared:
+    """Compile one network by the plain line, and compare outputs and gradients in both modes.
+
+    ``plainly`` also says how it fares without inputs, and with the defaults.
+    """
     warnings.simplefilter("ignore")
-    model, given = architecture.build()
-    begin = time.perf_counter()
+    with in_dtype(subject.dtype):
+        model, given = subject.build()
+        others = subject.others(given)
+        row = _exact(name, model, given, others, {"n": n, **subject.options()})
+        if not plainly:
+            return row
+        plain = _tried(lambda: pararealize(copy.deepcopy(model), n, **subject.options()))
+        default = "" if row.n == 0 else _default(model, given, others, row.n)
+    return Fared(**{**vars(row), "plain": plain, "default": default})
+
+
+def _exact(
+    name: str, model: nn.Module, given: Inputs, others: Mapping[str, Inputs], options: Inputs
+) -> Fared:
+    begin, advised, first = time.perf_counter(), False, ""
     try:
-        net = pararealize(model, n, method=EXACT, example_kwargs=given)
+        try:
+            net = _compiled(model, given, options)
+        except PararealizeError as refusal:
+            first, advised = _said(refusal), True
+            net = _compiled(model, given, {**options, **advice(refusal, model)})
     except PararealizeError as refusal:
-        return Fared(name, "refused", f"{type(refusal).__name__}: {refusal}")
+        return Fared(name, "refused", first or _said(refusal))
     except Exception as fault:  # it is a row of the table
-        return Fared(name, "crash", f"{type(fault).__name__}: {fault}")
+        return Fared(name, "crash", _said(fault))
     seconds = time.perf_counter() - begin
-    found = net.plan.tracing.unverified or net.plan.tracing.blocks
-    outcome, why = _beside(net, model, given)
-    other, _ = _beside(net, model, {k: torch.cat([v, v[:1]]) for k, v in given.items()})
-    return Fared(name, outcome, why, str(found), net.plan.interfaces, seconds, other)
+    outcome, why, off = beside(net, model, given)
+    ends = {k: beside(net, model, v, modes=(False,))[0] for k, v in others.items()}
+    if advised and outcome == "equal":
+        outcome, why = "advice", first
+    plan = net.plan
+    times = [piece.seconds for piece in plan.pieces]
+    return Fared(
+        *(name, outcome, why, found(plan), plan.n, plan.interfaces),
+        balance=max(times) * len(times) / max(sum(times), 1e-30),
+        share=max(times) / max(sum(times), 1e-30),
+        whole=", ".join(plan.tracing.found),
+        seconds=seconds,
+        off=off,
+        batch=ends.get("batch", ""),
+        size=ends.get("size", ""),
+    )
 
 
-def _beside(net: nn.Module, model: nn.Module, given: Mapping[str, Any]) -> tuple[str, str]:
+def found(plan: Plan) -> str:
+    """Which lists of blocks were found, or why it was not compared."""
+    return plan.tracing.unverified or plan.tracing.blocks
+
+
+def _compiled(model: nn.Module, given: Inputs, options: Inputs) -> ParallelNetwork:
+    return pararealize(model, method=EXACT, example_kwargs=copy.deepcopy(given), **options)
+
+
+def advice(refusal: PararealizeError, model: nn.Module) -> Inputs:
+    """What an error says to write, as far as a program can do it.
+
+    Raises:
+        PararealizeError: the error, where it says no such thing.
+
+    """
+    said = str(refusal)
+    if "layerdrop = 0.0" in said:
+        config: Any = model.config
+        config.layerdrop = 0.0
+        return {}
+    most = re.search(r"write n=(\d+) or less", said)
+    if most is not None:
+        return {"n": int(most[1])}
+    if (blocks := BLOCKS.search(said)) is not None:
+        return {"blocks": blocks[1]}
+    raise refusal
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _tried(compiles: Any) -> str:
     try:
-        for training in (True, False):
+        compiles()
+    except PararealizeError as refusal:
+        return f"refused: {_said(refusal)}"
+    except Exception as fault:  # it is a cell of the table
+        return f"crash: {_said(fault)}"
+    return "yes"
+
+
+def _default(model: nn.Module, given: Inputs, others: Mapping[str, Inputs], n: int) -> str:
+    """Whether the method by default runs, for the example and for whatever the network takes."""
+
+    def run() -> None:
+        net = pararealize(copy.deepcopy(model), n, example_kwargs=copy.deepcopy(given))
+        for inputs in (given, *others.values()):
+            if not isinstance(_taken(model, inputs), Exception):
+                answers(net, inputs, training=True)
+
+    return _tried(run)
+
+
+def _taken(model: nn.Module, given: Inputs) -> Any:
+    """What the original answers, or the error that it raises."""
+    try:
+        return answers(model, given, training=True)
+    except Exception as refusal:  # a size that it does not take
+        return refusal
+
+
+def beside(
+    net: nn.Module, model: nn.Module, given: Inputs, modes: Sequence[bool] = (True, False)
+) -> tuple[str, str, float]:
+    """How a call ends beside the original's, why, and how far both are apart."""
+    off = 0.0
+    for training in modes:
+        mode = "train" if training else "eval"
+        try:
             wanted = answers(model, given, training)
-            found = answers(net, given, training)
-            if why := _difference(wanted, found):
-                return "wrong", f"{'train' if training else 'eval'}: {why}"
-    except Exception as fault:  # it is a row of the table
-        return "crash", f"in a call, {type(fault).__name__}: {fault}"
-    return "equal", ""
+        except Exception as refusal:  # which is the network's own
+            return "none", _said(refusal), off
+        try:
+            there, worst = _difference(wanted, answers(net, given, training))
+        except ShapeError as refusal:
+            return "refused", _said(refusal), off
+        except Exception as fault:  # it is a row of the table
+            return "crash", f"in a call, {_said(fault)}", off
+        if not worst < (TOLERANCE if torch.get_default_dtype() == torch.float64 else SINGLE):
+            return "wrong", f"{mode}: {there} is off by {worst:.1e}", worst
+        off = max(off, worst)
+    return "equal", "", off
 
 
-def answers(
-    net: nn.Module, given: Mapping[str, Any], training: bool
-) -> tuple[Any, dict[str, Tensor]]:
-    """The output and all gradients of a copy under one seed."""
-    net = copy.deepcopy(net).train(training)
+def answers(net: nn.Module, given: Inputs, training: bool) -> tuple[Any, dict[str, Tensor]]:
+    """The output, and all gradients and buffers of a copy, under one seed."""
+    net, given = copy.deepcopy(net).train(training), copy.deepcopy(given)
     takes = inspect.signature(net.forward).parameters
     off = {name: False for name in ("use_cache", "use_mems") if name in takes}
     torch.manual_seed(3)
     output = net(**given, **off)
-    losses = [t.square().mean() for t in tensors_of(output) if t.requires_grad]
-    torch.stack(losses).sum().backward()
-    return output, {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+    losses = [t.abs().square().mean() for t in tensors_of(output) if t.requires_grad]
+    if losses:
+        torch.stack([loss.double() for loss in losses]).sum().backward()
+    kept = {k: b for k, b in net.named_buffers() if not k.startswith(("coarse.", "guess."))}
+    grads = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+    return output, {**grads, **kept}
 
 
-def _difference(wanted: tuple[Any, Any], found: tuple[Any, Any]) -> str:
-    if type(wanted[0]) is not type(found[0]):
-        return f"{type(found[0]).__name__} in place of {type(wanted[0]).__name__}"
-    if isinstance(wanted[0], Mapping) and list(wanted[0]) != list(found[0]):
-        return f"{list(found[0])} in place of {list(wanted[0])}"
-    pairs = list(zip(tensors_of(wanted[0]), tensors_of(found[0]), strict=True))
-    worst = max(_relative(a, b) for a, b in pairs)
-    if not worst < TOLERANCE:
-        return f"the output is off by {worst:.1e}"
-    largest = max((g.abs().max() for g in wanted[1].values()), default=torch.tensor(1.0))
-    off = {k: float((found[1].get(k, 0) - g).abs().max() / largest) for k, g in wanted[1].items()}
-    path = max(off, key=off.__getitem__)
-    return "" if off[path] < TOLERANCE else f"the gradient of {path} is off by {off[path]:.1e}"
+def _difference(wanted: tuple[Any, Any], seen: tuple[Any, Any]) -> tuple[str, float]:
+    """What differs most, and by how much; infinitely where forms do."""
+    if type(wanted[0]) is not type(seen[0]):
+        return f"the answer, {type(seen[0]).__name__} for {type(wanted[0]).__name__},", float("inf")
+    if isinstance(wanted[0], Mapping) and list(wanted[0]) != list(seen[0]):
+        return f"the answer, {list(seen[0])} for {list(wanted[0])},", float("inf")
+    pairs = list(zip(tensors_of(wanted[0]), tensors_of(seen[0]), strict=True))
+    worst = ("the output", max(_relative(a, b, a) for a, b in pairs))
+    sizes = [v.abs().max() for v in wanted[1].values() if v.numel() and v.is_floating_point()]
+    largest = max(sizes, default=torch.ones(1))
+    for path, value in wanted[1].items():
+        off = _relative(value, seen[1].get(path, torch.zeros_like(value)), largest)
+        worst = max(worst, (path, off), key=lambda pair: pair[1])
+    return worst
 
 
-def _relative(wanted: Tensor, found: Tensor) -> float:
-    if wanted.shape != found.shape:
+def _relative(wanted: Tensor, seen: Tensor, largest: Tensor) -> float:
+    if wanted.shape != seen.shape:
         return float("inf")
-    if not wanted.is_floating_point():
-        return 0.0 if torch.equal(wanted, found) else float("inf")
-    same = wanted == found  # infinities
-    off = torch.where(same, 0.0, wanted - found).abs().max()
-    return float(off / torch.where(wanted.isfinite(), wanted, 0.0).abs().max().clamp_min(1e-30))
-
-
-def table(rows: Sequence[Fared]) -> Table:
-    """The rows as a table."""
-    columns = ("network", "outcome", "other batch", "blocks", "cuts", "s", "why")
-    cells = [
-        (row.name, row.outcome, row.other, row.found, str(row.cuts), f"{row.seconds:.1f}", row.why)
-        for row in rows
-    ]
-    title = (
-        "compiled by pararealize(model, n=4, example_inputs), beside the original, train and eval"
-    )
-    return Table(title, columns, cells, left=("network", "outcome", "other batch", "blocks", "why"))
-
-
-def counts(rows: Sequence[Fared]) -> str:
-    """How many networks there are of each outcome."""
-    return ", ".join(f"{count} {kind}" for kind, count in Counter(r.outcome for r in rows).items())
+    if not wanted.is_floating_point() and not wanted.is_complex():
+        return 0.0 if torch.equal(wanted, seen) else float("inf")
+    if not wanted.numel() or torch.equal(wanted, seen):
+        return 0.0
+    same = (wanted == seen) | (wanted.isnan() & seen.isnan())  # infinities
+    off = torch.where(same, 0.0, wanted - seen).abs().max()
+    finite = torch.where(largest.isfinite(), largest, 0.0)
+    return float(off / finite.abs().max().clamp_min(1e-30))

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from pararealize.chain.derivatives import derivative_spans
 from pararealize.chain.infinite import may_be_infinite
 from pararealize.chain.layers import LayerBuilder, module_path
 from pararealize.chain.sizes import with_sizes_recomputed
@@ -48,11 +49,11 @@ def build_chain(model: nn.Module, traced: Trace, profile: Profile, width: int = 
     that share memory on which the network writes. Sizes are none of the values.
     """
     traced = with_sizes_recomputed(traced, model, profile, width, live_values)
-    train = _legal(traced.train, profile, width, parting(traced.train, model))
+    train = _legal(traced.train, profile, width, _parting(traced.train, model))
     if traced.train is traced.eval:
         pairs = [(live, live, i, i) for i, live in train.items()]
     else:
-        parts = parting(traced.eval, model)
+        parts = _parting(traced.eval, model)
         evaluate = {i: v for i, v in live_values(traced.eval, width).items() if not parts(i, v)}
         pairs = _matched(traced, train, evaluate)
     ends = sorted(module_ends(traced.train).items(), key=lambda end: len(end[0]))
@@ -82,6 +83,12 @@ def _chain(
     infinite = may_be_infinite(programs, model)
     named = (profile, layers, interfaces, sizes, traced.whole)
     return Chain(traced.train, traced.eval, *named, infinite=infinite)
+
+
+def _parting(program: Program, model: nn.Module) -> Callable[[int, Sequence[str]], bool]:
+    """Whether a position would part memory that is written, or a value from a derivative by it."""
+    memory, spans = parting(program, model), derivative_spans(program)
+    return lambda i, live: memory(i, live) or any(first < i <= last for first, last in spans)
 
 
 def _legal(

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from pararealize.cost.drawing import watched
+from pararealize.cost.real_run import RealRun
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Cost, Profile, TensorSpec
 from pararealize.ir.plan import Machine
@@ -26,7 +28,7 @@ from pararealize.tracing.writes import is_foreign
 
 #: How operations refuse shapes; anything else is a fault of this pass.
 REFUSALS = (
-    *(RuntimeError, ValueError, TypeError, IndexError, AttributeError),
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError),
     *(AssertionError, NotImplementedError),
 )
 
@@ -55,7 +57,8 @@ def profile(
 
     """
     with torch.device("meta"):
-        evaluator = _Evaluator(model, training)
+        real = RealRun(program, model, inputs, training=training)
+        evaluator = _Evaluator(model, training, real)
         values: dict[str, Any] = {}
         found: dict[str, tuple[float, float, bool]] = {}
         for operation in program:
@@ -86,7 +89,12 @@ def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machi
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), watched() as draws:
+    with torch.no_grad():
+        return _measured_call(function, args, kwargs)
+
+
+def _measured_call(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
+    with FlopCounterMode(display=False) as counter, watched() as draws:
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
     tensors = [t for t in leaves_of((args, kwargs, result)) if isinstance(t, Tensor)]
@@ -99,8 +107,8 @@ def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
 class _Evaluator:
     """Runs operations on meta tensors; equal leaves with equal inputs are run once."""
 
-    def __init__(self, model: nn.Module, training: bool) -> None:
-        self.model, self.training = model, training
+    def __init__(self, model: nn.Module, training: bool, real: RealRun) -> None:
+        self.model, self.training, self.real = model, training, real
         self.known: dict[Any, Measured] = {}
 
     def __call__(
@@ -127,18 +135,39 @@ class _Evaluator:
         try:
             result = _measure(self._callable(operation, module), args, kwargs)
         except REFUSALS as error:
-            if operation.kind in {"network", "context"}:
-                module = self.model
-            sparse = any(
-                t.layout != torch.strided for t in leaves_of(args) if isinstance(t, Tensor)
-            )
-            whole = operation.kind == "function" and is_foreign(operation.target)
-            if not (sparse or whole) and (module is None or _is_torch(module)):
-                raise ShapeError(_explain(operation, module, args, error)) from error
-            result = self._computed(operation, module, args, kwargs)
+            return self._without_shapes(operation, module, args, kwargs, error)
         if key[0] is not None:
             self.known[key] = result
         return result
+
+    def _without_shapes(
+        self,
+        operation: Operation,
+        module: nn.Module | None,
+        args: Any,
+        kwargs: Any,
+        error: Exception,
+    ) -> Measured:
+        """What an operation gives that the meta device refuses: of the inputs at hand, or others.
+
+        Around blocks, other numbers may lead a network to other blocks, so that they are tried.
+        """
+        around = operation.kind in {"network", "context"}
+        tensors = [t for t in leaves_of(args) if isinstance(t, Tensor)]
+        sparse = any(t.layout != torch.strided for t in tensors)
+        whole = operation.kind == "function" and is_foreign(operation.target)
+        any_numbers = sparse or whole or around or (module is not None and not _is_torch(module))
+        if self.real.is_possible and not sparse and (not around or self.real.is_structured):
+            try:
+                with torch.device("cpu"):
+                    result, cost = self.real.measured(operation, _measured_call)
+                return (result if _is_packed(result) else on_meta(result)), cost
+            except REFUSALS as refusal:
+                error = error if any_numbers else refusal
+        if not any_numbers:
+            raise ShapeError(_explain(operation, module, args, error)) from error
+        owner = self.model if around else module
+        return self._computed(operation, owner, args, kwargs)
 
     @cached_property
     def twin(self) -> nn.Module:
@@ -188,6 +217,12 @@ def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
     if like.dtype.is_floating_point:
         return torch.randn(like.shape, dtype=like.dtype, device="cpu").to(device)
     return torch.zeros(like.shape, dtype=like.dtype, device=device)
+
+
+def _is_packed(value: Any) -> bool:
+    """Whether a value has a packed sequence in it, which cannot be without numbers."""
+    items = value if isinstance(value, (tuple, list)) else ()
+    return isinstance(value, PackedSequence) or any(map(_is_packed, items))
 
 
 def _dropping(module: nn.Module) -> nn.Module:

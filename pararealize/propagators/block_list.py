@@ -20,7 +20,7 @@ from pararealize.propagators.calls import (
     stream_of,
 )
 from pararealize.runtime.effects.statistics import frozen_statistics
-from pararealize.runtime.values.pytree import leaves_of
+from pararealize.runtime.values.pytree import leaves_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class OutsideBlocks(ABC):
     #: that goes before is run by others as well.
     moves: ClassVar[bool] = True
 
+    @property
+    def of_blocks(self) -> int:
+        """How many of the values that it reads come before the network's inputs."""
+        return len(self.needs) + len(self.replays)
+
     @abstractmethod
     def __call__(self, root: nn.Module, *values: Any) -> Any:
         """What it gives, of the network that holds the weights and the values it reads."""
@@ -54,7 +59,7 @@ class OutsideBlocks(ABC):
     def _run(
         self, root: nn.Module, values: tuple[Any, ...], until: int | None
     ) -> tuple[list[Arguments], Any]:
-        first, then = len(self.needs), len(self.needs) + len(self.replays)
+        first, then = len(self.needs), self.of_blocks
         known = dict(zip(self.needs, values[:first], strict=True))
         streams = dict(zip(self.replays, values[first:then], strict=True))
         with ExitStack() as frozen:
@@ -93,8 +98,18 @@ class Between(OutsideBlocks):
         stream = (stream_of(cuda_of(values), like=values),) if self.tells else ()
         calls, _ = self._run(root, values, self.until)
         found = leaves_of_call(*calls[self.until])
-        chosen = (*(found[leaf] for leaf in self.leaves), *stream)
+        kept = self._apart([found[leaf] for leaf in self.leaves], values[self.of_blocks :])
+        chosen = (*kept, *stream)
         return chosen[0] if len(chosen) == 1 else chosen
+
+    @staticmethod
+    def _apart(tensors: list[Tensor], inputs: tuple[Any, ...]) -> list[Tensor]:
+        """Tensors on memory that is not the caller's: a block may write on what it is given."""
+        if torch.compiler.is_compiling():
+            return [tensor.clone() for tensor in tensors]
+        theirs = {t.untyped_storage().data_ptr() for t in tensors_of(inputs)}
+        shared = [t.untyped_storage().data_ptr() in theirs for t in tensors]
+        return [t.clone() if same else t for t, same in zip(tensors, shared, strict=True)]
 
 
 @final

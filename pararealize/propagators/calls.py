@@ -216,8 +216,8 @@ def set_stream(stream: Tensor, devices: Sequence[torch.device]) -> None:
 
 
 def cuda_of(values: tuple[Any, ...]) -> list[torch.device]:
-    """The CUDA devices of tensors."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
+    """The CUDA devices of tensors, also of those in lists."""
+    tensors = [leaf for leaf in leaves_of(values) if isinstance(leaf, Tensor)]
     return sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -10,12 +11,14 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
 from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.recomputed import with_regions
 from pararealize.runtime.effects.statistics import is_torchs
+from pararealize.runtime.values.pytree import map_tensors
 
 #: Slots of 8 bytes: as many as a chunk of the interpreter's stack of frames has, 16 KiB.
 SLOTS = 2048
@@ -53,8 +56,14 @@ ALLOCATING_FUNCTIONS = frozenset(
         *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
         *("conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm"),
         *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
+        *("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "rand", "randn"),
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
+        *("new_zeros", "new_ones", "new_empty", "new_full"),
     }
 )
+
+#: Operators of Python whose names end as those of functions that write do.
+NOT_WRITING = frozenset({operator.and_, operator.or_, operator.not_, operator.is_})
 
 #: Operations of a segment that is worth a chunk of the interpreter's stack of its own.
 MANY = 64
@@ -74,15 +83,23 @@ def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -
     graph = fx.Graph()
     arguments = (*segment.state, *segment.features, *segment.inputs)
     nodes = {name: graph.placeholder(name) for name in arguments}
+    around = any(operation.kind == "network" for operation in segment.operations)
     for name in arguments:
         if _is_overwritten(segment, name, root):
-            nodes[name] = graph.call_method("clone", (nodes[name],))
+            node = nodes[name]
+            whole = graph.call_function(_cloned, (node,)) if around else None
+            nodes[name] = whole or graph.call_method("clone", (node,))
     for operation in operations:
         _copy(graph, operation, nodes)
     if segment.results is not None:
         results = tuple(nodes[name] for name in segment.results)
         graph.output(results[0] if len(results) == 1 else results)
     return graph
+
+
+def _cloned(value: Any) -> Any:
+    """A copy of an argument that may be a list of tensors."""
+    return map_tensors(torch.clone, value)
 
 
 def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> None:
@@ -163,14 +180,19 @@ def written_by_call(operation: Operation) -> tuple[str, ...]:
     """Names of the values that a function or a method writes on; none for modules."""
     if operation.kind not in {"function", "method"}:
         return ()
-    name = operation.call
-    operator = name.strip("_") in {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
-    trailing = name.endswith("_") and not name.endswith("__")
+    name, inplace = operation.call, {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
+    trailing = ends_as_writing(operation.target, name)
     flagged = operation.kwargs.get("inplace") not in (None, False)
     out = operation.kwargs.get("out")
-    first = _first(operation) if operator or trailing or flagged else ()
+    first = _first(operation) if name.strip("_") in inplace or trailing or flagged else ()
     first = tuple(dict.fromkeys((*first, *operation.writes)))
     return (*first, out.name) if isinstance(out, Ref) else first
+
+
+def ends_as_writing(target: Any, name: str) -> bool:
+    """Whether a function or method is called as those are that write, with one underscore."""
+    called = name.endswith("_") and not name.endswith("__")
+    return called and target not in NOT_WRITING
 
 
 def _first(operation: Operation) -> tuple[str, ...]:
@@ -181,6 +203,8 @@ def _first(operation: Operation) -> tuple[str, ...]:
 def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
     """Names of the values that the operation's result may share memory with."""
     written = written_by(operation, root)
+    if operation.kind == "network" and isinstance(operation.target, OutsideBlocks):
+        return tuple(ref.name for ref in operation.args[: operation.target.of_blocks])
     if operation.kind == "module":
         allocates = isinstance(submodule(root, operation.target), ALLOCATING)
         return () if allocates and not written else operation.uses

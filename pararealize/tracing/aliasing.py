@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from pararealize.ir.program import AMBIENT, Operation, Program
+from pararealize.ir.program import AMBIENT, Kind, Operation, Program
 from pararealize.propagators.compiled import memory_of, written_by
-from pararealize.propagators.shape_table import is_size
+from pararealize.propagators.repeatable import Repeatable
+from pararealize.propagators.shape_table import ShapeQuery, is_size
 from pararealize.tracing.kinds import ATTRIBUTES
 
 #: What ``y += …`` computes, besides writing on y.
@@ -102,13 +103,27 @@ def sharing(program: Program, root: nn.Module) -> Iterator[set[str]]:
     numbers: set[str] = set()
     for operation in program:
         graph.add_node(operation.name)
-        if is_size(operation, numbers) or _is_no_tensor(operation):
+        plain = _of_inputs(operation)
+        if is_size(plain, numbers) or _is_no_tensor(plain):
             numbers.add(operation.name)
             continue
         used = memory_of(operation, root)
         graph.add_edges_from((operation.name, n) for n in used if n not in numbers)
     found: Iterator[set[str]] = nx.connected_components(graph)
     return found
+
+
+def _of_inputs(operation: Operation) -> Operation:
+    """What every subnetwork computes for itself, as the function or method that it was."""
+    call = operation.target
+    if operation.kind != "context" or not isinstance(call, Repeatable):
+        return operation
+    kind: Kind = "method" if call.is_method else "function"
+    return (
+        operation
+        if isinstance(call.call, ShapeQuery)
+        else replace(operation, kind=kind, target=call.call)
+    )
 
 
 def _is_no_tensor(operation: Operation) -> bool:

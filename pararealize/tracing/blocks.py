@@ -16,13 +16,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.propagators.calls import Calls, given_of
+from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
+from pararealize.runtime.values.pytree import tensors_of
 from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.around import inputs_of, written
@@ -47,7 +49,13 @@ def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] |
 
     """
     if tracing.blocks:
-        return _around(model, tracing.blocks, tracing.concrete_args, given)
+        try:
+            return _around(model, tracing.blocks, tracing.concrete_args, given)
+        except REFUSALS as error:  # the network's own, which wants more of its blocks than outputs
+            raise TraceError(
+                f"{type(model).__name__} cannot be run around {tracing.blocks}, as each of its "
+                f"blocks begins a graph of its own: {error}"
+            ) from error
     try:
         constants = tracing.concrete_args
         traced = trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)
@@ -130,16 +138,17 @@ def _items(model: nn.Module, path: str) -> tuple[str, ...]:
 
 def _arguments(
     model: nn.Module, given: Mapping[str, Any], constants: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors among the arguments, random ones where only their shape is known, and others."""
-    tensors = {k: v for k, v in given.items() if isinstance(v, (Tensor, TensorSpec))}
+    holding = {k for k, v in given.items() if isinstance(v, TensorSpec) or tensors_of(v)}
+    tensors = {k: v for k, v in given.items() if k in holding}  # or lists of them, as images are
     others = {k: v for k, v in given.items() if k not in tensors} | dict(constants)
     return {k: _number(model, v) for k, v in tensors.items()}, others
 
 
-def _number(model: nn.Module, value: Tensor | TensorSpec) -> Tensor:
-    """A tensor as it is; of a spec one of numbers, of which zeros would show too little."""
-    if isinstance(value, Tensor):
+def _number(model: nn.Module, value: Any) -> Any:
+    """What is given as it is; of a spec some numbers, of which zeros would show too little."""
+    if not isinstance(value, TensorSpec):
         return value
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]

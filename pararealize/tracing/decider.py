@@ -69,7 +69,7 @@ class Decider:
         self._advance(node.graph)
         assert self._run is not None
         value, name = self._run.values.get(node.name), node.name
-        shaped = isinstance(value, Tensor) and ask is len
+        shaped = isinstance(value, (Tensor, tuple, list)) and ask is len
         if value is None or not (shaped or name in self._sizes or name in self._fixed):
             raise UndecidedError
         if isinstance(value, Tensor) and not shaped:

@@ -14,7 +14,16 @@ Record = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 #: torch calls no ``__torch_function__`` for whole numbers.
 NAMES = (
     *("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "range", "logspace"),
-    *("rand", "randn", "randint", "randperm", "tril_indices", "triu_indices"),
+    *(
+        "tensor",
+        "as_tensor",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "tril_indices",
+        "triu_indices",
+    ),
 )
 
 

@@ -40,14 +40,14 @@ def answered(
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "is_tensor", is_tensor))
-        for scope in _scopes(root):
+        for scope in scopes_of(root):
             names = {"isinstance": is_instance, "len": length}
             own = {name: function for name, function in names.items() if name not in scope}
             stack.enter_context(mock.patch.dict(scope, own))
         yield
 
 
-def _scopes(root: nn.Module) -> Iterator[dict[str, Any]]:
+def scopes_of(root: nn.Module) -> Iterator[dict[str, Any]]:
     """The globals of the forward code of user's modules, each once."""
     seen: set[int] = set()
     for kind in {type(module): module for module in root.modules()}.values():

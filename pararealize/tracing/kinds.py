@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.distributions import Distribution
 
 #: Attributes of tensors that are no tensors.
 ATTRIBUTES: Mapping[str, type] = {
@@ -88,9 +89,10 @@ def _of_function(node: fx.Node) -> type | None:
         return _of_operator(target, name, node)
     if not module.startswith("torch") and not isinstance(target, type(torch.add)):
         return None
-    if name in METHODS:
-        return METHODS[name]
-    return None if name in SEVERAL else Tensor
+    if isinstance(target, type):
+        return target if issubclass(target, Distribution) else None
+    other = module == "torch.nn.utils.rnn" or name in SEVERAL  # as packed sequences are
+    return METHODS.get(name, None if other else Tensor)
 
 
 def _of_operator(target: Callable[..., Any], name: str, node: fx.Node) -> type | None:

@@ -26,6 +26,8 @@ from pararealize.tracing.trace import Trace, trace
 
 #: What ``torch.fx`` keeps constants under, in the module that it traces.
 CONSTANT = "_tensor_constant"
+#: And what torch's recurrent layers gather anew whenever they are called.
+KEPT = (CONSTANT, "_flat_weight")
 #: Methods and functions that give another view of the same numbers.
 VIEWS = frozenset({"detach", "view", "getitem", "getattr", "squeeze", "unsqueeze", "flatten"})
 
@@ -184,7 +186,7 @@ class _Before:
             if buffer is not old or (buffer is not None and buffer._version != self.versions[name]):
                 return name
         now, old_values = self.module.__dict__, self.attributes
-        names = (name for name in {**old_values, **now} if not name.startswith(CONSTANT))
+        names = (name for name in {**old_values, **now} if not name.startswith(KEPT))
         return next((n for n in names if not _is_same(old_values.get(n), now.get(n))), None)
 
     def restore(self) -> None:

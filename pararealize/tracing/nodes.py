@@ -9,6 +9,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from pararealize.ir.program import Kind, Operation, Ref
+from pararealize.propagators.compiled import ends_as_writing
 from pararealize.tracing.writes import is_foreign
 
 KINDS: Mapping[str, Kind] = {
@@ -26,7 +27,7 @@ def is_impure(node: fx.Node) -> bool:
     if node.op in {"placeholder", "output", "call_module"} or is_foreign(node.target):
         return True
     name = getattr(node.target, "__name__", str(node.target))
-    writes = (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "__setitem__"}
+    writes = ends_as_writing(node.target, name) or name in {"setitem", "__setitem__"}
     flagged = node.kwargs.get("inplace") not in {None, False} or "out" in node.kwargs
     return writes or flagged
 

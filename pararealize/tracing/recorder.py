@@ -34,7 +34,8 @@ from pararealize.tracing.decider import Decider, UndecidedError
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.factories import factories_recorded
 from pararealize.tracing.functions import applied_whole
-from pararealize.tracing.instances import answered
+from pararealize.tracing.instances import answered, scopes_of
+from pararealize.tracing.kept_functions import functions_kept
 from pararealize.tracing.kinds import kind_of, kind_of_module
 from pararealize.tracing.nodes import is_impure, operation_of
 from pararealize.tracing.places import explain
@@ -76,12 +77,14 @@ def record(
     draft = Draft(whole, constants, frozenset(shaped))
     decider = Decider(model, {**constants, **given} if given else {}, operation_of)
     tracer = _Tracer(draft, decider, every=every)
+    tracer.given = given or {}
     own = other_generators(model.modules())
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
         asked = answered(model, _kind, tracer.applied)
         made = factories_recorded(tracer.applied)
-        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made:
+        kept = functions_kept(scopes_of(model), tracer.applied, _is_traced)
+        with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made, kept:
             graph = tracer.watched(lambda: tracer.trace(model, dict(constants) or None))
     except Exception as error:
         if isinstance(error, _DrawnError) and not every:
@@ -92,8 +95,8 @@ def record(
     graph.eliminate_dead_code(is_impure)
     names = inspect.signature(model.forward).parameters
     for node, name in zip(graph.find_nodes(op="placeholder"), names, strict=False):
-        if name in constants:  # torch.fx renames it; it stays an input, which must be this
-            value = constants[name]
+        if name in (fixed := {**tracer.settled, **constants}):
+            value = fixed[name]  # torch.fx renames it; it stays an input, which must be this
             node.target, node.args, node.kwargs = name, (value,), {FIXED: value}
     program = with_writes(Program(tuple(map(operation_of, graph.nodes))), model, given or {})
     return written_where_it_shows(program, model), draft
@@ -118,6 +121,11 @@ class _DrawnError(TraceError):
     """Random numbers were drawn while the trace was made."""
 
 
+def _is_traced(values: Any) -> bool:
+    """Whether a traced value is in the values."""
+    return any(issubclass(type(leaf), fx.Proxy) for leaf in tree_leaves(values))
+
+
 def _kind(value: Any) -> type | None:
     """The class of what a traced value stands for; most are tensors."""
     return kind_of(value.node) or Tensor if issubclass(type(value), fx.Proxy) else None
@@ -135,6 +143,8 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.decider = decider
         self.every = every
+        self.given: Mapping[str, Any] = {}
+        self.settled: dict[str, Any] = {}
         self.generators: tuple[Generator, ...] = (torch.device("cpu"), PYTHON, NUMPY)
         self.recomputed: CheckpointRegion | None = None
         self.regions = 0
@@ -182,10 +192,9 @@ class _Tracer(fx.Tracer):
 
     def applied(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call that is recorded whole where it is given a traced value."""
-        traced = any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
         return (
             self.create_proxy("call_function", function, args, kwargs)
-            if traced
+            if _is_traced((args, kwargs))
             else function(*args, **kwargs)
         )
 
@@ -224,6 +233,12 @@ class _Tracer(fx.Tracer):
 
         Called whole, the module takes any number.
         """
+        if obj.node.op == "placeholder":
+            name, default = str(obj.node.target), (*obj.node.args, None)[0]
+            value = self.given.get(name, default)
+            if type(value) in {int, float}:  # a number of steps: from now on always this one
+                self.settled[name] = value
+                return ask(value)
         with suppress(UndecidedError):
             if not self.scope.module_path or self.decider.is_fixed(obj.node):
                 return self.decider.told(obj.node, ask)

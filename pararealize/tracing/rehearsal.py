@@ -32,6 +32,8 @@ from pararealize.tracing.composites import unrolled
 from pararealize.tracing.draft import Draft, Entered, Event, Left, Recorded
 from pararealize.tracing.functions import applied_whole
 from pararealize.tracing.hooks import held, hooks_are_heard
+from pararealize.tracing.instances import scopes_of
+from pararealize.tracing.kept_functions import functions_kept
 from pararealize.tracing.naming import (
     ATOMS,
     arguments,
@@ -67,6 +69,7 @@ def rehearse(
     computed: weights, statistics and random numbers stay as they are.
     """
     run = _Run(model, draft, {name: _spread(value) for name, value in given.items()})
+    numbers = [(t, t.data) for t in (*model.parameters(), *model.buffers())]
     try:
         run()
     except DifferentWayError as error:
@@ -78,6 +81,9 @@ def rehearse(
     finally:
         run.script.values.clear()
         run.shapes.release()
+        for tensor, kept in numbers:
+            if tensor.data_ptr() != kept.data_ptr():  # a forward has said weight.data = …
+                tensor.data = kept
     return {}, run.script.left_behind
 
 
@@ -149,6 +155,8 @@ class _Run:
                     stack.enter_context(mock.patch.dict(scope, whole))
             stack.enter_context(checkpoints.seen(lambda _: nullcontext()))
             stack.enter_context(applied_whole(self._applied))
+            kept = functions_kept(scopes_of(self.model), self._library, self.shapes.knows)
+            stack.enter_context(kept)
             yield
 
     @property
@@ -171,6 +179,12 @@ class _Run:
             result = function(*args, **kwargs)
         self._seen(function, args, kwargs, result)
         return result
+
+    def _library(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a library's function gives; of distributions, which look at numbers, nothing."""
+        if isinstance(function, type) and not self.quiet:
+            raise NumbersWantedError(f"{function.__name__} looks at its parameters")
+        return self._applied(function, args, kwargs)
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from functools import partialmethod
 from typing import Any
 
 from torch import fx
+from torch.distributions import Distribution
 
 from pararealize.tracing.aliasing import PLAIN
 from pararealize.tracing.kinds import PLAIN as SIZES
@@ -23,7 +24,8 @@ class TracedValue(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         kind = kind_of(self.node)
-        if kind is not None and not hasattr(kind, name):
+        late = kind is not None and issubclass(kind, Distribution)  # whose parameters are set
+        if kind is not None and not late and not hasattr(kind, name):
             raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
         return TracedAttribute(self, name)
 

@@ -29,7 +29,8 @@ KNOWN = (nn.modules.batchnorm._NormBase, Step)
 
 def is_foreign(call: Any) -> bool:
     """Whether a function is the user's, or a library's, and may do whatever it likes."""
-    own = isinstance(call, FunctionType) and not (call.__module__ or "").startswith("torch.")
+    known = ("torch.", "einops.")
+    own = isinstance(call, FunctionType) and not (call.__module__ or "").startswith(known)
     return own or isinstance(call, Applied)
 
 

@@ -57,10 +57,11 @@ def same_streams(devices: Iterable[torch.device]) -> AbstractContextManager[None
 
 
 @contextmanager
-def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
+def unmoved(root: nn.Module, *, training: bool, graded: bool = False) -> Iterator[None]:
     """A block in a mode, after which the network is what it was: modes, buffers and attributes.
 
-    Weights ask for no gradients meanwhile, so that a forward pass keeps no activations, while code
+    Weights ask for no gradients meanwhile, so that a forward pass keeps no activations, but where
+    it takes derivatives, ``graded``, while code
     that asks whether gradients are enabled hears what it heard when it was traced. The user's hooks
     do not run, but for those that reach what the network may read: others may write on what is not
     the network's, and belong to calls of layers as a whole, which are what is not in question.
@@ -68,7 +69,8 @@ def unmoved(root: nn.Module, *, training: bool) -> Iterator[None]:
     modules = list(root.modules())
     modes = [module.training for module in modules]
     tensors = (p for module in modules for p in module._parameters.values() if p is not None)
-    weights = [p for p in dict.fromkeys(tensors) if p.requires_grad and p.is_leaf]
+    wanted = () if graded else dict.fromkeys(tensors)
+    weights = [p for p in wanted if p.requires_grad and p.is_leaf]
     root.train(training)
     try:
         for weight in weights:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.chain.derivatives import takes_derivatives
 from pararealize.decide.request import Request
 from pararealize.errors import ShapeError, TraceError, VerificationError
 from pararealize.ir.chain import Chain
@@ -134,7 +135,8 @@ def compared(chain: Chain, serial: nn.Module, request: Request) -> Finding:
                 slow = f"a forward pass is predicted to take {seconds * share:.0f} s, and at most "
                 return Finding(unverified=f"{slow}{LONGEST:.0f} s are spent on that")
             blocks = chain.train.operations[-2].kind == "network"
-            finding = _compare_modes(chain, serial, attempt, devices, blocks=blocks)
+            whole = blocks or takes_derivatives((*chain.train, *chain.eval))
+            finding = _compare_modes(chain, serial, attempt, devices, whole=whole)
             if finding == Finding():
                 break
     return finding
@@ -150,12 +152,12 @@ def _attempts(inputs: _Inputs, seconds: float) -> Iterator[tuple[_Inputs, float]
 
 
 def _compare_modes(
-    chain: Chain, serial: nn.Module, inputs: _Inputs, devices: Devices, *, blocks: bool
+    chain: Chain, serial: nn.Module, inputs: _Inputs, devices: Devices, *, whole: bool
 ) -> Finding:
     """Compare the train program and the eval program."""
     reasons = []
     for mode, program in (("train", chain.train), ("eval", chain.eval)):
-        compare = _whole if blocks else _in_step
+        compare = _whole if whole else _in_step
         try:
             difference = compare(program, serial, inputs, devices, training=mode == "train")
         except RefusedError as error:
@@ -192,13 +194,17 @@ def _in_step(
 def _whole(
     program: Program, serial: nn.Module, inputs: _Inputs, devices: Devices, *, training: bool
 ) -> Mismatch | None:
-    """By output and buffers, for programs around blocks that run the network themselves."""
+    """By output and buffers, for programs that run the network themselves, around blocks.
+
+    And for those that take derivatives through layers, which cannot share what these give.
+    """
     segment = cut_segment(program, 0, len(program), (), None)
     function = compile_segment(segment, serial, "the whole network")
     call = call_of(serial, program, inputs)
-    with same_streams(devices), unmoved(serial, training=training):
+    graded = takes_derivatives(program)
+    with same_streams(devices), unmoved(serial, training=training, graded=graded):
         wanted, left = answer(serial, call), _buffers(serial)
-    with same_streams(devices), unmoved(serial, training=training):
+    with same_streams(devices), unmoved(serial, training=training, graded=graded):
         found = function(serial, *(inputs[name] for name in segment.inputs))
         ours = _buffers(serial)
     if not is_equal(wanted, found):
@@ -221,8 +227,8 @@ def _is_deterministic(
     outputs = []
     for _ in range(2):
         call = call_of(serial, program, inputs)
-        training = mode == "train"
-        with same_streams(devices), unmoved(serial, training=training):
+        training, graded = mode == "train", takes_derivatives(program)
+        with same_streams(devices), unmoved(serial, training=training, graded=graded):
             outputs.append(answer(serial, call))
     return is_equal(*outputs)
 

@@ -47,6 +47,7 @@ def code_of(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.rest
 def test_a_training_step_beside_its_peers_and_its_timeline(
     net: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +75,6 @@ def test_a_training_step_beside_its_peers_and_its_timeline(
     assert "backward" in {event["cat"] for event in events}
 
 
-@pytest.mark.rest
 def test_inference_on_one_rank_has_no_pipelines(
     net: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -290,6 +290,7 @@ def test_what_is_no_data_at_all(place: Place, capsys: pytest.CaptureFixture[str]
     assert "is no folder" in said(capsys)
 
 
+@pytest.mark.rest
 def test_a_budget_is_kept_and_shown_through_a_pipe(place: Place) -> None:
     """A real process whose output nobody sees on a terminal; it ends long before its epochs."""
     out = place.folder / "in-time"

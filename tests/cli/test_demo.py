@@ -66,6 +66,7 @@ def test_a_difference_is_noise_or_more(right: list[int], said: str) -> None:
     assert said in found
 
 
+@pytest.mark.rest
 def test_a_process_trains_as_this_one_does() -> None:
     """From the same weights, on the same batches; only a small share of the digits."""
     digits = few_digits()

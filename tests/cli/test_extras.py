@@ -67,6 +67,10 @@ print(json.dumps(found))
 """
 
 
+#: A process that imports everything anew, for half a minute.
+pytestmark = pytest.mark.rest
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("extras")

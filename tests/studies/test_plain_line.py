@@ -6,7 +6,8 @@ import pytest
 
 from pararealize import pararealize
 from studies.architectures import ARCHITECTURES
-from studies.plain_line import EXACT, Fared, counts, fare, table
+from studies.coverage_table import counts, details
+from studies.plain_line import EXACT, Fared, fare
 
 pytestmark = [
     pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed"),
@@ -24,8 +25,8 @@ SAMPLE = {"ALBERT", "T5", "OPT"}
 )
 def test_a_network_of_transformers_is_compiled_by_the_plain_line(name: str) -> None:
     row = fare(name, ARCHITECTURES[name])
-    assert (row.outcome, row.other) == ("equal", "equal"), row.why
-    assert name in table([row]).text(140)
+    assert (row.outcome, row.batch) == ("equal", "equal"), row.why
+    assert name in details({("transformers", name): Fared(name, "refused")})
 
 
 def test_without_inputs_where_the_configuration_says_them() -> None:
@@ -39,12 +40,13 @@ def test_without_inputs_where_the_configuration_says_them() -> None:
 
 def test_blocks_left_out_at_random_are_refused_with_what_to_write() -> None:
     row = fare("HuBERT", ARCHITECTURES["HuBERT"])
-    assert row.outcome == "refused"
+    assert row.outcome == "advice"  # which was followed
     assert "layerdrop" in row.why
     model, given = ARCHITECTURES["HuBERT"].build()
     model.config.layerdrop = 0.0
     assert pararealize(model, 3, method=EXACT, example_kwargs=given).plan.n == 3
-    assert counts([row, Fared("a", "equal")]) == "1 refused, 1 equal"
+    rows = {("transformers", "a"): row, ("transformers", "b"): Fared("b", "equal")}
+    assert "| transformers | 2 | 1 | 1 | 1 |" in counts(rows)
 
 
 def test_a_large_head_counts() -> None:

@@ -1,0 +1,98 @@
+"""Networks that take derivatives in their forward are not cut between a value and them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from networks import TanhBlock as Block
+from pararealize import Parareal, pararealize
+from pararealize.errors import CutError
+
+pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+EXACT = Parareal(coarse="fine", correction="difference")
+
+
+class Scored(nn.Module):
+    """Blocks, a derivative by what they give, and blocks again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.ModuleList(Block() for _ in range(3))
+        self.energy = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.after = nn.ModuleList(Block() for _ in range(3))
+
+    def middle(self, x: Tensor) -> Tensor:
+        return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.before:
+            x = block(x)
+        x = self.middle(x)
+        for block in self.after:
+            x = block(x)
+        return x
+
+
+class Twice(Scored):
+    """A derivative of a derivative, its inputs by name."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        ones = torch.ones_like(x)
+        first = torch.autograd.grad(self.energy(x).sum(), inputs=[x], create_graph=True)[0]
+        return torch.autograd.grad(first, x, ones, create_graph=True)[0] + x
+
+
+class Steps(Scored):
+    """Two steps down an energy, with a cut between them."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = x - 0.1 * torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+        return x
+
+
+class ByWeights(Scored):
+    """By a weight, which every subnetwork that reads it has."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        weight = self.energy[0].weight
+        loss = self.energy(x).square().mean()
+        return x - torch.autograd.grad(loss, weight, create_graph=True)[0].sum()
+
+
+@pytest.mark.parametrize("kind", [Scored, Twice, Steps])
+def test_derivatives_in_forward(kind: type[Scored]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(3, 4).double()
+    net = pararealize(model, 4, method=EXACT, example_inputs=(x,))
+    assert not net.plan.tracing.unverified
+    for inputs in (x, torch.randn(5, 4).double()):
+        wanted, found = model(inputs), net(inputs)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        wanted.square().sum().backward()
+        found.square().sum().backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                grad = net.get_parameter(name).grad
+                torch.testing.assert_close(grad, parameter.grad, rtol=1e-10, atol=1e-12)
+        model.zero_grad()
+        net.zero_grad()
+
+
+def test_by_weights() -> None:
+    torch.manual_seed(0)
+    model, x = ByWeights().double(), torch.randn(3, 4).double()
+    net = pararealize(model, 4, method=EXACT, example_inputs=(x,))
+    torch.testing.assert_close(net(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_no_cut_lies_inside() -> None:
+    class Alone(Scored):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.middle(x.detach().requires_grad_())
+
+    with pytest.raises(CutError, match="write n="):
+        pararealize(Alone(), 4, method=EXACT, example_inputs=(torch.randn(3, 4),))
+    model, x = Scored(), torch.randn(3, 4)
+    with pytest.raises(CutError, match="cannot be cut after"):
+        pararealize(model, 2, method=EXACT, example_inputs=(x,), interfaces=["energy.0"])
