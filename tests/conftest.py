@@ -7,7 +7,7 @@
 - of random networks, for which laws hold, a quarter of the examples;
 - not what is marked ``rest``: the same once more on another number of ranks, over another engine,
   or on another network of a zoo; and tests of whole programs that take a quarter of a minute or
-  more: the walk of the first ten minutes, two of three notebooks, a library without its extras.
+  more: the walk of the first ten minutes, notebooks, a library without its extras.
 
 Tolerances are the same, and no test function is left out that has no mark. Where tests are named,
 by ``-k`` or ``::``, all of their cases run.

@@ -57,11 +57,8 @@ def kernel() -> Iterator[Any]:
     started.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[pytest.mark.rest] * (p.stem != "layer-parallel")) for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.rest
+@every_notebook
 def test_a_notebook_runs(path: Path, kernel: Any) -> None:
     notebook = read(path)
     wanted = shown(notebook)

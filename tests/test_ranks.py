@@ -48,7 +48,7 @@ OVER_GLOO = {
 }
 USAGE = [
     check
-    for check in checks_of("usage", [(2, "gloo"), (3, "mpi")])
+    for check in checks_of("usage", [(2, "gloo"), (2, "mpi"), (3, "mpi")])
     if check.kind == "mpi" or check.name in OVER_GLOO
 ]
 RANDOM = checks_of("random_ranks", [(2, "gloo"), (3, "mpi")])
@@ -64,7 +64,9 @@ def only_in_all() -> Iterator[Check]:
     Laws are on both; of mistakes every second over gloo and the others over MPI, as failures are.
     """
     yield RANDOM[0]
-    yield from (each for each in USAGE if each.kind == "mpi" and each.name in OVER_GLOO)
+    for each in USAGE:
+        if each.kind == "mpi" and (each.ranks == 3 or each.name in OVER_GLOO):
+            yield each
     over_gloo, over_mpi = MISUSE[: len(MISUSE) // 2], MISUSE[len(MISUSE) // 2 :]
     yield from (*over_gloo[1::2], *over_mpi[::2])
     over_mpi, over_gloo = RECOVERY[: len(RECOVERY) // 2], RECOVERY[len(RECOVERY) // 2 :]

@@ -80,7 +80,6 @@ def test_every_kind_that_is_recommended_is_tried_in_time() -> None:
     assert time.monotonic() - begun < 30  # the limit is 6 s, and 1,000 epochs take minutes
     tried = {candidate.kind for candidate in found.candidates}
     assert {"stepped 1", "thinned 1"} <= tried | found.left_out.keys()
-    assert {"stepped 1", "thinned 1"} & tried
     assert not tried & found.left_out.keys()
     needed = found.required
     assert needed is not None

@@ -75,6 +75,7 @@ def test_a_training_step_beside_its_peers_and_its_timeline(
     assert "backward" in {event["cat"] for event in events}
 
 
+@pytest.mark.rest
 def test_inference_on_one_rank_has_no_pipelines(
     net: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,7 @@ def test_less_agreement_than_wanted_exits_1(
     assert "needs a folder that was saved, and the model" in said(capsys)
 
 
+@pytest.mark.rest
 def test_ranks_answer_like_one_process(
     place: Place, converted: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ SINGLE = 1e-4
 FAMILIES = (pytest.param("googlenet", marks=pytest.mark.rest), "mobilenet_v3_small")
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_of_torchvision_is_compiled_exactly(name: str) -> None:
     row = cover(f"torchvision:{name}")
@@ -54,6 +55,7 @@ def test_as_many_sweeps_as_subnetworks_are_the_serial_network(name: str) -> None
             torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.rest
 def test_a_failure_is_a_row() -> None:
     row = cover("torchvision:vit_b_16", sizes=(32,))  # which takes images of 224 only
     assert "Wrong image height! Expected 224" in row.error
