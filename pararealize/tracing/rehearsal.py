@@ -23,9 +23,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from pararealize.ir.chain import TensorSpec
 from pararealize.runtime.effects.generators import kept
 from pararealize.tracing import checkpoints
 from pararealize.tracing.composites import unrolled
@@ -46,6 +45,7 @@ from pararealize.tracing.naming import (
 from pararealize.tracing.recorder import is_whole
 from pararealize.tracing.script import Script
 from pararealize.tracing.shapes import NumbersWantedError, ShapesOnly, form_of_layer, leaves_in
+from pararealize.tracing.stand_ins import data_kept, numbers, spread
 
 #: How a forward may refuse what it is given, which the pass that finds shapes explains.
 REFUSALS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -68,10 +68,10 @@ def rehearse(
     a hook left in a container, as the trace found it there from an earlier call. Nothing is
     computed: weights, statistics and random numbers stay as they are.
     """
-    run = _Run(model, draft, {name: _spread(value) for name, value in given.items()})
-    numbers = [(t, t.data) for t in (*model.parameters(), *model.buffers())]
+    run = _Run(model, draft, {name: spread(value) for name, value in given.items()})
     try:
-        run()
+        with data_kept(model):
+            run()
     except DifferentWayError as error:
         return {error.path: error.reason}, {}
     except (NumbersWantedError, AssertionError, NotImplementedError, *REFUSALS):
@@ -81,23 +81,7 @@ def rehearse(
     finally:
         run.script.values.clear()
         run.shapes.release()
-        for tensor, kept in numbers:
-            if tensor.data_ptr() != kept.data_ptr():  # a forward has said weight.data = …
-                tensor.data = kept
     return {}, run.script.left_behind
-
-
-def _spread(value: Any) -> Any:
-    """An argument as tensors of its own."""
-
-    def made(leaf: Any) -> Any:
-        spec = isinstance(leaf, TensorSpec)
-        device = torch.device("cpu") if spec else leaf.device
-        empty = torch.empty(leaf.shape, dtype=leaf.dtype, device=device)
-        return empty.requires_grad_(not spec and leaf.requires_grad and leaf.is_leaf)
-
-    shaped = (Tensor, TensorSpec)
-    return tree_map(lambda leaf: made(leaf) if isinstance(leaf, shaped) else leaf, value)
 
 
 @final
@@ -238,20 +222,13 @@ class _Run:
 
     def _computed(self, module: nn.Module, args: Any, kwargs: Any, call: Any) -> Any:
         """What a module gives that asks for numbers: of some."""
-        known = partial(tree_map_only, Tensor, self._numbers)
+        known = partial(tree_map_only, Tensor, partial(numbers, self.shapes))
         with torch._C.DisableTorchFunction(), torch.no_grad():
             result = call(module, *known(args), **known(kwargs))
             for tensor in leaves_in(result):
                 if isinstance(tensor, Tensor):
                     self.shapes.know(tensor, tensor.detach().to("meta"))
             return result
-
-    def _numbers(self, tensor: Tensor) -> Tensor:
-        if id(tensor) not in self.shapes.twins or tensor.untyped_storage().nbytes():
-            return tensor
-        if tensor.is_floating_point():
-            return torch.ones(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
     def _pass(self, wanted: Event) -> None:
         event = self.script.next()
