@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import final
 
@@ -70,7 +70,7 @@ class Factored(CoarseKind):
         total = Cost()
         for operation in operations:
             cost, left = setting.chain.profile.cost((operation,)), self._left(setting, operation)
-            total += replace(cost, flops=left * cost.flops, seconds=left * cost.seconds)
+            total += cost._replace(flops=left * cost.flops, seconds=left * cost.seconds)
         return total
 
     def _left(self, setting: Setting, operation: Operation) -> float:

@@ -77,7 +77,7 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
         fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
         rounds = [_round(probe, fine) for _ in range(REPEATS + 1)]
     layers = [
-        replace(layer, cost=replace(layer.cost, seconds=median(seconds)))
+        replace(layer, cost=layer.cost._replace(seconds=median(seconds)))
         for layer, *seconds in zip(chain.layers, *rounds[1:], strict=True)
     ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
@@ -112,5 +112,5 @@ def _scaled(chain: Chain, layers: Sequence[Layer]) -> Profile:
         total = sum(costs[name].seconds for name in here)
         for name in here if total else ():
             seconds = costs[name].seconds * layer.cost.seconds / total
-            costs[name] = replace(costs[name], seconds=seconds)
+            costs[name] = costs[name]._replace(seconds=seconds)
     return replace(chain.profile, costs=costs)

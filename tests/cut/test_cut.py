@@ -52,7 +52,7 @@ def chain_of(name: str) -> tuple[Chain, nn.Module]:
 
 def with_seconds(chain: Chain, seconds: list[float]) -> Chain:
     layers = zip(chain.layers, seconds, strict=False)
-    changed = [replace(layer, cost=replace(layer.cost, seconds=s)) for layer, s in layers]
+    changed = [replace(layer, cost=layer.cost._replace(seconds=s)) for layer, s in layers]
     return replace(chain, layers=(*changed, *chain.layers[len(changed) :]))
 
 
