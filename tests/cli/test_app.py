@@ -31,11 +31,12 @@ def test_the_version_is_printed() -> None:
     assert done.stdout == f"pararealize {pararealize.__version__}, torch {torch.__version__}\n"
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        pytest.param("pararealize co", "convert", marks=pytest.mark.rest),
-        pytest.param("pararealize ch", "check", marks=pytest.mark.rest),
+        ("pararealize co", "convert"),
+        ("pararealize ch", "check"),
         ("pararealize demo --ep", "--epochs"),
     ],
 )

@@ -32,6 +32,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.rest
 def test_weights_that_cannot_be_downloaded_are_one_sentence(
     ran: subprocess.CompletedProcess[str],
 ) -> None:

@@ -12,6 +12,7 @@ from studies import captured
 from studies.captured import Bench, measured, over, section
 
 
+@pytest.mark.rest
 def test_the_whole_script_is_rehearsed(capsys: pytest.CaptureFixture[str]) -> None:
     gpu_zoo.main(["--device", "cpu", "--tiny", "--rounds", "1", "--seconds", "1000"])
     said = capsys.readouterr().out

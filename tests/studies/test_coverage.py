@@ -37,6 +37,7 @@ def test_a_network_of_torchvision_is_compiled_exactly(name: str) -> None:
     assert of_cover(row).outcome == "equal"
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("name", FAMILIES)
 def test_as_many_sweeps_as_subnetworks_are_the_serial_network(name: str) -> None:
     model, x = load_model(f"torchvision:{name}").double(), torch.randn(2, 3, 96, 96).double()
