@@ -3,7 +3,7 @@
 ``pytest`` runs a sample, the same in every run, and ``pytest --all`` everything:
 
 - of a product of parameters, cases in which every value of each occurs; of a list of more than
-  eight cases every third (``sampling.py`` chooses);
+  eight cases every fifth (``sampling.py`` chooses);
 - of random networks, for which laws hold, a quarter of the examples;
 - not what is marked ``rest``: the same once more on another number of ranks, over another engine,
   or on another network of a zoo; and tests of whole programs that take a quarter of a minute or

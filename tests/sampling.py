@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 #: Cases of one list up to which all are taken, and how many lie between two that are, beyond.
-SHORT, STRIDE = 8, 3
+SHORT, STRIDE = 8, 5
 
 
 def pairwise(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -45,7 +45,7 @@ def sampled(items: Iterable[pytest.Item]) -> set[pytest.Item]:
 
 
 def _sample_of(cases: list[pytest.Item]) -> list[pytest.Item]:
-    """Cases of one function: every value of what is combined, of a long list every third."""
+    """Cases of one function: every value of what is combined, of a long list every fifth."""
     if cases[0].get_closest_marker("whole") is not None:
         return cases
     chosen = cover([list(enumerate(_values(case))) for case in cases])

@@ -177,6 +177,7 @@ def test_a_rank_that_ends_is_missed_without_a_launcher(kind: str, tmp_path: Path
     assert LOST[kind] in ends[0].text, ends[0].text[-3000:]
 
 
+@pytest.mark.rest
 def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:
     process = start(2, "failures.py", "interrupt", "mpi", str(tmp_path))
     assert process.stdout is not None
