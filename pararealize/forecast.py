@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pararealize.compiler import chain_of, passes_of
-from pararealize.cost.alternatives import STEP, pipelined, replicated
+from pararealize.cost.alternatives import STEP, pipelined, replicated, summed
 from pararealize.cost.inputs import bind, decisive
 from pararealize.cost.predict import timed
 from pararealize.decide.passes import MethodPasses
@@ -169,6 +169,4 @@ def _summed(each: Forecast, estimate: Estimate, parts: int) -> float:
     """Seconds, of an evaluation, in which replicas of one subnetwork sum its gradients."""
     if not each.training or parts == 1:
         return 0.0
-    share, machine = each.serial.weights / estimate.n, each.machine
-    around = 2 * (parts - 1) / parts * share / machine.link_bandwidth
-    return (around + 2 * (parts - 1) * machine.link_latency) / STEP
+    return summed(each.serial.weights / estimate.n, parts, each.machine) / STEP

@@ -553,3 +553,23 @@ def layer_names(name: str, layers: list[int]) -> list[str]:
     """Names of some layers."""
     chain, _ = small_chain(name)
     return [chain.layers[i].name for i in layers]
+
+
+class BlocksAround(nn.Module):
+    """Three blocks, something in the middle, and three blocks again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.ModuleList(TanhBlock() for _ in range(3))
+        self.after = nn.ModuleList(TanhBlock() for _ in range(3))
+
+    def middle(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.before:
+            x = block(x)
+        x = self.middle(x)
+        for block in self.after:
+            x = block(x)
+        return x

@@ -14,6 +14,7 @@ all-reduce algorithms", 2009.
 from __future__ import annotations
 
 from pararealize.ir.forecast import Work
+from pararealize.ir.plan import Machine
 
 #: Forward passes that one training step takes: the backward pass is twice as long.
 STEP = 3
@@ -39,6 +40,11 @@ def replicated(work: Work, n: int, *, training: bool = False) -> float | None:
         return None
     seconds = work.launching + work.busy / n
     if training and n > 1:
-        around = 2 * (n - 1) / n * work.weights / work.machine.link_bandwidth
-        seconds += (around + 2 * (n - 1) * work.machine.link_latency) / STEP
+        seconds += summed(work.weights, n, work.machine) / STEP
     return seconds
+
+
+def summed(weights: float, n: int, machine: Machine) -> float:
+    """Seconds of a training step in which n replicas sum gradients of so many bytes."""
+    around = 2 * (n - 1) / n * weights / machine.link_bandwidth
+    return around + 2 * (n - 1) * machine.link_latency

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import TanhBlock as Block
+from networks import BlocksAround
 from pararealize import Parareal, pararealize
 from pararealize.errors import CutError
 
@@ -12,25 +12,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWar
 EXACT = Parareal(coarse="fine", correction="difference")
 
 
-class Scored(nn.Module):
+class Scored(BlocksAround):
     """Blocks, a derivative by what they give, and blocks again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before = nn.ModuleList(Block() for _ in range(3))
         self.energy = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
-        self.after = nn.ModuleList(Block() for _ in range(3))
 
     def middle(self, x: Tensor) -> Tensor:
         return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.before:
-            x = block(x)
-        x = self.middle(x)
-        for block in self.after:
-            x = block(x)
-        return x
 
 
 class Twice(Scored):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from networks import BlocksAround
 from networks import TanhBlock as Block
 from pararealize import Parareal, pararealize
 
@@ -12,25 +13,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWar
 EXACT = Parareal(coarse="fine", correction="difference")
 
 
-class Body(nn.Module):
+class Body(BlocksAround):
     """Blocks around something whose shape shapes do not tell."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before = nn.ModuleList(Block() for _ in range(3))
-        self.after = nn.ModuleList(Block() for _ in range(3))
         self.expert = Block()
-
-    def middle(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.before:
-            x = block(x)
-        x = self.middle(x)
-        for block in self.after:
-            x = block(x)
-        return x
 
 
 class Experts(Body):
