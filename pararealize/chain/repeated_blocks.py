@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pararealize.ir.chain import Chain
 
 
-@dataclass(frozen=True)
-class RepeatedBlocks:
-    """``count`` blocks of ``period`` layers each, from the layer ``start`` on, that repeat.
+class RepeatedBlocks(NamedTuple):
+    """So many blocks of ``period`` layers each, from the layer ``start`` on, that repeat.
 
     A block has at least one residual layer x + φ(x), or a step in time that can span several; the
-    others have no weights, as the activations of post-activation networks.
+    others have no weights, as the activations of post-activation networks. A tuple, as a cut makes
+    tens of thousands of them.
     """
 
     start: int
     period: int
-    count: int
+    blocks: int
 
     @property
     def stop(self) -> int:
         """The layer after the last."""
-        return self.start + self.period * self.count
+        return self.start + self.period * self.blocks
 
     def weighted(self, chain: Chain) -> int:
         """Layers with weights in one block."""
@@ -34,7 +34,7 @@ class RepeatedBlocks:
         """Its blocks, as their layers, in groups of ``stride``; the last group may be shorter."""
         starts = range(self.start, self.stop, self.period)
         blocks = [tuple(range(i, i + self.period)) for i in starts]
-        return (blocks[i : i + stride] for i in range(0, self.count, stride))
+        return (blocks[i : i + stride] for i in range(0, self.blocks, stride))
 
 
 def repeated_blocks(chain: Chain, first: int, last: int) -> list[RepeatedBlocks]:
@@ -52,4 +52,4 @@ def repeated_blocks(chain: Chain, first: int, last: int) -> list[RepeatedBlocks]
 
 def most_repeats(chain: Chain, first: int, last: int) -> int:
     """Blocks of the longest run among the layers; 1 where there is none."""
-    return max((run.count for run in repeated_blocks(chain, first, last)), default=1)
+    return max((run.blocks for run in repeated_blocks(chain, first, last)), default=1)

@@ -182,5 +182,5 @@ class Stepped(CoarseKind):
         return copy_of(self, site, segment, whole=False)
 
     def _stride(self, runs: Sequence[RepeatedBlocks]) -> int:
-        most = max((run.count for run in runs), default=1)
+        most = max((run.blocks for run in runs), default=1)
         return -(-most // max(self.depth, 1))

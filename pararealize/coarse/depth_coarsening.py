@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import final
 
 from pararealize.chain.repeated_blocks import RepeatedBlocks
@@ -45,17 +46,19 @@ class IntervalCosts:
 
     def between(self, first: int, last: int, runs: Sequence[RepeatedBlocks], stride: int) -> Cost:
         """Cost of the layers ``first`` … ``last - 1`` whose runs are coarsened by a stride."""
-        total, at = Cost(), first
+        parts, at = [], first
         for run in runs:
             if run.start > at:
-                total += self.layers.between(at, run.start)
-            total += self.run(run, stride)
+                parts.append(self.layers.between(at, run.start))
+            parts.append(self.run(run, stride))
             at = run.stop
-        return total + self.layers.between(at, last) if at < last else total
+        if at < last:
+            parts.append(self.layers.between(at, last))
+        return reduce(operator.add, parts) if parts else Cost()
 
     def run(self, run: RepeatedBlocks, stride: int) -> Cost:
         """Cost of a run in intervals of ``stride`` blocks, of which the last may be shorter."""
-        whole, rest = divmod(run.count, stride)
+        whole, rest = divmod(run.blocks, stride)
         if not whole:
             return self.interval(run.start, run.period, rest)
         length = whole * stride * run.period

@@ -71,7 +71,7 @@ def network(kind: type[nn.Module], count: int = 6) -> tuple[nn.Module, Tensor]:
 def test_blocks_that_repeat(kind: type[nn.Module], period: int, blocks: int) -> None:
     chain = chain_of(*network(kind))
     (run,) = repeated_blocks(chain, 0, len(chain.layers))
-    assert (run.period, run.count) == (period, blocks)
+    assert (run.period, run.blocks) == (period, blocks)
     assert most_repeats(chain, run.start + period, run.stop) == blocks - 1
     assert [len(interval) for interval in run.intervals(4)] == [4, 2]
 
