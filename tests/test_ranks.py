@@ -46,6 +46,9 @@ OVER_GLOO = {
     "takes_weights_of_rank_0",
     "ties_weights",
 }
+#: What threads for ranks are asked for as well (test_calibrate, emit/test_collect,
+#: runtime/runners/test_rank_autograd).
+ON_THREADS = {"calibrates", "clips_to_the_bit", "gives_what_autograd_is_asked_for"}
 USAGE = [
     check
     for check in checks_of("usage", [(2, "gloo"), (2, "mpi"), (3, "mpi")])
@@ -62,10 +65,12 @@ def only_in_all() -> Iterator[Check]:
     """What is not in a sample: the same over the other engine, on another number of ranks.
 
     Laws are on both; of mistakes every second over gloo and the others over MPI, as failures are.
+    What threads do as well is left out, and what takes four ranks.
     """
-    yield RANDOM[0]
+    yield from (RANDOM[0], *MESH)
     for each in USAGE:
-        if each.kind == "mpi" and (each.ranks == 3 or each.name in OVER_GLOO):
+        again = each.kind == "mpi" and (each.ranks == 3 or each.name in OVER_GLOO)
+        if again or each.name in ON_THREADS:
             yield each
     over_gloo, over_mpi = MISUSE[: len(MISUSE) // 2], MISUSE[len(MISUSE) // 2 :]
     yield from (*over_gloo[1::2], *over_mpi[::2])

@@ -121,7 +121,9 @@ def _variants(
     yield variants.serial(model, x, comm.rank, 1, training=training)
     yield variants.serial(model, x, comm.rank, os.cpu_count() or 1, training=training)
     if training and comm.size > 1:
-        yield from variants.pipelines(net, x, comm.rank, comm.size)
+        from pararealize.cli.pipelining import pipelines  # noqa: PLC0415  torch takes two seconds for it
+
+        yield from pipelines(net, x, comm.rank, comm.size)
         replicas = variants.data_parallel(model, x, comm.rank, comm.size, training=training)
         if replicas is not None:
             yield replicas

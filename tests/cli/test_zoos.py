@@ -43,6 +43,7 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(
     assert len(ran.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.rest
 def test_nothing_is_said_of_operators(ran: subprocess.CompletedProcess[str]) -> None:
     assert "operators" not in ran.stderr + ran.stdout
 
