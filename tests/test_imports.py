@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,12 +84,23 @@ def absolute(node: ast.ImportFrom, module: str, *, package: bool) -> str:
     return ".".join([*base, *filter(None, [node.module])])
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def statements(file: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Import statements wherever in a file."""
+    return [n for n in ast.walk(parsed(file)) if isinstance(n, ast.Import | ast.ImportFrom)]
+
+
 def imports(file: Path, module: str) -> Iterator[str]:
     """Everything a file imports, wherever in it, as dotted names with what is taken from them."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in statements(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             source = absolute(node, module, package=file.name == "__init__.py")
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
@@ -100,8 +112,7 @@ def own_imports(file: Path, module: str) -> set[str]:
 
 def top_imports(file: Path) -> set[str]:
     """What a file takes from the package, when it is imported itself, with absolute imports."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    nodes = [node for node in body if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in parsed(file).body if isinstance(node, ast.ImportFrom)]
     names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
     return {name.removeprefix("pararealize.") for name in names}
 
