@@ -229,7 +229,7 @@ def optimises_over_all_weights(net: ParallelNetwork, comm: Any, _folder: str) ->
     with refused("LBFGS adds up over all parameters"):
         torch.optim.LBFGS(net.parameters())
     again = fresh(net, comm)
-    WORLD.barrier()  # the alarm of a rank that is ahead would end the compiling of another one
+    WORLD.Barrier()  # the alarm of a rank that is ahead would end the compiling of another one
     optimizer = torch.optim.LBFGS(list(again.parameters()))
 
     def closure() -> Tensor:
