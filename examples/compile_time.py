@@ -21,7 +21,8 @@ from torch import fx, nn
 from pararealize import models, pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
-from pararealize.cut.cut import head_start, min_max
+from pararealize.cut.cut import head_start
+from pararealize.cut.min_max import min_max
 from pararealize.decide import parareal_passes
 from pararealize.explain.table import Table
 from pararealize.ir.plan import Machine
