@@ -45,10 +45,10 @@ def measure(network: str, n: int) -> dict[str, float]:
     spent = 0.0
 
     def timed(function: object) -> object:
-        def call(*args: object) -> object:
+        def call(*args: object, **options: object) -> object:
             nonlocal spent
             begin = time.perf_counter()
-            result = function(*args)  # type: ignore[operator]
+            result = function(*args, **options)  # type: ignore[operator]
             spent += time.perf_counter() - begin
             return result
 

@@ -16,6 +16,7 @@ from pararealize.coarse.intervals import IntervalKind, Rediscretized
 from pararealize.coarse.kind import costs_of
 from pararealize.coarse.registry import asked
 from pararealize.coarse.setting import Setting
+from pararealize.cut.leftmost import Leftmost
 from pararealize.cut.min_max import min_max
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Cost, Partition
@@ -38,6 +39,8 @@ class Weights:
         self.method = method
         self.setting = Setting.of(chain, model, machine, method)
         self.kind = asked(method)
+        periods = [period for period, _ in chain.repeats]
+        self._leftmost = Leftmost(self.setting.kinds, periods)
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
@@ -48,6 +51,7 @@ class Weights:
 
     def coarse(self, first: int, last: int) -> float:
         """Seconds of one evaluation of its coarse propagator."""
+        first, last = self._leftmost(first, last)
         known = self._coarse.setdefault(first, [])
         if len(known) < last - first:
             walk = self._walks.setdefault(first, self._walk(first))
