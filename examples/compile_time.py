@@ -21,7 +21,8 @@ from torch import fx, nn
 from pararealize import models, pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
-from pararealize.cut.cut import head_start, min_max
+from pararealize.cut.cut import head_start
+from pararealize.cut.min_max import min_max
 from pararealize.decide import parareal_passes
 from pararealize.explain.table import Table
 from pararealize.ir.plan import Machine
@@ -44,10 +45,10 @@ def measure(network: str, n: int) -> dict[str, float]:
     spent = 0.0
 
     def timed(function: object) -> object:
-        def call(*args: object) -> object:
+        def call(*args: object, **options: object) -> object:
             nonlocal spent
             begin = time.perf_counter()
-            result = function(*args)  # type: ignore[operator]
+            result = function(*args, **options)  # type: ignore[operator]
             spent += time.perf_counter() - begin
             return result
 

@@ -76,14 +76,14 @@ def forecast(
             for n in counts:
                 plans.append(_planned(passes, chain, n))
                 advance(f"n={n}")
-    known = [plan for plan in plans if isinstance(plan, Plan)]
-    base = min((p for p in known if p.n > 2), key=lambda plan: plan.n, default=None)
-    estimates = tuple(
-        Estimate(n, refused=str(plan))
-        if not isinstance(plan, Plan)
-        else _estimate(plan, work, base, training=training)
-        for n, plan in zip(counts, plans, strict=True)
-    )
+        known = [plan for plan in plans if isinstance(plan, Plan)]
+        base = min((p for p in known if p.n > 2), key=lambda plan: plan.n, default=None)
+        estimates = tuple(
+            Estimate(n, refused=str(plan))
+            if not isinstance(plan, Plan)
+            else _estimate(plan, work, base, training=training)
+            for n, plan in zip(counts, plans, strict=True)
+        )
     inputs = known[0].inputs if known else {}
     here = type(model).__name__
     return Forecast(here, inputs, method, machine, work, len(chain.layers), training, estimates)
@@ -92,7 +92,7 @@ def forecast(
 def _planned(passes: MethodPasses, chain: Chain, n: int) -> Plan | PararealizeError:
     """The plan for so many subnetworks, or why there is none."""
     try:
-        return passes.decide(passes.probe(passes.cut(chain, n)), 0).plan
+        return passes.price(passes.cut(chain, n))
     except (CutError, MethodError) as error:
         return error
 

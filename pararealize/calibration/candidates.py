@@ -15,6 +15,7 @@ from pararealize.calibration.subject import Subject
 from pararealize.coarse.builder import build_one
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
+from pararealize.coarse.setting import Setting
 from pararealize.cost.probe import Probe
 from pararealize.emit.propagators import coarse_propagators
 from pararealize.errors import CoarseError
@@ -126,4 +127,5 @@ def _built(subject: Subject, seed: int, j: int, kind: CoarseKind | None = None) 
     torch.manual_seed(seed + j)
     machine = subject.emission.plan.machine
     probe = Probe(subject.partition, subject.emission.serial, {}, seed + j)
-    return build_one(probe, subject.method, machine, j, kind)
+    setting = Setting.of(probe.partition.chain, probe.model, machine, subject.method)
+    return build_one(probe, setting, subject.method, j, kind)

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from pararealize.coarse.guesses import build_guesses
+from pararealize.coarse.setting import Setting
 from pararealize.emit.emission import Emission
 from pararealize.emit.graph import lower
 from pararealize.emit.propagators import fine_propagators, guess_propagators
@@ -175,7 +176,9 @@ def completed(subject: Subject) -> Subject:
         parts = {**{target: fine[target] for target in every if target in fine}, **parts}
     here = {Target.guess(j - 1) for j in subject.pieces}
     missing = frozenset(t for t in every if t in here and t not in parts)
-    made = build_guesses(partition, emission.serial, subject.method, emission.plan.machine, missing)
+    chain, method, machine = partition.chain, subject.method, emission.plan.machine
+    setting = Setting.of(chain, emission.serial, machine, method)
+    made = build_guesses(partition, setting, method, missing)
     if not made:
         return replace(subject, emission=replace(emission, propagators=parts))
     modules = {str(j): guess.module for j, guess in made.items() if guess.module is not None}

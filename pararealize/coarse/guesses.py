@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from itertools import islice
 
@@ -9,13 +10,12 @@ import torch
 from torch import nn
 
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
-from pararealize.coarse.setting import Setting, input_names, like, main_input
+from pararealize.coarse.setting import Setting, input_names, like, main_input, once_a_kind
 from pararealize.coarse.skipping import Skipping
 from pararealize.cost.profile import module_cost
 from pararealize.ir.chain import Chain, Cost, Partition, State, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
-from pararealize.ir.plan import Machine
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.generic import generic_guess, token_guess
@@ -26,23 +26,28 @@ HOW = Pruning(normalisation=True)
 
 def build_guesses(
     partition: Partition,
-    model: nn.Module,
+    setting: Setting,
     method: Parareal,
-    machine: Machine,
     used: frozenset[Target],
+    *,
+    priced: bool = False,
 ) -> dict[int, Guess]:
     """Guess networks C_j of the interfaces where the schedule applies one, by interface.
 
     A generic network of patches where the input and the state are images, sequences or vectors;
-    else the network's own layers that change the shape, from the input to the interface.
+    else the network's own layers that change the shape, from the input to the interface. Where they
+    are only ``priced``, like interfaces have the same one.
     """
     if method.guess != "network":
         return {}
-    setting = Setting.of(partition.chain, model, machine, method)
     wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        return {j: _guess(setting, partition.bounds[j]) for j in wanted}
+        places = {j: partition.bounds[j] for j in wanted}
+        if not priced:
+            return {j: _guess(setting, layer) for j, layer in places.items()}
+        likes = {j: _likeness(setting, layer) for j, layer in places.items()}
+        return once_a_kind(likes, lambda j: _guess(setting, places[j]))
 
 
 def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
@@ -66,6 +71,13 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
             guess, taken = cost(0), layer
         found.append(guess)
     return found
+
+
+def _likeness(setting: Setting, layer: int) -> Hashable:
+    """What is equal where guesses cost the same: generic ones know the state only."""
+    state = setting.chain.state(layer)
+    price = setting.once(("guess", state), lambda: setting.price(partial(_network, setting, state)))
+    return state, None if price is not None else setting.likeness(0, layer)
 
 
 def _guess(setting: Setting, layer: int) -> Guess:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from pararealize.coarse.depth_coarsening import Weights
 from pararealize.coarse.intervals import IntervalKind
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, measurable
+from pararealize.coarse.setting import Setting, once_a_kind
 from pararealize.cost.probe import Probe, perturbed, relative_error
 from pararealize.errors import CoarseError, CutError, MethodError
 from pararealize.ir.chain import Partition
@@ -57,7 +58,8 @@ class LevelBuilder:
     """Makes the coarse propagators of a partition's hierarchy.
 
     ``chosen`` are the kinds that a saved plan chose, by subnetwork, and ``fitted`` the weights that
-    it has in place of fitted ones, by propagator.
+    it has in place of fitted ones, by propagator. With ``prices``, of the same chain, only what
+    they cost is asked for, and like steps have one propagator.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class LevelBuilder:
         machine: Machine,
         chosen: Mapping[int, CoarseKind],
         fitted: Mapping[str, Weights] | None = None,
+        prices: Setting | None = None,
     ) -> None:
+        self.prices = prices
         self.probe, self.method, self.machine, self.chosen = probe, method, machine, chosen
         self.fitted = fitted or {}
         self.partition, self.chain = probe.partition, probe.partition.chain
@@ -102,17 +106,27 @@ class LevelBuilder:
 
         """
         wanted = set(used)
-        kind, error = self._kind(levels) if given is None else (given, None)
+        kind, error = self.kind(levels) if given is None else (given, None)
         found: dict[Target, Coarse] = {}
         for number, level in enumerate(levels[1:], start=2):
-            for step in range(1, level.steps + 1):
-                target = propagator(number, step)
-                if target in wanted:
-                    coarse = self.coarse(level, step, kind, self.fitted.get(str(target)))
-                    found[target] = replace(coarse, error=error)
+
+            def made(step: int, level: Level = level, number: int = number) -> Coarse:
+                weights = self.fitted.get(str(propagator(number, step)))
+                return replace(self.coarse(level, step, kind, weights), error=error)
+
+            steps = range(1, level.steps + 1)
+            likes = {j: self._likeness(level, j) for j in steps if propagator(number, j) in wanted}
+            each = once_a_kind(likes, made)
+            found |= {propagator(number, j): coarse for j, coarse in each.items()}
         return found
 
-    def _kind(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float | None]:
+    def _likeness(self, level: Level, step: int) -> Hashable:
+        """Equal for steps that have one propagator: none, but where they are only priced."""
+        if self.prices is None or self.features:
+            return step
+        return self.prices.likeness(*self.span(level, step))
+
+    def kind(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float | None]:
         """The kind of coarse propagator, and its error where it was chosen by measurement."""
         if self.method.coarse != "auto":
             return asked(self.method), None
@@ -182,7 +196,8 @@ class LevelBuilder:
                     "MGRIT(coarse=a function): every slice has one layer, so that level 2 joins "
                     "slices, and a function makes the propagator of one: take fewer subnetworks."
                 )
-            return build_one(self.probe, self.method, self.machine, step, kind)
+            setting = Setting.of(self.chain, self.probe.model, self.machine, self.method)
+            return build_one(self.probe, setting, self.method, step, kind)
         first, last = self.span(level, step)
         runs = repeated_blocks(self.chain, first, last)
         start = level.bounds[step - 1]

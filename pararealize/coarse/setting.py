@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -130,6 +130,24 @@ class Setting:
 
         return tuple(map(structure, self.chain.layers, self.segments))
 
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """A number for every layer, equal for layers of equal structure and cost.
+
+        Where costs are measured, no two layers have the same.
+        """
+        numbers: dict[Hashable, int] = {}
+        costs = self.chain.profile.costs
+        return tuple(
+            numbers.setdefault((each, *(costs.get(o.name) for o in s.operations)), len(numbers))
+            for each, s in zip(self._structures, self.segments, strict=True)
+        )
+
+    def likeness(self, first: int, last: int) -> Hashable:
+        """What is equal for spans of layers of which networks of equal cost are made."""
+        states, passed = self.states(first, last), self.passed(first, last)
+        return self.kinds[first:last], states, passed, first == 0
+
     def states(self, first: int, last: int) -> tuple[State, State]:
         """States before and after the layers ``first`` … ``last - 1``; at the ends, what is known.
 
@@ -193,6 +211,13 @@ class Site:
     def fine(self) -> Cost:
         """Cost of the layers themselves."""
         return self.setting.chain.cost(*self.span)
+
+
+def once_a_kind(likes: Mapping[int, Hashable], make: Callable[[int], T]) -> dict[int, T]:
+    """What ``make`` gives of the first of every kind, for all that are alike."""
+    firsts = {like: j for j, like in reversed(list(likes.items()))}
+    made = {like: make(j) for like, j in firsts.items()}
+    return {j: made[like] for j, like in likes.items()}
 
 
 def can_copy(segment: Segment) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, starmap
 from math import inf, isfinite
 from typing import final
 
-import numpy as np
 from torch import nn
 
 from pararealize.chain.interfaces import find_interface
@@ -17,117 +16,16 @@ from pararealize.coarse.intervals import IntervalKind, Rediscretized
 from pararealize.coarse.kind import costs_of
 from pararealize.coarse.registry import asked
 from pararealize.coarse.setting import Setting
+from pararealize.cut.leftmost import Leftmost
+from pararealize.cut.min_max import min_max
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Cost, Partition
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.schedule.parareal import guesser
 
-Weight = Callable[[int, int], float]
 #: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
 HEAD_SHARE = 0.2
-#: Of the interval in which an upper bound is searched.
-HALVINGS = 8
-#: By what sums may differ that were taken in another order.
-ROUNDING = 1e-9
-
-
-def min_max(size: int, n: int, weight: Weight, least: Weight | None = None) -> tuple[int, ...]:
-    """Bounds 0 = b₀ < b₁ < … < b_n = ``size`` that minimise the largest ``weight(b_{j-1}, b_j)``.
-
-    Among the partitions with the smallest largest weight, the one with the least sum of squares.
-    Exact: dynamic programming over all positions, O(n size²). ``least``, where it is known, bounds
-    the weight from below and grows with the piece, so that pieces too heavy are not even weighed.
-    Where every partition has a piece of infinite weight, it is the one of equal lengths.
-
-    Raises:
-        CutError: fewer than ``n`` positions.
-
-    """
-    if not 1 <= n <= size:
-        raise CutError(f"{size} layers cannot be cut into {n} pieces.")
-    least = least or (lambda _a, _b: 0.0)
-    equal = tuple(round(j * size / n) for j in range(n + 1))
-    bound = _upper_bound(size, equal, weight, least(0, size) / n)
-    table = _weights(size, n, weight, least, bound)
-    best = _solve(table, n, np.maximum)[0]
-    if not isfinite(best):
-        return equal
-    allowed = np.where(table <= best * (1 + ROUNDING), table, np.inf)
-    return _solve(allowed**2, n, np.add)[1]
-
-
-def _upper_bound(size: int, equal: tuple[int, ...], weight: Weight, low: float) -> float:
-    """A largest weight that a partition has: the one of equal lengths, or a greedy one.
-
-    Greedy ones are searched down to ``low``, below which there are none.
-    """
-    n = len(equal) - 1
-    best = high = max(weight(a, b) for a, b in pairwise(equal))
-    for _ in range(HALVINGS if isfinite(best) else 0):
-        middle = (low + high) / 2
-        count = greedy_pieces(size, n, weight, middle)
-        best = middle if count == n else best
-        low, high = (low, middle) if count <= n else (middle, high)
-    return best
-
-
-def greedy_pieces(size: int, n: int, weight: Weight, limit: float) -> int:
-    """How many pieces within the limit the positions make, each as long as it grows.
-
-    They are not counted beyond ``n`` + 1, which stands for any larger number, or for none.
-    """
-    first = 0
-    for count in range(n + 1):
-        if first == size:
-            return count
-        last = first
-        while last < size and weight(first, last + 1) <= limit:
-            last += 1
-        if last == first:
-            break
-        first = last
-    return n + 1
-
-
-def _weights(size: int, n: int, weight: Weight, least: Weight, bound: float) -> np.ndarray:
-    """``table[a, b]`` for the pieces that can be part of a best partition; infinite elsewhere.
-
-    k pieces before a position hold k times the bound at most, and so do those after it: a piece
-    that begins behind k others ends at a position that k + 1 can lie before.
-    """
-    limit = min(bound, least(0, size)) * (1 + ROUNDING)  # the bound may be infinite
-
-    def counts(i: int) -> set[int]:
-        before, after = least(0, i), least(i, size)
-        return {k for k in range(n + 1) if before <= k * limit and after <= (n - k) * limit}
-
-    positions = {i: found for i in range(size + 1) if (found := counts(i))}
-    table = np.full((size + 1, size + 1), np.inf)
-    for a, behind in positions.items():
-        ends = {k + 1 for k in behind}
-        for b in range(a + 1, size + 1):
-            if least(a, b) > bound:
-                break
-            if not ends.isdisjoint(positions.get(b, ())):
-                table[a, b] = weight(a, b)
-    table[table > bound] = np.inf
-    return table
-
-
-def _solve(table: np.ndarray, n: int, join: np.ufunc) -> tuple[float, tuple[int, ...]]:
-    """Least value of ``join`` over the pieces of a partition into ``n``, and its bounds."""
-    reach = np.full(table.shape[0], np.inf)
-    reach[0] = 0.0
-    choices = []
-    for _ in range(n):
-        joined = join(reach[:, None], table)
-        choices.append(joined.argmin(axis=0))
-        reach = joined.min(axis=0)
-    bounds = [table.shape[0] - 1]
-    for choice in reversed(choices):
-        bounds.append(int(choice[bounds[-1]]))
-    return float(reach[-1]), tuple(reversed(bounds))
 
 
 @final
@@ -141,6 +39,8 @@ class Weights:
         self.method = method
         self.setting = Setting.of(chain, model, machine, method)
         self.kind = asked(method)
+        periods = [period for period, _ in chain.repeats]
+        self._leftmost = Leftmost(self.setting.kinds, periods)
         self._walks: dict[int, Iterator[Cost | None]] = {}
         self._coarse: dict[int, list[float]] = {}
         guessed = isinstance(method, Parareal) and method.guess == "network"
@@ -151,6 +51,7 @@ class Weights:
 
     def coarse(self, first: int, last: int) -> float:
         """Seconds of one evaluation of its coarse propagator."""
+        first, last = self._leftmost(first, last)
         known = self._coarse.setdefault(first, [])
         if len(known) < last - first:
             walk = self._walks.setdefault(first, self._walk(first))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from pararealize.chain.interfaces import find_interface
 from pararealize.coarse.setting import LayerCosts
-from pararealize.cut.cut import greedy_pieces
+from pararealize.cut.min_max import greedy_pieces
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain
 

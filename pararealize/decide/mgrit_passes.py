@@ -10,8 +10,10 @@ from typing import final
 from torch import Tensor
 
 from pararealize.coarse.intervals import IntervalKind
+from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.levels import LevelBuilder, find_levels
 from pararealize.coarse.registry import saved_kinds
+from pararealize.coarse.setting import Setting
 from pararealize.cost.depth_batching import find_stacks
 from pararealize.cost.predict import make_plan
 from pararealize.cost.probe import Probe
@@ -25,7 +27,7 @@ from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import targets
 from pararealize.ir.target import Target
-from pararealize.schedule.mgrit import iteration
+from pararealize.schedule.mgrit import forward_cycles, iteration
 from pararealize.schedule.place import place_iteration
 
 
@@ -34,14 +36,11 @@ class MGRITPasses(MethodPasses):
     """What multigrid reduction in time decides."""
 
     method: MGRIT
-    _is_final = False
+    _kind: CoarseKind | None = None  # of all partitions that are priced
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
-        saved = self.saved
-        chosen = saved_kinds(saved.pieces, self.method) if saved else {}
-        fitted = saved.fitted if saved else {}
-        builder = LevelBuilder(probe, self.method, self.request.machine, chosen, fitted)
+        builder = self._builder(probe)
         given = self.request.given or {}
 
         def decisions(found: Levels) -> Decisions:
@@ -54,15 +53,34 @@ class MGRITPasses(MethodPasses):
                 given={k: v for k, v in given.items() if not isinstance(v, Tensor)},
             )
 
-        if not self._is_final:
-            return decisions(decide_levels(builder, ranks))
         decide = partial(decide_levels, builder, ranks)
         return decisions(measured_levels(builder, decide, decisions))
 
-    def decide_again(self, partition: Partition) -> Decisions:
-        """The decisions, with errors that are measured: those before were of other partitions."""
-        self._is_final = True
-        return super().decide_again(partition)
+    def price(self, partition: Partition) -> Plan:
+        """The plan, from coarse propagators of one step of every kind.
+
+        Which kind is as exact as wanted is estimated for the first partition alone: the intervals
+        of others are as long.
+        """
+        method, probe = self.method, self.probe(partition)
+        builder = self._builder(probe, self.setting(partition.chain))
+        levels = find_levels(partition, method)
+        if self._kind is None and partition.n > 1:
+            self._kind = builder.kind(levels)[0]
+        cycles = forward_cycles(
+            levels, method, head=partition.has_head, with_features=builder.features
+        )
+        coarse = builder.build(levels, targets(cycles.schedule), self._kind)
+        return make_plan(
+            *(partition, cycles.schedule, self.serial, method, builder.machine, 0, coarse),
+            features=builder.features,
+        )
+
+    def _builder(self, probe: Probe, prices: Setting | None = None) -> LevelBuilder:
+        saved, machine = self.saved, self.request.machine
+        chosen = saved_kinds(saved.pieces, self.method) if saved else {}
+        fitted = saved.fitted if saved else {}
+        return LevelBuilder(probe, self.method, machine, chosen, fitted, prices)
 
     def placed(self, decisions: Decisions, *, deliver: bool) -> Decisions:
         """The decisions with every cycle's tasks, for states and for adjoints, on ranks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -19,8 +20,9 @@ from pararealize.cost.profile import random_like
 from pararealize.decide.passes import MethodPasses
 from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition, State
-from pararealize.ir.decisions import Decisions
+from pararealize.ir.decisions import Coarse, Decisions, Guess
 from pararealize.ir.methods import Parareal
+from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule, targets
 from pararealize.ir.target import Target
 from pararealize.schedule.batch_slices import chunk
@@ -54,18 +56,31 @@ class PararealPasses(MethodPasses):
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Coarse and guess networks that the sweeps apply, of the kinds that were saved."""
+        sweeps = self._sweeps(probe.partition)
+        plan, coarse, guesses = self._planned(probe, ranks, sweeps)
+        return self.decided(probe, plan, sweeps=sweeps, coarse=coarse, guesses=guesses)
+
+    def price(self, partition: Partition) -> Plan:
+        """The plan, from coarse and guess networks of one subnetwork of every kind."""
+        sweeps = self._sweeps(partition)[:1]
+        return self._planned(self.probe(partition), 0, sweeps, priced=True)[0]
+
+    def _planned(
+        self, probe: Probe, ranks: int, sweeps: Sequence[Schedule], *, priced: bool = False
+    ) -> tuple[Plan, dict[int, Coarse], dict[int, Guess]]:
+        """The plan of the sweeps, and the networks that they apply."""
         method, machine, serial = self.method, self.request.machine, self.serial
-        partition, sweeps = probe.partition, self._sweeps(probe.partition)
+        partition, setting = probe.partition, self.setting(probe.partition.chain)
         used = frozenset(target for stage in sweeps for target in targets(stage))
         chosen = saved_kinds(self.saved.pieces, method) if self.saved else {}
-        coarse = build_coarse(probe, method, machine, used, chosen)
-        guesses = build_guesses(partition, serial, method, machine, used)
+        coarse = build_coarse(probe, setting, method, used, chosen, priced=priced)
+        guesses = build_guesses(partition, setting, method, used, priced=priced)
         plan = make_plan(
             *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
             {Target.coarse(j): choice for j, choice in coarse.items()},
             guesses,
         )
-        return self.decided(probe, plan, sweeps=sweeps, coarse=coarse, guesses=guesses)
+        return plan, coarse, guesses
 
     def _sweeps(self, partition: Partition) -> tuple[Schedule, ...]:
         """The schedule and what may follow it: whatever the tolerance, with a certificate."""

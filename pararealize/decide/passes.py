@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from pararealize.coarse.setting import Setting
 from pararealize.cost.inputs import expectations
 from pararealize.cost.predict import timed
 from pararealize.cost.probe import Probe
@@ -34,12 +35,20 @@ class MethodPasses(ABC):
         self.request, self.serial, self.ranks, self.saved = request, serial, ranks, saved
         self.method: Any = request.method
         self._weights: Weights | None = None  # of the one chain, for all numbers of subnetworks
+        self._setting: Setting | None = None
 
     @abstractmethod
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Coarse propagators of a probe's partition, schedules that are not placed, and the plan.
 
         ``ranks`` is 0, or 1, for one device a subnetwork.
+        """
+
+    @abstractmethod
+    def price(self, partition: Partition) -> Plan:
+        """The plan of a partition, one device a subnetwork, where no more than that is asked for.
+
+        Like subnetworks have one coarse network, which nothing will run.
         """
 
     @abstractmethod
@@ -72,6 +81,16 @@ class MethodPasses(ABC):
         expected = expectations(chain.train, self.serial)
         return Decisions(probe.partition, plan, expectations=expected, **parts)
 
+    def setting(self, chain: Chain) -> Setting:
+        """What coarse networks are made from: that by which the one chain was cut, if it was."""
+        if self._setting is None or self._setting.chain is not chain:
+            weighed = None if self._weights is None else self._weights.setting
+            self._setting = weighed if weighed is not None and weighed.chain is chain else None
+        if self._setting is None:
+            machine, method = self.request.machine, self.request.method
+            self._setting = Setting.of(chain, self.serial, machine, method)
+        return self._setting
+
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks, where the request says or as balanced as can be."""
         request = self.request
@@ -92,7 +111,7 @@ class MethodPasses(ABC):
         with self.request.progress.task("choosing n", most) as advance:
 
             def seconds(n: int) -> float:
-                plan = self.decide(self.probe(self.cut(chain, n)), 0).plan
+                plan = self.price(self.cut(chain, n))
                 advance(f"n={n}: predicted {plan.speedup:.2f}×")
                 return plan.parallel_seconds
 

@@ -79,6 +79,15 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
 
 
+def forward_cycles(
+    levels: tuple[Level, ...], method: MGRIT, *, head: bool, with_features: Iterable[int] = ()
+) -> Cycles:
+    """The cycles for the states that every call runs: the first of an :func:`iteration`."""
+    features = _features(levels, frozenset(with_features))
+    count = min(method.forward_cycles, levels[1].steps)
+    return mgrit_schedule(levels, method, count, head=head, features=features)
+
+
 def iteration(
     levels: tuple[Level, ...], method: MGRIT, *, head: bool, with_features: Iterable[int] = ()
 ) -> Iteration:

@@ -187,7 +187,7 @@ def test_guesses_cost_what_is_built(network: tuple[Chain, nn.Module], data: st.D
         return
     partition = Partition(chain, (0, layer, size))
     try:
-        built = build_guesses(partition, model, Parareal(), Machine(), frozenset({Target.guess(1)}))
+        built = build_guesses(partition, setting, Parareal(), frozenset({Target.guess(1)}))
     except CoarseError:
         assert costs[layer] is None
         return

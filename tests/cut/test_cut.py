@@ -14,7 +14,8 @@ from torch import nn
 from pararealize import pararealize
 from pararealize.chain.interfaces import build_chain
 from pararealize.cost.inputs import infer_profile
-from pararealize.cut.cut import HEAD_SHARE, Weights, check_count, cut, cut_at, head_start, min_max
+from pararealize.cut.cut import HEAD_SHARE, Weights, check_count, cut, cut_at, head_start
+from pararealize.cut.min_max import min_max
 from pararealize.errors import CutError
 from pararealize.ir.chain import Chain, Cost
 from pararealize.ir.methods import Parareal
