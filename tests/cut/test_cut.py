@@ -1,6 +1,6 @@
 """Cuts: exact, with heads, or where the user says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
@@ -127,7 +127,7 @@ def test_a_partition_is_found_where_equal_pieces_have_no_weight() -> None:
     st.lists(st.floats(1e-6, 1e-3), min_size=8, max_size=8),
     st.integers(2, 5),
     st.integers(0, 3),
-    st.sampled_from(["network", "fine", "identity"]),
+    st.sampled_from(["network", "fine", "identity", "factored"]),
     st.sampled_from(["network", "coarse"]),
 )
 @settings(max_examples=40, deadline=None)
@@ -138,16 +138,19 @@ def test_cut_of_a_chain_equals_brute_force(
     chain, machine = with_seconds(known, seconds), Machine(link_latency=1e-4)
     method = Parareal(coarse=coarse, guess=guess, iterations=iterations)
     weights = Weights(chain, model, method, machine)
-    each = 2 if coarse == "fine" else 1  # F(r) - F(0) of what does not keep zero
+    # F(r) - F(0) of what does not keep zero; what is as long as the serial network is not weighed
+    each = {"fine": 0, "factored": 2}.get(coarse, 1)
     end = head_start(chain, n)
     total = sum(seconds[:end])
     waits = 0.0
-    if (coarse, guess) == ("network", "coarse"):  # all but the first wait for a coarse network
+    if (
+        coarse in {"network", "factored"} and guess == "coarse"
+    ):  # all but the first wait for a coarse network
         waits = weights.coarse(0, next(i for i in range(end) if sum(seconds[:i]) >= total / n))
     table: Table = {}
     for a in range(end):
         for b in range(a + 1, end + 1):
-            corrections = iterations * each * weights.coarse(a, b)
+            corrections = iterations * each * weights.coarse(a, b) if each else 0.0
             added = waits + weights.guesses[a] + corrections if a else 0.0
             sent = machine.message(chain.interfaces[b - 1].bytes) if b < end else 0.0
             table[a, b] = sum(seconds[a:b]) + added + sent
@@ -266,6 +269,16 @@ def least_maximum(weights: list[float], n: int) -> float:
             runs, load = (runs, load + weight) if load + weight <= middle else (runs + 1, weight)
         low, high = (low, middle) if runs <= n else (middle, high)
     return high
+
+
+@pytest.mark.parametrize("guess", ["network", "coarse"])
+@pytest.mark.parametrize("build", [lambda: resnet(56), lambda: odenet(24, width=64)])
+def test_the_exact_setting_is_balanced(build: Callable[[], nn.Module], guess: str) -> None:
+    """Its corrections take as long as the serial network wherever it is cut."""
+    method = Parareal("fine", "difference", 4, guess)
+    pieces = pararealize(build(), 4, method=method, verify=False).plan.pieces
+    seconds = [piece.seconds for piece in pieces]
+    assert max(seconds) <= 1.15 * sum(seconds) / len(seconds)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
