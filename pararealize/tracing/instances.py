@@ -16,7 +16,8 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
-from pararealize.runtime.effects.containers import functions_of
+from pararealize.runtime.effects.functions import functions_of
+from pararealize.tracing.names_bound import names_bound
 
 
 @contextmanager
@@ -43,17 +44,17 @@ def answered(
         for scope in scopes_of(root):
             names = {"isinstance": is_instance, "len": length}
             own = {name: function for name, function in names.items() if name not in scope}
-            stack.enter_context(mock.patch.dict(scope, own))
+            stack.enter_context(names_bound(scope, own))
         yield
 
 
 def scopes_of(root: nn.Module) -> Iterator[dict[str, Any]]:
-    """The globals of the forward code of user's modules, each once."""
+    """The globals of all code that runs in user's modules, whatever file it is in, each once."""
     seen: set[int] = set()
-    for kind in {type(module): module for module in root.modules()}.values():
-        if type(kind).__module__.startswith("torch."):
+    for module in root.modules():
+        if type(module).__module__.startswith("torch."):
             continue
-        for function in functions_of(kind):
+        for function in functions_of(module):
             if id(function.__globals__) not in seen:
                 seen.add(id(function.__globals__))
                 yield function.__globals__

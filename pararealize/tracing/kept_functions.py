@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 from torch.distributions import Distribution
+
+from pararealize.tracing.names_bound import names_bound
 
 #: By the library that has to be imported for anybody to use them.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -47,7 +48,7 @@ def functions_kept(
         for scope in (*scopes, *map(vars, libraries)):
             functions = {k: partial(call, v) for k, v in scope.items() if id(v) in kept}
             kinds = {k: _Kind.of(v, call) for k, v in scope.items() if _is_distribution(v)}
-            stack.enter_context(mock.patch.dict(scope, {**functions, **kinds}))
+            stack.enter_context(names_bound(scope, {**functions, **kinds}))
         yield
 
 

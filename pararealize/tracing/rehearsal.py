@@ -33,6 +33,7 @@ from pararealize.tracing.functions import applied_whole
 from pararealize.tracing.hooks import held, hooks_are_heard
 from pararealize.tracing.instances import scopes_of
 from pararealize.tracing.kept_functions import functions_kept
+from pararealize.tracing.names_bound import names_bound
 from pararealize.tracing.naming import (
     ATOMS,
     arguments,
@@ -136,7 +137,7 @@ class _Run:
             for (_, name), scope in list(_symbolic_trace._wrapped_fns_to_patch.items()):
                 if callable(scope.get(name)):
                     whole = {name: self._kept_whole(scope[name])}
-                    stack.enter_context(mock.patch.dict(scope, whole))
+                    stack.enter_context(names_bound(scope, whole))
             stack.enter_context(checkpoints.seen(lambda _: nullcontext()))
             stack.enter_context(applied_whole(self._applied))
             kept = functions_kept(scopes_of(self.model), self._library, self.shapes.knows)

@@ -1,7 +1,7 @@
 """Containers: what a module's forward may write into, remembered and put back.
 
 Lists, dictionaries, sets, queues and namespaces in a module's attributes, in its class, and among
-the globals and closures of its forward and hooks.
+the globals and closures of what runs when it is called.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
+
+from pararealize.runtime.effects.functions import enclosed, functions_of, names_in
 
 #: What can be written into and looked through.
 CONTAINERS = (list, dict, set, deque, SimpleNamespace, bytearray)
@@ -95,7 +96,7 @@ def _scope(scope: Scope) -> Mapping[str, Any]:
 
 
 def outer_names(module: nn.Module) -> Iterator[tuple[Scope, str, Any]]:
-    """Names of a module's class, and globals that its forward or hooks know, that are no code."""
+    """Names of a module's class, and globals that what it runs knows, that are no code."""
     for kind in type(module).__mro__[: type(module).__mro__.index(nn.Module)]:
         for name, value in vars(kind).items():
             constant = name.startswith("__") or callable(value) or inspect.isdatadescriptor(value)
@@ -103,43 +104,16 @@ def outer_names(module: nn.Module) -> Iterator[tuple[Scope, str, Any]]:
                 yield kind, name, value
     for function in functions_of(module):
         scope = function.__globals__
-        for name in _global_names(function.__code__):
+        for name in names_in(function.__code__):
             value = scope.get(name)
-            if isinstance(value, (int, float, Tensor)) or (name in scope and is_container(value)):
+            code = callable(value) or isinstance(value, ModuleType)
+            if name in scope and (not code or isinstance(value, Tensor)):
                 yield scope, name, value
-
-
-def functions_of(module: nn.Module) -> Iterator[FunctionType]:
-    """Python functions that run when a module of the user's own is called."""
-    if isinstance(module, torch.jit.ScriptModule):  # whose code is no Python any more
-        return
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    own = (value for value in module.__dict__.values() if isinstance(value, FunctionType))
-    for called in (module.forward, *hooks, *own):
-        function = inspect.unwrap(_function_of(called))
-        if isinstance(function, FunctionType):
-            yield function
-
-
-def _function_of(called: Any) -> Any:
-    return getattr(called, "__func__", called)
-
-
-def _global_names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _global_names(constant)
 
 
 def _enclosed(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for function in functions_of(module):
-        names, cells = function.__code__.co_freevars, function.__closure__ or ()
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                yield name, cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
+        yield from enclosed(function)
 
 
 def _shallow(value: Any) -> Any:
