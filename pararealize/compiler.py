@@ -157,7 +157,8 @@ def emitted(
     with all_kept(serial):
         with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
             request, chain = verified(serial, request, chain_of)
-        chain = chain if request.cost == "predicted" else with_one_cost(chain, transport)
+        if request.cost == "measured":
+            chain = with_measured_costs(chain, serial, request, transport)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
             partition = passes.cut(chain, passes.count(chain))
@@ -187,7 +188,13 @@ def chain_of(traced: Trace, serial: nn.Module, request: Request) -> Chain:
     narrow = build_chain(serial, traced, costs)
     wide = partial(build_chain, serial, traced, costs, width=WIDEST)
     tuples = asked(request.method).takes_tuples
-    chain = with_wide_states(narrow, wide, request.n, request.interfaces, takes_tuples=tuples)
-    if request.cost == "predicted":
-        return chain
-    return measured(chain, serial, request.given or {}, seed=request.method.seed)
+    return with_wide_states(narrow, wide, request.n, request.interfaces, takes_tuples=tuples)
+
+
+def with_measured_costs(
+    chain: Chain, serial: nn.Module, request: Request, transport: Transport | None = None
+) -> Chain:
+    """The chain with seconds that rank 0 measured while the others wait, so that all cut alike."""
+    if transport is None or transport.rank == 0:
+        chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
+    return with_one_cost(chain, transport)

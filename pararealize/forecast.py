@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from pararealize.coarse.registry import asked
 from pararealize.compiler import chain_of, passes_of
 from pararealize.cost.alternatives import STEP, pipelined, replicated, summed
 from pararealize.cost.inputs import bind, decisive
@@ -23,7 +24,7 @@ from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.schedule.parareal import parareal_stages
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import check_module, copy_module, unwrapped
+from pararealize.tracing.trace import check_module, copy_sharing_weights, unwrapped
 from pararealize.verification.verify import verified
 
 #: Bytes of a weight's gradient and of two moments of an optimizer, for each byte of the weight.
@@ -57,35 +58,82 @@ def forecast(
         PararealizeError: the network cannot be traced.
 
     """
-    method, machine = method or Parareal(), machine or Machine()
+    found = forecasts(
+        model,
+        counts,
+        [method or Parareal()],
+        machine=machine,
+        example_inputs=example_inputs,
+        training=training,
+        progress=progress,
+    )
+    return found[0]
+
+
+def forecasts(
+    model: nn.Module,
+    counts: Sequence[int],
+    methods: Sequence[Method],
+    *,
+    machine: Machine | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    training: bool = False,
+    progress: bool | Progress = False,
+) -> list[Forecast]:
+    """Forecasts of several methods for one network, which is traced once; see :func:`forecast`.
+
+    Raises:
+        PararealizeError: the network cannot be traced.
+
+    """
+    machine = machine or Machine()
     if not counts or min(counts) < 1:
         raise MethodError(f"counts={list(counts)}: expected numbers of subnetworks of 1 or more.")
     model = unwrapped(model)
     check_module(model)
-    serial, given = copy_module(model), bind(model, example_inputs, None)
+    serial, given = copy_sharing_weights(model), bind(model, example_inputs, None)
     tracing = Tracing((), decisive(given))
-    request = Request(1, method, given, machine, tracing=tracing, verify=False)
-    told = progress_of(progress, first=True)
+    chains: dict[bool, tuple[Request, Chain]] = {}
+    told, found = progress_of(progress, first=True), []
     with told, at_rest(model), all_kept(serial):
-        with told.task("tracing"):
-            request, chain = verified(serial, request, chain_of)
-        passes = passes_of(request, serial, 1, None)
-        work = _work(chain, machine)
-        with told.task("cutting", len(counts)) as advance:
-            plans = []
-            for n in counts:
-                plans.append(_planned(passes, chain, n))
-                advance(f"n={n}")
-        known = [plan for plan in plans if isinstance(plan, Plan)]
-        base = min((p for p in known if p.n > 2), key=lambda plan: plan.n, default=None)
-        estimates = tuple(
-            Estimate(n, refused=str(plan))
-            if not isinstance(plan, Plan)
-            else _estimate(plan, work, base, training=training)
-            for n, plan in zip(counts, plans, strict=True)
-        )
+        for method in methods:
+            tuples = asked(method).takes_tuples
+            if tuples not in chains:
+                request = Request(1, method, given, machine, tracing=tracing, verify=False)
+                with told.task("tracing"):
+                    chains[tuples] = verified(serial, request, chain_of)
+            request, chain = chains[tuples]
+            passes = passes_of(replace(request, method=method), serial, 1, None)
+            with told.task("cutting", len(counts)) as advance:
+                found.append(_forecast(passes, chain, counts, advance, training=training))
+    return found
+
+
+def _forecast(
+    passes: MethodPasses,
+    chain: Chain,
+    counts: Sequence[int],
+    advance: Callable[[str], None],
+    *,
+    training: bool,
+) -> Forecast:
+    """The forecast of a method for a chain."""
+    machine, method = passes.request.machine, passes.request.method
+    work = _work(chain, machine)
+    plans = []
+    for n in counts:
+        plans.append(_planned(passes, chain, n))
+        advance(f"n={n}")
+    known = [plan for plan in plans if isinstance(plan, Plan)]
+    base = min((p for p in known if p.n > 2), key=lambda plan: plan.n, default=None)
+    estimates = tuple(
+        Estimate(n, refused=str(plan))
+        if not isinstance(plan, Plan)
+        else _estimate(plan, work, base, training=training)
+        for n, plan in zip(counts, plans, strict=True)
+    )
     inputs = known[0].inputs if known else {}
-    here = type(model).__name__
+    here = type(passes.serial).__name__
     return Forecast(here, inputs, method, machine, work, len(chain.layers), training, estimates)
 
 

@@ -1,16 +1,24 @@
 """Forecasts for many devices, from the same predictions as plans."""
 
+import copy
+import time
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from networks import TanhBlock as Block
 from pararealize import MGRIT, Machine, Parareal, pararealize
+from pararealize.coarse import builder
 from pararealize.cost.alternatives import pipelined, replicated
 from pararealize.errors import MethodError
-from pararealize.forecast import forecast, meshes
+from pararealize.explain import scaling
+from pararealize.forecast import forecast, forecasts, meshes
 from pararealize.ir.forecast import Work
 from pararealize.ir.machines import DEVICES, LINKS, machine_of
+from pararealize.models import odenet, resnet, vgg16
+from pararealize.tracing.trace import copy_sharing_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 #: Layers that take a millisecond, so that launches and messages do not decide.
@@ -36,6 +44,79 @@ def test_estimates_are_what_plans_predict(method: Parareal | MGRIT) -> None:
         assert estimate.seconds == pytest.approx(plan.parallel_seconds)
         assert found.serial.seconds == pytest.approx(plan.serial_seconds)
         assert estimate.message == max(piece.interface_bytes for piece in plan.pieces)
+
+
+@pytest.mark.parametrize("network", ["resnet", "vgg", "ode"])
+@pytest.mark.parametrize(
+    "method",
+    [Parareal(coarse="own layers"), Parareal(coarse_depth=2, iterations=2), MGRIT(3, 2, "sampled")],
+    ids=["own", "two sweeps", "mgrit"],
+)
+def test_like_subnetworks_are_priced_once_and_right(
+    network: str, method: Parareal | MGRIT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if network == "vgg" and isinstance(method, MGRIT):
+        method = Parareal(coarse="generic", guess="coarse", correction="difference")
+    model: nn.Module = {
+        "resnet": lambda: resnet(56, width=4),
+        "vgg": lambda: vgg16(head="small", classes=10, width=4),
+        "ode": lambda: odenet(32, width=8, in_features=6),
+    }[network]()
+    found = forecast(model, [2, 4], method=method, machine=SLOW)
+    made = 0
+    one = builder.build_one
+
+    def counted(*args: Any) -> Any:
+        nonlocal made
+        made += 1
+        return one(*args)
+
+    monkeypatch.setattr(builder, "build_one", counted)
+    for estimate in found.estimates:
+        plan = pararealize(model, estimate.n, method=method, machine=SLOW).plan
+        assert estimate.seconds == pytest.approx(plan.parallel_seconds)
+        assert estimate.message == max(piece.interface_bytes for piece in plan.pieces)
+    built, made = made, 0
+    forecast(model, [2, 4], method=method, machine=SLOW)
+    assert made <= built
+    assert network != "ode" or isinstance(method, MGRIT) or made < built
+
+
+def test_weights_are_not_copied_and_the_model_stays() -> None:
+    model = nn.Sequential(*(Block() for _ in range(6)), nn.BatchNorm1d(4))
+    before = copy.deepcopy(model.state_dict())
+    twin = copy_sharing_weights(model)
+    own = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in twin.parameters()} == own
+    assert not {b.data_ptr() for b in twin.buffers()} & {b.data_ptr() for b in model.buffers()}
+    assert {id(p) for p in twin.parameters()}.isdisjoint(id(p) for p in model.parameters())
+    forecast(model, [2, 4], machine=SLOW, example_inputs=INPUTS)
+    forecast(model, [2], method=MGRIT(coarsening=2), machine=SLOW, example_inputs=INPUTS)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_several_methods_are_those_of_their_own_forecasts() -> None:
+    methods = [Parareal(), Parareal(iterations=3), MGRIT(coarsening=2, coarse="mean")]
+    each = forecasts(chain(), [1, 2, 4], methods, machine=SLOW, example_inputs=INPUTS)
+    for method, found in zip(methods, each, strict=True):
+        assert found.method == method
+        alone = forecast(chain(), [1, 2, 4], method=method, machine=SLOW, example_inputs=INPUTS)
+        assert [e.seconds for e in found.estimates] == [e.seconds for e in alone.estimates]
+    once, thrice, _ = (found.estimates[-1].seconds for found in each)
+    assert once < thrice
+    assert scaling.fastest(each) is each[0]
+    text = str(scaling.compared(each))
+    assert "→ parareal, 1 sweep " in text
+    assert "MGRIT, 2 levels by 2" in text
+
+
+def test_depth_takes_no_quadratic_time() -> None:
+    """256 subnetworks of 512 layers in seconds: the pieces of a cut are few, and alike."""
+    begin = time.process_time()
+    found = forecast(chain(512), [4, 256], machine=SLOW, example_inputs=INPUTS)
+    assert not any(e.refused for e in found.estimates)
+    assert time.process_time() - begin < 30  # 3 are usual
 
 
 def test_one_device_is_serial_and_too_many_are_refused() -> None:

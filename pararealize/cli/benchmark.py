@@ -78,7 +78,7 @@ def run(bench: Bench, model: nn.Module, shape: tuple[int, ...], comm: Any, folde
 
 def _measure(bench: Bench, model: nn.Module, x: Tensor, comm: Any) -> list[Result]:
     if not bench.training:
-        _settle(model, x)
+        settle(model, x)
     model.train(bench.training)
     n = bench.n or comm.size
     method = bench.method or Parareal()
@@ -100,7 +100,7 @@ def _measure(bench: Bench, model: nn.Module, x: Tensor, comm: Any) -> list[Resul
     ]
 
 
-def _settle(model: nn.Module, x: Tensor) -> None:
+def settle(model: nn.Module, x: Tensor) -> None:
     """Give normalisation layers the statistics of ``x``; with fresh ones deep networks overflow."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from pararealize.explain.gantt import COLOURS, Bar, Gantt
 from pararealize.ir.forecast import Forecast
+from pararealize.ir.methods import Parareal
 
 #: Inches: of a row of few ranks, and of the rows of many, which share a page.
 ROW, PAGE = 0.5, 8.5
@@ -110,6 +111,27 @@ def draw_scaling(found: Forecast) -> Figure:
     axes.set_xlabel("devices")
     axes.set_ylabel("times faster than one device")
     axes.set_title(f"{found.model}, {found.layers} layers", loc="left", fontsize=11)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_methods(found: Sequence[tuple[str, Forecast]]) -> Figure:
+    """Speedup against the number of devices, one line a method; the first ones dashed."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, each) in enumerate(found):
+        rows = [e for e in each.estimates if not e.refused]
+        speedups = [each.serial.seconds / e.seconds for e in rows]
+        dashed = "--" if isinstance(each.method, Parareal) else "-"
+        marker = "osv^Dx*+"[i % 8]
+        axes.plot([e.n for e in rows], speedups, label=name, marker=marker, linestyle=dashed)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("devices")
+    axes.set_ylabel("times faster than one device")
+    first = found[0][1]
+    axes.set_title(f"{first.model}, {first.layers} layers", loc="left", fontsize=11)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False)
     return figure

@@ -59,15 +59,22 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-#: Rounds of which the median is taken.
+#: Rounds of which the lower quartile is taken.
 REPEATS = 5
 
 
-def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: int) -> Chain:
-    """The chain with every layer's ``cost.seconds`` measured: the median of a few evaluations.
+def low(seconds: Sequence[float]) -> float:
+    """The lower quartile: what else a machine does makes runs longer, never shorter."""
+    return sorted(seconds)[len(seconds) // 4]
 
-    All layers run in a row, again and again: where the machine becomes slower meanwhile, it does so
-    for all of them alike. They run on a copy of the model, without gradients; no statistics of the
+
+def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: int) -> Chain:
+    """The chain with every layer's ``cost.seconds`` measured: the lower quartile of evaluations.
+
+    All layers run in a row, again and again, each time the whole network beside them: where the
+    machine becomes slower meanwhile, it does so for all of them alike. Layers by themselves take
+    a call each, which they do not inside a subnetwork: together they take what the whole does.
+    They run on a copy of the model, without gradients; no statistics of the
     model move and the caller's random state is restored.
     """
     everything = Partition(chain, tuple(range(len(chain.layers) + 1)))
@@ -75,10 +82,13 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
-        rounds = [_round(probe, fine) for _ in range(REPEATS + 1)]
+        whole = [probe.layers(0, len(chain.layers))]
+        rounds = [(_round(probe, fine), _round(probe, whole)) for _ in range(REPEATS + 1)]
+    each = [low(seconds) for seconds in zip(*(parts for parts, _ in rounds[1:]), strict=True)]
+    share = min(1.0, low([seconds[0] for _, seconds in rounds[1:]]) / sum(each))
     layers = [
-        replace(layer, cost=layer.cost._replace(seconds=median(seconds)))
-        for layer, *seconds in zip(chain.layers, *rounds[1:], strict=True)
+        replace(layer, cost=layer.cost._replace(seconds=share * seconds))
+        for layer, seconds in zip(chain.layers, each, strict=True)
     ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
 

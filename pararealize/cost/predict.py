@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -70,8 +70,22 @@ def make_plan(
     return timed(plan, schedule)
 
 
-def predict(plan: Plan, placed: Schedule) -> Timeline:
+@dataclass(frozen=True)
+class Use:
+    """What of a machine a prediction is for: ``cores`` that all ranks share, if they do.
+
+    A step computes ``computing`` times as long as an evaluation, and sends ``messages`` times as
+    many messages.
+    """
+
+    cores: int | None = None
+    computing: float = 1.0
+    messages: float = 1.0
+
+
+def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
     """The timeline of a placed schedule with the plan's costs and machine."""
+    use = use or Use()
     pieces = plan.pieces
     seconds = {Target.fine(p.index): p.seconds for p in pieces}
     seconds |= {Target.coarse(p.index): p.coarse_seconds for p in pieces}
@@ -96,9 +110,9 @@ def predict(plan: Plan, placed: Schedule) -> Timeline:
         return plan.machine.cost(0.0, moved, launches=count - 1).seconds
 
     def message(task: Task) -> float:
-        return plan.machine.message(sizes[task.piece - 1] / task.parts)
+        return use.messages * plan.machine.message(sizes[task.piece - 1] / task.parts)
 
-    return simulate(placed, clock, message)
+    return simulate(placed, lambda task: use.computing * clock(task), message, use.cores)
 
 
 def timed(plan: Plan, schedule: Schedule) -> Plan:

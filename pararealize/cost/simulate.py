@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pararealize.cost.shared_cores import on_shared_cores
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.task import Task
 
@@ -31,14 +32,21 @@ class Timeline:
 
 
 def simulate(
-    schedule: Schedule, clock: Callable[[Task], float], message: Callable[[Task], float]
+    schedule: Schedule,
+    clock: Callable[[Task], float],
+    message: Callable[[Task], float],
+    cores: int | None = None,
 ) -> Timeline:
     """The timeline of a placed schedule, every rank running its tasks in order.
+
+    Where ranks are more than the ``cores`` that they share, see :func:`on_shared_cores`.
 
     ``clock`` gives the seconds that a task takes, ``message`` those that a message travels.
     A receive ends ``message(recv)`` seconds after its send began, or when the rank gets to it;
     sends cost the sender nothing (they overlap with what it computes next).
     """
+    if cores is not None and cores < schedule.ranks:
+        return Timeline(schedule, *on_shared_cores(schedule, clock, message, cores), ())
     graph = schedule.dag()
     start: list[float] = []
     stop: list[float] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pararealize.explain.explain import size
 from pararealize.explain.table import Table
 from pararealize.ir.forecast import Estimate, Forecast, Mesh
+from pararealize.ir.methods import Method, Parareal
 
 #: A relative difference below which two times are the same to a prediction.
 CLOSE = 0.05
@@ -58,6 +59,55 @@ def weak(found: Forecast) -> Table | None:
     return Table(title, ("n", "serial ms", "ms", "speedup"), rows)
 
 
+def named(method: Method) -> str:
+    """A method in a few words, as options of the command line say it."""
+    if isinstance(method, Parareal):
+        return f"parareal, {method.iterations} sweep" + "s" * (method.iterations != 1)
+    by = "/".join(map(str, dict.fromkeys(method.factors)))
+    return f"MGRIT, {method.levels} levels by {by}"
+
+
+def compared(found: Sequence[Forecast]) -> Table:
+    """Speedups of several methods on more and more devices, the best of every method marked."""
+    counts = [e.n for e in found[0].estimates]
+    rows = [(named(each.method), *(_speedup(each, e) for e in each.estimates)) for each in found]
+    first = found[0]
+    title = f"speedups by method: {first.model}, {first.layers} layers"
+    best = fastest(found)
+    marked = [i for i, each in enumerate(found) if each is best]
+    columns = ("", *(f"n = {n}" for n in counts))
+    return Table(title, columns, rows, left=("",), marked=marked)
+
+
+def _speedup(found: Forecast, e: Estimate) -> str:
+    return "–" if e.refused else f"{found.serial.seconds / e.seconds:.2f}×"
+
+
+def fastest(found: Sequence[Forecast]) -> Forecast | None:
+    """The forecast with the fastest network, if any is faster than one device."""
+    known = [(each.best.seconds, i) for i, each in enumerate(found) if each.best is not None]
+    return found[min(known)[1]] if known else None
+
+
+def choice(found: Sequence[Forecast]) -> list[str]:
+    """What to take of several methods, in sentences."""
+    best = fastest(found)
+    if best is None or best.best is None:
+        return ["None of these is faster than one device."]
+    speedup = best.serial.seconds / best.best.seconds
+    said = [
+        f"Fastest of {len(found)} methods: {named(best.method)}, n = {best.best.n}: {speedup:.2f}×."
+    ]
+    kinds = {type(each.method) for each in found}
+    if len(kinds) > 1:
+        said.append(
+            "Speeds alone: parareal corrects with networks that are trained with the others, one "
+            "sweep being enough where they are; MGRIT keeps the weights, and is as exact as its "
+            "cycles and coarsening make it (explain() and net.report measure that)."
+        )
+    return said
+
+
 def mesh(found: Sequence[Mesh], serial: float) -> Table:
     """The best mesh of replicas and subnetworks for so many devices."""
     rows = [
@@ -97,6 +147,6 @@ def verdict(found: Forecast) -> list[str]:
         said.append(
             "Beyond it the corrections, which are made one after another, take more than the "
             "subnetworks save: with two levels that is at about the square root of the depth. "
-            "MGRIT with more levels goes on (--mgrit levels=3)."
+            "MGRIT with more levels goes on (--levels 4)."
         )
     return said

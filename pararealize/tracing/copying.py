@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +27,12 @@ from pararealize.tracing.rebinding import rebind
 ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
 
-def copy_tree(module: nn.Module) -> nn.Module:
-    """A deep copy: sharing inside the tree is kept, nothing is shared with the original."""
-    memo: dict[int, Any] = {**detached_results(module), **shared()}
+def copy_tree(module: nn.Module, known: Mapping[int, Any] | None = None) -> nn.Module:
+    """A deep copy: sharing inside the tree is kept, nothing is shared with the original.
+
+    But for what is ``known`` by its id, for which that stands.
+    """
+    memo: dict[int, Any] = {**detached_results(module), **shared(), **(known or {})}
     with collection_paused():
         copied: nn.Module = _copy_module(module, memo)
         rebind(module, copied, memo)

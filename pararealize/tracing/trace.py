@@ -62,13 +62,36 @@ def copy_module(model: nn.Module) -> nn.Module:
 
     """
     check_module(model)
+    return _copied(model, {})
+
+
+def _copied(model: nn.Module, known: Mapping[int, Any]) -> nn.Module:
+    """A copy in which what is ``known`` by its id stands for what it would be copied to."""
     try:
-        return copy_tree(model)
+        return copy_tree(model, known)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be copied ({error}); compile a freshly built model, "
             "before it holds activations or open handles."
         ) from error
+
+
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """A copy to look at, which reads the weights of the model's own memory.
+
+    Nothing may write on them; statistics and all else are the copy's own.
+
+    Raises:
+        NotAModuleError: ``model`` is no module.
+        TraceError: it cannot be copied.
+
+    """
+    check_module(model)
+    plain = [p for p in model.parameters() if type(p) is nn.Parameter]
+    twins = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in plain}
+    for parameter in plain:
+        vars(twins[id(parameter)]).update(vars(parameter))
+    return _copied(model, twins)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

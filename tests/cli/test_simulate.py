@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pararealize.cli import trust
 from pararealize.cli.commands.simulate import counts_of
 from pararealize.cli.main import main
 from pararealize.errors import MethodError
@@ -45,9 +46,48 @@ def test_tables_a_verdict_and_a_picture(capsys: pytest.CaptureFixture[str], tmp_
     assert picture.with_suffix(".svg").exists()
 
 
+def test_methods_beside_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "methods"
+    given = ("-n", "1…4", "--sweeps", "2", "--levels", "3", "--picture", str(picture))
+    code, text = run(capsys, *given, "--mgrit", "coarsening=2,coarse=identity")
+    assert code == 0
+    for name in ("parareal, 2 sweeps", "MGRIT, 2 levels by 2", "MGRIT, 3 levels by 2"):
+        assert name in text
+    assert "Fastest of 4 methods: " in text
+    assert picture.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_the_best_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(capsys, "-n", "2,4", "--best", "--mgrit", "coarse=mean")
+    assert code == 0
+    assert "MGRIT, 5 levels by 8" in text
+    assert "MGRIT, 2 levels by 2" in text
+    assert "Fastest of 13 methods: " in text
+
+
+def test_predictions_beside_measurements(tmp_path: Path) -> None:
+    """On one rank and on two: what a step takes is near, as far as other programs let it be."""
+    rows = trust.measure(["simulate", MODEL, "--measure", "1,2", "--shape", "1,3,32,32"], [1, 2])
+    found = {(row.step, row.ranks): row for row in rows}
+    assert set(found) == {(step, ranks) for step in trust.STEPS for ranks in (1, 2)}
+    for (step, ranks), row in found.items():
+        assert 0 < row.predicted < 1.5 * row.serial, step
+        assert (ranks == 1) <= (row.predicted == pytest.approx(row.serial, rel=0.05))
+        assert row.measured > 0
+    text = str(trust.table("net", rows))
+    assert "2 × 1" in text
+    assert f"share {rows[0].cores} cores" in text
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--sweeps", "-1"), "--sweeps -1: expected 0 to 12"),
+        (("--sweeps", "99"), "--sweeps 99: expected 0 to 12"),
+        (("--levels", "1"), "MGRIT has 2 levels or more"),
+        (("--measure", "0"), "--measure 0: expected 1 or more"),
+        (("--measure", "two"), "--measure 'two': expected integers"),
+        (("--measure", "2", "--device", "h100"), "--device changes nothing"),
         (("--device", "abacus"), "device 'abacus': expected one of core"),
         (("--link", "string"), "link 'string': expected one of memory"),
         (("--rates", "colour=1"), "'colour' is none of flops_per_second"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,17 +12,24 @@ import typer
 from torch import Tensor
 
 from pararealize.cli import options
-from pararealize.cli.arguments import MethodOptions, Model, Shape, Tolerance
+from pararealize.cli.arguments import MethodOptions, Model, Shape, Tolerance, Worker
+from pararealize.cli.launch import world
 from pararealize.cli.specs import load_model
 from pararealize.cli.terminal import Printer, width
 from pararealize.errors import MethodError
 from pararealize.explain import scaling
 from pararealize.explain.table import Table, page
-from pararealize.forecast import forecast, meshes
+from pararealize.forecast import forecast, forecasts, meshes
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.forecast import Forecast
 from pararealize.ir.machines import DEVICES, LINKS, machine_of
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine
+
+#: Coarsening that levels are compared with; those that the best is looked for among.
+FACTOR, FACTORS = 4, (2, 4, 8)
+#: Levels that the best is looked for among, and the most that are compared.
+BEST_LEVELS, MOST_COMPARED = 5, 12
 
 
 def simulate(
@@ -46,13 +53,32 @@ def simulate(
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Together with data parallelism, too.")
     ] = False,
+    sweeps: Annotated[int, typer.Option(help="Compare parareal with 1 … so many sweeps.")] = 0,
+    levels: Annotated[int, typer.Option(help="Compare MGRIT with 2 … so many levels.")] = 0,
+    best: Annotated[
+        bool, typer.Option("--best", help="Find the best n, levels and coarsening.")
+    ] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the scaling (PNG and SVG).")] = None,
+    measure: Annotated[
+        str, typer.Option(help="Ranks of this machine to measure beside predictions: 1,2,4.")
+    ] = "",
+    worker: Worker = "",
+    into: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
-    """Foretell strong and weak scaling in depth on other machines; nothing runs."""
+    """Foretell strong and weak scaling in depth on other machines; nothing runs.
+
+    But with --measure, where predictions for this machine are compared with steps of ranks.
+    """
     if picture is not None:
         from pararealize.cli import plot  # noqa: PLC0415  matplotlib may be missing
     counts, machine = counts_of(n), machine_of(device, link, **_rates(rates))
     chosen, example = method.method(ctx, tolerance), options.example_of(shape)
+    methods = _methods(chosen, sweeps, levels, best=best)
+    if measure:
+        ignored = ("device", "link", "rates", "mesh", "picture", "sweeps", "levels", "best", "n")
+        options.refuse(ctx, (*ignored, "training"), "--measure is of this machine, n the ranks")
+        _measured(ctx.obj, model, chosen, example, measure, worker, into)
+        return
     network, printer = load_model(model), Printer.of(None)
 
     def foretold(inputs: tuple[Tensor, ...] | None) -> Forecast:
@@ -66,13 +92,73 @@ def simulate(
             progress=printer.progress,
         )
 
+    if methods:
+        each = forecasts(
+            network,
+            counts,
+            methods,
+            machine=machine,
+            example_inputs=example,
+            training=training,
+            progress=printer.progress,
+        )
+        what = _what(each[0], device, link)
+        print(page([scaling.compared(each), what, *scaling.choice(each)], width()))
+        if picture is not None:
+            lines = [(scaling.named(one.method), one) for one in each]
+            print(_written(plot.write_figure(plot.draw_methods(lines), picture)))
+        return
     found = foretold(example)
-    print(page(_parts(found, machine, device, link), width()))
+    print(page(_parts(found, device, link), width()))
     if mesh:
         print(f"\n{_meshed(found, example, foretold)}")
     if picture is not None:
-        files = plot.write_figure(plot.draw_scaling(found), picture)
-        print("Written: " + ", ".join(map(str, files)))
+        print(_written(plot.write_figure(plot.draw_scaling(found), picture)))
+
+
+def _written(files: list[Path]) -> str:
+    return "Written: " + ", ".join(map(str, files))
+
+
+def _measured(
+    arguments: list[str],
+    model: str,
+    method: Method,
+    example: tuple[Tensor, ...] | None,
+    measure: str,
+    worker: str,
+    into: str,
+) -> None:
+    """The table of predictions and measurements; a worker is one of the ranks that measure."""
+    from pararealize.cli import trust  # noqa: PLC0415  it needs torch.distributed
+
+    counts = options.integers(measure, "--measure", 1)
+    if not worker:
+        rows = trust.measure(arguments, counts)
+        print(page([trust.table(model.rpartition(":")[2], rows)], width()))
+        return
+    torch.manual_seed(0)
+    trust.run(load_model(model), method, example, world(), into)
+
+
+def _methods(chosen: Method, sweeps: int, levels: int, *, best: bool) -> list[Method]:
+    """The methods to compare; none where one alone is asked for."""
+    for option, number in (("--sweeps", sweeps), ("--levels", levels)):
+        options.check_range(option, number, 0, MOST_COMPARED)
+    if levels == 1:
+        raise MethodError("--levels 1: MGRIT has 2 levels or more: write --levels 4.")
+    parareal = chosen if isinstance(chosen, Parareal) else Parareal()
+    mgrit = chosen if isinstance(chosen, MGRIT) else MGRIT(coarsening=FACTOR)
+    factors = FACTORS if best else (mgrit.factors[0],)
+    sweeps, levels = (sweeps or 1, levels or BEST_LEVELS) if best else (sweeps, levels)
+    return [
+        *(replace(parareal, iterations=k) for k in range(1, sweeps + 1)),
+        *(
+            replace(mgrit, levels=count, coarsening=factor)
+            for factor in factors
+            for count in range(2, levels + 1)
+        ),
+    ]
 
 
 def counts_of(text: str) -> tuple[int, ...]:
@@ -104,18 +190,25 @@ def _rates(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in pairs}
 
 
-def _parts(found: Forecast, machine: Machine, device: str, link: str) -> list[Table | str]:
-    inputs = ", ".join(f"{name} {text}" for name, text in found.inputs.items())
+def _parts(found: Forecast, device: str, link: str) -> list[Table | str]:
     weak = scaling.weak(found)
-    step = "a training step takes about three times as long" if found.training else "inference"
     return [
         scaling.strong(found),
         *([] if weak is None else [weak]),
-        f"Times are of one evaluation of {inputs} ({step}), predicted from operations, bytes and "
-        f"launches. Device: {DEVICES[device].source}. Link: {LINKS[link].source}; a message takes "
-        f"{machine.link_latency * 1e6:.3g} µs and {machine.link_bandwidth / 1e9:.3g} GB/s.",
+        _what(found, device, link),
         *scaling.verdict(found),
     ]
+
+
+def _what(found: Forecast, device: str, link: str) -> str:
+    inputs = ", ".join(f"{name} {text}" for name, text in found.inputs.items())
+    machine = found.machine
+    step = "a training step takes about three times as long" if found.training else "inference"
+    return (
+        f"Times are of one evaluation of {inputs} ({step}), predicted from operations, bytes and "
+        f"launches. Device: {DEVICES[device].source}. Link: {LINKS[link].source}; a message takes "
+        f"{machine.link_latency * 1e6:.3g} µs and {machine.link_bandwidth / 1e9:.3g} GB/s."
+    )
 
 
 def _meshed(

@@ -1,0 +1,130 @@
+"""Trust: predicted seconds of a network on the ranks of this machine, beside measured ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pararealize.cli import variants
+from pararealize.cli.benchmark import settle
+from pararealize.cli.launch import launch, meet
+from pararealize.compiler import pararealize
+from pararealize.cost.measure import low, turns
+from pararealize.cost.predict import Use, predict
+from pararealize.cost.rates import measured_machine
+from pararealize.errors import PararealizeError, SlowerThanSerialWarning
+from pararealize.explain.table import Table
+from pararealize.ir.methods import Method
+from pararealize.network import ParallelNetwork
+from pararealize.runtime.communication.connect import connect
+
+#: Steps of each kind that are measured in turns.
+ROUNDS = 15
+#: What is measured, and whether it is a training step.
+STEPS = {"inference": False, "training step": True}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step on so many ranks, of one thread each, that share so many cores: seconds."""
+
+    step: str
+    ranks: int
+    cores: int
+    serial: float
+    predicted: float
+    measured: float
+
+
+def measure(arguments: Sequence[str], ranks: Sequence[int]) -> list[Row]:
+    """Rows of this command's network on each number of ranks, measured one after another.
+
+    Raises:
+        PararealizeError: ranks have failed; they have said why.
+
+    """
+    rows: list[Row] = []
+    for count in ranks:
+        with tempfile.TemporaryDirectory(prefix="pararealize-") as folder:
+            into = Path(folder, "rows.json")
+            if launch([*arguments, "--into", str(into)], count):
+                raise PararealizeError(f"--measure: the network did not run on {count} ranks.")
+            rows += [Row(**row) for row in json.loads(into.read_text(encoding="utf-8"))]
+    return rows
+
+
+def run(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any, into: str) -> None:
+    """Measure the network on the ranks of ``comm``, and write the rows ``into`` a file."""
+    torch.set_num_threads(1)
+    rows = [_row(model, method, x, comm, step) for step in STEPS]
+    if comm.rank == 0:
+        Path(into).write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
+
+
+def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any, step: str) -> Row:
+    training, ranks = STEPS[step], comm.size
+    machine = measured_machine(connect(comm))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)  # it is measured
+        net = pararealize(
+            model, ranks, method=method, example_inputs=x, machine=machine, cost="measured",
+            comm=comm if ranks > 1 else None,
+        )  # fmt: skip
+    (spec,) = net.plan.specs.values()
+    given = torch.randn(spec.shape, dtype=spec.dtype, generator=torch.Generator().manual_seed(1))
+    if not training:
+        settle(model, given)
+    model.train(training)
+    net.train(training)
+    entries = (
+        variants.parallel(net, given, ranks, training=training),
+        variants.serial(model, given, comm.rank, 1, training=training),
+    )
+
+    def call(variant: variants.Variant) -> None:
+        variant.run()
+        meet(comm)
+
+    ours, serial = turns(
+        *(lambda each=each: call(each) for each in entries), runs=ROUNDS, before=lambda: meet(comm)
+    )
+    cores = len(os.sched_getaffinity(0))
+    predicted = _predicted(net, low(serial), cores, training=training)
+    return Row(step, ranks, cores, low(serial), predicted, low(ours))
+
+
+def _predicted(net: ParallelNetwork, serial: float, cores: int, *, training: bool) -> float:
+    """Seconds of a step, by what the serial network takes beside it; adjoints travel back."""
+    plan = net.plan
+    use = Use(cores, serial / plan.serial_seconds, 2.0 if training else 1.0)
+    return predict(plan, net.schedule, use).makespan
+
+
+def table(name: str, rows: Sequence[Row]) -> Table:
+    """Predicted and measured times, by step and ranks."""
+    cells = [
+        (
+            row.step,
+            f"{row.ranks} × 1",
+            f"{row.serial * 1e3:.3g}",
+            f"{row.predicted * 1e3:.3g}",
+            f"{row.measured * 1e3:.3g}",
+            f"{row.predicted / row.measured - 1:+.0%}",
+            f"{row.serial / row.predicted:.2f}×",
+            f"{row.serial / row.measured:.2f}×",
+        )
+        for row in sorted(rows, key=lambda row: (row.step, row.ranks))
+    ]
+    cores = rows[0].cores if rows else 0
+    title = f"predicted and measured: {name} on ranks that share {cores} cores of this machine"
+    columns = ("", "ranks × threads", "serial ms", "predicted", "measured", "off by")
+    return Table(title, (*columns, "speedup predicted", "measured"), cells, left=("",))
