@@ -33,7 +33,8 @@ def warp(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor:
     with forward_ad.dual_level(), _Differentiable():
         value, change = forward_ad.unpack_dual(second(forward_ad.make_dual(x, step)))
         # Where the second unit does not depend on its input, there is no derivative.
-        return value if change is None else value + change
+        warped: Tensor = value if change is None else value + change
+    return warped
 
 
 @final
