@@ -7,6 +7,7 @@ from .resnet import PreActBottleneck, ResNet, resnet, resnet56, resnet164, resne
 from .transformer import TransformerBlock
 from .vgg import VGG, vgg11, vgg13, vgg16, vgg19
 from .vit import ViT, vit
+from .warpnet import WarpNet, warp, warpnet
 
 __all__ = [
     "VGG",
@@ -19,6 +20,7 @@ __all__ = [
     "SequenceClassifier",
     "TransformerBlock",
     "ViT",
+    "WarpNet",
     "causal_lm",
     "gru",
     "implicit_gru",
@@ -32,4 +34,6 @@ __all__ = [
     "vgg16",
     "vgg19",
     "vit",
+    "warp",
+    "warpnet",
 ]

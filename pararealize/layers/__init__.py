@@ -1,7 +1,17 @@
 """Layers: what users build networks with that are deep in time, and train level by level."""
 
+from pararealize.layers.mgopt import MultilevelTraining, mgopt
 from pararealize.layers.nested import nested_iteration, refine
 from pararealize.layers.parallel import EulerStep, LayerParallel
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 
-__all__ = ["EulerStep", "GRUStep", "ImplicitGRUStep", "LayerParallel", "nested_iteration", "refine"]
+__all__ = [
+    "EulerStep",
+    "GRUStep",
+    "ImplicitGRUStep",
+    "LayerParallel",
+    "MultilevelTraining",
+    "mgopt",
+    "nested_iteration",
+    "refine",
+]
