@@ -17,6 +17,7 @@ from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
 from pararealize.coarse.setting import Setting
 from pararealize.cost.probe import Probe
+from pararealize.emit.fits import Fits
 from pararealize.emit.propagators import coarse_propagators
 from pararealize.errors import CoarseError
 from pararealize.ir.chain import Cost
@@ -84,7 +85,8 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     serial, parts = subject.emission.serial, subject.emission.propagators
     modules = {str(j): c.module for j, c in coarse.items() if c.module is not None}
     registry = nn.ModuleDict(modules).eval()
-    made = coarse_propagators(subject.partition, serial, subject.method, coarse, registry, parts)
+    fits = Fits.of(subject.emission)
+    made = coarse_propagators(fits, serial, subject.method, coarse, registry, parts)
     if subject.method.guess == "network":
         made = {t: part for t, part in made.items() if t.kind is not Kind.GUESS}
     return Built(kind, coarse, made, registry)

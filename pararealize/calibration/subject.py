@@ -13,6 +13,7 @@ from torch import fx, nn
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.setting import Setting
 from pararealize.emit.emission import Emission
+from pararealize.emit.fits import Fits
 from pararealize.emit.graph import lower
 from pararealize.emit.propagators import fine_propagators, guess_propagators
 from pararealize.errors import CalibrationError
@@ -185,6 +186,6 @@ def completed(subject: Subject) -> Subject:
     old = emission.registries["guess"]
     registry = nn.ModuleDict({**dict(old.items()), **modules})
     parts |= moved(parts, old, registry)
-    parts |= guess_propagators(made, emission.serial, registry)
+    parts |= guess_propagators(Fits.of(emission), made, emission.serial, registry)
     registries = {**emission.registries, "guess": registry.eval()}
     return replace(subject, emission=replace(emission, propagators=parts, registries=registries))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 
 from torch import nn
 
+from pararealize.emit.fits import Fits
 from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Coarse, Decisions, Guess
 from pararealize.ir.features import without
@@ -14,10 +16,12 @@ from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.target import HEAD, Target
 from pararealize.propagators.averaged import borrowed
 from pararealize.propagators.fine import Checkpointed, Fine
+from pararealize.propagators.fitting import Twin
 from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.effects.generators import other_generators
 from pararealize.runtime.effects.masks import Masks
+from pararealize.tracing.copying import without_data
 
 
 def propagators_of(
@@ -30,8 +34,9 @@ def propagators_of(
     parts: dict[Target, Propagator] = {**fine, **checkpointed(decisions, serial, fine)}
     if isinstance(method, MGRIT):
         return parts | level_propagators(decisions, serial, coarse)
-    parts |= coarse_propagators(partition, serial, method, decisions.coarse, coarse, fine)
-    return parts | guess_propagators(decisions.guesses, serial, registries["guess"])
+    fits = Fits(partition, Twin(partial(without_data, serial)))
+    parts |= coarse_propagators(fits, serial, method, decisions.coarse, coarse, fine)
+    return parts | guess_propagators(fits, decisions.guesses, serial, registries["guess"])
 
 
 def fine_propagators(partition: Partition, serial: nn.Module) -> dict[Target, Fine]:
@@ -56,7 +61,7 @@ def _fine(chain: Chain, serial: nn.Module, first: int, last: int, title: str) ->
 
 
 def coarse_propagators(
-    partition: Partition,
+    fits: Fits,
     serial: nn.Module,
     method: Parareal,
     coarse: Mapping[int, Coarse],
@@ -65,6 +70,7 @@ def coarse_propagators(
 ) -> dict[Target, Propagator]:
     """What corrects every subnetwork, and what guesses in a coarse sweep."""
     found: dict[Target, Propagator] = {}
+    partition = fits.partition
     for j, choice in coarse.items():
         label = f"the {choice.kind} coarse propagator of subnetwork {j}"
         part = fine[Target.fine(j)]
@@ -72,7 +78,11 @@ def coarse_propagators(
             part = borrowed(serial, choice.segment, choice.averages, label)
         elif choice.module is not None:
             leaves = len(partition.chain.state(partition.piece(j)[0]))
-            part = Registered(registry, str(j), label, leaves=leaves, inputs=choice.inputs)
+            fitting = None if choice.name == "custom" else fits.coarse(j, choice.inputs)
+            inputs = choice.inputs
+            part = Registered(
+                registry, str(j), label, leaves=leaves, inputs=inputs, fitting=fitting
+            )
         found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
         if method.correction == "residual" and not choice.zero_preserving and j > 1:
             part = ZeroPreserving(part, shared=choice.module is None)
@@ -81,7 +91,7 @@ def coarse_propagators(
 
 
 def guess_propagators(
-    guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
+    fits: Fits, guesses: Mapping[int, Guess], serial: nn.Module, registry: nn.ModuleDict
 ) -> dict[Target, Propagator]:
     """What guesses the state at every interface from the network's inputs."""
     found: dict[Target, Propagator] = {}
@@ -90,7 +100,10 @@ def guess_propagators(
         if guess.segment is not None:
             found[target] = Fine(serial, guess.segment, guess.segment, label, borrows=True)
         else:
-            found[target] = Registered(registry, str(j), label, leaves=0, inputs=guess.inputs)
+            fitting, inputs = fits.guess(j, guess.inputs), guess.inputs
+            found[target] = Registered(
+                registry, str(j), label, leaves=0, inputs=inputs, fitting=fitting
+            )
     return found
 
 

@@ -49,6 +49,9 @@ def on_rank(emission: Emission, transport: Transport) -> Emission:
     ties = tied(found, serial, transport.rank)
     number = transport.networks
     share = Share(transport, draws, frozenset(names), meta_copy(serial), ties, number)
+    for part in map(inner_of, parts.values()):
+        if isinstance(part, Registered) and part.fitting is not None:
+            part.fitting.twin.settle(share.skeleton)
     strip(serial, under_every_name(found, serial), transport.rank)
     here = targets(task for task in everything if task.rank == transport.rank)
     local = {target: part for target, part in parts.items() if target in here}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import StaleError
+from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.stubs import replaced
 from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, map_tensors, unflatten
 
@@ -129,7 +130,7 @@ class Calls:
             number = len(calls)
             calls.append((args, kwargs))
             if number >= len(self.blocks) or self.blocks[number] != path:
-                raise StaleError(self._other(path, number))
+                raise StaleError(self._other(root, path, number))
             if number == until:
                 raise _ReachedError
             if number + 1 in begins:
@@ -148,7 +149,7 @@ class Calls:
         with suppress(_ReachedError), replaced(root, self.blocks, act, self.attributes):
             output = self.call(root, values)
         if len(calls) < min(last + 1, len(self.blocks)):
-            raise StaleError(self._other("no block", len(calls)))
+            raise StaleError(self._other(root, "no block", len(calls)))
         return calls, output
 
     def call(self, root: nn.Module, values: tuple[Any, ...]) -> Any:
@@ -156,12 +157,12 @@ class Calls:
         given = {**dict(self.constants), **dict(zip(self.arguments, values, strict=True))}
         return type(root).forward(root, **keywords(given))
 
-    def _other(self, path: str, number: int) -> str:
+    def _other(self, root: nn.Module, path: str, number: int) -> str:
         wanted = self.blocks[number] if number < len(self.blocks) else "its end"
         return (
             f"the network calls {path} where it called {wanted} when it was compiled (call "
-            f"{number + 1} of {len(self.blocks)}): its blocks are to run in one order. Blocks that "
-            "are left out at random, as by a layerdrop, have to be kept: set it to 0."
+            f"{number + 1} of {len(self.blocks)}): its blocks are to run in one order. If it "
+            f"leaves some out at random: {how_to_keep(root)}"
         )
 
 

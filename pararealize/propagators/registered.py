@@ -9,6 +9,7 @@ from torch import nn
 
 from pararealize.ir.target import Target
 from pararealize.propagators.compiled import is_random, module_draws
+from pararealize.propagators.fitting import Fitting
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.propagator import Propagator, with_state
 
@@ -27,15 +28,24 @@ class Registered(Propagator):
         *,
         leaves: int = 1,
         inputs: tuple[str, ...] = (),
+        fitting: Fitting | None = None,
     ) -> None:
         super().__init__(label, leaves)
         self.key = key
         self._inputs = inputs
+        self.fitting = fitting
         object.__setattr__(self, "registry", registry)
 
     def within(self, registry: nn.ModuleDict) -> Registered:
         """The propagator with the module of another registry."""
-        return Registered(registry, self.key, self.label, leaves=self.leaves, inputs=self._inputs)
+        return Registered(
+            registry,
+            self.key,
+            self.label,
+            leaves=self.leaves,
+            inputs=self._inputs,
+            fitting=self.fitting,
+        )
 
     @property
     def module(self) -> nn.Module:
@@ -44,12 +54,14 @@ class Registered(Propagator):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the network's inputs that it reads besides the state."""
-        return self._inputs
+        """Names of the network's inputs that it reads besides the state, or that tell its shape."""
+        return self._inputs if self.fitting is None else self._inputs + self.fitting.others
 
     def propagate(self, *values: Any) -> Any:
         """The network's answer."""
-        return self.module(*values)
+        if self.fitting is None:
+            return self.module(*values)
+        return self.fitting(self.module, *values)
 
     def stateful(self) -> Iterable[nn.Module]:
         """Its parts that hold state."""

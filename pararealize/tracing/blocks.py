@@ -22,6 +22,7 @@ from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
 from pararealize.propagators.calls import Calls, given_of
+from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
 from pararealize.runtime.values.pytree import tensors_of
@@ -117,7 +118,7 @@ def _around(
         observe(model, paths, {**others, **tensors}, training=training)
         for training in (True, False)
     ]
-    _check(paths, seen)
+    _check(model, paths, seen)
     calls = _calls(model, seen, tuple(tensors), others)
     twin, values = quiet_copy(model), tuple(tensors.values())
     modes = zip(seen, (True, False), strict=True)
@@ -159,7 +160,7 @@ def _number(model: nn.Module, value: Any) -> Any:
     return torch.randint(most, value.shape, generator=numbers).to(device, value.dtype)
 
 
-def _check(paths: Sequence[str], seen: Sequence[Observation]) -> None:
+def _check(model: nn.Module, paths: Sequence[str], seen: Sequence[Observation]) -> None:
     train, evaluate = ([call.path for call in each.calls] for each in seen)
     if len(set(evaluate)) < len(set(paths)):
         raise TraceError(
@@ -169,8 +170,7 @@ def _check(paths: Sequence[str], seen: Sequence[Observation]) -> None:
     if train != evaluate:
         raise TraceError(
             f"in train mode the network calls {len(train)} blocks, and {len(evaluate)} in eval "
-            "mode: it leaves some out at random. Keep them all, as layerdrop=0 in its "
-            "configuration does: model.config.layerdrop = 0.0."
+            f"mode: it leaves some out at random. {how_to_keep(model)}"
         )
 
 

@@ -36,10 +36,11 @@ def functions_of(module: nn.Module) -> Iterable[FunctionType]:
         return ()
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     own = {k: v for k, v in module.__dict__.items() if _may_run(v)}
+    kind: Any = type(module)
     if not hooks and not own:
-        return _of_class(type(module), type(module).forward)
+        return _of_class(kind, kind.forward)
     roots = (module.forward, *hooks, *filter(callable, own.values()))
-    return _reached([f for v in roots for f in _code_of(v, frozenset())], type(module), own)
+    return _reached([f for v in roots for f in _code_of(v, frozenset())], kind, own)
 
 
 @lru_cache(maxsize=512)
