@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,7 +20,6 @@ from pararealize.cli import variants
 from pararealize.cli.benchmark import settle
 from pararealize.cli.launch import launch, meet
 from pararealize.compiler import pararealize
-from pararealize.cost.measure import low, turns
 from pararealize.cost.predict import Use, predict
 from pararealize.cost.rates import measured_machine
 from pararealize.errors import PararealizeError, SlowerThanSerialWarning
@@ -27,8 +28,11 @@ from pararealize.ir.methods import Method
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 
-#: Steps of each kind that are measured in turns.
-ROUNDS = 15
+#: Steps of each kind that are measured in turns, at least; those that count, and their largest
+#: share of time in which a rank waited for a core; and seconds in which as many are looked for.
+ROUNDS, KEPT, CLEAN, PATIENCE = 12, 7, 0.02, 15.0
+#: Nanoseconds that a process has run and waited for a core.
+SCHEDULED = Path("/proc/self/schedstat")
 #: What is measured, and whether it is a training step.
 STEPS = {"inference": False, "training step": True}
 
@@ -90,16 +94,45 @@ def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any
         variants.serial(model, given, comm.rank, 1, training=training),
     )
 
-    def call(variant: variants.Variant) -> None:
-        variant.run()
-        meet(comm)
-
-    ours, serial = turns(
-        *(lambda each=each: call(each) for each in entries), runs=ROUNDS, before=lambda: meet(comm)
-    )
+    ours, serial = _undisturbed(entries, comm)
     cores = len(os.sched_getaffinity(0))
-    predicted = _predicted(net, low(serial), cores, training=training)
-    return Row(step, ranks, cores, low(serial), predicted, low(ours))
+    predicted = _predicted(net, serial, cores, training=training)
+    return Row(step, ranks, cores, serial, predicted, ours)
+
+
+def _undisturbed(entries: Sequence[variants.Variant], comm: Any) -> list[float]:
+    """Median seconds of every variant, in turns, over the steps that were disturbed least.
+
+    By how long ranks waited for a core that something else had. There are :data:`ROUNDS` rounds or
+    more: as many as fit into :data:`PATIENCE` seconds, until enough steps were not disturbed.
+    """
+    steps: list[list[tuple[float, float]]] = [[] for _ in entries]
+    end, done = time.perf_counter() + PATIENCE, False
+    while not done:
+        for variant, found in zip(entries, steps, strict=True):
+            found.append(_step(variant, comm))
+        clean = min(sum(share < CLEAN for share, _ in found[1:]) for found in steps)
+        over = clean >= KEPT or time.perf_counter() > end
+        done = comm.bcast(over and len(steps[0]) > ROUNDS)
+    return [median(seconds for _, seconds in sorted(found[1:])[:KEPT]) for found in steps]
+
+
+def _step(variant: variants.Variant, comm: Any) -> tuple[float, float]:
+    """The share of a step in which its ranks waited for a core, and its seconds."""
+    meet(comm)
+    waited, begin = _waited(), time.perf_counter()
+    variant.run()
+    meet(comm)
+    seconds = time.perf_counter() - begin
+    return comm.allreduce(_waited() - waited) / seconds, seconds
+
+
+def _waited() -> float:
+    """Seconds that this process has waited for a core, where the system says so (Linux)."""
+    try:
+        return int(SCHEDULED.read_text(encoding="ascii").split()[1]) * 1e-9
+    except OSError:
+        return 0.0
 
 
 def _predicted(net: ParallelNetwork, serial: float, cores: int, *, training: bool) -> float:

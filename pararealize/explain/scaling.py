@@ -95,9 +95,8 @@ def choice(found: Sequence[Forecast]) -> list[str]:
     if best is None or best.best is None:
         return ["None of these is faster than one device."]
     speedup = best.serial.seconds / best.best.seconds
-    said = [
-        f"Fastest of {len(found)} methods: {named(best.method)}, n = {best.best.n}: {speedup:.2f}×."
-    ]
+    what = f"{named(best.method)}, n = {best.best.n}"
+    said = [f"Fastest of {len(found)} methods: {what}: {speedup:.2f}×."]
     kinds = {type(each.method) for each in found}
     if len(kinds) > 1:
         said.append(
