@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from pararealize import MGRIT, pararealize
 from pararealize.errors import MethodError, NonFiniteError, PararealizeError, RefinementError
 from pararealize.layers import mgopt
 from pararealize.models import odenet
@@ -388,6 +389,26 @@ def test_layers_that_are_shared_on_every_depth_move_together() -> None:
     mgopt(lambda d: deep if d == 4 else tied(d), [2, 4], loss, batches(45), sgd)
     assert loss(deep, batches(1)[0]).item() < before
     assert len({id(step.linear.weight) for step in deep.steps}) == 1  # type: ignore
+
+
+@pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
+def test_networks_of_a_depth_may_be_compiled() -> None:
+    """Two cycles over two slices are the serial network, gradients included."""
+
+    def compiled(depth: int) -> nn.Module:
+        cycles = {"forward_cycles": 2, "backward_cycles": 2}
+        method = MGRIT(coarsening=2, coarse="rediscretized", **cycles)  # type: ignore[arg-type]
+        example = torch.zeros(12, 2).double()
+        return pararealize(net(depth), 2, method=method, example_inputs=(example,))
+
+    plain = mgopt(net, [4, 8], loss, batches(18), sgd)
+    mixed = mgopt(lambda d: compiled(d) if d == 8 else net(d), [4, 8], loss, batches(18), sgd)
+    both = mgopt(compiled, [4, 8], loss, batches(18), sgd)
+    wanted = parameters(plain.net)
+    for found in (mixed, both):
+        assert found.losses == pytest.approx(plain.losses, rel=1e-10)
+        for name, value in parameters(found.net).items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-9, atol=1e-11)
 
 
 def test_deep_networks_learn() -> None:
