@@ -57,9 +57,10 @@ class PararealPasses(MethodPasses):
         method, machine, serial = self.method, self.request.machine, self.serial
         partition, sweeps = probe.partition, self._sweeps(probe.partition)
         used = frozenset(target for stage in sweeps for target in targets(stage))
-        chosen = saved_kinds(self.saved.pieces, method) if self.saved else {}
-        coarse = build_coarse(probe, method, machine, used, chosen)
-        guesses = build_guesses(partition, serial, method, machine, used)
+        pieces = self.saved.pieces if self.saved else ()
+        coarse = build_coarse(probe, method, machine, used, saved_kinds(pieces, method))
+        known = {piece.index - 1: piece.guess for piece in pieces if piece.guess != "none"}
+        guesses = build_guesses(partition, serial, method, machine, used, known)
         plan = make_plan(
             *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
             {Target.coarse(j): choice for j, choice in coarse.items()},
