@@ -3,26 +3,30 @@
 A ResNet-56 with n = 2, 3, 6 and a VGG-11 with n = 3 on 5,000 MNIST digits, three seeds:
 
     python examples/accuracy.py
+
+How they are in the first epochs, by the defaults ('') and with other options of the method:
+
+    python examples/accuracy.py --only ViT-8 --epochs 3 10 --options '' guess=coarse,coarse_depth=2
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
-import statistics
-import time
-from collections.abc import Callable
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pararealize import models, pararealize
+from pararealize import models
 from pararealize.cli.digits import load_digits, smaller
-from pararealize.cli.training import Recipe, train
+from pararealize.cli.training import Recipe
 from pararealize.explain.table import Table
+from studies.beside_serial import Score, Variant, kept, options_of, table, trained
+from studies.odenets import AdamRecipe
 from studies.running import start
 
 
@@ -36,12 +40,22 @@ class Study:
     make: Callable[[], nn.Module]
     counts: tuple[int, ...]
     pooling: int
-    recipe: Recipe
+    recipe: Recipe | AdamRecipe
+
+
+def strided(depth: int) -> nn.Module:
+    """A ResNet whose stem halves the image: a third of the time."""
+    net = models.resnet(depth, channels=1, width=8)
+    net.conv1.stride = (2, 2)
+    return net
 
 
 STUDIES = {
     "ResNet-56": Study(
-        lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe(epochs=20, batch=100)
+        lambda: models.resnet(56, channels=1, width=8),
+        (2, 3, 6),
+        2,
+        Recipe(epochs=20, batch=100),
     ),
     "VGG-11": Study(
         lambda: models.vgg11(channels=1, classes=10, head="small", width=16, batch_norm=True),
@@ -49,60 +63,66 @@ STUDIES = {
         1,
         Recipe(epochs=12, rate=0.1, shift=2),
     ),
+    "ResNet-29, strided": Study(lambda: strided(29), (2, 3, 6), 2, Recipe()),
+    "ResNet-110, strided": Study(lambda: strided(110), (3, 6), 2, Recipe()),
+    "ViT-8": Study(
+        lambda: models.vit(8, width=32, heads=4, patch=7, size=14),
+        (2, 4),
+        2,
+        AdamRecipe(epochs=3, batch=50, rate=3e-3, shift=1),
+    ),
 }
 
 
-def accuracies(name: str, seed: int) -> dict[str, float]:
-    """Train the serial and the parareal networks of one seed; test accuracies in percent."""
-    study = STUDIES[name]
+#: What runs where none is named.
+USUAL = ["ResNet-56", "VGG-11"]
+
+
+def compared(
+    name: str, epochs: int, variants: Sequence[Variant], seeds: Sequence[int], out: Path
+) -> Table:
+    """Train what no file has, and put all beside the serial network."""
+    study, found = STUDIES[name], dict[str, list[Score]]()
     digits = smaller(load_digits(), study.pooling)
-    torch.manual_seed(seed)
-    model = study.make()
-    example = (digits.train_images[: study.recipe.batch],)
-    nets: dict[str, nn.Module] = {"serial": copy.deepcopy(model)}
-    for n in study.counts:
-        nets[f"n = {n}"] = pararealize(model, n, example_inputs=example)
-    scores = {}
-    for label, net in nets.items():
-        begin = time.perf_counter()
-        outcome = train(net, digits, replace(study.recipe, seed=seed), lambda _loss: None)
-        scores[label] = 100 * outcome.accuracy
-        seconds = time.perf_counter() - begin
-        print(f"{name}, seed {seed}, {label}: {outcome.accuracy:.1%} in {seconds:.0f} s")
-    return scores
-
-
-def table(name: str, runs: list[dict[str, float]]) -> Table:
-    """Accuracies by network, their mean, and how far it lies from the serial network's."""
-    title = f"{name}: test accuracy, %, {STUDIES[name].recipe.epochs} epochs"
-    rows = []
-    serial = statistics.mean(run["serial"] for run in runs)
-    for label in runs[0]:
-        values = [run[label] for run in runs]
-        mean = statistics.mean(values)
-        each = ", ".join(f"{value:.1f}" for value in values)
-        rows.append((label, each, f"{mean:.2f}", f"{mean - serial:+.2f}"))
-    return Table(title, ("network", "seeds", "mean", "mean - serial"), rows, left=("network",))
+    for seed in seeds:
+        recipe = replace(study.recipe, seed=seed, epochs=epochs)
+        for variant in variants:
+            compute = partial(trained, study.make, variant, digits, recipe)
+            score = kept(out / f"{name}, {epochs} epochs, seed {seed}, {variant}.json", compute)
+            print(f"{name}, {epochs} epochs, seed {seed}, {variant}: {score.accuracy:.1f}%")
+            found.setdefault(str(variant), []).append(score)
+    return table(f"{name}: test accuracy, %, {epochs} epochs", str(variants[0]), found)
 
 
 def main() -> None:
-    """Run the studies; every seed's result is kept in a file and not computed again."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the studies; every network's result is kept in a file and not computed again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=sorted(STUDIES))
+    parser.add_argument("--only", choices=sorted(STUDIES), nargs="+", default=USUAL)
+    parser.add_argument("--epochs", type=int, nargs="+", help="in place of the studies' own")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", help="subnetworks, in place of the studies'"
+    )
+    parser.add_argument(
+        "--options",
+        type=options_of,
+        nargs="+",
+        default=[{}],
+        help="of Parareal, as guess=coarse,correction=difference; '' are the defaults",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("accuracy"), help="folder of results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in [options.only] if options.only else STUDIES:
-        runs = []
-        for seed in options.seeds:
-            file = options.out / f"{name}-{seed}.json"
-            if not file.exists():
-                file.write_text(json.dumps(accuracies(name, seed)))
-            runs.append(json.loads(file.read_text()))
-        print(table(name, runs))
+    for name in options.only:
+        study = STUDIES[name]
+        counts = options.counts or study.counts
+        variants = [Variant(), *(Variant(n, given) for n in counts for given in options.options)]
+        for epochs in options.epochs or [study.recipe.epochs]:
+            print(compared(name, epochs, variants, options.seeds, options.out))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import partial
 from itertools import islice
 
@@ -18,7 +18,10 @@ from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.generic import generic_guess, token_guess
+from pararealize.propagators.guess_networks import generic_guess, token_guess
+
+#: What guesses maps of images and sequences.
+MAPS = "convolutions"
 
 #: What networks of the network's own layers keep.
 HOW = Pruning(normalisation=True)
@@ -29,25 +32,30 @@ def build_guesses(
     setting: Setting,
     method: Parareal,
     used: frozenset[Target],
+    chosen: Mapping[int, str] | None = None,
     *,
     priced: bool = False,
 ) -> dict[int, Guess]:
     """Guess networks C_j of the interfaces where the schedule applies one, by interface.
 
-    A generic network of patches where the input and the state are images, sequences or vectors;
-    else the network's own layers that change the shape, from the input to the interface. Where they
-    are only ``priced``, like interfaces have the same one.
+    A generic network of convolutions where the input and the state are images, of low rank where
+    they are sequences or vectors; else the network's own layers that change the shape, from the
+    input to the interface. ``chosen`` are the kinds that a saved plan has. Where they are only
+    ``priced``, like interfaces have the same one.
     """
     if method.guess != "network":
         return {}
     wanted = [j for j in range(1, partition.n) if Target.guess(j) in used]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed + 1)
-        places = {j: partition.bounds[j] for j in wanted}
+        places, kinds = {j: partition.bounds[j] for j in wanted}, chosen or {}
+
+        def made(j: int) -> Guess:
+            return _guess(setting, places[j], kinds.get(j, MAPS))
+
         if not priced:
-            return {j: _guess(setting, layer) for j, layer in places.items()}
-        likes = {j: _likeness(setting, layer) for j, layer in places.items()}
-        return once_a_kind(likes, lambda j: _guess(setting, places[j]))
+            return {j: made(j) for j in wanted}
+        return once_a_kind({j: _likeness(setting, layer) for j, layer in places.items()}, made)
 
 
 def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
@@ -80,10 +88,10 @@ def _likeness(setting: Setting, layer: int) -> Hashable:
     return state, None if price is not None else setting.likeness(0, layer)
 
 
-def _guess(setting: Setting, layer: int) -> Guess:
+def _guess(setting: Setting, layer: int, maps: str) -> Guess:
     """The network that guesses the state before a layer."""
     chain, model = setting.chain, setting.model
-    module, specs, kind, names = _network(setting, chain.state(layer))
+    module, specs, kind, names = _network(setting, chain.state(layer), maps)
     if module is not None:
         module = like(module, model)
         return Guess(kind, module_cost(module, specs, setting.machine), module, names)
@@ -97,15 +105,19 @@ def _guess(setting: Setting, layer: int) -> Guess:
 
 
 def _network(
-    setting: Setting, state: State
+    setting: Setting, state: State, maps: str = MAPS
 ) -> tuple[nn.Module | None, State, str, tuple[str, ...]]:
-    """A new generic network where one is known, specs and names of its inputs, and its kind."""
+    """A new generic network where one is known, specs and names of its inputs, and its kind.
+
+    ``maps`` is the kind that guesses maps.
+    """
     chain, target = setting.chain, state[0]
     source = main_input(chain)
     known = source is not None and len(state) == 1 and not _has_blocks(chain)
-    module = generic_guess(source, target) if known and source is not None else None
+    module = generic_guess(source, target, maps) if known and source is not None else None
     if module is not None and source is not None:
-        return module, (source,), "patches", input_names(chain)
+        kind = "low rank" if isinstance(module, nn.Sequential) else maps
+        return module, (source,), kind, input_names(chain)
     tokens = _has_blocks(chain) and len(state) == 1
     for name, spec in chain.profile.inputs.items() if tokens else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:

@@ -72,9 +72,11 @@ class PararealPasses(MethodPasses):
         method, machine, serial = self.method, self.request.machine, self.serial
         partition, setting = probe.partition, self.setting(probe.partition.chain)
         used = frozenset(target for stage in sweeps for target in targets(stage))
-        chosen = saved_kinds(self.saved.pieces, method) if self.saved else {}
+        pieces = self.saved.pieces if self.saved else ()
+        chosen = saved_kinds(pieces, method)
         coarse = build_coarse(probe, setting, method, used, chosen, priced=priced)
-        guesses = build_guesses(partition, setting, method, used, priced=priced)
+        known = {piece.index - 1: piece.guess for piece in pieces if piece.guess != "none"}
+        guesses = build_guesses(partition, setting, method, used, known, priced=priced)
         plan = make_plan(
             *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
             {Target.coarse(j): choice for j, choice in coarse.items()},

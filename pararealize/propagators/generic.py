@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from pararealize.propagators.leafwise import leafwise
 from pararealize.runtime.values.infinities import without_infinities
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 #: Inner width of low-rank maps and guesses, as a share of the narrower side.
 RANK_SHARE = 4
 
@@ -57,13 +56,6 @@ def _ratio(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | 
     if all(a >= b > 0 and a // math.ceil(a / b) == b for a, b in zip(large, small, strict=True)):
         return tuple(math.ceil(a / b) for a, b in zip(large, small, strict=True))
     return None
-
-
-def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The stride that brings one size to the other, rounded up, as padded convolutions do."""
-    strides = tuple(max(1, math.ceil(a / b)) for a, b in zip(large, small, strict=True))
-    reached = tuple(math.ceil(a / s) for a, s in zip(large, strides, strict=True))
-    return strides if reached == small else None
 
 
 @final
@@ -138,31 +130,6 @@ class PooledLinear(nn.Module):
         return y
 
 
-@final
-class PatchGuess(nn.Module):
-    """C_j(x): overlapping patches of the input, normalised, mixed by a 1×1 convolution.
-
-    ``[batch, c_in, *size] -> [batch, c_out, *ceil(size/ratio)]``. A patch reaches one ratio
-    beyond its middle on either side, so that even at full resolution it sees its neighbours.
-    """
-
-    def __init__(self, source: TensorSpec, target: TensorSpec, ratio: tuple[int, ...]) -> None:
-        super().__init__()
-        axes = len(ratio)
-        width = max(1, target.shape[1] // RANK_SHARE)
-        convolution = CONVOLUTIONS[axes]
-        size: Any = tuple(2 * r + 1 for r in ratio)
-        step: Any = ratio
-        self.patches = convolution(source.shape[1], width, size, step, step, bias=False)
-        self.norm = NORMS[axes](width)
-        self.mix = convolution(width, target.shape[1], 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The guessed state."""
-        y: Tensor = self.mix(torch.relu(self.norm(self.patches(x))))
-        return y
-
-
 def guard(module: nn.Module) -> None:
     """Let the generic networks in a module look for infinities wherever they run."""
     for part in module.modules():
@@ -189,7 +156,7 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Modul
     empty = not after or 0 in (*source.shape, *target.shape)
     if empty or source.shape[:1] != target.shape[:1]:
         return None  # no axes or no numbers, or an axis was merged with the batch
-    if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
+    if before == after and before - 2 in CONVOLUTIONS and is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
         return LowRank(source, target, bias=bias)
@@ -198,44 +165,6 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Modul
     return None
 
 
-def _is_map(source: TensorSpec, target: TensorSpec) -> bool:
+def is_map(source: TensorSpec, target: TensorSpec) -> bool:
     """Axis 1 holds channels rather than a sequence: always for images and volumes."""
     return len(source.shape) > 3 or source.shape[1] != target.shape[1]
-
-
-def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
-    """A small network from the network's input to an interface, or ``None``."""
-    if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
-        return None
-    same_axes = len(source.shape) == len(target.shape) and source.shape[:1] == target.shape[:1]
-    if same_axes and len(source.shape) - 2 in CONVOLUTIONS and _is_map(source, target):
-        ratio = _stride(source.shape[2:], target.shape[2:])
-        if ratio is not None:
-            return PatchGuess(source, target, ratio)
-    if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
-        return nn.Sequential(LowRank(source, target, bias=True))
-    return None
-
-
-@final
-class TokenGuess(nn.Module):
-    """C_j(tokens): narrow embeddings, mixed: ``[batch, tokens] -> [batch, tokens, width]``."""
-
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
-        narrow = max(1, width // RANK_SHARE)
-        self.embed = nn.Embedding(vocabulary, narrow)
-        self.mix = nn.Linear(narrow, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The guessed state."""
-        y: Tensor = self.mix(self.embed(tokens))
-        return y
-
-
-def token_guess(source: TensorSpec, target: TensorSpec, vocabulary: int) -> nn.Module | None:
-    """A small network from tokens to a sequence of vectors, or ``None``."""
-    is_sequence = target.shape[:-1] == source.shape and target.dtype.is_floating_point
-    if not vocabulary or source.dtype.is_floating_point or not is_sequence:
-        return None
-    return TokenGuess(vocabulary, target.shape[-1])

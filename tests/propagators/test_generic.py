@@ -9,10 +9,8 @@ from state_shapes import INDICES, MAPS, VECTORS, pairs, state
 from pararealize.ir.chain import State, TensorSpec
 from pararealize.propagators.generic import (
     LowRank,
-    PatchGuess,
     Resize,
     generic_coarse,
-    generic_guess,
 )
 
 
@@ -96,38 +94,6 @@ def test_low_rank_is_a_quarter_of_the_narrower_side() -> None:
     module = LowRank(TensorSpec((2, 32)), TensorSpec((2, 16)), bias=False)
     assert module.compress.out_features == 4
     assert LowRank(TensorSpec((2, 3)), TensorSpec((2, 3)), bias=False).compress.out_features == 1
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [((2, 3, 32, 32), (2, 16, s, s)) for s in (32, 16, 8, 4, 1, 11)]
-    + [((2, 1, 28, 28), (2, 8, s, s)) for s in (28, 14, 7, 4)]
-    + [((2, 3, 64), (2, 5, 16)), ((2, 8), (2, 5)), ((2, 7, 8), (2, 7, 5))],
-)
-def test_guesses_map_the_input_to_the_state(
-    source: tuple[int, ...], target: tuple[int, ...]
-) -> None:
-    module = generic_guess(TensorSpec(source), TensorSpec(target))
-    assert module is not None
-    assert module(torch.randn(source)).shape == target
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [((2, 3, 32, 32), (2, 10)), ((2, 8), (2, 3, 4, 4)), ((2, 3, 8, 8), (2, 3, 16, 16))],
-)
-def test_guesses_no_network_is_known_for(source: tuple[int, ...], target: tuple[int, ...]) -> None:
-    assert generic_guess(TensorSpec(source), TensorSpec(target)) is None
-    assert generic_guess(TensorSpec(source, torch.int64), TensorSpec(target)) is None
-
-
-def test_a_guess_of_images_sees_neighbours() -> None:
-    module = generic_guess(TensorSpec((2, 1, 8, 8)), TensorSpec((2, 8, 4, 4)))
-    assert isinstance(module, PatchGuess)
-    x = torch.randn(1, 1, 8, 8, requires_grad=True)
-    module.eval()(x)[0, :, 1, 1].sum().backward()
-    assert x.grad is not None
-    assert int((x.grad != 0).sum()) > 4
 
 
 @given(st.integers(1, 12), st.integers(1, 12))

@@ -116,7 +116,7 @@ def test_the_default_network_trains() -> None:
     torch.manual_seed(1)
     model, given = Language(), tokens()
     net = pararealize(model, 3, example_inputs=(given,), blocks="trunk.blocks")
-    assert {piece.guess for piece in net.plan.pieces} <= {"none", "patches", "tokens"}
+    assert {piece.guess for piece in net.plan.pieces} <= {"none", "low rank", "tokens"}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     losses = []
     for _ in range(5):
