@@ -1,6 +1,6 @@
 """A warped residual network beside the serial and the parareal one: accuracy, time, and error.
 
-A ResNet-29 on 4,000 MNIST digits, pooled to 7 × 7 pixels; WarpNet with the same weights, two
+A ResNet-29 on 2,000 MNIST digits, pooled to 7 × 7 pixels; WarpNet with the same weights, two
 residual units side by side; and the parareal network with n = 2; three seeds:
 
     python examples/warpnet.py
@@ -80,7 +80,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=29)
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=4000, help="that are trained on")
+    parser.add_argument("--rate", type=float, default=0.2, help="the largest learning rate")
+    parser.add_argument("--images", type=int, default=2000, help="that are trained on")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -88,7 +89,7 @@ def main() -> None:
     images, labels = digits.train_images, digits.train_labels
     few = slice(options.images)
     digits = replace(digits, train_images=images[few], train_labels=labels[few])
-    recipe = Recipe(epochs=options.epochs, batch=100)
+    recipe = Recipe(epochs=options.epochs, batch=100, rate=options.rate)
     runs: dict[str, list[Trained]] = {}
     for seed in options.seeds:
         torch.manual_seed(seed)

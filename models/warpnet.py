@@ -21,7 +21,8 @@ def warp(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor:
     With `first(x) = x + f1(x)` and `second(x) = x + f2(x)` this is
     `x + f1(x) + f2(x) + f2'(x) f1(x)`, which differs from `second(first(x))` by `O(|f1|^2)`.
     Neither unit waits for the other's value; the derivative is forward-mode automatic
-    differentiation of the one evaluation of `second`, so that its batch statistics move once.
+    differentiation of the one evaluation of `second`, so that its batch statistics move once, by
+    those of what it would see after `first`, to first order.
     Units of convolutions, linear layers, activations and batch normalisation; other normalisations
     raise `NotImplementedError`, as attention does.
     """
@@ -131,9 +132,12 @@ def _batch_norm(
     shape = [-1 if i == 1 else 1 for i in range(x.dim())]
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            plain = forward_ad.unpack_dual(x).primal
-            running_mean.lerp_(plain.mean(dims), momentum)
-            running_var.lerp_(plain.var(dims), momentum)
+            value, change = forward_ad.unpack_dual(x)
+            # What the unit would see after the first one; without the change answers in eval mode
+            # would not be those of train mode.
+            seen = value if change is None else value + change
+            running_mean.lerp_(seen.mean(dims), momentum)
+            running_var.lerp_(seen.var(dims), momentum)
     centred = x - x.mean(dims, keepdim=True)
     normal = centred * torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
     scaled = normal if weight is None else normal * weight.reshape(shape)

@@ -104,6 +104,40 @@ def test_batch_normalisation_is_torchs_in_values_and_statistics() -> None:
             torch.testing.assert_close(value, plain.state_dict()[name], **CLOSE)
 
 
+def test_statistics_are_those_of_the_serial_unit_to_first_order() -> None:
+    first, second, x = pair("bottleneck")
+    small, plain = Scaled(first, 1e-3), copy.deepcopy(second)
+    warp(small, second, x)
+    plain(small(x))
+    found, wanted = second.state_dict(), plain.state_dict()
+    # The first layer sees x + f1(x) itself, later ones up to terms of 1e-6 beside 1e-3.
+    for name in ("bn1.running_mean", "bn1.running_var"):
+        torch.testing.assert_close(found[name], wanted[name], **CLOSE)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_answers_in_eval_mode_are_those_of_train_mode_to_first_order() -> None:
+    """With the batch's own statistics in place of running ones."""
+    torch.manual_seed(2)
+    x = torch.randn(16, 8, 6, 6).double()
+    errors = []
+    for scale in (8e-3, 1e-3):
+        first, second, _ = pair("bottleneck")
+        small = Scaled(first, scale)
+        for norm in second.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 1.0
+        trained = warp(small, second, x)
+        for norm in second.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                count = x[:, 0].numel()
+                norm.running_var.mul_((count - 1) / count)  # type: ignore[union-attr, operator]
+        errors.append((warp(small, second.eval(), x) - trained).norm().item())
+    # 64 for an error of second order, give or take the kinks of ReLUs, and 8 for one of first.
+    assert errors[0] / errors[1] > 25
+
+
 # float64, means over a hundred numbers of size one
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
