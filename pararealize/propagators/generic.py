@@ -122,6 +122,21 @@ class LowRank(nn.Module):
 
 
 @final
+class PerSample(nn.Module):
+    """One number for each sample, mapped by itself: ``[batch] -> [batch]``."""
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
+        super().__init__()
+        before, after = (TensorSpec((*s.shape, 1), s.dtype) for s in (source, target))
+        self.map = LowRank(before, after, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mapped numbers."""
+        y: Tensor = self.map(x.unsqueeze(-1)).squeeze(-1)
+        return y
+
+
+@final
 class PooledLinear(nn.Module):
     """Global average of a map, then a low-rank linear map: ``[b, c, *size] -> [b, features]``."""
 
@@ -192,7 +207,7 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Modul
     if before == after and before - 2 in CONVOLUTIONS and _is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
-        return LowRank(source, target, bias=bias)
+        return (LowRank if before > 1 else PerSample)(source, target, bias=bias)
     if after == 2 and before - 2 in CONVOLUTIONS:
         return PooledLinear(source, target, bias=bias)
     return None
@@ -213,7 +228,8 @@ def generic_guess(source: TensorSpec, target: TensorSpec) -> nn.Module | None:
         if ratio is not None:
             return PatchGuess(source, target, ratio)
     if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
-        return nn.Sequential(LowRank(source, target, bias=True))
+        kind = LowRank if len(source.shape) > 1 else PerSample
+        return nn.Sequential(kind(source, target, bias=True))
     return None
 
 
