@@ -42,7 +42,8 @@ from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves, unwrapped
+from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
+from pararealize.tracing.wrappers import unwrapped
 from pararealize.verification.verify import verified
 
 #: Most tensors in a state, where the network cannot be cut through single ones.

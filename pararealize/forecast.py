@@ -24,7 +24,8 @@ from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.schedule.parareal import parareal_stages
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import check_module, copy_sharing_weights, unwrapped
+from pararealize.tracing.trace import check_module, copy_sharing_weights
+from pararealize.tracing.wrappers import unwrapped
 from pararealize.verification.verify import verified
 
 #: Bytes of a weight's gradient and of two moments of an optimizer, for each byte of the weight.

@@ -26,7 +26,8 @@ from pararealize.runtime.communication.transport import together
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
-from pararealize.tracing.trace import check_module, unwrapped
+from pararealize.tracing.trace import check_module
+from pararealize.tracing.wrappers import unwrapped
 
 
 def load(

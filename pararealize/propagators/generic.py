@@ -114,6 +114,21 @@ class LowRank(nn.Module):
 
 
 @final
+class PerSample(nn.Module):
+    """One number for each sample, mapped by itself: ``[batch] -> [batch]``."""
+
+    def __init__(self, source: TensorSpec, target: TensorSpec, *, bias: bool) -> None:
+        super().__init__()
+        before, after = (TensorSpec((*s.shape, 1), s.dtype) for s in (source, target))
+        self.map = LowRank(before, after, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mapped numbers."""
+        y: Tensor = self.map(x.unsqueeze(-1)).squeeze(-1)
+        return y
+
+
+@final
 class PooledLinear(nn.Module):
     """Global average of a map, then a low-rank linear map: ``[b, c, *size] -> [b, features]``."""
 
@@ -159,7 +174,7 @@ def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Modul
     if before == after and before - 2 in CONVOLUTIONS and is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:
-        return LowRank(source, target, bias=bias)
+        return (LowRank if before > 1 else PerSample)(source, target, bias=bias)
     if after == 2 and before - 2 in CONVOLUTIONS:
         return PooledLinear(source, target, bias=bias)
     return None

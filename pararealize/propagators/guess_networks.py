@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.chain import TensorSpec
-from pararealize.propagators.generic import CONVOLUTIONS, RANK_SHARE, LowRank, is_map
+from pararealize.propagators.generic import CONVOLUTIONS, RANK_SHARE, LowRank, PerSample, is_map
 
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 #: Channels that convolutions of images have at least, unless the guessed state has fewer.
@@ -115,7 +115,8 @@ def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Modul
             make = PatchGuess if kind == "patches" else ConvolutionGuess
             return make(source, target, ratio)
     if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
-        return nn.Sequential(LowRank(source, target, bias=True))
+        make_map = LowRank if len(source.shape) > 1 else PerSample
+        return nn.Sequential(make_map(source, target, bias=True))
     return None
 
 

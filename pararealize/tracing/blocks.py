@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +78,7 @@ def _around_found(
         raise TraceError(f"{refusal} {hint}example_inputs=(x,).") from why
     constants = _without_cache(model, tracing.concrete_args, given)
     tensors, others = _arguments(model, given, constants)
+    _check_named(model, tensors)
     try:
         lists = find_lists(model, {**others, **tensors})
     except Exception as error:  # the network's own, of inputs that it does not take
@@ -158,6 +159,22 @@ def _number(model: nn.Module, value: Any) -> Any:
         return torch.randn(value.shape, dtype=value.dtype, generator=numbers).to(device)
     most = 2 if value.dtype == torch.bool else min(tables, default=1)
     return torch.randint(most, value.shape, generator=numbers).to(device, value.dtype)
+
+
+def _check_named(model: nn.Module, arguments: Iterable[str]) -> None:
+    """Raise where a forward takes tensors by no names of its own."""
+    starred = next((name for name in arguments if name.startswith("*")), None)
+    if starred is None:
+        return
+    heaviest = max(
+        model.named_children(), key=lambda pair: sum(p.numel() for p in pair[1].parameters())
+    )[0]
+    kind = type(model).__name__
+    raise TraceError(
+        f"{kind}.forward takes {starred}, and what it does with that cannot be traced: name the "
+        "arguments that it is given, def forward(self, x, mask=None); or, if it only hands them "
+        f"on, compile what is inside, pararealize(model.{heaviest}, n)."
+    )
 
 
 def _check(model: nn.Module, paths: Sequence[str], seen: Sequence[Observation]) -> None:

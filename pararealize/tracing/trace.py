@@ -21,7 +21,8 @@ from pararealize.tracing.copying import collection_paused, copy_tree
 from pararealize.tracing.draft import Draft
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
-from pararealize.tracing.uncut import compiled, uncut
+from pararealize.tracing.uncut import uncut
+from pararealize.tracing.wrappers import check_whole
 
 #: Tensors without a shape.
 LAZY = (UninitializedParameter, UninitializedBuffer)
@@ -94,34 +95,19 @@ def copy_sharing_weights(model: nn.Module) -> nn.Module:
     return _copied(model, twins)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside torch's wrappers, whose names its checkpoints have.
-
-    ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` wrap a network; what runs it
-    in parallel, or compiles it, is to be put around the compiled one.
-    """
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(model, wrappers):
-            model = model.module
-        elif (inner := compiled(model)) is not None:
-            model = inner
-        else:
-            return model
-
-
 def check_module(model: object) -> None:
     """Raise where there is no network to compile.
 
     Raises:
         NotAModuleError: ``model`` is no module; says what it is.
-        TraceError: it has weights without numbers.
+        TraceError: it has weights without numbers, or parts of weights.
 
     """
     if not isinstance(model, nn.Module):
         found = f"the class {model.__name__}" if isinstance(model, type) else f"{model!r:.60}"
         hint = " Call it first: pararealize(Model(), n=...)." if callable(model) else ""
         raise NotAModuleError(f"expected a torch.nn.Module to compile, found {found}.{hint}")
+    check_whole(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(
             "the network is compiled by torch.jit, and has no layers to look into: compile the "
