@@ -94,27 +94,33 @@ def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any
         variants.serial(model, given, comm.rank, 1, training=training),
     )
 
-    ours, serial = _undisturbed(entries, comm)
+    serial, ours = _undisturbed(*entries, comm=comm)
     cores = len(os.sched_getaffinity(0))
     predicted = _predicted(net, serial, cores, training=training)
     return Row(step, ranks, cores, serial, predicted, ours)
 
 
-def _undisturbed(entries: Sequence[variants.Variant], comm: Any) -> list[float]:
-    """Median seconds of every variant, in turns, over the steps that were disturbed least.
+def _undisturbed(
+    ours: variants.Variant, serial: variants.Variant, *, comm: Any
+) -> tuple[float, float]:
+    """Seconds of the serial network and of ours, in the rounds that were disturbed least.
 
     By how long ranks waited for a core that something else had. There are :data:`ROUNDS` rounds or
-    more: as many as fit into :data:`PATIENCE` seconds, until enough steps were not disturbed.
+    more: as many as fit into :data:`PATIENCE` seconds, until enough were not disturbed. Of both the
+    ratio in one round is what lasts where a machine is now slow and then fast: ours are the median
+    of the serial network's seconds times the median ratio.
     """
-    steps: list[list[tuple[float, float]]] = [[] for _ in entries]
+    rounds: list[tuple[float, float, float]] = []
     end, done = time.perf_counter() + PATIENCE, False
     while not done:
-        for variant, found in zip(entries, steps, strict=True):
-            found.append(_step(variant, comm))
-        clean = min(sum(share < CLEAN for share, _ in found[1:]) for found in steps)
+        (first, one), (second, other) = (_step(variant, comm) for variant in (ours, serial))
+        rounds.append((max(first, second), other, one / other))
+        clean = sum(share < CLEAN for share, *_ in rounds[1:])
         over = clean >= KEPT or time.perf_counter() > end
-        done = comm.bcast(over and len(steps[0]) > ROUNDS)
-    return [median(seconds for _, seconds in sorted(found[1:])[:KEPT]) for found in steps]
+        done = comm.bcast(over and len(rounds) > ROUNDS)
+    kept = sorted(rounds[1:])[:KEPT]
+    seconds = median(seconds for _, seconds, _ in kept)
+    return seconds, seconds * median(ratio for *_, ratio in kept)
 
 
 def _step(variant: variants.Variant, comm: Any) -> tuple[float, float]:

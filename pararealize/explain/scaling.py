@@ -146,6 +146,6 @@ def verdict(found: Forecast) -> list[str]:
         said.append(
             "Beyond it the corrections, which are made one after another, take more than the "
             "subnetworks save: with two levels that is at about the square root of the depth. "
-            "MGRIT with more levels goes on (--levels 4)."
+            "MGRIT with more levels goes on (--sweeps 1 --levels 5)."
         )
     return said

@@ -142,13 +142,17 @@ def _measured(
 
 
 def _methods(chosen: Method, sweeps: int, levels: int, *, best: bool) -> list[Method]:
-    """The methods to compare; none where one alone is asked for."""
+    """The methods to compare; none where one alone is asked for.
+
+    Multigrid guesses by a sweep of its coarsest level, unless options say otherwise: one of level 2
+    would take as long with any number of levels.
+    """
     for option, number in (("--sweeps", sweeps), ("--levels", levels)):
         options.check_range(option, number, 0, MOST_COMPARED)
     if levels == 1:
         raise MethodError("--levels 1: MGRIT has 2 levels or more: write --levels 4.")
     parareal = chosen if isinstance(chosen, Parareal) else Parareal()
-    mgrit = chosen if isinstance(chosen, MGRIT) else MGRIT(coarsening=FACTOR)
+    mgrit = chosen if isinstance(chosen, MGRIT) else MGRIT(coarsening=FACTOR, guess="coarsest")
     factors = FACTORS if best else (mgrit.factors[0],)
     sweeps, levels = (sweeps or 1, levels or BEST_LEVELS) if best else (sweeps, levels)
     return [
