@@ -15,12 +15,12 @@ from pararealize.propagators.generic import CONVOLUTIONS, RANK_SHARE, LowRank, P
 
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 #: Channels that convolutions of images have at least, unless the guessed state has fewer.
-NARROWEST = 8
+NARROWEST = 16
 
 
 @final
 class ConvolutionGuess(nn.Module):
-    """C_j(x): a convolution at the input's size, one for each halving, then a 1×1 convolution.
+    """C_j(x): two convolutions at the input's size, two for each halving, then a 1×1 convolution.
 
     ``[batch, c_in, *size] -> [batch, c_out, *ceil(size/ratio)]``. Each convolution is normalised
     and rectified; where the image is halved, channels are doubled, up to a quarter of ``c_out``.
@@ -52,9 +52,11 @@ class ConvolutionGuess(nn.Module):
 
 
 def _steps(ratio: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Strides of all convolutions: 1 first, then the ratio's prime factors."""
-    yield (1,) * len(ratio)
-    yield from zip_longest(*map(_factors, ratio), fillvalue=1)
+    """Strides of all convolutions: 1, then the ratio's prime factors, each of them before a 1."""
+    kept = (1,) * len(ratio)
+    yield from (kept, kept)
+    for strides in zip_longest(*map(_factors, ratio), fillvalue=1):
+        yield from (strides, kept)
 
 
 def _factors(number: int) -> list[int]:

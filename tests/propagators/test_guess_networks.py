@@ -56,7 +56,7 @@ def test_convolutions_come_to_every_ratio(axes: list[tuple[int, int]], channels:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_guess_of_images_sees_neighbours(kind: str) -> None:
-    module = generic_guess(TensorSpec((2, 1, 8, 8)), TensorSpec((2, 8, 4, 4)), kind)
+    module = generic_guess(TensorSpec((2, 1, 8, 8)), TensorSpec((2, 64, 4, 4)), kind)
     assert isinstance(module, KINDS[kind])
     x = torch.randn(1, 1, 8, 8, requires_grad=True)
     module.eval()(x)[0, :, 1, 1].sum().backward()
@@ -75,13 +75,13 @@ def widths(channels: int, ratio: tuple[int, ...]) -> list[int]:
 @pytest.mark.parametrize(
     ("channels", "ratio", "expected"),
     [
-        (256, (1, 1), [64]),
-        (256, (4, 4), [16, 32, 64]),
-        (512, (8, 8), [16, 32, 64, 128]),
-        (64, (4, 4), [8, 8, 16]),  # not narrower than eight
-        (8, (4, 4), [2, 2, 2]),  # unless the state is
-        (256, (6, 2), [10, 21, 64]),
-        (256, (7,), [9, 64]),
+        (256, (1, 1), [64, 64]),
+        (256, (4, 4), [16, 16, 32, 32, 64, 64]),
+        (512, (8, 8), [16, 16, 32, 32, 64, 64, 128, 128]),
+        (128, (4, 4), [16, 16, 16, 16, 32, 32]),  # not narrower than sixteen
+        (8, (4, 4), [2] * 6),  # unless the state is
+        (512, (6, 2), [21, 21, 42, 42, 128, 128]),
+        (256, (7,), [16, 16, 64, 64]),
     ],
 )
 def test_channels_double_where_the_image_is_halved(
