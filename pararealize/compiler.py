@@ -17,7 +17,7 @@ from pararealize.coarse.registry import asked
 from pararealize.cost.described import described
 from pararealize.cost.drawing import with_draws
 from pararealize.cost.inputs import bind, decisive, infer_profile
-from pararealize.cost.measure import measured, with_one_cost
+from pararealize.cost.measure import with_measured_costs
 from pararealize.cost.profile import profile
 from pararealize.cut.wide_states import with_wide_states
 from pararealize.decide.arguments import check_arguments, devices_of
@@ -42,7 +42,8 @@ from pararealize.runtime.communication.transport import Transport, together
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import Trace, check_module, copy_module, find_leaves
+from pararealize.tracing.module import check_module, copy_module
+from pararealize.tracing.trace import Trace, find_leaves
 from pararealize.tracing.wrappers import unwrapped
 from pararealize.verification.verify import verified
 
@@ -159,7 +160,8 @@ def emitted(
         with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
             request, chain = verified(serial, request, chain_of)
         if request.cost == "measured":
-            chain = with_measured_costs(chain, serial, request, transport)
+            given, seed = request.given or {}, request.method.seed
+            chain = with_measured_costs(chain, serial, given, transport, seed=seed)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
             partition = passes.cut(chain, passes.count(chain))
@@ -190,12 +192,3 @@ def chain_of(traced: Trace, serial: nn.Module, request: Request) -> Chain:
     wide = partial(build_chain, serial, traced, costs, width=WIDEST)
     tuples = asked(request.method).takes_tuples
     return with_wide_states(narrow, wide, request.n, request.interfaces, takes_tuples=tuples)
-
-
-def with_measured_costs(
-    chain: Chain, serial: nn.Module, request: Request, transport: Transport | None = None
-) -> Chain:
-    """The chain with seconds that rank 0 measured while the others wait, so that all cut alike."""
-    if transport is None or transport.rank == 0:
-        chain = measured(chain, serial, request.given or {}, seed=request.method.seed)
-    return with_one_cost(chain, transport)

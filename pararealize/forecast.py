@@ -24,7 +24,7 @@ from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.schedule.parareal import parareal_stages
 from pararealize.tracing.copying import at_rest
-from pararealize.tracing.trace import check_module, copy_sharing_weights
+from pararealize.tracing.module import check_module, copy_sharing_weights
 from pararealize.tracing.wrappers import unwrapped
 from pararealize.verification.verify import verified
 

@@ -26,7 +26,7 @@ from pararealize.runtime.communication.transport import together
 from pararealize.runtime.monitoring.progress import Progress, progress_of
 from pararealize.storage.read import Saved, foreign, match, read
 from pararealize.tracing.copying import at_rest, collection_paused
-from pararealize.tracing.trace import check_module
+from pararealize.tracing.module import check_module
 from pararealize.tracing.wrappers import unwrapped
 
 

@@ -18,7 +18,7 @@ from pararealize.forecast import forecast, forecasts, meshes
 from pararealize.ir.forecast import Work
 from pararealize.ir.machines import DEVICES, LINKS, machine_of
 from pararealize.models import odenet, resnet, vgg16
-from pararealize.tracing.trace import copy_sharing_weights
+from pararealize.tracing.module import copy_sharing_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 #: Layers that take a millisecond, so that launches and messages do not decide.

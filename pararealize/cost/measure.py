@@ -93,6 +93,20 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
 
 
+def with_measured_costs(
+    chain: Chain,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    transport: Transport | None = None,
+    *,
+    seed: int = 0,
+) -> Chain:
+    """The chain with seconds that rank 0 measured while the others wait, so that all cut alike."""
+    if transport is None or transport.rank == 0:
+        chain = measured(chain, model, inputs, seed=seed)
+    return with_one_cost(chain, transport)
+
+
 def with_one_cost(chain: Chain, transport: Transport | None) -> Chain:
     """The chain with the costs that rank 0 measured, so that all ranks cut alike."""
     if transport is None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize import Parareal, pararealize
-from pararealize.errors import NotAModuleError, TraceError
+from pararealize.errors import TraceError
 from pararealize.ir.program import Ref
 from pararealize.models import resnet
-from pararealize.tracing.trace import copy_module, merge, trace
+from pararealize.tracing.trace import merge, trace
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -94,15 +94,6 @@ class Skipping(nn.Module):
             if not self.training or self.draw() < 0.5:
                 x = x + layer(x)
         return x
-
-
-class Lock(nn.Module):
-    """Holds what cannot be copied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-        self.generator = (i for i in range(3))
 
 
 def modes(model: nn.Module) -> dict[str, bool]:
@@ -255,14 +246,3 @@ def test_operations_know_the_module_that_wrote_them() -> None:
     program = trace(resnet(11, width=4)).train
     assert program["add"].scope == "layer1.0"
     assert program["flatten"].scope == ""
-
-
-@pytest.mark.parametrize("thing", [3, "model", None, torch.zeros(2), lambda x: x])
-def test_only_modules_are_copied(thing: object) -> None:
-    with pytest.raises(NotAModuleError, match=r"expected a torch\.nn\.Module"):
-        copy_module(thing)  # type: ignore[arg-type]
-
-
-def test_a_model_that_cannot_be_copied_is_named() -> None:
-    with pytest.raises(TraceError, match="Lock cannot be copied"):
-        copy_module(Lock())
