@@ -63,6 +63,9 @@ STUDIES = {
         1,
         Recipe(epochs=12, rate=0.1, shift=2),
     ),
+    "ResNet-56, batches of 50": Study(
+        lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe()
+    ),
     "ResNet-29, strided": Study(lambda: strided(29), (2, 3, 6), 2, Recipe()),
     "ResNet-110, strided": Study(lambda: strided(110), (3, 6), 2, Recipe()),
     "ViT-8": Study(
