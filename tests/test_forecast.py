@@ -49,14 +49,14 @@ def test_estimates_are_what_plans_predict(method: Parareal | MGRIT) -> None:
 @pytest.mark.parametrize("network", ["resnet", "vgg", "ode"])
 @pytest.mark.parametrize(
     "method",
-    [Parareal(coarse_budget=1.0), Parareal(coarse_depth=2, iterations=2), MGRIT(3, 2, "sampled")],
-    ids=["own", "two sweeps", "mgrit"],
+    [Parareal(coarse="thinned"), Parareal(coarse_depth=2, iterations=2), MGRIT(3, 2, "sampled")],
+    ids=["thinned", "two sweeps", "mgrit"],
 )
 def test_like_subnetworks_are_priced_once_and_right(
     network: str, method: Parareal | MGRIT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if network == "vgg" and isinstance(method, MGRIT):
-        method = Parareal(coarse_budget=0.01, guess="coarse", correction="difference")
+        method = Parareal(guess="coarse", correction="difference")
     model: nn.Module = {
         "resnet": lambda: resnet(56, width=4),
         "vgg": lambda: vgg16(head="small", classes=10, width=4),
