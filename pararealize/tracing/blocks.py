@@ -21,7 +21,7 @@ from torch import nn
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
-from pararealize.propagators.calls import Calls, given_of
+from pararealize.propagators.calls import Calls, given_of, numbers_of
 from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
@@ -201,4 +201,6 @@ def _calls(
     given = tuple(given_of(call.result, call.taken) for call in seen[-1].calls)
     known = {path: plain_attributes(model.get_submodule(path), PLAIN) for path in blocks}
     writes = any(observation.origins.written for observation in seen)
-    return Calls(blocks, tensors, tuple(others.items()), given, known, writes)
+    pairs = zip(*(each.calls for each in seen), strict=True)  # of train and of eval mode
+    numbers = tuple(numbers_of([(call.args, call.kwargs) for call in pair]) for pair in pairs)
+    return Calls(blocks, tensors, tuple(others.items()), given, known, writes, numbers)
