@@ -166,7 +166,7 @@ TORCHVISION: Mapping[str, Style] = {
         name: _style("video", name, _video, 32, 48, num_classes=5)
         for name in ("r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t")
     },
-    "s3d": _style("video", "s3d", _video, 128, 160, num_classes=5),
+    "s3d": _style("video", "s3d", _video, 224, None, num_classes=5),
     "mvit_v2_s": _style("video", "mvit_v2_s", _video, 224, None, num_classes=5),
     "raft_small": _style("optical_flow", "raft_small", _flows, 128, 136),
 }
