@@ -18,10 +18,10 @@ from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.guess_networks import generic_guess, token_guess
+from pararealize.propagators.guess_networks import MAPS, generic_guess, token_guess
 
-#: What guesses maps of images and sequences.
-MAPS = "convolutions"
+#: A guess may cost this share of the network: the subnetwork behind it waits for it.
+GUESS_SHARE = 0.04
 
 #: What networks of the network's own layers keep.
 HOW = Pruning(normalisation=True)
@@ -38,9 +38,10 @@ def build_guesses(
 ) -> dict[int, Guess]:
     """Guess networks C_j of the interfaces where the schedule applies one, by interface.
 
-    A generic network of convolutions where the input and the state are images, of low rank where
-    they are sequences or vectors; else the network's own layers that change the shape, from the
-    input to the interface. ``chosen`` are the kinds that a saved plan has. Where they are only
+    A generic network of convolutions where the input and the state are images (of few, or of
+    patches, where they cost more than a small share of the network), of low rank where they are
+    sequences or vectors; else the network's own layers that change the shape, from the input to
+    the interface. ``chosen`` are the kinds that a saved plan has. Where they are only
     ``priced``, like interfaces have the same one.
     """
     if method.guess != "network":
@@ -51,7 +52,7 @@ def build_guesses(
         places, kinds = {j: partition.bounds[j] for j in wanted}, chosen or {}
 
         def made(j: int) -> Guess:
-            return _guess(setting, places[j], kinds.get(j, MAPS))
+            return _guess(setting, places[j], kinds.get(j))
 
         if not priced:
             return {j: made(j) for j in wanted}
@@ -88,7 +89,7 @@ def _likeness(setting: Setting, layer: int) -> Hashable:
     return state, None if price is not None else setting.likeness(0, layer)
 
 
-def _guess(setting: Setting, layer: int, maps: str) -> Guess:
+def _guess(setting: Setting, layer: int, maps: str | None) -> Guess:
     """The network that guesses the state before a layer."""
     chain, model = setting.chain, setting.model
     module, specs, kind, names = _network(setting, chain.state(layer), maps)
@@ -105,19 +106,20 @@ def _guess(setting: Setting, layer: int, maps: str) -> Guess:
 
 
 def _network(
-    setting: Setting, state: State, maps: str = MAPS
+    setting: Setting, state: State, maps: str | None = None
 ) -> tuple[nn.Module | None, State, str, tuple[str, ...]]:
     """A new generic network where one is known, specs and names of its inputs, and its kind.
 
-    ``maps`` is the kind that guesses maps.
+    ``maps`` is the kind that guesses maps, where that was decided before.
     """
     chain, target = setting.chain, state[0]
     source = main_input(chain)
-    known = source is not None and len(state) == 1 and not _has_blocks(chain)
-    module = generic_guess(source, target, maps) if known and source is not None else None
-    if module is not None and source is not None:
-        kind = "low rank" if isinstance(module, nn.Sequential) else maps
-        return module, (source,), kind, input_names(chain)
+    if source is not None and len(state) == 1 and not _has_blocks(chain):
+        maps = maps or _maps(setting, source, target)
+        module: nn.Module | None = generic_guess(source, target, maps)
+        if module is not None:
+            kind = "low rank" if isinstance(module, nn.Sequential) else maps
+            return module, (source,), kind, input_names(chain)
     tokens = _has_blocks(chain) and len(state) == 1
     for name, spec in chain.profile.inputs.items() if tokens else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
@@ -127,6 +129,23 @@ def _network(
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
+
+
+def _maps(setting: Setting, source: TensorSpec, target: TensorSpec) -> str:
+    """What guesses maps of the target's shape: the best that is cheap enough, or the cheapest."""
+
+    def seconds(kind: str) -> float:
+        cost = setting.price(lambda: (generic_guess(source, target, kind), (source,)))
+        return 0.0 if cost is None else cost.seconds
+
+    def choice() -> str:
+        most = GUESS_SHARE * setting.fine.seconds(0, len(setting.chain.layers))
+        prices = {kind: seconds(kind) for kind in MAPS}
+        return next(
+            (kind for kind in MAPS if prices[kind] <= most), min(MAPS, key=prices.__getitem__)
+        )
+
+    return setting.once(("maps", source, target), choice)
 
 
 def _has_blocks(chain: Chain) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import zip_longest
 from typing import Any, final
 
@@ -20,20 +21,22 @@ NARROWEST = 16
 
 @final
 class ConvolutionGuess(nn.Module):
-    """C_j(x): two convolutions at the input's size, two for each halving, then a 1×1 convolution.
+    """C_j(x): convolutions at the input's size, as many for each halving, then a 1×1 convolution.
 
-    ``[batch, c_in, *size] -> [batch, c_out, *ceil(size/ratio)]``. Each convolution is normalised
-    and rectified; where the image is halved, channels are doubled, up to a quarter of ``c_out``.
-    A ratio's odd prime factors p are convolutions of p pixels and stride p.
+    ``[batch, c_in, *size] -> [batch, c_out, *ceil(size/ratio)]``, ``count`` at each size. Each one
+    is normalised and rectified; where the image is halved, channels are doubled, up to a quarter of
+    ``c_out``. A ratio's odd prime factors p are convolutions of p pixels and stride p.
     """
 
-    def __init__(self, source: TensorSpec, target: TensorSpec, ratio: tuple[int, ...]) -> None:
+    def __init__(
+        self, source: TensorSpec, target: TensorSpec, ratio: tuple[int, ...], count: int = 2
+    ) -> None:
         super().__init__()
         convolution, norm = CONVOLUTIONS[len(ratio)], NORMS[len(ratio)]
         width = max(1, target.shape[1] // RANK_SHARE)
         left, before = max(ratio), source.shape[1]
         parts: list[nn.Module] = []
-        for strides in _steps(ratio):
+        for strides in _steps(ratio, count):
             left = max(1, left // max(strides))
             after = max(width // left, min(width, NARROWEST))
             step: Any = strides
@@ -51,12 +54,15 @@ class ConvolutionGuess(nn.Module):
         return y
 
 
-def _steps(ratio: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Strides of all convolutions: 1, then the ratio's prime factors, each of them before a 1."""
+def _steps(ratio: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
+    """Strides of all convolutions: those that keep the size, then the ratio's prime factors.
+
+    Each of them is followed by ones that keep it, so that there are ``count`` at every size.
+    """
     kept = (1,) * len(ratio)
-    yield from (kept, kept)
+    yield from (kept,) * count
     for strides in zip_longest(*map(_factors, ratio), fillvalue=1):
-        yield from (strides, kept)
+        yield from (strides, *(kept,) * (count - 1))
 
 
 def _factors(number: int) -> list[int]:
@@ -96,6 +102,14 @@ class PatchGuess(nn.Module):
         return y
 
 
+#: What guesses maps, the best first, which is the dearest where images are small.
+MAPS: Mapping[str, Callable[[TensorSpec, TensorSpec, tuple[int, ...]], nn.Module]] = {
+    "convolutions": ConvolutionGuess,
+    "few convolutions": partial(ConvolutionGuess, count=1),
+    "patches": PatchGuess,
+}
+
+
 def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] | None:
     """The stride that brings one size to the other, rounded up, as padded convolutions do."""
     strides = tuple(max(1, math.ceil(a / b)) for a, b in zip(large, small, strict=True))
@@ -106,7 +120,7 @@ def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] |
 def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Module | None:
     """A small network from the network's input to an interface, or ``None``.
 
-    Maps are guessed by ``"convolutions"``, or by ``"patches"``.
+    Maps are guessed by the kind of network of that name, one of :data:`MAPS`.
     """
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
@@ -114,8 +128,7 @@ def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Modul
     if same_axes and len(source.shape) - 2 in CONVOLUTIONS and is_map(source, target):
         ratio = _stride(source.shape[2:], target.shape[2:])
         if ratio is not None:
-            make = PatchGuess if kind == "patches" else ConvolutionGuess
-            return make(source, target, ratio)
+            return MAPS[kind](source, target, ratio)
     if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
         make_map = LowRank if len(source.shape) > 1 else PerSample
         return nn.Sequential(make_map(source, target, bias=True))

@@ -11,7 +11,11 @@ from torch import nn
 from pararealize.ir.chain import TensorSpec
 from pararealize.propagators.guess_networks import ConvolutionGuess, PatchGuess, generic_guess
 
-KINDS = {"convolutions": ConvolutionGuess, "patches": PatchGuess}
+KINDS = {
+    "convolutions": ConvolutionGuess,
+    "few convolutions": ConvolutionGuess,
+    "patches": PatchGuess,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
