@@ -8,20 +8,17 @@ from typing import Any, final
 
 from torch import nn
 
+from pararealize.coarse.generic import EXACT, generic_kind
 from pararealize.coarse.intervals import Identity, Rediscretized
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, Site, can_copy, like
 from pararealize.cost.profile import module_cost
 from pararealize.errors import CoarseError
-from pararealize.ir.chain import Cost, State
+from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
 from pararealize.ir.options import CoarseFactory
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.generic import generic_coarse, guard
-
-#: What to write where no network is known.
-EXACT = "coarse='fine', correction='difference'"
 
 #: What equal costs may differ by that were summed in another order.
 ROUNDING = 1e-9
@@ -76,46 +73,6 @@ class OwnLayers(CoarseKind):
 
 @final
 @dataclass(frozen=True)
-class Generic(CoarseKind):
-    """Pooling and small convolutions, or low-rank linear maps, whatever the layers are."""
-
-    name = "generic"
-    methods = ()
-    keeps_zero = True
-    advice = EXACT
-    candidates = substitutes = ({},)
-
-    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
-        """Costs by the states' shapes."""
-        for last in range(first + 1, len(setting.chain.layers) + 1):
-            states, passed = setting.states(first, last), setting.passed(first, last)
-            yield self.between(setting, *states, passed)
-
-    def between(
-        self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
-    ) -> Cost | None:
-        """Cost of a network from one state's shapes to another's, but for leaves that pass."""
-
-        def make() -> tuple[nn.Module | None, State]:
-            return generic_coarse(source, target, bias=setting.difference, passed=passed), source
-
-        return setting.once((self, source, target, passed), lambda: setting.price(make))
-
-    def build(self, site: Site) -> Coarse | None:
-        """The network with fresh weights, without biases where jumps are corrected."""
-        source, target = site.states
-        how, passed = site.setting.difference, site.setting.passed(*site.span)
-        module = generic_coarse(source, target, bias=how, passed=passed)
-        if module is None:
-            return None
-        module = like(module, site.setting.model)
-        if site.setting.chain.infinite:
-            guard(module)
-        return self.network(site, module_cost(module, source, site.setting.machine), module)
-
-
-@final
-@dataclass(frozen=True)
 class Network(CoarseKind):
     """Own layers where they cost no more than a share ``budget`` of the subnetwork, or generic.
 
@@ -135,8 +92,7 @@ class Network(CoarseKind):
         """Costs of the choice."""
         for last, own in enumerate(OwnLayers(self.depth).costs(setting, first), start=first + 1):
             if own is None or self._is_dear(own, setting.fine.seconds(first, last)):
-                states, passed = setting.states(first, last), setting.passed(first, last)
-                generic = Generic().between(setting, *states, passed)
+                generic = generic_kind(setting, first, last).between(setting, first, last)
                 options = [cost for cost in (own, generic) if cost is not None]
                 yield min(options, key=lambda cost: cost.seconds, default=None)
             else:
@@ -147,7 +103,8 @@ class Network(CoarseKind):
         own = OwnLayers(self.depth).build(site)
         if own is not None and not self._is_dear(own.cost, site.fine.seconds):
             return own
-        options = [c for c in (own, Generic().build(site)) if c is not None]
+        generic = generic_kind(site.setting, *site.span).build(site)
+        options = [c for c in (own, generic) if c is not None]
         return min(options, key=lambda c: c.cost.seconds, default=None)
 
     def _is_dear(self, own: Cost, fine: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pararealize.coarse.copies import Exact, Stepped, Thinned, Whole
 from pararealize.coarse.factored import Factored
+from pararealize.coarse.generic import Generic, Positions
 from pararealize.coarse.intervals import (
     Fitted,
     Identity,
@@ -19,7 +20,7 @@ from pararealize.coarse.intervals import (
     Summed,
 )
 from pararealize.coarse.kind import CoarseKind
-from pararealize.coarse.network import Auto, Custom, Generic, Network, OwnLayers
+from pararealize.coarse.network import Auto, Custom, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece
@@ -27,7 +28,7 @@ from pararealize.ir.plan import Piece
 #: In the order in which they are listed, compared and tried as substitutes.
 KINDS: tuple[type[CoarseKind], ...] = (
     *(Network, Exact, Identity, Rediscretized, Mean, Sampled, Summed, Thinned, Stepped),
-    *(Factored, Auto, Generic, OwnLayers, Whole, Fitted),
+    *(Factored, Auto, Generic, Positions, OwnLayers, Whole, Fitted),
 )
 
 

@@ -13,8 +13,11 @@ from torch.nn import functional
 
 from pararealize.ir.chain import State, TensorSpec
 from pararealize.propagators.leafwise import leafwise
+from pararealize.propagators.positions import PositionMap, position_map
 from pararealize.runtime.values.infinities import without_infinities
 
+#: Axes of a series: batch, channels and positions.
+SERIES = 3
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 #: Inner width of low-rank maps and guesses, as a share of the narrower side.
 RANK_SHARE = 4
@@ -148,29 +151,38 @@ class PooledLinear(nn.Module):
 def guard(module: nn.Module) -> None:
     """Let the generic networks in a module look for infinities wherever they run."""
     for part in module.modules():
-        if isinstance(part, (PooledBottleneck, LowRank, PooledLinear)):
+        if isinstance(part, (PooledBottleneck, LowRank, PooledLinear, PositionMap)):
             part.guarded = True
 
 
 def generic_coarse(
-    source: State, target: State, *, bias: bool, passed: Sequence[int | None] = ()
+    source: State,
+    target: State,
+    *,
+    bias: bool,
+    passed: Sequence[int | None] = (),
+    series: bool = False,
 ) -> nn.Module | None:
     """A small network from one state's shapes to another's, or ``None`` where none is known.
 
-    ``passed`` says of every leaf of the target which one of the source it is, if it is any.
+    ``passed`` says of every leaf of the target which one of the source it is, if it is any, and
+    ``series`` that leaves of three axes are ``[batch, channels, positions]``.
     """
     if not source or not target:
         return None
-    return leafwise(source, target, partial(_map_leaf, bias=bias), passed)
+    return leafwise(source, target, partial(_map_leaf, bias=bias, series=series), passed)
 
 
-def _map_leaf(source: TensorSpec, target: TensorSpec, *, bias: bool) -> nn.Module | None:
-    if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
-        return None
+def _map_leaf(
+    source: TensorSpec, target: TensorSpec, *, bias: bool, series: bool
+) -> nn.Module | None:
     before, after = len(source.shape), len(target.shape)
     empty = not after or 0 in (*source.shape, *target.shape)
-    if empty or source.shape[:1] != target.shape[:1]:
-        return None  # no axes or no numbers, or an axis was merged with the batch
+    real = source.dtype.is_floating_point and target.dtype.is_floating_point
+    if not real or empty or source.shape[:1] != target.shape[:1]:
+        return None  # no numbers or no axes, or an axis was merged with the batch
+    if series and before == after == SERIES:
+        return position_map(source, target, bias=bias)
     if before == after and before - 2 in CONVOLUTIONS and is_map(source, target):
         return PooledBottleneck(source, target, bias=bias)
     if before == after and source.shape[:-1] == target.shape[:-1]:

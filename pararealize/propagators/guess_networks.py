@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.chain import TensorSpec
-from pararealize.propagators.generic import CONVOLUTIONS, RANK_SHARE, LowRank, PerSample, is_map
+from pararealize.propagators.generic import (
+    CONVOLUTIONS,
+    RANK_SHARE,
+    SERIES,
+    LowRank,
+    PerSample,
+    is_map,
+)
+from pararealize.propagators.positions import position_map
 
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 #: Channels that convolutions of images have at least, unless the guessed state has fewer.
@@ -102,6 +110,8 @@ class PatchGuess(nn.Module):
         return y
 
 
+#: What guesses series, where no position may be made of later ones.
+POSITIONS = "positions"
 #: What guesses maps, the best first, which is the dearest where images are small.
 MAPS: Mapping[str, Callable[[TensorSpec, TensorSpec, tuple[int, ...]], nn.Module]] = {
     "convolutions": ConvolutionGuess,
@@ -120,11 +130,17 @@ def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] |
 def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Module | None:
     """A small network from the network's input to an interface, or ``None``.
 
-    Maps are guessed by the kind of network of that name, one of :data:`MAPS`.
+    Maps are guessed by the kind of network of that name, one of :data:`MAPS`, and series, whose
+    axes are ``[batch, channels, positions]``, by :data:`POSITIONS`.
     """
     if not (source.dtype.is_floating_point and target.dtype.is_floating_point):
         return None
     same_axes = len(source.shape) == len(target.shape) and source.shape[:1] == target.shape[:1]
+    if kind == POSITIONS:
+        known = (
+            same_axes and len(source.shape) == SERIES and 0 not in (*source.shape, *target.shape)
+        )
+        return position_map(source, target, bias=True) if known else None
     if same_axes and len(source.shape) - 2 in CONVOLUTIONS and is_map(source, target):
         ratio = _stride(source.shape[2:], target.shape[2:])
         if ratio is not None:

@@ -1,0 +1,86 @@
+"""Generic: fresh networks from one state's shapes to another's, whatever the layers are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import nn
+
+from pararealize.coarse.kind import CoarseKind
+from pararealize.coarse.layout import is_series
+from pararealize.coarse.setting import Setting, Site, like
+from pararealize.cost.profile import module_cost
+from pararealize.ir.chain import Cost, State
+from pararealize.ir.decisions import Coarse
+from pararealize.propagators.generic import generic_coarse, guard
+
+#: What to write where no network is known.
+EXACT = "coarse='fine', correction='difference'"
+
+
+class ShapeKind(CoarseKind):
+    """Networks that know the states' shapes, and whether they are ``series``."""
+
+    methods: ClassVar[tuple[str, ...]] = ()
+    keeps_zero: ClassVar[bool] = True
+    advice: ClassVar[str] = EXACT
+    series: ClassVar[bool] = False
+
+    def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
+        """Costs by the states' shapes."""
+        for last in range(first + 1, len(setting.chain.layers) + 1):
+            yield self.between(setting, first, last)
+
+    def between(self, setting: Setting, first: int, last: int) -> Cost | None:
+        """Cost of a network from one state's shapes to another's, but for leaves that pass."""
+        if self.series and not is_series(setting, first, last):
+            return None
+        source, target = setting.states(first, last)
+        passed = setting.passed(first, last)
+
+        def make() -> tuple[nn.Module | None, State]:
+            module = generic_coarse(
+                source, target, bias=setting.difference, passed=passed, series=self.series
+            )
+            return module, source
+
+        return setting.once((self, source, target, passed), lambda: setting.price(make))
+
+    def build(self, site: Site) -> Coarse | None:
+        """The network with fresh weights, without biases where jumps are corrected."""
+        setting, (source, target) = site.setting, site.states
+        if self.series and not is_series(setting, *site.span):
+            return None
+        how, passed = setting.difference, setting.passed(*site.span)
+        module = generic_coarse(source, target, bias=how, passed=passed, series=self.series)
+        if module is None:
+            return None
+        module = like(module, setting.model)
+        if setting.chain.infinite:
+            guard(module)
+        return self.network(site, module_cost(module, source, setting.machine), module)
+
+
+@final
+@dataclass(frozen=True)
+class Generic(ShapeKind):
+    """Pooling and small convolutions, or low-rank linear maps."""
+
+    name = "generic"
+    candidates = substitutes = ({},)
+
+
+@final
+@dataclass(frozen=True)
+class Positions(ShapeKind):
+    """The same, but of ``[batch, channels, positions]`` no position is made of later ones."""
+
+    name = "positions"
+    series = True
+
+
+def generic_kind(setting: Setting, first: int, last: int) -> ShapeKind:
+    """What is built of the layers ``first`` … ``last - 1`` from their states' shapes."""
+    return Positions() if is_series(setting, first, last) else Generic()
