@@ -93,8 +93,8 @@ class Script:
         if event.target is getattr:
             return self.shapes.attribute(*args)
         if event.op == "call_method":
-            return getattr(args[0], event.target)(*args[1:], **kwargs)
-        return event.target(*args, **kwargs)
+            return self.shapes.quietly(getattr(args[0], event.target), *args[1:], **kwargs)
+        return self.shapes.quietly(event.target, *args, **kwargs)
 
     def _argument(self, event: Recorded) -> Any:
         """An argument of the network; ``torch.fx`` numbers those that have one value."""

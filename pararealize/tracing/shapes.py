@@ -44,6 +44,10 @@ NUMBERS = frozenset(
 )
 
 
+def _untold(_function: Any, _args: Any, _kwargs: Any, _result: Any) -> None:
+    """For nobody to be told."""
+
+
 class NumbersWantedError(Exception):
     """A function asks for the numbers of a tensor that has none."""
 
@@ -102,6 +106,19 @@ class ShapesOnly(TorchFunctionMode):
         result = func(*args, **kwargs) if plain else self._run(func, args, kwargs, leaves)
         self.seen(func, args, kwargs, result)
         return result
+
+    def quietly(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function of one's own gives, by shapes alone; nobody is told of its calls.
+
+        Also where torch's functions are not overridden: tensors without memory would be read there
+        by a constructor that looks at numbers, as distributions do.
+        """
+        seen, self.seen = self.seen, _untold
+        try:
+            with torch._C._EnableTorchFunction(), self:
+                return function(*args, **kwargs)
+        finally:
+            self.seen = seen
 
     def _run(
         self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], leaves: list[Any]
