@@ -25,7 +25,7 @@ class Positive:
 
 
 @pytest.mark.parametrize(
-    "make", [Positive, lambda x: torch.distributions.Gamma(x, 1.0), lambda x: x.sum().item()]
+    "make", [Positive, lambda x: torch.distributions.Gamma(x, 1.0, True), lambda x: x.sum().item()]
 )
 def test_nothing_without_memory_is_read_where_torch_is_not_overridden(make: object) -> None:
     """It would be the end of the process."""
@@ -61,12 +61,11 @@ class Drawn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = nn.functional.softplus(self.layer(x)) + 0.1
-        return x + 0.0 * torch.distributions.Gamma(scale, 1.0).rsample()
+        return x + 0.0 * torch.distributions.Gamma(scale, 1.0, True).rsample()
 
 
 @pytest.mark.parametrize("kind", [Checked, Drawn])
 def test_networks_with_such_classes_compile(kind: type[nn.Module]) -> None:
-    torch.distributions.Distribution.set_default_validate_args(True)
     torch.manual_seed(0)
     model = nn.Sequential(*(kind() for _ in range(4))).double()
     x = torch.randn(3, 4).double()
