@@ -35,32 +35,33 @@ class ShapeKind(CoarseKind):
 
     def between(self, setting: Setting, first: int, last: int) -> Cost | None:
         """Cost of a network from one state's shapes to another's, but for leaves that pass."""
-        if self.series and not is_series(setting, first, last):
+        if self.series and not between_series(setting, first, last):
             return None
-        source, target = setting.states(first, last)
-        passed = setting.passed(first, last)
+        (source, target), passed = setting.states(first, last), setting.passed(first, last)
 
         def make() -> tuple[nn.Module | None, State]:
-            module = generic_coarse(
-                source, target, bias=setting.difference, passed=passed, series=self.series
-            )
-            return module, source
+            return self._module(setting, source, target, passed), source
 
         return setting.once((self, source, target, passed), lambda: setting.price(make))
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
         setting, (source, target) = site.setting, site.states
-        if self.series and not is_series(setting, *site.span):
+        if self.series and not between_series(setting, *site.span):
             return None
-        how, passed = setting.difference, setting.passed(*site.span)
-        module = generic_coarse(source, target, bias=how, passed=passed, series=self.series)
+        module = self._module(setting, source, target, setting.passed(*site.span))
         if module is None:
             return None
         module = like(module, setting.model)
         if setting.chain.infinite:
             guard(module)
         return self.network(site, module_cost(module, source, setting.machine), module)
+
+    def _module(
+        self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
+    ) -> nn.Module | None:
+        bias = setting.difference
+        return generic_coarse(source, target, bias=bias, passed=passed, series=self.series)
 
 
 @final
@@ -81,6 +82,12 @@ class Positions(ShapeKind):
     series = True
 
 
+def between_series(setting: Setting, first: int, last: int) -> bool:
+    """Whether the states before and after the layers ``first`` … ``last - 1`` are series."""
+    before, after = setting.states(first, last)
+    return is_series(setting, before, first) and is_series(setting, after, last)
+
+
 def generic_kind(setting: Setting, first: int, last: int) -> ShapeKind:
     """What is built of the layers ``first`` … ``last - 1`` from their states' shapes."""
-    return Positions() if is_series(setting, first, last) else Generic()
+    return Positions() if between_series(setting, first, last) else Generic()

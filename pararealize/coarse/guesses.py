@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from pararealize.coarse.layout import has_channels_first
+from pararealize.coarse.layout import is_series
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, input_names, like, main_input, once_a_kind
 from pararealize.coarse.skipping import Skipping
@@ -19,7 +19,6 @@ from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.generic import SERIES
 from pararealize.propagators.guess_networks import MAPS, POSITIONS, generic_guess, token_guess
 
 #: A guess may cost this share of the network: the subnetwork behind it waits for it.
@@ -66,15 +65,11 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
 
     The network's input is not guessed; ``None`` stands where no guess is known.
     """
-    known: dict[Hashable, Cost | None] = {}
     found: list[Cost | None] = [Cost()]
     own = selected_costs(setting, 0, HOW, copied=False)  # layers are priced where one is asked for
     taken = 0
     for layer in range(1, end):
-        state = setting.chain.state(layer), _is_series(setting, layer)
-        if state not in known:
-            known[state] = setting.price(partial(_network, setting, layer))
-        guess = known[state]
+        guess = _price(setting, layer)
         if guess is None and _has_blocks(setting.chain):
             guess = _skipping(setting).cost(layer)
         elif guess is None:
@@ -86,9 +81,20 @@ def guess_costs(setting: Setting, end: int) -> list[Cost | None]:
 
 def _likeness(setting: Setting, layer: int) -> Hashable:
     """What is equal where guesses cost the same: generic ones know the state only."""
-    state = setting.chain.state(layer), _is_series(setting, layer)
-    price = setting.once(("guess", state), lambda: setting.price(partial(_network, setting, layer)))
-    return state, None if price is not None else setting.likeness(0, layer)
+    rest = setting.likeness(0, layer) if _price(setting, layer) is None else None
+    return *_known(setting, layer), rest
+
+
+def _price(setting: Setting, layer: int) -> Cost | None:
+    """Cost of the generic network that guesses the state before a layer, if there is one."""
+    key = ("guess", *_known(setting, layer))
+    return setting.once(key, lambda: setting.price(partial(_network, setting, layer)))
+
+
+def _known(setting: Setting, layer: int) -> tuple[State, bool]:
+    """What a generic network knows: the state, and whether it is a series."""
+    state = setting.chain.state(layer)
+    return state, is_series(setting, state, layer)
 
 
 def _guess(setting: Setting, layer: int, maps: str | None) -> Guess:
@@ -114,11 +120,10 @@ def _network(
 
     ``maps`` is the kind that guesses maps, where that was decided before.
     """
-    chain, state = setting.chain, setting.chain.state(layer)
-    target = state[0]
-    source = main_input(chain)
+    chain, (state, series) = setting.chain, _known(setting, layer)
+    source, target = main_input(chain), state[0]
     if source is not None and len(state) == 1 and not _has_blocks(chain):
-        maps = maps or (POSITIONS if _is_series(setting, layer) else _maps(setting, source, target))
+        maps = maps or (POSITIONS if series else _maps(setting, source, target))
         module: nn.Module | None = generic_guess(source, target, maps)
         if module is not None:
             kind = "low rank" if isinstance(module, nn.Sequential) else maps
@@ -132,13 +137,6 @@ def _network(
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
-
-
-def _is_series(setting: Setting, layer: int) -> bool:
-    """Whether the state before a layer is ``[batch, channels, positions]``."""
-    state = setting.chain.state(layer)
-    lone = len(state) == 1 and len(state[0].shape) == SERIES and not _has_blocks(setting.chain)
-    return lone and has_channels_first(setting, layer)
 
 
 def _maps(setting: Setting, source: TensorSpec, target: TensorSpec) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from pararealize.coarse.setting import Setting
+from pararealize.ir.chain import State
 from pararealize.ir.program import Operation
 from pararealize.propagators.generic import SERIES
 
@@ -26,15 +27,9 @@ OF_FEATURES = (functional.linear, functional.layer_norm)
 TURNS = frozenset(("transpose", "transpose_", "permute", "swapaxes", "swapdims", "t", "mT"))
 
 
-def is_series(setting: Setting, first: int, last: int) -> bool:
-    """Whether the states before and after the layers ``first`` … ``last - 1`` have channels first.
-
-    One of three axes has to be among both.
-    """
-    ends = setting.states(first, last)
-    if not all(any(len(spec.shape) == SERIES for spec in state) for state in ends):
-        return False
-    return has_channels_first(setting, first) and has_channels_first(setting, last)
+def is_series(setting: Setting, state: State, layer: int) -> bool:
+    """Whether a state before ``layer`` has three axes, channels before positions."""
+    return any(len(s.shape) == SERIES for s in state) and has_channels_first(setting, layer)
 
 
 def has_channels_first(setting: Setting, layer: int) -> bool:

@@ -51,7 +51,14 @@ class Weights:
         self.fine = self.setting.fine.seconds
 
     def coarse(self, first: int, last: int) -> float:
-        """Seconds of one evaluation of its coarse propagator."""
+        """Seconds of one evaluation of its coarse propagator, as far as the cut decides on them.
+
+        Where that is the subnetwork itself they count as none: corrections then take as long as the
+        serial network wherever it is cut, and weighing them would make the first subnetwork as
+        heavy as two others.
+        """
+        if isinstance(self.kind, Exact):
+            return 0.0
         first, last = self._leftmost(first, last)
         known = self._coarse.setdefault(first, [])
         if len(known) < last - first:
@@ -60,15 +67,6 @@ class Weights:
                 cost = next(walk)
                 known.append(inf if cost is None else cost.seconds)
         return known[last - first - 1]
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether corrections are the subnetworks themselves.
-
-        One after another they take as long as the serial network, wherever it is cut: weighing them
-        would make the first subnetwork as heavy as two others, and save nothing.
-        """
-        return isinstance(self.kind, Exact)
 
     def _walk(self, first: int) -> Iterator[Cost | None]:
         """Costs of coarse propagators from a layer on, in multigrid those of level 2."""
@@ -84,8 +82,6 @@ class Weights:
             sweeps = isinstance(method, Parareal) and method.guess == "coarse"
             return inf if sweeps and self.coarse(first, last) == inf else 0.0
         count = method.iterations if isinstance(method, Parareal) else 1
-        if self.is_exact:
-            return self.guesses[first]
         evaluations = 1 if self.setting.difference or self.kind.keeps_zero else 2
         corrections = count * evaluations * self.coarse(first, last) if count else 0.0
         return self.guesses[first] + corrections
@@ -125,8 +121,6 @@ def _first_guess(weights: Weights, method: Method, end: int, n: int) -> float:
     They are those of a coarse network of the first n-th of the layers, by cost.
     """
     if not isinstance(method, Parareal) or guesser(1, method) == 1 or n == 1:
-        return 0.0
-    if weights.is_exact:
         return 0.0
     share = weights.fine(0, end) / n
     first = next(i for i in range(1, end + 1) if weights.fine(0, i) >= share)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pararealize.errors import TraceError
@@ -21,9 +20,6 @@ from pararealize.tracing.draft import Draft
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
 from pararealize.tracing.recorder import UntraceableError, record
 from pararealize.tracing.uncut import uncut
-
-#: Tensors without a shape.
-LAZY = (UninitializedParameter, UninitializedBuffer)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from networks import BlocksAround, assert_looked_into
 from networks import TanhBlock as Block
 from pararealize import Parareal, pararealize
 
@@ -13,27 +14,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWar
 EXACT = Parareal(coarse="fine", correction="difference")
 
 
-class Rearranging(nn.Module):
+class Rearranging(BlocksAround):
     """By a name of its own, and by the library's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before = nn.ModuleList(Block() for _ in range(3))
-        self.after = nn.ModuleList(Block() for _ in range(3))
 
     def middle(self, x: Tensor) -> Tensor:
         b = x.shape[0]
         x = rearrange(x, "b (i j) -> b j i", i=2)
         x = einops.rearrange(x, "b j i -> (b i) j")
         return rearrange(x, "(b i) j -> b (j i)", b=b)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.before:
-            x = block(x)
-        x = self.middle(x)
-        for block in self.after:
-            x = block(x)
-        return x
 
 
 class Reducing(Rearranging):
@@ -51,13 +39,7 @@ class Joining(Rearranging):
 
 @pytest.mark.parametrize("kind", [Rearranging, Reducing, Joining])
 def test_functions(kind: type[Rearranging]) -> None:
-    torch.manual_seed(0)
-    model, x = kind().double(), torch.randn(3, 4).double()
-    net = pararealize(model, 4, method=EXACT, example_inputs=(x,))
-    assert not net.plan.tracing.found
-    assert not net.plan.tracing.blocks
-    for inputs in (x, torch.randn(5, 4).double()):
-        torch.testing.assert_close(net(inputs), model(inputs), rtol=1e-12, atol=1e-12)
+    assert_looked_into(kind)
 
 
 def test_layers_are_called_whole() -> None:

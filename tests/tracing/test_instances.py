@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import TanhBlock as Block
+from networks import assert_looked_into
 from pararealize import Parareal, pararealize
 
 pytest.importorskip("einops")
@@ -75,13 +76,7 @@ class Above(Around):
 
 @pytest.mark.parametrize("kind", [Inheriting, Mixing, Helped, Holding, Enclosing, Above])
 def test_code_in_other_files(kind: type[Around]) -> None:
-    torch.manual_seed(0)
-    model, x = kind().double(), torch.randn(3, 4).double()
-    net = pararealize(model, 4, method=EXACT, example_inputs=(x,))
-    assert not net.plan.tracing.found
-    assert not net.plan.tracing.blocks
-    for inputs in (x, torch.randn(5, 4).double()):
-        torch.testing.assert_close(net(inputs), model(inputs), rtol=1e-12, atol=1e-12)
+    assert_looked_into(kind)
 
 
 class Patched(Around):
