@@ -13,7 +13,6 @@ from pararealize.coarse.layout import is_series
 from pararealize.coarse.pruning import Pruning, Selection, prune, selected_costs
 from pararealize.coarse.setting import Setting, input_names, like, main_input, once_a_kind
 from pararealize.coarse.skipping import Skipping
-from pararealize.cost.profile import module_cost
 from pararealize.ir.chain import Chain, Cost, Partition, State, TensorSpec
 from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
@@ -85,10 +84,28 @@ def _likeness(setting: Setting, layer: int) -> Hashable:
     return *_known(setting, layer), rest
 
 
-def _price(setting: Setting, layer: int) -> Cost | None:
+def _price(setting: Setting, layer: int, kind: str | None = None) -> Cost | None:
     """Cost of the generic network that guesses the state before a layer, if there is one."""
-    key = ("guess", *_known(setting, layer))
+    ends = _ends(setting, layer)
+    if ends is not None:
+        return _cost(setting, *ends, kind or _kind(setting, layer))
+    key = "tokens", setting.chain.state(layer)
     return setting.once(key, lambda: setting.price(partial(_network, setting, layer)))
+
+
+def _cost(setting: Setting, source: TensorSpec, target: TensorSpec, kind: str) -> Cost | None:
+    """Cost of a kind of network from the input to a state."""
+    return setting.once(
+        ("guess", source, target, kind),
+        lambda: setting.price(lambda: (generic_guess(source, target, kind), (source,))),
+    )
+
+
+def _ends(setting: Setting, layer: int) -> tuple[TensorSpec, TensorSpec] | None:
+    """The network's only input and the state before a layer, where each is one tensor."""
+    source, state = main_input(setting.chain), setting.chain.state(layer)
+    lone = source is not None and len(state) == 1 and not _has_blocks(setting.chain)
+    return (source, state[0]) if lone and source is not None else None
 
 
 def _known(setting: Setting, layer: int) -> tuple[State, bool]:
@@ -100,10 +117,11 @@ def _known(setting: Setting, layer: int) -> tuple[State, bool]:
 def _guess(setting: Setting, layer: int, maps: str | None) -> Guess:
     """The network that guesses the state before a layer."""
     chain, model = setting.chain, setting.model
-    module, specs, kind, names = _network(setting, layer, maps)
+    module, _, kind, names = _network(setting, layer, maps)
     if module is not None:
-        module = like(module, model)
-        return Guess(kind, module_cost(module, specs, setting.machine), module, names)
+        cost = _price(setting, layer, maps)
+        assert cost is not None
+        return Guess(kind, cost, like(module, model), names)
     if _has_blocks(chain):
         stem = _skipping(setting).segment(layer)
         return Guess("stem", _skipping(setting).cost(layer), None, stem.inputs, stem)
@@ -120,40 +138,40 @@ def _network(
 
     ``maps`` is the kind that guesses maps, where that was decided before.
     """
-    chain, (state, series) = setting.chain, _known(setting, layer)
-    source, target = main_input(chain), state[0]
-    if source is not None and len(state) == 1 and not _has_blocks(chain):
-        maps = maps or (POSITIONS if series else _maps(setting, source, target))
-        module: nn.Module | None = generic_guess(source, target, maps)
+    chain, ends = setting.chain, _ends(setting, layer)
+    if ends is not None:
+        maps = maps or _kind(setting, layer)
+        module: nn.Module | None = generic_guess(*ends, maps)
         if module is not None:
             kind = "low rank" if isinstance(module, nn.Sequential) else maps
-            return module, (source,), kind, input_names(chain)
+            return module, ends[:1], kind, input_names(chain)
+    state = chain.state(layer)
     tokens = _has_blocks(chain) and len(state) == 1
     for name, spec in chain.profile.inputs.items() if tokens else ():
         if isinstance(spec, TensorSpec) and not spec.dtype.is_floating_point:
             tables = (m for m in setting.model.modules() if isinstance(m, nn.Embedding))
             words = max((m.num_embeddings for m in tables), default=0)
-            module = token_guess(spec, target, words)
+            module = token_guess(spec, state[0], words)
             if module is not None:
                 return module, (spec,), "tokens", (name,)
     return None, (), "", ()
 
 
-def _maps(setting: Setting, source: TensorSpec, target: TensorSpec) -> str:
-    """What guesses maps of the target's shape: the best that is cheap enough, or the cheapest."""
+def _kind(setting: Setting, layer: int) -> str:
+    """What guesses the state before a layer: of maps the best that is cheap, or the cheapest."""
+    state, series = _known(setting, layer)
+    if series:
+        return POSITIONS
+    ends = _ends(setting, layer)
+    assert ends is not None
 
     def seconds(kind: str) -> float:
-        cost = setting.price(lambda: (generic_guess(source, target, kind), (source,)))
+        cost = _cost(setting, *ends, kind)
         return 0.0 if cost is None else cost.seconds
 
-    def choice() -> str:
-        most = GUESS_SHARE * setting.fine.seconds(0, len(setting.chain.layers))
-        prices = {kind: seconds(kind) for kind in MAPS}
-        return next(
-            (kind for kind in MAPS if prices[kind] <= most), min(MAPS, key=prices.__getitem__)
-        )
-
-    return setting.once(("maps", source, target), choice)
+    most = GUESS_SHARE * setting.fine.seconds(0, len(setting.chain.layers))
+    cheap = (kind for kind in MAPS if seconds(kind) <= most)
+    return setting.once(("maps", state), lambda: next(cheap, None) or min(MAPS, key=seconds))
 
 
 def _has_blocks(chain: Chain) -> bool:
