@@ -57,13 +57,14 @@ def errors_of(method: MGRIT, kind: type[Residual], gain: float, n: int) -> tuple
 
 @pytest.mark.parametrize(
     ("kind", "gain", "cycles"),
-    [  # every two of the three meet
+    [  # every two of the three meet; in the sample every value occurs
         (Residual, 0.1, (3, 2)),
-        (Block, 0.4, (3, 2)),
-        (Residual, 0.4, (3, 3)),
-        (Block, 0.1, (3, 3)),
-        (Residual, 0.1, (2, 1)),
-        (Block, 0.4, (2, 1)),
+        (Block, 0.4, (3, 3)),
+        (Residual, 0.4, (2, 1)),
+        *(
+            pytest.param(*row, marks=pytest.mark.rest)
+            for row in [(Block, 0.4, (3, 2)), (Residual, 0.1, (3, 3)), (Block, 0.1, (2, 1))]
+        ),
     ],
 )
 def test_the_error_that_is_reported_is_had(

@@ -49,6 +49,13 @@ OVER_GLOO = {
 #: What threads for ranks are asked for as well (test_calibrate, emit/test_collect,
 #: runtime/runners/test_rank_autograd).
 ON_THREADS = {"calibrates", "clips_to_the_bit", "gives_what_autograd_is_asked_for"}
+#: What is the same on ranks as in one process, where other tests ask for it, by what ranks share.
+AS_ALONE = {
+    "agrees_in_single_precision",
+    "chooses_again",
+    "keeps_channels_last",
+    "runs_uncompiled",
+}
 USAGE = [
     check
     for check in checks_of("usage", [(2, "gloo"), (2, "mpi"), (3, "mpi")])
@@ -70,7 +77,7 @@ def only_in_all() -> Iterator[Check]:
     yield from (RANDOM[0], *MESH)
     for each in USAGE:
         again = each.kind == "mpi" and (each.ranks == 3 or each.name in OVER_GLOO)
-        if again or each.name in ON_THREADS:
+        if again or each.name in ON_THREADS | AS_ALONE:
             yield each
     over_gloo, over_mpi = MISUSE[: len(MISUSE) // 2], MISUSE[len(MISUSE) // 2 :]
     yield from (*over_gloo[1::2], *over_mpi[::2])
@@ -175,7 +182,8 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param("user", marks=pytest.mark.rest), "killed"])
+@pytest.mark.rest
+@pytest.mark.parametrize("kind", ["user", "killed"])
 def test_a_rank_that_ends_is_missed_without_a_launcher(kind: str, tmp_path: Path) -> None:
     ends = [wait(process, START + LIMIT) for process in members(kind, tmp_path)]
     assert all(end.code != 0 for end in ends), kind

@@ -18,7 +18,7 @@ from pararealize.ir.decisions import Guess
 from pararealize.ir.methods import Parareal
 from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
-from pararealize.propagators.guess_networks import MAPS, POSITIONS, generic_guess, token_guess
+from pararealize.propagators.guess_networks import POSITIONS, generic_guess, map_kinds, token_guess
 
 #: A guess may cost this share of the network: the subnetwork behind it waits for it.
 GUESS_SHARE = 0.04
@@ -170,8 +170,9 @@ def _kind(setting: Setting, layer: int) -> str:
         return 0.0 if cost is None else cost.seconds
 
     most = GUESS_SHARE * setting.fine.seconds(0, len(setting.chain.layers))
-    cheap = (kind for kind in MAPS if seconds(kind) <= most)
-    return setting.once(("maps", state), lambda: next(cheap, None) or min(MAPS, key=seconds))
+    kinds = map_kinds(*ends)
+    cheap = (kind for kind in kinds if seconds(kind) <= most)
+    return setting.once(("maps", state), lambda: next(cheap, None) or min(kinds, key=seconds))
 
 
 def _has_blocks(chain: Chain) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pararealize.cost.probe import Probe
-from pararealize.cost.profile import module_cost
+from pararealize.cost.profile import meta_cost
 from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
@@ -181,7 +181,7 @@ class Setting:
             return None
         weight = _weight(self.model)
         module = module if weight is None else module.to(weight.dtype)
-        return module_cost(module, state, self.machine)
+        return meta_cost(module.eval(), state, self.machine)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from pararealize.cost.drawing import watched
 from pararealize.cost.real_run import RealRun
 from pararealize.errors import ShapeError
-from pararealize.ir.chain import Cost, Profile, TensorSpec
+from pararealize.ir.chain import Cost, Profile, State, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import on_meta
+from pararealize.propagators.quick_shapes import QuickShapes
 from pararealize.runtime.values.pytree import leaves_of, map_tensors
 from pararealize.tracing.copying import without_data, without_gradients
 from pararealize.tracing.writes import is_foreign
@@ -79,12 +80,17 @@ def profile(
     return Profile(specs, costs, shapes, draws, repeated)
 
 
-def module_cost(module: nn.Module, state: tuple[TensorSpec, ...], machine: Machine) -> Cost:
+def module_cost(module: nn.Module, state: State, machine: Machine) -> Cost:
     """Cost of one call of ``module`` on tensors of the given specs, without computing."""
+    return meta_cost(without_data(module).eval(), state, machine)
+
+
+def meta_cost(module: nn.Module, state: State, machine: Machine) -> Cost:
+    """Cost of one call of a module that is on the meta device already, in the mode it is in."""
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved, _) = _measure(without_data(module).eval(), inputs, {})
+        _, (flops, moved, _) = _measure(module, inputs, {})
     return machine.cost(flops, moved, launches=leaves)
 
 
@@ -94,7 +100,7 @@ def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
 
 
 def _measured_call(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
-    with FlopCounterMode(display=False) as counter, watched() as draws:
+    with FlopCounterMode(display=False) as counter, watched() as draws, QuickShapes():
         call = function.forward if isinstance(function, nn.Module) else function
         result = call(*args, **kwargs)
     tensors = [t for t in leaves_of((args, kwargs, result)) if isinstance(t, Tensor)]

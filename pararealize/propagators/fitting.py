@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.meta_run import REFUSALS, MetaRun, on_meta
+from pararealize.propagators.quick_shapes import QuickShapes
 from pararealize.propagators.shape_table import MOST, form_of
 from pararealize.runtime.effects.generators import kept
 from pararealize.runtime.values.pytree import flatten, unflatten
@@ -187,7 +188,7 @@ def _shape(leaf: Any) -> Shape | None:
 def _answered(module: nn.Module, values: tuple[Any, ...]) -> Shapes | None:
     """Shapes of what a module answers; ``None`` where it takes no such values."""
     twin = copy.deepcopy(module).to("meta")
-    with torch.no_grad(), torch.device("meta"), kept(), suppress(*REFUSALS):
+    with torch.no_grad(), torch.device("meta"), QuickShapes(), kept(), suppress(*REFUSALS):
         answer = twin(*(on_meta(value) for value in values))
         return tuple(map(_shape, flatten(answer)[0]))
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any, final
@@ -127,6 +127,20 @@ def _stride(large: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, ...] |
     return strides if reached == small else None
 
 
+def _map_stride(source: TensorSpec, target: TensorSpec) -> tuple[int, ...] | None:
+    """The stride from the network's input to an interface, where both are maps and one fits."""
+    same = len(source.shape) == len(target.shape) and source.shape[:1] == target.shape[:1]
+    if not (same and len(source.shape) - 2 in CONVOLUTIONS and is_map(source, target)):
+        return None
+    return _stride(source.shape[2:], target.shape[2:])
+
+
+def map_kinds(source: TensorSpec, target: TensorSpec) -> Sequence[str]:
+    """Names of :data:`MAPS`, the best first; of the first alone where all are the same network."""
+    kinds = tuple(MAPS)
+    return kinds if _map_stride(source, target) is not None else kinds[:1]
+
+
 def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Module | None:
     """A small network from the network's input to an interface, or ``None``.
 
@@ -141,10 +155,9 @@ def generic_guess(source: TensorSpec, target: TensorSpec, kind: str) -> nn.Modul
             same_axes and len(source.shape) == SERIES and 0 not in (*source.shape, *target.shape)
         )
         return position_map(source, target, bias=True) if known else None
-    if same_axes and len(source.shape) - 2 in CONVOLUTIONS and is_map(source, target):
-        ratio = _stride(source.shape[2:], target.shape[2:])
-        if ratio is not None:
-            return MAPS[kind](source, target, ratio)
+    ratio = _map_stride(source, target)
+    if ratio is not None:
+        return MAPS[kind](source, target, ratio)
     if same_axes and source.shape[:-1] == target.shape[:-1] and len(source.shape) < 4:
         make_map = LowRank if len(source.shape) > 1 else PerSample
         return nn.Sequential(make_map(source, target, bias=True))

@@ -13,6 +13,7 @@ from torch import nn
 
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import Operation
+from pararealize.propagators.quick_shapes import QuickShapes
 from pararealize.runtime.effects.containers import Contents
 from pararealize.runtime.effects.generators import kept
 from pararealize.runtime.effects.statistics import is_torchs
@@ -46,7 +47,7 @@ class MetaRun:
         held = [Contents(module) for module in self.twin.modules() if not is_torchs(module)]
         self.twin.train(self.training)
         try:
-            with torch.no_grad(), torch.device("meta"), kept():
+            with torch.no_grad(), torch.device("meta"), QuickShapes(), kept():
                 yield
         finally:
             for contents in held:

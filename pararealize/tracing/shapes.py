@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from pararealize.propagators.quick_shapes import QuickShapes
+
 #: References to a tensor that only its list's former element and a call's argument are.
 UNHELD = 2
 META = torch.device("meta")
@@ -131,7 +133,7 @@ class ShapesOnly(TorchFunctionMode):
         if key in self.results:
             return self._emptied(self.results[key], device)
         twins = map_leaves(self._twin, (args, kwargs))
-        with torch.device(META):
+        with torch.device(META), QuickShapes():
             shaped = func(*twins[0], **twins[1])
         places = {id(t): i for i, t in enumerate(leaves_in(twins)) if isinstance(t, Tensor)}
         if id(shaped) in places:  # as functions do that write in place

@@ -81,6 +81,7 @@ def test_a_process_trains_as_this_one_does() -> None:
     assert torch.equal(answers == digits.test_labels, there.right)
 
 
+@pytest.mark.rest
 def test_a_captured_step_is_timed_where_there_is_a_device(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_model_equals_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(kind in text for kind in ("outputs", "gradients", "buffers", "all parameters", "ok"))
 
 
+@pytest.mark.rest
 def test_a_saved_network_is_checked_with_its_own_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

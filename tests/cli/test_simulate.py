@@ -65,6 +65,18 @@ def test_the_best_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Fastest of 13 methods: " in text
 
 
+def test_rows_of_predictions_and_measurements_make_a_table() -> None:
+    rows = [
+        trust.Row("inference", 1, 2, 0.020, 0.020, 0.021),
+        trust.Row("training step", 2, 2, 0.060, 0.040, 0.050),
+    ]
+    text = str(trust.table("net", rows))
+    assert "2 × 1" in text
+    assert "share 2 cores" in text
+    assert "-20%" in text.replace("−", "-")
+
+
+@pytest.mark.rest
 def test_predictions_beside_measurements(tmp_path: Path) -> None:
     """On one rank and on two: what a step takes is near, as far as other programs let it be."""
     rows = trust.measure(["simulate", MODEL, "--measure", "1,2", "--shape", "1,3,32,32"], [1, 2])

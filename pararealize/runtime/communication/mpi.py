@@ -25,6 +25,10 @@ SPINS, SLEEP = 2000, 5e-5
 #: Seconds that messages may still take after their sender has left.
 GRACE = 2.0
 
+#: Seconds that a rank that hears of a failure leaves the one that failed to say why: where errors
+#: end a program, the first rank that ends takes the others along, in the middle of their words.
+COURTESY = 0.2
+
 
 @dataclass
 class Posted:
@@ -149,6 +153,7 @@ class MPITransport(PeerToPeer):
         heard = [text for epoch, text in self._ahead if epoch == self.epoch]
         self._ahead = [(epoch, text) for epoch, text in self._ahead if epoch > self.epoch]
         if heard:
+            time.sleep(COURTESY)
             self.give_up(heard[0])
             raise PeerError(heard[0])
 
