@@ -4,6 +4,10 @@ A ResNet-56 with n = 2, 3, 6 and a VGG-11 with n = 3 on 5,000 MNIST digits, thre
 
     python examples/accuracy.py
 
+Figure 2 of the paper on parareal networks, at 110 layers, loss curves drawn:
+
+    python examples/accuracy.py --only "ResNet-110, strided" --epochs 10 --picture curves.png
+
 How they are in the first epochs, by the defaults ('') and with other options of the method:
 
     python examples/accuracy.py --only ViT-8 --epochs 3 10 --options '' guess=coarse,coarse_depth=2
@@ -25,7 +29,8 @@ from pararealize import models
 from pararealize.cli.digits import load_digits, smaller
 from pararealize.cli.training import Recipe
 from pararealize.explain.table import Table
-from studies.beside_serial import Score, Variant, kept, options_of, table, trained
+from studies.beside_serial import Score, Variant, drawn, kept, options_of, price, table, trained
+from studies.loss_curves import draw
 from studies.odenets import AdamRecipe
 from studies.running import start
 
@@ -67,7 +72,7 @@ STUDIES = {
         lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe()
     ),
     "ResNet-29, strided": Study(lambda: strided(29), (2, 3, 6), 2, Recipe()),
-    "ResNet-110, strided": Study(lambda: strided(110), (3, 6), 2, Recipe()),
+    "ResNet-110, strided": Study(lambda: strided(110), (3, 6, 12, 18), 2, Recipe()),
     "ViT-8": Study(
         lambda: models.vit(8, width=32, heads=4, patch=7, size=14),
         (2, 4),
@@ -82,7 +87,12 @@ USUAL = ["ResNet-56", "VGG-11"]
 
 
 def compared(
-    name: str, epochs: int, variants: Sequence[Variant], seeds: Sequence[int], out: Path
+    name: str,
+    epochs: int,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    out: Path,
+    picture: Path | None = None,
 ) -> Table:
     """Train what no file has, and put all beside the serial network."""
     study, found = STUDIES[name], dict[str, list[Score]]()
@@ -94,7 +104,11 @@ def compared(
             score = kept(out / f"{name}, {epochs} epochs, seed {seed}, {variant}.json", compute)
             print(f"{name}, {epochs} epochs, seed {seed}, {variant}: {score.accuracy:.1f}%")
             found.setdefault(str(variant), []).append(score)
-    return table(f"{name}: test accuracy, %, {epochs} epochs", str(variants[0]), found)
+    nets = (drawn(study.make, variant, digits, study.recipe) for variant in variants)
+    prices = {str(variant): price(net) for variant, net in zip(variants, nets, strict=True)}
+    if picture:
+        draw(f"{name}: loss of training, {len(seeds)} seeds", found, picture)
+    return table(f"{name}: test accuracy, %, {epochs} epochs", str(variants[0]), found, prices)
 
 
 def main() -> None:
@@ -117,6 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("accuracy"), help="folder of results")
+    parser.add_argument("--picture", type=Path, help="a file to draw the loss of training into")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +140,7 @@ def main() -> None:
         counts = options.counts or study.counts
         variants = [Variant(), *(Variant(n, given) for n in counts for given in options.options)]
         for epochs in options.epochs or [study.recipe.epochs]:
-            print(compared(name, epochs, variants, options.seeds, options.out))
+            print(compared(name, epochs, variants, options.seeds, options.out, options.picture))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize import Parareal
+from pararealize import ParallelNetwork, Parareal
 from pararealize.cli.digits import Digits
 from pararealize.cli.training import Recipe, TrainingOutcome, train
 from pararealize.explain.table import Table
@@ -67,17 +67,37 @@ def trained(
     make: Callable[[], nn.Module], variant: Variant, digits: Digits, recipe: Recipe | AdamRecipe
 ) -> Score:
     """What a network comes to that is drawn and trained from the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    net = make()
-    if variant.n > 1:
-        example = (digits.train_images[: recipe.batch],)
-        method = Parareal(**{"seed": recipe.seed, **variant.options})
-        net = timed_anyway(net, variant.n, example_inputs=example, method=method)
-    outcome = _outcome(net, digits, recipe)
+    outcome = _outcome(drawn(make, variant, digits, recipe), digits, recipe)
     steps = len(outcome.losses) // recipe.epochs
     starts = range(0, len(outcome.losses), steps)
     epochs = tuple(statistics.mean(outcome.losses[i : i + steps]) for i in starts)
     return Score(100 * outcome.accuracy, outcome.test_loss, epochs)
+
+
+def drawn(
+    make: Callable[[], nn.Module], variant: Variant, digits: Digits, recipe: Recipe | AdamRecipe
+) -> nn.Module:
+    """The network of a variant, with the weights of the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    net = make()
+    if variant.n == 1:
+        return net
+    example = (digits.train_images[: recipe.batch],)
+    method = Parareal(**{"seed": recipe.seed, **variant.options})
+    return timed_anyway(net, variant.n, example_inputs=example, method=method)
+
+
+def price(net: nn.Module) -> tuple[str, str, str]:
+    """Parameters that a network has more than the serial one, its coarse work, its speed.
+
+    The first in percent, the second as a share of the heaviest subnetwork and the third over the
+    serial network, as predicted for one device a subnetwork.
+    """
+    if not isinstance(net, ParallelNetwork):
+        return "–", "–", "1"
+    plan = net.plan
+    added = 100 * plan.added_parameters / plan.parameters
+    return f"{added:.1f}%", f"{plan.coarse_share:.2f}", f"{plan.speedup:.2f}"
 
 
 def _outcome(net: nn.Module, digits: Digits, recipe: Recipe | AdamRecipe) -> TrainingOutcome:
@@ -94,8 +114,15 @@ def kept(file: Path, compute: Callable[[], Score]) -> Score:
     return Score(found["accuracy"], found["loss"], tuple(found["epochs"]))
 
 
-def table(title: str, serial: str, found: Mapping[str, Sequence[Score]]) -> Table:
+def table(
+    title: str,
+    serial: str,
+    found: Mapping[str, Sequence[Score]],
+    prices: Mapping[str, tuple[str, str, str]],
+) -> Table:
     """By network: every seed's accuracy, their mean ± spread, its distance from serial, and losses.
+
+    And what :func:`price` says of it.
 
     A spread is the standard deviation over seeds; behind the distance from the network ``serial``
     stands the standard error of its mean: what is below twice that is noise.
@@ -110,8 +137,9 @@ def table(title: str, serial: str, found: Mapping[str, Sequence[Score]]) -> Tabl
         beside = "–" if label == serial else f"{statistics.mean(behind):+.2f} ± {error:.2f}"
         test = statistics.mean(score.loss for score in scores)
         last = statistics.mean(score.epochs[-1] for score in scores)
-        rows.append((label, each, mean, beside, f"{test:.3f}", f"{last:.3f}"))
+        rows.append((label, each, mean, beside, f"{test:.3f}", f"{last:.3f}", *prices[label]))
     columns = ("network", "seeds", "mean", "mean - serial", "test loss", "last epoch's loss")
+    columns += ("parameters added", "coarse work", "predicted speed")
     return Table(title, columns, rows, left=("network",))
 
 

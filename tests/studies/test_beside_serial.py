@@ -9,8 +9,20 @@ from torch import nn
 from pararealize import models
 from pararealize.cli.digits import Digits
 from pararealize.cli.training import Recipe
-from studies.beside_serial import Score, Variant, kept, options_of, table, trained
+from studies.beside_serial import (
+    Score,
+    Variant,
+    drawn,
+    kept,
+    options_of,
+    price,
+    table,
+    trained,
+)
+from studies.loss_curves import draw
 from studies.odenets import AdamRecipe
+
+PRICES = {"serial": ("0", "0", "1"), "n = 2": ("9%", "2", "3")}
 
 
 def digits(count: int = 24) -> Digits:
@@ -52,15 +64,35 @@ def test_differences_are_taken_seed_by_seed() -> None:
     """Seeds that differ by ten points do not hide that all networks lose one point to serial."""
     serial = [Score(80.0, 0.5, (1.0,)), Score(90.0, 0.3, (1.0,))]
     behind = [Score(79.0, 0.5, (1.0, 0.4)), Score(89.0, 0.4, (1.0, 0.6))]
-    shown = table("t", "serial", {"serial": serial, "n = 2": behind}).rows
-    assert shown[0] == ("serial", "80.0, 90.0", "85.00 ± 7.07", "–", "0.400", "1.000")
-    assert shown[1] == ("n = 2", "79.0, 89.0", "84.00 ± 7.07", "-1.00 ± 0.00", "0.450", "0.500")
+    shown = table("t", "serial", {"serial": serial, "n = 2": behind}, PRICES).rows
+    assert shown[0] == (
+        "serial",
+        "80.0, 90.0",
+        "85.00 ± 7.07",
+        "–",
+        "0.400",
+        "1.000",
+        "0",
+        "0",
+        "1",
+    )
+    assert shown[1] == (
+        "n = 2",
+        "79.0, 89.0",
+        "84.00 ± 7.07",
+        "-1.00 ± 0.00",
+        "0.450",
+        "0.500",
+        "9%",
+        "2",
+        "3",
+    )
 
 
 def test_of_differences_that_vary_the_error_of_the_mean_is_said() -> None:
     serial = [Score(90.0, 0.0, (0.0,))] * 4
     others = [Score(90.0 + d, 0.0, (0.0,)) for d in (-1.0, 1.0, -1.0, 1.0)]
-    rows = table("t", "serial", {"serial": serial, "n = 2": others}).rows
+    rows = table("t", "serial", {"serial": serial, "n = 2": others}, PRICES).rows
     assert rows[1][3] == "+0.00 ± 0.58"  # 2/√3 over √4
 
 
@@ -75,6 +107,23 @@ def test_of_differences_that_vary_the_error_of_the_mean_is_said() -> None:
 )
 def test_options_as_they_are_written(text: str, options: dict[str, object]) -> None:
     assert options_of(text) == options
+
+
+def test_a_price_is_that_of_the_plan() -> None:
+    recipe = Recipe(1, 8)
+    net = drawn(network, Variant(2), digits(), recipe)
+    serial = drawn(network, Variant(), digits(), recipe)
+    added = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in serial.parameters())
+    whole = sum(p.numel() for p in serial.parameters())
+    assert price(serial) == ("–", "–", "1")
+    assert price(net)[0] == f"{100 * added / whole:.1f}%"
+    assert price(net)[2] == f"{net.plan.speedup:.2f}"
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    scores = [Score(80.0, 0.5, (1.0, 0.5)), Score(90.0, 0.3, (1.2, 0.3))]
+    draw("t", {"serial": scores, "n = 2": scores[:1]}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
 
 
 def test_variants_say_what_they_are() -> None:
