@@ -68,6 +68,12 @@ STUDIES = {
         1,
         Recipe(epochs=12, rate=0.1, shift=2),
     ),
+    "VGG-16": Study(
+        lambda: models.vgg16(channels=1, classes=10, head="small", width=16, batch_norm=True),
+        (3,),
+        1,
+        Recipe(epochs=12, batch=100, rate=0.05, shift=2),
+    ),
     "ResNet-56, batches of 50": Study(
         lambda: models.resnet(56, channels=1, width=8), (2, 3, 6), 2, Recipe()
     ),
