@@ -30,19 +30,26 @@ CONTRACTS = 0.5
 @final
 @dataclass(frozen=True)
 class OwnLayers(CoarseKind):
-    """The layers that change the shape, and of the others as many as make ``depth`` with them."""
+    """The layers that change the shape, and of the others as many as make ``depth`` with them.
+
+    Where differences of two states' images correct, batch normalisation is left out unless
+    ``by_batch``: in train mode it takes the mean of each state away by itself, in eval mode one
+    running mean of both, so that what was learnt is not what answers. Plans that say nothing of it
+    are of a version that kept it.
+    """
 
     name = "own layers"
     methods = ()
     keeps_zero = True
     advice = EXACT
-    substitutes = ({},)
+    substitutes = ({"by_batch": False},)
     depth: int = 1
+    by_batch: bool = True
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the layers kept."""
         last = first
-        for selection, cost in selected_costs(setting, first, Pruning(setting.difference)):
+        for selection, cost in selected_costs(setting, first, self._pruning(setting)):
             last += 1
             found = cost(self._repeated(selection))
             if found is not None and not found.flops:
@@ -53,7 +60,7 @@ class OwnLayers(CoarseKind):
     def build(self, site: Site) -> Coarse | None:
         """The layers with fresh weights, without biases where jumps are corrected."""
         chain, model = site.setting.chain, site.setting.model
-        how = Pruning(site.setting.difference)
+        how = self._pruning(site.setting)
         selection = Selection(chain, *site.span)
         kept = how.kept(selection, self._repeated(selection))
         segment = prune(chain, model, *site.span, kept, how)
@@ -66,6 +73,9 @@ class OwnLayers(CoarseKind):
         module = Fresh(model, segment, bias=site.setting.difference)
         module.guarded = site.setting.chain.infinite
         return self.network(site, cost, module, segment.inputs)
+
+    def _pruning(self, setting: Setting) -> Pruning:
+        return Pruning(setting.difference, by_batch=self.by_batch)
 
     def _repeated(self, selection: Selection) -> int:
         return max(0, self.depth - selection.changing)
@@ -90,7 +100,7 @@ class Network(CoarseKind):
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the choice."""
-        for last, own in enumerate(OwnLayers(self.depth).costs(setting, first), start=first + 1):
+        for last, own in enumerate(self._own.costs(setting, first), start=first + 1):
             if own is None or self._is_dear(own, setting.fine.seconds(first, last)):
                 generic = generic_kind(setting, first, last).between(setting, first, last)
                 options = [cost for cost in (own, generic) if cost is not None]
@@ -100,12 +110,16 @@ class Network(CoarseKind):
 
     def build(self, site: Site) -> Coarse | None:
         """The choice."""
-        own = OwnLayers(self.depth).build(site)
+        own = self._own.build(site)
         if own is not None and not self._is_dear(own.cost, site.fine.seconds):
             return own
         generic = generic_kind(site.setting, *site.span).build(site)
         options = [c for c in (own, generic) if c is not None]
         return min(options, key=lambda c: c.cost.seconds, default=None)
+
+    @property
+    def _own(self) -> OwnLayers:
+        return OwnLayers(self.depth, by_batch=False)
 
     def _is_dear(self, own: Cost, fine: float) -> bool:
         return own.seconds > self.budget * fine * (1 + ROUNDING)

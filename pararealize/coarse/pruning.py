@@ -14,7 +14,7 @@ from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost, Layer
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 from pararealize.propagators.compiled import written_by_call
-from pararealize.propagators.fresh import normalises
+from pararealize.propagators.fresh import normalises, normalises_by_batch
 
 
 @final
@@ -74,11 +74,13 @@ class Pruning:
 
     ``normalisation`` says whether normalisation layers stay, and rectifiers at the end: both do for
     networks of states, neither for networks of jumps. ``whole`` layers that change the shape keep
-    all of their operations; else those inside that do not change it are left out.
+    all of their operations; else those inside that do not change it are left out. Layers that
+    normalise ``by_batch`` stay with the others of a network that sees one state a step.
     """
 
     normalisation: bool
     whole: bool = False
+    by_batch: bool = True
 
     def kept(self, selection: Selection, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""
@@ -203,8 +205,10 @@ def _skipped(
     source, dropped = _source(chain, operation), _drops(chain, model, operation)
     if dropped is not None or source is None or operation.kind != "module":
         return dropped
-    if normalises(model.get_submodule(operation.target)):
-        return None if how.normalisation else source
+    module = model.get_submodule(operation.target)
+    if normalises(module):
+        stays = how.normalisation and (how.by_batch or not normalises_by_batch(module))
+        return None if stays else source
     inner = layer.is_weighted and not layer.preserves and not how.whole
     heavy = chain.profile.costs[operation.name].flops
     return source if inner and 0 < heavy < layer.cost.flops else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from pararealize.coarse.copies import Exact, Stepped, Thinned, Whole
@@ -85,14 +85,15 @@ def asked(method: Method, j: int | None = None) -> CoarseKind:
 def described(values: Mapping[str, Any]) -> CoarseKind:
     """The kind that is called ``kind`` among the values; the others are its parameters.
 
+    One that is not among them has its default, which stands for how it was before there was one.
+
     Raises:
         CoarseError: there is no such kind, or it has other parameters.
 
     """
     name, options = str(values.get("kind")), {k: v for k, v in values.items() if k != "kind"}
     found = find(name)
-    known = {field.name for field in fields(found)} if found else set()
-    if found is None or set(options) != known:
+    if found is None or not _fit(found, set(options)):
         raise CoarseError(
             f"no kind of coarse propagator is called {name!r} with {sorted(options)}: give it "
             "where it is defined, as load(path, model, coarse=kind)."
@@ -100,6 +101,13 @@ def described(values: Mapping[str, Any]) -> CoarseKind:
     from pararealize.ir.serialise import read  # noqa: PLC0415  cattrs is slow to import
 
     return read(found, options)
+
+
+def _fit(kind: type[CoarseKind], given: set[str]) -> bool:
+    """Whether these parameters, and defaults of others, make a kind."""
+    known = {field.name for field in fields(kind)}
+    required = {field.name for field in fields(kind) if field.default is MISSING}
+    return required <= given <= known
 
 
 def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKind]:

@@ -146,6 +146,11 @@ def _clear_hooks(module: nn.Module) -> None:
             module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
+def normalises_by_batch(module: nn.Module) -> bool:
+    """Whether the module normalises by the batch in train mode and by what it has seen in eval."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
 def normalises(module: nn.Module) -> bool:
     """Whether the module is a normalisation layer."""
     return isinstance(module, NORMALISATIONS)

@@ -13,7 +13,7 @@ from pararealize.errors import CoarseError, MethodError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.methods import Method
 from pararealize.ir.serialise import read
-from pararealize.models import odenet, resnet, vgg11, vgg16
+from pararealize.models import odenet, resnet, vgg11, vgg16, vit
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 
@@ -90,11 +90,23 @@ def test_own_layers_are_positively_homogeneous() -> None:
     assert not [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-def test_difference_corrections_keep_normalisation_and_biases() -> None:
-    net = pararealize(
-        resnet(47, width=4), 3, method=Parareal(correction="difference", coarse_budget=1)
-    )
-    assert [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
+@pytest.mark.parametrize("guess", ["network", "coarse"])
+def test_difference_corrections_keep_biases_and_normalise_by_no_batch(guess: str) -> None:
+    """A batch is another one for each of the two states, and in eval mode there is none."""
+    method = Parareal(correction="difference", coarse_budget=1, guess=guess)
+    net = pararealize(resnet(47, width=4), 3, method=method)
+    assert kinds(net) == ["own layers"] * 2
+    assert not [m for m in net.coarse.modules() if isinstance(m, nn.BatchNorm2d)]
+    net.coarse.train()
+    state = torch.randn(states(net, 2)[0].shape)
+    trained = coarse(net, 2)(state)
+    net.coarse.eval()
+    assert torch.equal(coarse(net, 2)(state), trained)
+
+
+def test_difference_corrections_keep_what_normalises_samples() -> None:
+    net = pararealize(vit(8, width=16), 3, method=Parareal(coarse_depth=2, correction="difference"))
+    assert [m for m in net.coarse.modules() if isinstance(m, nn.LayerNorm)]
 
 
 @pytest.mark.parametrize("budget", [0.02, 0.25, 1.0])

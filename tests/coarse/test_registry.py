@@ -152,7 +152,13 @@ def test_every_kind_is_described_by_its_parameters() -> None:
         kind = family.of(Parareal(coarse_depth=3, coarse_rank=0.5), 1)
         values = json.loads(json.dumps({**kind.options, "kind": kind.name}))
         assert described(values) == kind
-    for values in ({"kind": "fancy"}, {"kind": "thinned"}, {"kind": "mean", "depth": 1}):
+    earlier = described({"kind": "own layers", "depth": 2})
+    assert earlier == OwnLayers(2, by_batch=True)  # plans that say nothing of it have kept it
+    for values in (
+        {"kind": "fancy"},
+        {"kind": "own layers", "by": 1},
+        {"kind": "mean", "depth": 1},
+    ):
         with pytest.raises(CoarseError, match="no kind of coarse propagator"):
             described(values)
     with pytest.raises(ValueError, match="depth"):
