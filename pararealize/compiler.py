@@ -25,6 +25,7 @@ from pararealize.decide.mgrit_passes import MGRITPasses
 from pararealize.decide.parareal_passes import PararealPasses
 from pararealize.decide.passes import MethodPasses
 from pararealize.decide.request import Request, check_chunks
+from pararealize.decide.two_modes import warn_of_batches
 from pararealize.emit.assemble import assemble
 from pararealize.emit.collect import share_weights
 from pararealize.emit.emission import Emission
@@ -105,6 +106,7 @@ def pararealize(
 
     Warns:
         SlowerThanSerialWarning: the parallel network is predicted to be slower than the serial.
+        InaccurateWarning: in training, coarse networks normalise otherwise than in use.
 
     Source: Lee, Lee & Park, "Parareal neural networks emulating a parallel-in-time algorithm",
     arXiv 2103.08802.
@@ -131,6 +133,7 @@ def pararealize(
         check_same_plan(transport, network.plan.to_json())
     if network.plan.n > 1 and network.plan.speedup < 1:
         warnings.warn(SlowerThanSerialWarning(network.plan.verdict), stacklevel=2)
+    warn_of_batches(network.plan, network._emission.propagators, model)
     return network
 
 

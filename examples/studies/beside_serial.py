@@ -139,8 +139,8 @@ def table(
         last = statistics.mean(score.epochs[-1] for score in scores)
         rows.append((label, each, mean, beside, f"{test:.3f}", f"{last:.3f}", *prices[label]))
     columns = ("network", "seeds", "mean", "mean - serial", "test loss", "last epoch's loss")
-    columns += ("parameters added", "coarse work", "predicted speed")
-    return Table(title, columns, rows, left=("network",))
+    priced = ("parameters added", "coarse work", "predicted speed")
+    return Table(title, (*columns, *priced), rows, left=("network",))
 
 
 def spread(values: Sequence[float]) -> float:

@@ -109,7 +109,7 @@ class Comparison:
 
     def __init__(self, net: ParallelNetwork, comm: Any = None) -> None:
         self.net, self.comm = net.eval(), comm
-        self.subject = _subject(net)
+        self.subject = subject_of(net)
         serial = net.to_serial().eval()
         self.serial: nn.Module | None = serial if comm is None or comm.rank == 0 else None
         self.counts = [k for k in range(net.plan.n + 1) if self._can(k)]
@@ -216,7 +216,13 @@ class Comparison:
         )
 
 
-def _subject(net: ParallelNetwork) -> Subject:
+def subject_of(net: ParallelNetwork) -> Subject:
+    """A network in subnetworks with the options of parareal that it has now.
+
+    Raises:
+        MethodError: it has none, as one of multigrid, or one subnetwork.
+
+    """
     method = net.plan.method
     if not isinstance(method, Parareal) or net.plan.n == 1:
         raise MethodError(

@@ -16,21 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.calibration.latency import Stand, renewed_plan
+from pararealize.calibration.observe import serial_run
 from pararealize.cli import variants
 from pararealize.cli.benchmark import settle
+from pararealize.cli.comparison import subject_of
 from pararealize.cli.launch import launch, meet
 from pararealize.compiler import pararealize
 from pararealize.cost.predict import Use, predict
 from pararealize.cost.rates import measured_machine
 from pararealize.errors import PararealizeError, SlowerThanSerialWarning
 from pararealize.explain.table import Table
-from pararealize.ir.methods import Method
+from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.plan import Plan
+from pararealize.ir.schedule import Schedule
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 
 #: Steps of each kind that are measured in turns, at least; those that count, and their largest
 #: share of time in which a rank waited for a core; and seconds in which as many are looked for.
 ROUNDS, KEPT, CLEAN, PATIENCE = 12, 7, 0.02, 15.0
+#: Steps of a network without work.
+EMPTY = 20
 #: Nanoseconds that a process has run and waited for a core.
 SCHEDULED = Path("/proc/self/schedstat")
 #: What is measured, and whether it is a training step.
@@ -96,8 +103,27 @@ def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any
 
     serial, ours = _undisturbed(*entries, comm=comm)
     cores = len(os.sched_getaffinity(0))
-    predicted = _predicted(net, serial, cores, training=training)
+    plan = _timed_parts(net, given)
+    predicted = _predicted(plan, net.schedule, serial, cores, training=training)
+    predicted += _empty(method, comm, training=training) if ranks > 1 else 0.0
     return Row(step, ranks, cores, serial, predicted, ours)
+
+
+def _empty(method: Method, comm: Any, *, training: bool) -> float:
+    """Seconds of a step of a network of almost no work in as many subnetworks on the same ranks.
+
+    That is what ranks take to agree and to launch, and to be woken where cores serve several.
+    """
+    layers = (nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2 * comm.size))
+    x = torch.zeros(2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerThanSerialWarning)
+        net = pararealize(
+            nn.Sequential(*layers), comm.size, method=method, example_inputs=(x,), comm=comm
+        )
+    step = variants.parallel(net.train(training), x, comm.size, training=training)
+    seconds = median(_step(step, comm)[1] for _ in range(EMPTY))
+    return seconds - net.plan.parallel_seconds
 
 
 def _undisturbed(
@@ -141,11 +167,20 @@ def _waited() -> float:
         return 0.0
 
 
-def _predicted(net: ParallelNetwork, serial: float, cores: int, *, training: bool) -> float:
+def _timed_parts(net: ParallelNetwork, x: Tensor) -> Plan:
+    """The plan with the seconds of subnetworks, guesses and coarse networks as measured here."""
+    if net.plan.n == 1 or not isinstance(net.plan.method, Parareal):
+        return net.plan
+    subject, inputs = subject_of(net), dict.fromkeys(net.plan.specs, x)
+    return renewed_plan(Stand(subject, inputs, serial_run(subject)(inputs)[1]))
+
+
+def _predicted(
+    plan: Plan, schedule: Schedule, serial: float, cores: int, *, training: bool
+) -> float:
     """Seconds of a step, by what the serial network takes beside it; adjoints travel back."""
-    plan = net.plan
     use = Use(cores, serial / plan.serial_seconds, 2.0 if training else 1.0)
-    return predict(plan, net.schedule, use).makespan
+    return predict(plan, schedule, use).makespan
 
 
 def table(name: str, rows: Sequence[Row]) -> Table:
