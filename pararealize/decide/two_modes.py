@@ -27,8 +27,9 @@ def warn_of_batches(plan: Plan, propagators: Mapping[Target, Propagator], model:
 
     """
     method = plan.method
-    differs = isinstance(method, Parareal) and method.correction == "difference"
-    if not (model.training and differs and method.iterations < plan.n):
+    if not (isinstance(method, Parareal) and method.correction == "difference"):
+        return
+    if not model.training or method.iterations >= plan.n:
         return
     copies = [piece for piece in plan.pieces if piece.coarse not in {"none", "fine"}]
     coarse = {piece.index: propagators.get(Target.coarse(piece.index)) for piece in copies}
