@@ -5,9 +5,9 @@ of 5 and of 8 channels, 12 runs for each of four pairs of hyper-parameters, two 
 
     python examples/nested.py --published
 
-By default both do the same work, counted in layers that an example goes through, at a small learning rate and
-at one near the best of either; nested iteration, most of whose steps are shallow, takes more of
-them. Twelve runs of each:
+By default both do the same work, counted in layers that an example goes through, at a small
+learning rate and at one near the best of either; nested iteration, most of whose steps are shallow,
+takes more of them. Twelve runs of each:
 
     python examples/nested.py
 

@@ -111,7 +111,7 @@ def kept(run: Run, examples: Examples, file: Path | None) -> Outcome:
 
 
 def table(title: str, found: Mapping[Run, Outcome], paper: Mapping[int, Sequence[float]]) -> Table:
-    """Mean, median, most, least and deviation over all runs of a method, and those of every pair."""
+    """Mean, median, most, least and deviation over runs of a method, all and those of a pair."""
     rows: list[tuple[str, ...]] = []
     for width, method in product(sorted({run.setting.width for run in found}), METHODS):
         own = {r: o for r, o in found.items() if (r.setting.width, r.method) == (width, method)}

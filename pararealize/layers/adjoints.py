@@ -26,7 +26,7 @@ class Adjoints:
 def adjoints(
     slices: Slices, grad: Tensor, linear: Linearised, weight: Tensor, tolerance: float
 ) -> Adjoints:
-    """By the transposed steps; ``grad`` is the loss's own by every state, ``[length, batch, width]``.
+    """By the transposed steps; ``grad`` is the loss's own by states ``[length, batch, width]``.
 
     What comes to a slice from the next one is guessed by the products of the diagonals, and
     corrected as the states' starts are.

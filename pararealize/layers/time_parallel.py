@@ -102,7 +102,7 @@ class TimeParallel(nn.Module):
 
 @final
 class _Recurrence(torch.autograd.Function):
-    """From what x gives to the gates, ``[length, batch, 3 width]``, to ``[length, batch, width]``."""
+    """From what x gives to gates, ``[length, batch, 3 width]``, to ``[length, batch, width]``."""
 
     @staticmethod
     def forward(

@@ -68,7 +68,7 @@ def test_all_sweeps_give_the_serial_recurrence(
 @KINDS
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-8])
 def test_the_error_follows_the_tolerance(kind: Kind, tolerance: float) -> None:
-    """Starts move by at most the tolerance; what lies behind adds up, by forgetting, to few of it."""
+    """Starts move by at most the tolerance; by forgetting it adds up to a few of it."""
     step, x, first = made(kind, 96)
     solver = TimeParallel(step, 8, tolerance)
     wanted, found = serial(step, x, first), solver(x, first)

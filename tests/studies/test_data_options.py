@@ -165,7 +165,7 @@ def test_networks_fit_channels_and_classes(make: object) -> None:
 
 def test_images_of_another_size_are_refused_by_name() -> None:
     examples = Examples(*(torch.randn(2, 1, 5, 5), torch.tensor([0, 9])) * 2)
-    with pytest.raises(DataError, match=r"this VisionTransformer takes no images \[1, 5, 5\]"):
+    with pytest.raises(DataError, match=r"this ViT takes no images \[1, 5, 5\]"):
         fitted(lambda: models.vit(2, width=8, heads=2, patch=7, size=14), examples)()
 
 

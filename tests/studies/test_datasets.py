@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from set_files import WRITERS, numbers
+from set_files import WRITERS, imagenet, numbers, picture
 from torch import Tensor
 
 from pararealize.errors import DataError
