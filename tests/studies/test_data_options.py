@@ -41,6 +41,12 @@ STUDIES = [
         "implicit GRU, solved in 8",
     ),
     ("warpnet", "cifar100", ["--seeds", "0", "--depth", "29", "--epochs", "1"], "WarpNet"),
+    (
+        "video",
+        "hmdb51",
+        ["--limit", "2", "--seeds", "0", "--epochs", "1", "--width", "8"],
+        "8 slices",
+    ),
     ("biased", "fashion-mnist", ["--cycles", "1", "--steps", "2"], "serial"),
 ]
 
