@@ -25,31 +25,34 @@ from pararealize.models import odenet
 
 @dataclass(frozen=True)
 class Subject:
-    """A network of so many layers, and the shape of a batch."""
+    """A network of so many layers, the shape of a batch, and what stands for several layers.
+
+    Weights are drawn, and time ends at 1: averaged weights are right for layers that are affine
+    inside one nonlinearity.
+    """
 
     make: Callable[[int], nn.Module]
     shape: tuple[int, ...]
+    coarse: str
 
     def batch(self) -> Tensor:
         """Numbers to run on; how long a step takes does not depend on them."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
 
 
-def _dense(width: int, inputs: int, classes: int, horizon: float) -> Callable[[int], nn.Module]:
-    return lambda layers: odenet(
-        layers, width=width, horizon=horizon, in_features=inputs, classes=classes
-    )
+def _dense(width: int, inputs: int, classes: int) -> Callable[[int], nn.Module]:
+    return lambda layers: odenet(layers, width=width, in_features=inputs, classes=classes)
 
 
 def _convolutions(layers: int) -> nn.Module:
     """Steps of two convolutions in eight channels."""
-    return odenet(layers, kind="conv", width=8, horizon=5.0)
+    return odenet(layers, kind="conv", width=8)
 
 
 SUBJECTS = {
-    "Peaks": Subject(_dense(8, 2, 5, 5.0), (1000, 2)),
-    "Indian Pines": Subject(_dense(220, 220, 16, 20.0), (500, 220)),
-    "MNIST": Subject(_convolutions, (32, 1, 28, 28)),
+    "Peaks": Subject(_dense(8, 2, 5), (1000, 2), "mean"),
+    "Indian Pines": Subject(_dense(220, 220, 16), (500, 220), "mean"),
+    "MNIST": Subject(_convolutions, (32, 1, 28, 28), "rediscretized"),
 }
 
 
@@ -70,13 +73,13 @@ class Scaled:
     measured: float | None = None
 
 
-def method(levels: int, coarsening: int) -> MGRIT:
+def method(subject: Subject, levels: int, coarsening: int) -> MGRIT:
     """A cycle for the states and one for their adjoints; deep hierarchies guess from their end."""
     guess = "coarse" if levels == 2 else "coarsest"
     return MGRIT(
         levels=levels,
         coarsening=coarsening,
-        coarse="rediscretized",
+        coarse=subject.coarse,
         guess=guess,
         forward_cycles=1,
         backward_cycles=1,
@@ -87,7 +90,7 @@ def measure(subject: str, layers: int, coarsening: int, comm: Any, into: Path) -
     """Both steps of a network on the ranks of ``comm``, in turns with the serial network."""
     torch.manual_seed(0)
     own = SUBJECTS[subject]
-    trust.run(own.make(layers), method(2, coarsening), (own.batch(),), comm, str(into))
+    trust.run(own.make(layers), method(own, 2, coarsening), (own.batch(),), comm, str(into))
 
 
 def measured(subject: str, kind: str, layers: int, file: Path) -> list[Scaled]:
@@ -110,7 +113,7 @@ def foretold(
     found = forecast(
         own.make(layers),
         ranks,
-        method=method(levels, coarsening),
+        method=method(own, levels, coarsening),
         machine=machine,
         example_inputs=(own.batch(),),
     )
