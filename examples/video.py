@@ -36,9 +36,9 @@ from studies.solved import Stacked
 
 def resnet(weights: Path | None) -> tuple[nn.Module, int]:
     """Torchvision's ResNet-18 without its classifier, and how many features it gives."""
-    torchvision = import_torchvision()
+    models = import_torchvision()
     torch.manual_seed(0)
-    net = torchvision.models.resnet18(weights=None)
+    net = models.resnet18(weights=None)
     if weights is not None:
         if not weights.is_file():
             raise DataError(f"{weights} is no file: save torchvision's resnet18 state dict there.")
