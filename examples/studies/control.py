@@ -53,7 +53,7 @@ class Rollout(torch.autograd.Function):
         return states[-1].clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Adjoints from the last state to the first."""
         weights, room = ctx.saved_tensors
         states, slopes = room[: len(weights) + 1], room[len(weights) + 1 :]
@@ -142,7 +142,7 @@ class ControlNet(nn.Module):
         wanted = (2 * len(weights) + 1, *first.shape)
         if self._room is None or self._room.shape != wanted or self._room.dtype != first.dtype:
             self._room = first.new_empty(wanted)
-        last: Tensor = Rollout.apply(first, weights, biases, self.dt, self._room)
+        last: Tensor = Rollout.apply(first, weights, biases, self.dt, self._room)  # type: ignore[no-untyped-call]
         return last.T
 
     def objective(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -155,5 +155,5 @@ class ControlNet(nn.Module):
         return loss + own.tikhonov / 2 * squares + own.smoothness / 2 * slopes
 
     def _stacked(self) -> tuple[Tensor, Tensor]:
-        weights = torch.stack([step.weight for step in self.steps])
-        return weights, torch.cat([step.bias for step in self.steps])
+        steps = [step for step in self.steps if isinstance(step, ControlStep)]
+        return torch.stack([step.weight for step in steps]), torch.cat([s.bias for s in steps])

@@ -92,7 +92,8 @@ def trained(run: Run, examples: Examples) -> Outcome:
 def accuracy(net: nn.Module, examples: Examples) -> float:
     """Percentage of the test examples whose class is found."""
     found = net(examples.test_inputs).argmax(1)
-    return 100 * (found == examples.test_labels).float().mean().item()
+    share: float = (found == examples.test_labels).float().mean().item()
+    return 100 * share
 
 
 def kept(run: Run, examples: Examples, file: Path | None) -> Outcome:

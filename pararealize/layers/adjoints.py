@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -42,23 +43,19 @@ def adjoints(
         inexact = count - sweep
         until = inexact * slices.batch
         parts = (given, found, of_hidden, linear.factors, linear.kept)
-        cut = tuple(part[:, :until] for part in parts)
-        starts = _back(*cut, ends[:inexact].flatten(0, 1), weight).view_as(ends[:inexact])
+        later = ends[:inexact].flatten(0, 1)
+        starts = _back([part[:, :until] for part in parts], later, weight).view_as(ends[:inexact])
         if inexact == 1 or _correct(ends, starts, linear.products) / float(scale) <= tolerance:
             break
     return Adjoints(found, of_hidden, starts[0], sweep + 1)
 
 
-def _back(
-    given: Tensor,
-    found: Tensor,
-    of_hidden: Tensor,
-    factors: Tensor,
-    kept: Tensor,
-    later: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """Run slices backwards from what comes from the next ones; what they give the ones before."""
+def _back(parts: Sequence[Tensor], later: Tensor, weight: Tensor) -> Tensor:
+    """Run slices backwards from what comes from the next ones; what they give the ones before.
+
+    Of the parts ``given``, ``factors`` and ``kept`` are read, ``found`` and ``of_hidden`` written.
+    """
+    given, found, of_hidden, factors, kept = parts
     width = later.shape[-1]
     for t in reversed(range(len(given))):
         adjoint = torch.add(given[t], later, out=found[t])

@@ -55,7 +55,8 @@ class Slices:
 
     def joined(self, cut: Tensor) -> Tensor:
         """The opposite of :meth:`cut`."""
-        return cut.unflatten(1, (-1, self.batch)).transpose(0, 1).flatten(0, 1)[: self.length]
+        times: Tensor = cut.unflatten(1, (-1, self.batch)).transpose(0, 1).flatten(0, 1)
+        return times[: self.length]
 
     @property
     def count(self) -> int:
@@ -66,7 +67,8 @@ class Slices:
 def _cut(times: Tensor, steps: int) -> Tensor:
     missing = -len(times) % steps
     padded = functional.pad(times, (0, 0, 0, 0, 0, missing)) if missing else times
-    return padded.unflatten(0, (-1, steps)).transpose(0, 1).flatten(1, 2)
+    found: Tensor = padded.unflatten(0, (-1, steps)).transpose(0, 1).flatten(1, 2)
+    return found
 
 
 @final

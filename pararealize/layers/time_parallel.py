@@ -92,7 +92,8 @@ class TimeParallel(nn.Module):
             )
         first = x.new_zeros(x.shape[0], step.width) if hidden is None else hidden
         of_x = functional.linear(x, step.weight_ih, step.bias_ih).transpose(0, 1)
-        states: Tensor = _Recurrence.apply(of_x, first, step.weight_hh, step.bias_hh, self)
+        weights = step.weight_hh, step.bias_hh
+        states: Tensor = _Recurrence.apply(of_x, first, *weights, self)  # type: ignore[no-untyped-call]
         return states.transpose(0, 1)
 
     def extra_repr(self) -> str:
@@ -117,7 +118,7 @@ class _Recurrence(torch.autograd.Function):
         return slices.joined(states.states)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), owner, slices = ctx.saved_tensors, ctx.owner, ctx.slices
         linear = ctx.linear or ctx.states.linearised()
