@@ -46,7 +46,8 @@ def _dense(width: int, inputs: int, classes: int) -> Callable[[int], nn.Module]:
 
 def _convolutions(layers: int) -> nn.Module:
     """Steps of two convolutions in eight channels."""
-    return odenet(layers, kind="conv", width=8)
+    network: nn.Module = odenet(layers, kind="conv", width=8)
+    return network
 
 
 SUBJECTS = {

@@ -59,6 +59,7 @@ def descend(
 
     The first step is the gradient itself; every line search begins at length 1. Where no length
     decreases the objective, what is remembered is forgotten, and if that was nothing, it ends.
+    Steps on which the objective bends down are not remembered.
     """
     pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=descent.memory)
     losses, work, start = list[float](), 1.0, flat(parameters)
