@@ -14,7 +14,7 @@ from pararealize.layers.slices import TINY, Linearised, Slices
 
 @final
 @dataclass(frozen=True)
-class Adjoints:
+class SlicedAdjoints:
     """Gradients of all states and of U h + c, ``[steps, slices · batch, ...]``, and of h_0."""
 
     of_states: Tensor
@@ -26,7 +26,7 @@ class Adjoints:
 @torch.no_grad()
 def adjoints(
     slices: Slices, grad: Tensor, linear: Linearised, weight: Tensor, tolerance: float
-) -> Adjoints:
+) -> SlicedAdjoints:
     """By the transposed steps; ``grad`` is the loss's own by states ``[length, batch, width]``.
 
     What comes to a slice from the next one is guessed by the products of the diagonals, and
@@ -47,7 +47,7 @@ def adjoints(
         starts = _back([part[:, :until] for part in parts], later, weight).view_as(ends[:inexact])
         if inexact == 1 or _correct(ends, starts, linear.products) / float(scale) <= tolerance:
             break
-    return Adjoints(found, of_hidden, starts[0], sweep + 1)
+    return SlicedAdjoints(found, of_hidden, starts[0], sweep + 1)
 
 
 def _back(parts: Sequence[Tensor], later: Tensor, weight: Tensor) -> Tensor:

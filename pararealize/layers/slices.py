@@ -17,7 +17,7 @@ TINY = 1e-30
 
 @final
 @dataclass(frozen=True)
-class Weights:
+class HiddenWeights:
     """What a step does to its hidden state: U ``[3 width, width]`` and c ``[3 width]``."""
 
     weight: Tensor
@@ -88,10 +88,10 @@ class Linearised:
 
 
 @final
-class States:
+class SlicedStates:
     """States, by sweeps over slices; what the last sweep found stays for the derivative."""
 
-    def __init__(self, slices: Slices, first: Tensor, weights: Weights) -> None:
+    def __init__(self, slices: Slices, first: Tensor, weights: HiddenWeights) -> None:
         self._slices, self._weights = slices, weights
         shape = (*slices.of_x.shape[:2], weights.width)
         self.before, self.states, self.kept = (first.new_empty(shape) for _ in range(3))
@@ -156,7 +156,7 @@ class States:
 
 
 @torch.no_grad()
-def solve(states: States, count: int, tolerance: float) -> tuple[Linearised | None, int]:
+def solve(states: SlicedStates, count: int, tolerance: float) -> tuple[Linearised | None, int]:
     """Sweep until no start moves; the derivative, where it was needed, and how many sweeps."""
     for sweep in range(count):
         states.advance(sweep)  # after so many sweeps as many slices are exact

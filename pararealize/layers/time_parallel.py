@@ -19,7 +19,7 @@ from pararealize.errors import MethodError
 from pararealize.ir.options import is_count
 from pararealize.layers.adjoints import adjoints
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
-from pararealize.layers.slices import Slices, States, Weights, solve
+from pararealize.layers.slices import HiddenWeights, SlicedStates, Slices, solve
 
 
 @final
@@ -110,7 +110,7 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, of_x: Tensor, first: Tensor, weight: Tensor, bias: Tensor, owner: TimeParallel
     ) -> Tensor:
         slices = Slices.of(of_x, owner.slices)
-        states = States(slices, first, Weights(weight, bias, owner.step))
+        states = SlicedStates(slices, first, HiddenWeights(weight, bias, owner.step))
         linear, sweeps = solve(states, slices.count, owner.tolerance)
         owner.solved_in = SolvedIn(sweeps)
         ctx.owner, ctx.slices, ctx.states, ctx.linear = owner, slices, states, linear
