@@ -11,6 +11,8 @@ Figure 2 of the paper on parareal networks, at 110 layers, loss curves drawn:
 How they are in the first epochs, by the defaults ('') and with other options of the method:
 
     python examples/accuracy.py --only ViT-8 --epochs 3 10 --options '' guess=coarse,coarse_depth=2
+
+On other images, as CIFAR-10 in a folder: ``--data cifar10=FOLDER``.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ import torch
 from torch import nn
 
 from pararealize import models
-from pararealize.cli.digits import load_digits, smaller
+from pararealize.cli.digits import smaller
 from pararealize.cli.training import Recipe
 from pararealize.explain.table import Table
 from studies.beside_serial import Score, Variant, drawn, kept, options_of, price, table, trained
+from studies.datasets import add_data, read
+from studies.fitted import fitted
+from studies.labelled import Examples
 from studies.loss_curves import draw
 from studies.odenets import AdamRecipe
 from studies.running import start
@@ -98,19 +103,21 @@ def compared(
     variants: Sequence[Variant],
     seeds: Sequence[int],
     out: Path,
+    examples: Examples,
     picture: Path | None = None,
 ) -> Table:
     """Train what no file has, and put all beside the serial network."""
     study, found = STUDIES[name], dict[str, list[Score]]()
-    digits = smaller(load_digits(), study.pooling)
+    digits = smaller(examples.as_digits(out.name), study.pooling)
+    make = fitted(study.make, Examples.of_digits(digits))
     for seed in seeds:
         recipe = replace(study.recipe, seed=seed, epochs=epochs)
         for variant in variants:
-            compute = partial(trained, study.make, variant, digits, recipe)
+            compute = partial(trained, make, variant, digits, recipe)
             score = kept(out / f"{name}, {epochs} epochs, seed {seed}, {variant}.json", compute)
             print(f"{name}, {epochs} epochs, seed {seed}, {variant}: {score.accuracy:.1f}%")
             found.setdefault(str(variant), []).append(score)
-    nets = (drawn(study.make, variant, digits, study.recipe) for variant in variants)
+    nets = (drawn(make, variant, digits, study.recipe) for variant in variants)
     prices = {str(variant): price(net) for variant, net in zip(variants, nets, strict=True)}
     if picture:
         draw(f"{name}: loss of training, {len(seeds)} seeds", found, picture)
@@ -138,15 +145,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("accuracy"), help="folder of results")
     parser.add_argument("--picture", type=Path, help="a file to draw the loss of training into")
+    add_data(parser, "digits")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    examples = read(options.data, limit=options.limit, form="images")
+    data, most = options.data.partition("=")[0], options.limit
+    # Results of other examples are others.
+    if (data, most) != ("digits", None):
+        options.out = options.out / (data if most is None else f"{data} {most}")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         study = STUDIES[name]
         counts = options.counts or study.counts
         variants = [Variant(), *(Variant(n, given) for n in counts for given in options.options)]
         for epochs in options.epochs or [study.recipe.epochs]:
-            print(compared(name, epochs, variants, options.seeds, options.out, options.picture))
+            seeds, out, picture = options.seeds, options.out, options.picture
+            print(compared(name, epochs, variants, seeds, out, examples, picture))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ serial ones; the bias of every step, its bound, and the sums of learning rates a
 
     python examples/biased.py --picture docs/biased.png
 
+On other examples, flattened: ``--data fashion-mnist=FOLDER --limit 1000``.
+
 Bertsekas and Tsitsiklis, "Gradient Convergence in Gradient Methods with Errors" (SIAM J. Optim. 10,
 2000).
 """
@@ -25,6 +27,7 @@ from pararealize import MGRIT, ParallelNetwork
 from pararealize.explain.table import Table
 from pararealize.models import odenet
 from studies.biased import BiasedTraining, Rates, train
+from studies.datasets import add_data, read
 from studies.peaks import load_peaks
 from studies.running import start, timed_anyway
 
@@ -35,7 +38,7 @@ COLUMNS = (
 )
 
 
-def cycles(count: int) -> Callable[[nn.Module], ParallelNetwork]:
+def cycles(count: int, numbers: int) -> Callable[[nn.Module], ParallelNetwork]:
     """As many for the states as for the adjoints, over slices of four layers."""
 
     def prepare(model: nn.Module) -> ParallelNetwork:
@@ -46,7 +49,9 @@ def cycles(count: int) -> Callable[[nn.Module], ParallelNetwork]:
             backward_cycles=count,
             batched="never",
         )
-        return timed_anyway(model, SLICES, method=method, example_inputs=(torch.zeros(100, 2),))
+        return timed_anyway(
+            model, SLICES, method=method, example_inputs=(torch.zeros(100, numbers),)
+        )
 
     return prepare
 
@@ -97,15 +102,23 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    add_data(parser, "peaks")
     parser.add_argument("--picture", type=Path, help="a file to draw into, as docs/biased.png")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    examples, rates = load_peaks(1000, 1000), Rates()
+    if options.data == "peaks":
+        examples = load_peaks(options.limit or 1000, options.limit or 1000)
+    else:
+        examples = read(options.data, limit=options.limit, form="vectors")
+    rates, data = Rates(), options.data.partition("=")[0]
+    numbers, classes = examples.train_inputs.shape[1], examples.classes
     runs: dict[str, BiasedTraining] = {}
-    methods = {str(count): cycles(count) for count in options.cycles}
+    methods = {str(count): cycles(count, numbers) for count in options.cycles}
     for label, prepare in {**methods, "serial": None}.items():
         torch.manual_seed(options.seed)
-        model = odenet(STEPS, width=options.width, horizon=5.0, in_features=2, classes=5)
+        model = odenet(
+            STEPS, width=options.width, horizon=5.0, in_features=numbers, classes=classes
+        )
         begin = time.perf_counter()
         runs[label] = train(
             model,
@@ -118,7 +131,7 @@ def main() -> None:
             seed=options.seed,
         )
         print(f"cycles: {label}, {time.perf_counter() - begin:.0f} s", flush=True)
-    title = f"SGD with the gradients of multigrid cycles: Peaks, {options.steps} steps"
+    title = f"SGD with the gradients of multigrid cycles: {data}, {options.steps} steps"
     print(Table(title, COLUMNS, [row(label, found) for label, found in runs.items()]))
     taken = [rates.at(t) for t in range(options.steps)]
     squares = sum(rate**2 for rate in taken)

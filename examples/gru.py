@@ -3,6 +3,10 @@
 Seven exercises, windows of two seconds, tested on people who were not trained on:
 
     python examples/gru.py --seeds 0 1 2
+
+Six activities by the sensors of a phone: ``--data uci-har=FOLDER``; windows of other lengths:
+``--length 800``; processor time of a training step beside one another, by length and batch, on
+random series: ``--steps 128 1024``.
 """
 
 from __future__ import annotations
@@ -10,17 +14,24 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from pararealize import MGRIT, models
+from pararealize.errors import MethodError
 from pararealize.explain.table import Table
+from pararealize.layers import ImplicitGRUStep
+from studies.datasets import add_data, read
+from studies.labelled import Examples
 from studies.running import start, timed_anyway
-from studies.smartwatch import Smartwatch, load_watch
+from studies.smartwatch import load_watch
+from studies.solved import Solved
 
 
 @dataclass(frozen=True)
@@ -54,39 +65,54 @@ def multigrid(model: nn.Module) -> nn.Module:
     """The network with its time in eight slices, which advance as one batch."""
     method = MGRIT(coarsening=4, coarse="rediscretized", forward_cycles=2, backward_cycles=1)
     assert isinstance(model, models.SequenceClassifier)
-    example = torch.zeros(64, model.length, 6)
+    step = model.step
+    assert isinstance(step, ImplicitGRUStep)
+    example = torch.zeros(64, model.length, step.inputs)
     return timed_anyway(model, 8, method=method, example_inputs=(example,))
 
 
-def rows(width: int, dt: float) -> tuple[Row, ...]:
+def solved(slices: int) -> Callable[[nn.Module], nn.Module]:
+    """The network with all times solved for by sweeps over so many slices; 1 is serial."""
+
+    def prepare(model: nn.Module) -> nn.Module:
+        assert isinstance(model, models.SequenceClassifier)
+        return Solved(model, slices)
+
+    return prepare
+
+
+def rows(slices: Sequence[int], **options: Any) -> tuple[Row, ...]:
     """The networks to compare, all with the same initial weights for a seed."""
+
+    def implicit(length: int) -> nn.Module:
+        return models.implicit_gru(length, **options)
+
     return (
-        Row("classic GRU", lambda length: models.gru(length, width=width, dt=dt)),
-        Row("implicit GRU", lambda length: models.implicit_gru(length, width=width, dt=dt)),
-        Row(
-            "parallel implicit GRU",
-            lambda length: models.implicit_gru(length, width=width, dt=dt),
-            multigrid,
-        ),
+        Row("classic GRU", lambda length: models.gru(length, **options)),
+        Row("implicit GRU", implicit),
+        Row("implicit GRU, MGRIT", implicit, multigrid),
+        *(Row(f"implicit GRU, solved in {n}", implicit, solved(n)) for n in slices),
     )
 
 
-def batches(watch: Smartwatch, recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled training windows; an epoch's last, smaller batch is left out."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(watch.train_labels), generator=generator)
-        for chosen in order[: len(order) // recipe.batch * recipe.batch].split(recipe.batch):
-            yield watch.train_windows[chosen], watch.train_labels[chosen]
+def chosen(compared: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
+    """The rows that have these names, or all."""
+    known = {row.name: row for row in compared}
+    if unknown := [name for name in names or () if name not in known]:
+        raise MethodError(f"--only {unknown[0]!r}: expected one of {', '.join(known)}.")
+    return [known[name] for name in names or known]
 
 
-def train(net: nn.Module, watch: Smartwatch, recipe: Recipe, seed: int) -> None:
-    """Minimise the cross entropy."""
+def train(net: nn.Module, watch: Examples, recipe: Recipe, seed: int) -> None:
+    """Minimise the cross entropy; an epoch's last, smaller batch is left out."""
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate)
-    steps = recipe.epochs * (len(watch.train_labels) // recipe.batch)
+    steps = recipe.epochs * max(1, len(watch.train_labels) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
     net.train()
-    for windows, labels in batches(watch, recipe, seed):
+    smallest = min(recipe.batch, len(watch.train_labels))
+    for windows, labels in watch.batches(recipe.batch, recipe.epochs, seed):
+        if len(labels) < smallest:
+            continue
         optimizer.zero_grad()
         functional.cross_entropy(net(windows), labels).backward()
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -94,25 +120,25 @@ def train(net: nn.Module, watch: Smartwatch, recipe: Recipe, seed: int) -> None:
         schedule.step()
 
 
-def accuracy(net: nn.Module, watch: Smartwatch) -> float:
+def accuracy(net: nn.Module, watch: Examples) -> float:
     """Percentage of test windows whose exercise is found."""
     net.eval()
     with torch.no_grad():
-        found = torch.cat([net(part).argmax(1) for part in watch.test_windows.split(256)])
+        found = torch.cat([net(part).argmax(1) for part in watch.test_inputs.split(256)])
     return 100 * (found == watch.test_labels).float().mean().item()
 
 
-def trained(row: Row, watch: Smartwatch, recipe: Recipe, seed: int) -> Result:
+def trained(row: Row, watch: Examples, recipe: Recipe, seed: int) -> Result:
     """Train one network on one split."""
     torch.manual_seed(seed)
-    net = row.prepare(row.make(watch.train_windows.shape[1]))
+    net = row.prepare(row.make(watch.train_inputs.shape[1]))
     begin = time.perf_counter()
     train(net, watch, recipe, seed)
     seconds = time.perf_counter() - begin
     return Result(accuracy(net, watch), seconds)
 
 
-def table(results: dict[str, list[Result]], seeds: Sequence[int], title: str) -> Table:
+def table(results: Mapping[str, Sequence[Result]], seeds: Sequence[int], title: str) -> Table:
     """Accuracies of every seed, their mean, and seconds a training."""
     columns = ("network", *(f"seed {seed}" for seed in seeds), "mean, %", "seconds")
     rows = []
@@ -124,28 +150,91 @@ def table(results: dict[str, list[Result]], seeds: Sequence[int], title: str) ->
     return Table(title, columns, rows, left=("network",))
 
 
+def steps(
+    compared: Sequence[Row], inputs: int, classes: int, length: int, batch: int, rounds: int
+) -> Table:
+    """Processor milliseconds of a training step of every network, in turns: least, and ratios.
+
+    On one thread that is its time on a machine that does nothing else.
+    """
+    torch.manual_seed(0)
+    x, labels = torch.randn(batch, length, inputs), torch.randint(classes, (batch,))
+    nets = {row.name: row.prepare(row.make(length)) for row in compared}
+    found: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(rounds + 1):
+        for name, net in nets.items():
+            begin = time.process_time()
+            net.zero_grad()
+            functional.cross_entropy(net(x), labels).backward()
+            found[name].append(1e3 * (time.process_time() - begin))
+    base = found["implicit GRU"][1:]
+    rows_of = [
+        (name, f"{min(times[1:]):.1f}", f"{_ratio(base, times[1:]):.2f}")
+        for name, times in found.items()
+    ]
+    title = f"a training step: {batch} series of {length}, {torch.get_num_threads()} threads"
+    return Table(
+        title, ("network", "ms", "times faster than implicit, median"), rows_of, left=("network",)
+    )
+
+
+def _ratio(base: Sequence[float], times: Sequence[float]) -> float:
+    return statistics.median(b / t for b, t in zip(base, times, strict=True))
+
+
+def examples_of(options: Namespace, seed: int) -> Examples:
+    """The windows of a smartwatch, whose people the seed splits, or another set of series."""
+    if options.data != "smartwatch":
+        found = read(options.data, limit=options.limit, form="series")
+        cut = slice(options.length)
+        return replace(
+            found, train_inputs=found.train_inputs[:, cut], test_inputs=found.test_inputs[:, cut]
+        )
+    watch = load_watch(options.length or 100, options.stride, seed=seed)
+    few = slice(options.limit)
+    return Examples(
+        *(watch.train_windows[few], watch.train_labels[few]),
+        *(watch.test_windows[few], watch.test_labels[few]),
+    )
+
+
 def main() -> None:
     """Train every network with every seed, which decides who tests, weights and order."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--length", type=int, default=100, help="samples in a window, at 50 Hz")
+    parser.add_argument("--length", type=int, help="samples in a window, at 50 Hz: 100, or all")
     parser.add_argument("--stride", type=int, default=50, help="samples between windows")
     parser.add_argument("--width", type=int, default=64, help="numbers in the hidden state")
     parser.add_argument("--dt", type=float, default=1.0, help="step size")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--slices", type=int, nargs="+", default=[1, 8], help="of time")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="rows of the table")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="LENGTH", help="time steps alone")
+    parser.add_argument("--rounds", type=int, default=15, help="of every network, timed in turns")
     parser.add_argument("--threads", type=int, default=1)
+    add_data(parser, "smartwatch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recipe = Recipe(epochs=options.epochs)
-    compared = rows(options.width, options.dt)
-    results: dict[str, list[Result]] = {row.name: [] for row in compared}
+    if options.steps:
+        compared = chosen(rows(options.slices, width=options.width, dt=options.dt), options.only)
+        for length in options.steps:
+            print(steps(compared, 6, 7, length, options.batch, options.rounds), flush=True)
+        return
+    recipe = Recipe(epochs=options.epochs, batch=options.batch)
+    results: dict[str, list[Result]] = {}
     for seed in options.seeds:
-        watch = load_watch(options.length, options.stride, seed=seed)
-        for row in compared:
+        watch = examples_of(options, seed)
+        length, inputs = watch.train_inputs.shape[1:]
+        sizes = {"inputs": inputs, "classes": watch.classes}
+        compared = rows(options.slices, width=options.width, dt=options.dt, **sizes)
+        for row in chosen(compared, options.only):
             result = trained(row, watch, recipe, seed)
-            results[row.name].append(result)
+            results.setdefault(row.name, []).append(result)
             print(f"seed {seed}, {row.name}: {result.accuracy:.1f}% in {result.seconds:.1f} s")
-    title = f"{options.length} samples, width {options.width}, {options.epochs} epochs: accuracy"
+    title = f"{length} samples, width {options.width}, {options.epochs} epochs: accuracy"
     print(table(results, options.seeds, title))
 
 

@@ -6,6 +6,8 @@ step on eight layers as well, a third; three seeds:
 
     python examples/mgopt.py
 
+On other examples, flattened, as the digits are: ``--data svhn=FOLDER``.
+
 Gaedke-Merzhäuser, Kopaničáková and Krause, "Multilevel Minimization for Deep Residual Networks"
 (arXiv:2004.06196).
 """
@@ -21,9 +23,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from pararealize.cli.digits import load_digits, smaller
+from pararealize.cli.digits import smaller
 from pararealize.explain.table import Table
 from pararealize.models import odenet
+from studies.datasets import add_data, digits, read
 from studies.labelled import Examples
 from studies.levels import LevelsOutcome, LevelsRecipe, Phase, train
 from studies.peaks import load_peaks
@@ -59,18 +62,22 @@ def peaks() -> Study:
     return Study(load_peaks(), make, LevelsRecipe(work=450, batch=250, rate=0.1))
 
 
-def digits() -> Study:
-    """5,000 MNIST digits, pooled to 7 × 7 pixels, in 32 channels."""
-    examples = Examples.of_digits(smaller(load_digits(), 4))
-    pixels = examples.train_inputs[0].numel()
+def pooled() -> Study:
+    """5,000 MNIST digits, pooled to 7 × 7 pixels."""
+    return vectors(Examples.of_digits(smaller(digits().as_digits("digits"), 4)).flat())
+
+
+def vectors(examples: Examples) -> Study:
+    """Vectors, in 32 channels."""
+    numbers, classes = examples.train_inputs.shape[1], examples.classes
 
     def make(depth: int) -> nn.Module:
-        return odenet(depth, width=32, horizon=5.0, in_features=pixels)
+        return odenet(depth, width=32, horizon=5.0, in_features=numbers, classes=classes)
 
     return Study(examples, make, LevelsRecipe(work=300, batch=100, rate=0.02))
 
 
-STUDIES = {"Peaks": peaks, "digits": digits}
+STUDIES = {"Peaks": peaks, "digits": pooled}
 
 
 def row(data: str, label: str, runs: list[LevelsOutcome]) -> tuple[str, ...]:
@@ -89,11 +96,16 @@ def main() -> None:
     parser.add_argument("--adam", type=float, help="Adam, with this learning rate")
     parser.add_argument("--share", type=float, default=1.0, help="of the work, to try it out")
     parser.add_argument("--threads", type=int, default=1)
+    add_data(parser, "")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    studies = {name: STUDIES[name] for name in ([options.only] if options.only else STUDIES)}
+    if options.data:
+        given = read(options.data, limit=options.limit, form="vectors")
+        studies = {options.data.partition("=")[0]: lambda: vectors(given)}
     rows = []
-    for data in [options.only] if options.only else STUDIES:
-        study = STUDIES[data]()
+    for data, load in studies.items():
+        study = load()
         recipe = replace(study.recipe, work=options.share * study.recipe.work)
         if options.adam:
             recipe = replace(recipe, adam=True, rate=options.adam)

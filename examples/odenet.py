@@ -3,6 +3,8 @@
 Dense networks on 5,000 MNIST digits, 64 channels, and on Peaks, 5 and 8 channels, three seeds:
 
     python examples/odenet.py
+
+On other examples, flattened, in 64 channels: ``--data fashion-mnist=FOLDER``.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import torch
 from torch import nn
 
 from pararealize import MGRIT
-from pararealize.cli.digits import load_digits
 from pararealize.explain.table import Table
 from pararealize.models import odenet
+from studies.datasets import add_data, read
 from studies.labelled import Examples
 from studies.odenets import AdamRecipe, Prepare, serial, train
 from studies.peaks import load_peaks
@@ -49,14 +51,15 @@ class Study:
     recipe: AdamRecipe
 
 
-def digits() -> Study:
-    """Digits of 28 × 28 pixels, all in one vector."""
-    examples = Examples.of_digits(load_digits())
-    pixels = examples.train_inputs[0].numel()
+def vectors(data: str, limit: int | None = None) -> Study:
+    """Examples as vectors; the digits of a package are images of 28 × 28 pixels, and moved."""
+    form = "images" if data == "digits" else "vectors"
+    examples = read(data, limit=limit, form=form)
+    numbers, classes = examples.train_inputs[0].numel(), examples.classes
     return Study(
         lambda: examples,
-        lambda: odenet(STEPS, width=64, horizon=HORIZON, in_features=pixels),
-        AdamRecipe(epochs=50, rate=0.005, shift=2),
+        lambda: odenet(STEPS, width=64, horizon=HORIZON, in_features=numbers, classes=classes),
+        AdamRecipe(epochs=50, rate=0.005, shift=2 if form == "images" else 0),
     )
 
 
@@ -70,15 +73,14 @@ def peaks(width: int) -> Study:
 
 
 STUDIES: dict[str, Callable[[], Study]] = {
-    "digits": digits,
+    "digits": lambda: vectors("digits"),
     "Peaks, 5 channels": lambda: peaks(5),
     "Peaks, 8 channels": lambda: peaks(8),
 }
 
 
-def accuracy(name: str, label: str, prepare: Prepare, seed: int) -> float:
+def accuracy(name: str, study: Study, label: str, prepare: Prepare, seed: int) -> float:
     """Train one network; its test accuracy in percent."""
-    study = STUDIES[name]()
     torch.manual_seed(seed)
     net = study.make()
     begin = time.perf_counter()
@@ -103,14 +105,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--only", choices=sorted(STUDIES))
+    parser.add_argument("--epochs", type=int, help="in place of the studies' own")
+    add_data(parser, "")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    scores = {
-        (name, label): [accuracy(name, label, prepare, s) for s in range(options.seeds)]
-        for name in ([options.only] if options.only else STUDIES)
-        for label, prepare in METHODS
-    }
+    studies = {name: STUDIES[name] for name in ([options.only] if options.only else STUDIES)}
+    if options.data:
+        studies = {options.data.partition("=")[0]: lambda: vectors(options.data, options.limit)}
+    scores: dict[tuple[str, str], list[float]] = {}
+    for name, load in studies.items():
+        study = load()
+        if options.epochs:
+            study = replace(study, recipe=replace(study.recipe, epochs=options.epochs))
+        for label, prepare in METHODS:
+            scores[name, label] = [
+                accuracy(name, study, label, prepare, seed) for seed in range(options.seeds)
+            ]
     print(table(scores))
 
 

@@ -5,6 +5,8 @@ residual units side by side; and the parareal network with n = 2; three seeds:
 
     python examples/warpnet.py
 
+On other images, not pooled: ``--data cifar10=FOLDER``.
+
 Fok, An, Rashidi and Wang, "Decoupling the Layers in Residual Networks" (ICLR 2018).
 """
 
@@ -20,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import models
-from pararealize.cli.digits import Digits, load_digits, smaller
+from pararealize.cli.digits import Digits, smaller
 from pararealize.cli.training import Recipe, predict, train
 from pararealize.explain.table import Table
+from studies.datasets import add_data, read
 from studies.running import start, timed_anyway
 
 
@@ -35,10 +38,11 @@ class Trained:
     answer: float
 
 
-def networks(depth: int, width: int, example: Tensor) -> dict[str, nn.Module]:
+def networks(depth: int, width: int, classes: int, example: Tensor) -> dict[str, nn.Module]:
     """The same first weights for all; the parareal network has coarse ones of its own as well."""
-    serial = models.resnet(depth, channels=1, width=width)
-    warped = models.warpnet(depth, channels=1, width=width)
+    shape = {"channels": example.shape[1], "classes": classes, "width": width}
+    serial = models.resnet(depth, **shape)
+    warped = models.warpnet(depth, **shape)
     warped.load_state_dict(serial.state_dict())
     parareal = timed_anyway(serial, 2, example_inputs=(example,))
     return {"serial": serial, "WarpNet, K = 2": warped, "parareal, n = 2": parareal}
@@ -57,9 +61,9 @@ def trained(net: nn.Module, digits: Digits, recipe: Recipe) -> Trained:
     return Trained(100 * outcome.accuracy, statistics.median(steps), statistics.median(answers))
 
 
-def error(warped: nn.Module, depth: int, width: int, x: Tensor) -> float:
+def error(warped: nn.Module, depth: int, width: int, classes: int, x: Tensor) -> float:
     """How far the warped network's scores lie from the serial network's with its weights."""
-    serial = models.resnet(depth, channels=1, width=width)
+    serial = models.resnet(depth, channels=x.shape[1], classes=classes, width=width)
     serial.load_state_dict(warped.state_dict())
     exact = predict(serial, x)
     return float((predict(warped, x) - exact).norm() / exact.norm())
@@ -83,9 +87,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.2, help="the largest learning rate")
     parser.add_argument("--images", type=int, default=2000, help="that are trained on")
     parser.add_argument("--threads", type=int, default=1)
+    add_data(parser, "digits")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    digits = smaller(load_digits(), 4)
+    examples = read(options.data, limit=options.limit, form="images")
+    digits = smaller(examples.as_digits(options.data), 4 if options.data == "digits" else 1)
     images, labels = digits.train_images, digits.train_labels
     few = slice(options.images)
     digits = replace(digits, train_images=images[few], train_labels=labels[few])
@@ -93,8 +99,8 @@ def main() -> None:
     runs: dict[str, list[Trained]] = {}
     for seed in options.seeds:
         torch.manual_seed(seed)
-        nets = networks(options.depth, options.width, images[: recipe.batch])
-        shape = options.depth, options.width, digits.test_images
+        size = options.depth, options.width, examples.classes
+        nets, shape = networks(*size, images[: recipe.batch]), (*size, digits.test_images)
         before = error(nets["WarpNet, K = 2"], *shape)
         for label, net in nets.items():
             found = trained(net, digits, replace(recipe, seed=seed))

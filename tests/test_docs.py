@@ -178,6 +178,9 @@ def test_commands_exist(page: Path) -> None:
             scripts = [w for w in words if w.endswith(".py") and "/" in w and "path/to" not in w]
             for script in scripts:
                 source = (ROOT / script).read_text(encoding="utf-8")
+                if "add_data(" in source:  # options that studies share
+                    shared = ROOT / "examples" / "studies" / "datasets.py"
+                    source += shared.read_text(encoding="utf-8")
                 own = words[words.index(script) + 1 :]
                 for option in (w for w in own if w.startswith("--")):
                     assert f'"{option}"' in source, (script, option)

@@ -1,11 +1,12 @@
-"""Datasets: labelled examples from a folder that the user names, of the sets that papers train on.
+"""Datasets: labelled examples of the sets that papers train on, as ``--data NAME[=FOLDER]`` says.
 
-Nothing is downloaded. Every set is found in the folder itself or anywhere below it, by the names
-that its publishers gave the files.
+Nothing is downloaded. Some sets come with installed packages; the others are in a folder that the
+user names, in itself or anywhere below it, by the names that their publishers gave the files.
 """
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pararealize.cli.digits import load_digits
 from pararealize.errors import DataError
 from studies import arrays, frames, pictures
 from studies.labelled import Examples
+from studies.peaks import load_peaks
+from studies.smartwatch import load_watch
 
 Part = tuple[Tensor, Tensor]
 
@@ -66,30 +70,106 @@ KINDS = {
 }
 
 
-def read(text: str, *, limit: int | None = None) -> Examples:
+def digits() -> Examples:
+    """The handwritten digits of an installed package."""
+    return Examples.of_digits(load_digits())
+
+
+def smartwatch() -> Examples:
+    """Two seconds of a smartwatch's signals ``[count, 100, 6]``, seven exercises."""
+    watch = load_watch()
+    train, test = (watch.train_windows, watch.train_labels), (watch.test_windows, watch.test_labels)
+    return Examples(*train, *test)
+
+
+#: Sets without a folder: they come with packages, or are computed.
+CARRIED: dict[str, Callable[[], Examples]] = {
+    "digits": digits,
+    "peaks": load_peaks,
+    "smartwatch": smartwatch,
+}
+
+#: What an example of each form is, by its axes.
+FORMS = {
+    "images": ({3}, "[channels, height, width]"),
+    "series": ({2}, "[length, channels]"),
+    "videos": ({4}, "[frames, channels, height, width]"),
+    "vectors": ({1, 2, 3}, "of numbers, images and series among them"),
+}
+
+
+def add_data(parser: ArgumentParser, default: str) -> None:
+    """Give a study ``--data NAME[=FOLDER]`` and ``--limit``, which :func:`read` takes."""
+    known = f"{', '.join(CARRIED)}, or with a folder {', '.join(KINDS)}"
+    parser.add_argument("--data", default=default, metavar="NAME[=FOLDER]", help=known)
+    parser.add_argument("--limit", type=int, help="examples to train on, and to test on, at most")
+
+
+def read(text: str, *, limit: int | None = None, form: str | None = None) -> Examples:
     """The examples of ``NAME=FOLDER``, every channel of mean 0 and deviation 1 in training.
 
-    ``limit`` is how many are taken to train on and how many to test on, the same in every run.
+    Without a folder those of a package, as it has them. ``limit`` is how many are taken to train
+    on and how many to test on, the same in every run. ``form`` is what a study trains on, one of
+    :data:`FORMS`; as vectors, images and series are flattened.
 
     Raises:
-        DataError: the name is not known, the folder holds no such set, or a file is damaged.
+        DataError: the name is not known, the folder holds no such set, a file is damaged, or the
+            examples are of another form.
 
     """
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit {limit}: at least one example is needed.")
     name, equals, folder = text.partition("=")
-    if not equals or name not in KINDS:
-        raise DataError(f"{text!r} is no NAME=FOLDER with a name of {', '.join(KINDS)}.")
+    examples = _read_folder(name, folder, limit) if equals else _carried(name, limit)
+    return examples if form is None else _formed(examples, name, form)
+
+
+def _carried(name: str, limit: int | None) -> Examples:
+    if name in KINDS:
+        raise DataError(f"{name} needs a folder, {name}=FOLDER: it is had from {_source(name)}.")
+    if name not in CARRIED:
+        raise DataError(
+            f"{name!r} is no set of examples: there are {', '.join(CARRIED)}, and with a folder, "
+            f"NAME=FOLDER, {', '.join(KINDS)}."
+        )
+    found = CARRIED[name]()
+    inputs, labels = _some((found.train_inputs, found.train_labels), limit)
+    return Examples(inputs, labels, *_some((found.test_inputs, found.test_labels), limit))
+
+
+def _read_folder(name: str, folder: str, limit: int | None) -> Examples:
+    if name in CARRIED:
+        raise DataError(f"{name} needs no folder: write --data {name}.")
+    if name not in KINDS:
+        raise DataError(f"{name}={folder} is no NAME=FOLDER with a name of {', '.join(KINDS)}.")
     if not Path(folder).is_dir():
-        raise DataError(f"{folder} is no folder: {name} is had from {KINDS[name].source}.")
+        raise DataError(f"{folder} is no folder: {name} is had from {_source(name)}.")
     try:
         train, test = KINDS[name].read(Path(folder), limit)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} holds no {error.args[-1]}, which belongs to {name}: it is had from "
-            f"{KINDS[name].source}."
+            f"{_source(name)}."
         ) from error
     (inputs, labels), (test_inputs, test_labels) = (_some(part, limit) for part in (train, test))
     _check(name, folder, {"train": (inputs, labels), "test": (test_inputs, test_labels)})
     return Examples(*_alike(inputs, test_inputs, labels, test_labels))
+
+
+def _source(name: str) -> str:
+    return KINDS[name].source
+
+
+def _formed(examples: Examples, name: str, form: str) -> Examples:
+    """Examples of the form that is wanted."""
+    shape = list(examples.train_inputs.shape[1:])
+    axes, meant = FORMS[form]
+    if len(shape) not in axes:
+        fits = [other for other, (own, _) in FORMS.items() if len(shape) in own]
+        raise DataError(
+            f"--data {name}: this study takes {form} {meant}, and these are {fits[0]} {shape}."
+        )
+    return examples.flat() if form == "vectors" else examples
 
 
 def _some(part: Part, limit: int | None) -> Part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,22 @@ class Examples:
         """Windows of text `[count, context]`, and the character that comes next everywhere."""
         train, test = texts.train, texts.held_out
         return cls(train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
+
+    @property
+    def classes(self) -> int:
+        """How many there are: one more than the largest label."""
+        return 1 + int(max(self.train_labels.max(), self.test_labels.max()))
+
+    def flat(self) -> Examples:
+        """Every example as one vector."""
+        train, test = self.train_inputs.flatten(1), self.test_inputs.flatten(1)
+        return replace(self, train_inputs=train, test_inputs=test)
+
+    def as_digits(self, source: str) -> Digits:
+        """Images and their labels as what trains on digits takes them."""
+        return Digits(
+            *(self.train_inputs, self.train_labels, self.test_inputs, self.test_labels), source
+        )
 
     def batches(
         self, size: int, epochs: int, seed: int, shift: int = 0

@@ -4,6 +4,7 @@ from pararealize.layers.mgopt import MultilevelTraining, mgopt
 from pararealize.layers.nested import nested_iteration, refine
 from pararealize.layers.parallel import EulerStep, LayerParallel
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
+from pararealize.layers.time_parallel import TimeParallel
 
 __all__ = [
     "EulerStep",
@@ -11,6 +12,7 @@ __all__ = [
     "ImplicitGRUStep",
     "LayerParallel",
     "MultilevelTraining",
+    "TimeParallel",
     "mgopt",
     "nested_iteration",
     "refine",

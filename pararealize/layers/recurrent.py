@@ -74,6 +74,14 @@ class _GatedStep(Step):
     def _advance(self, hidden: Tensor, candidate: Tensor, rate: Tensor) -> Tensor:
         """The hidden state after a step with rate = span·dt·(1 - z), all ``[batch, width]``."""
 
+    @abstractmethod
+    def kept(self, rate: Tensor) -> Tensor:
+        """κ of h_t = κ ⊙ h_{t-1} + (1 - κ) ⊙ n, for a rate = span·dt·(1 - z)."""
+
+    @abstractmethod
+    def kept_slope(self, kept: Tensor) -> Tensor:
+        """∂κ/∂rate, at the rate with that κ."""
+
     def extra_repr(self) -> str:
         """Sizes, and the step size."""
         return f"{self.inputs}, {self.width}, dt={self.dt}"
@@ -91,6 +99,14 @@ class GRUStep(_GatedStep):
     def _advance(self, hidden: Tensor, candidate: Tensor, rate: Tensor) -> Tensor:
         return hidden + rate * (candidate - hidden)
 
+    def kept(self, rate: Tensor) -> Tensor:
+        """1 - rate."""
+        return 1 - rate
+
+    def kept_slope(self, kept: Tensor) -> Tensor:
+        """-1."""
+        return torch.full_like(kept, -1.0)
+
 
 @final
 class ImplicitGRUStep(_GatedStep):
@@ -102,3 +118,11 @@ class ImplicitGRUStep(_GatedStep):
 
     def _advance(self, hidden: Tensor, candidate: Tensor, rate: Tensor) -> Tensor:
         return (hidden + rate * candidate) / (1 + rate)
+
+    def kept(self, rate: Tensor) -> Tensor:
+        """1 / (1 + rate)."""
+        return (1 + rate).reciprocal_()
+
+    def kept_slope(self, kept: Tensor) -> Tensor:
+        """-κ²."""
+        return -kept * kept

@@ -1,0 +1,168 @@
+"""Slices of time of a gated recurrent unit: sweeps over all of them, forwards and backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pararealize.layers.recurrent import GATES, GRUStep, ImplicitGRUStep
+
+#: What sizes are divided by where all numbers are zero.
+TINY = 1e-30
+
+
+@final
+@dataclass(frozen=True)
+class HiddenWeights:
+    """What a step does to its hidden state: U ``[3 width, width]`` and c ``[3 width]``."""
+
+    weight: Tensor
+    bias: Tensor
+    step: GRUStep | ImplicitGRUStep
+
+    @property
+    def width(self) -> int:
+        """Numbers in the hidden state."""
+        return self.weight.shape[1]
+
+
+@final
+@dataclass(frozen=True)
+class Slices:
+    """What x gives to the gates, ``[steps, slices · batch, 3 width]``.
+
+    Time t is step t mod ``steps`` of slice t div ``steps``; behind ``length`` times there are
+    zeros, which fill up the last slice.
+    """
+
+    of_x: Tensor
+    length: int
+    batch: int
+
+    @classmethod
+    def of(cls, of_x: Tensor, count: int) -> Slices:
+        """Times ``[length, batch, 3 width]`` in at most so many slices."""
+        length, batch, _ = of_x.shape
+        return cls(_cut(of_x, -(-length // min(count, length))), length, batch)
+
+    def cut(self, times: Tensor) -> Tensor:
+        """``[length, batch, ...]`` as ``[steps, slices · batch, ...]``, zeros behind the end."""
+        return _cut(times, len(self.of_x))
+
+    def joined(self, cut: Tensor) -> Tensor:
+        """The opposite of :meth:`cut`."""
+        times: Tensor = cut.unflatten(1, (-1, self.batch)).transpose(0, 1).flatten(0, 1)
+        return times[: self.length]
+
+    @property
+    def count(self) -> int:
+        """How many slices there are."""
+        return self.of_x.shape[1] // self.batch
+
+
+def _cut(times: Tensor, steps: int) -> Tensor:
+    missing = -len(times) % steps
+    padded = functional.pad(times, (0, 0, 0, 0, 0, missing)) if missing else times
+    found: Tensor = padded.unflatten(0, (-1, steps)).transpose(0, 1).flatten(1, 2)
+    return found
+
+
+@final
+@dataclass(frozen=True)
+class Linearised:
+    """The derivative of every step, ``[steps, slices · batch, ...]``.
+
+    With λ the gradient of a step's result, κ λ + U' (factors · λ) is that of its hidden state:
+    ``factors`` are those of the three parts of U h + c, and ``candidate`` that of what x gives to
+    the candidate. ``products`` ``[slices, batch, width]`` are those of the diagonals over slices.
+    """
+
+    kept: Tensor
+    factors: Tensor
+    candidate: Tensor
+    products: Tensor
+
+
+@final
+class SlicedStates:
+    """States, by sweeps over slices; what the last sweep found stays for the derivative."""
+
+    def __init__(self, slices: Slices, first: Tensor, weights: HiddenWeights) -> None:
+        self._slices, self._weights = slices, weights
+        shape = (*slices.of_x.shape[:2], weights.width)
+        self.before, self.states, self.kept = (first.new_empty(shape) for _ in range(3))
+        self._gates, self._of_hidden = (torch.empty_like(slices.of_x) for _ in range(2))
+        self.starts = first.new_zeros(slices.count, *first.shape)
+        self.starts[0] = first
+
+    def advance(self, exact: int) -> None:
+        """Run all slices but the first ``exact`` ones from their starts."""
+        step, double, skipped = self._weights.step, 2 * self._weights.width, self._slices.batch
+        buffers = (self._slices.of_x, self._of_hidden, self._gates, self.kept, self.states)
+        turned, hidden = self._weights.weight.T, self.starts[exact:].flatten(0, 1)
+        parts = (buffer[:, exact * skipped :].unbind() for buffer in buffers)
+        self.before[0, exact * skipped :] = hidden
+        for of_x, of_hidden, gates, kept, state in zip(*parts, strict=True):
+            torch.addmm(self._weights.bias, hidden, turned, out=of_hidden)
+            both = gates[:, :double]
+            torch.add(of_x[:, :double], of_hidden[:, :double], out=both).sigmoid_()
+            reset, keep, candidate = gates.chunk(GATES, 1)
+            torch.addcmul(of_x[:, double:], reset, of_hidden[:, double:], out=candidate).tanh_()
+            kept.copy_(step.kept(step.dt * (1 - keep)))
+            hidden = torch.lerp(candidate, hidden, kept, out=state)
+        self.before[1:, exact * skipped :] = self.states[:-1, exact * skipped :]
+
+    def linearised(self) -> Linearised:
+        """The derivative of every step at the states that were found."""
+        step, weights = self._weights.step, self._weights
+        reset, keep, candidate = self._gates.chunk(GATES, -1)
+        of_candidate = self._of_hidden[..., 2 * weights.width :]
+        share = 1 - self.kept
+        into = torch.addcmul(share, share * candidate, candidate, value=-1)
+        factors = torch.empty_like(self._gates)
+        of_reset, of_keep, of_new = factors.chunk(GATES, -1)
+        torch.mul(into, reset, out=of_new)
+        torch.mul(of_new, of_candidate, out=of_reset)
+        of_reset.addcmul_(of_reset, reset, value=-1)
+        torch.sub(self.before, candidate, out=of_keep).mul_(step.kept_slope(self.kept))
+        of_keep.mul_(keep).mul_(-step.dt)
+        of_keep.addcmul_(of_keep, keep, value=-1)
+        return Linearised(self.kept, factors, into, self._products(factors))
+
+    def _products(self, factors: Tensor) -> Tensor:
+        """Of the diagonals of ∂step/∂h over slices."""
+        if self._slices.count == 1:
+            return torch.empty_like(self.starts)
+        blocks = self._weights.weight.unflatten(0, (GATES, -1)).diagonal(dim1=1, dim2=2)
+        diagonal = self.kept
+        for part, of_block in zip(factors.chunk(GATES, -1), blocks, strict=True):
+            diagonal = torch.addcmul(diagonal, part, of_block)
+        return diagonal.prod(0).view_as(self.starts)
+
+    def correct(self, products: Tensor, exact: int) -> float:
+        """New starts; by how much one has moved, relative to the largest number of a state."""
+        ends = self.states[-1].view_as(self.starts)
+        moved, change = ends.new_zeros(()), torch.zeros_like(ends[0])
+        for s in range(exact, len(ends) - 1):
+            start = ends[s] + products[s] * change
+            change = start - self.starts[s + 1]
+            self.starts[s + 1] = start
+            moved = torch.maximum(moved, change.abs().max())
+        return float(moved / self.states.abs().max().clamp_min(TINY))
+
+
+@torch.no_grad()
+def solve(states: SlicedStates, count: int, tolerance: float) -> tuple[Linearised | None, int]:
+    """Sweep until no start moves; the derivative, where it was needed, and how many sweeps."""
+    for sweep in range(count):
+        states.advance(sweep)  # after so many sweeps as many slices are exact
+        if count == 1:
+            break
+        linear = states.linearised()
+        if sweep == count - 1 or states.correct(linear.products, sweep) <= tolerance:
+            return linear, sweep + 1
+    return None, 1
