@@ -149,7 +149,7 @@ def test_skips_are_cut_through_tuples() -> None:
     torch.manual_seed(0)
     model, x = Skips().double(), torch.randn(3, 4, dtype=torch.float64)
     net = pararealize(model, 4, method=Parareal(coarse="fine", correction="difference"))
-    assert max(len(piece.state) for piece in net.plan.pieces) == 2
+    assert max(len(piece.state) for piece in net.plan.pieces) > 1
     torch.testing.assert_close(net(x), model(x), rtol=1e-12, atol=1e-12)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pararealize import MGRIT, pararealize
+from pararealize.decide import mgrit_passes
 from pararealize.errors import InaccurateWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.errors.SlowerThanSerialWarning")
@@ -96,3 +98,25 @@ def test_a_saved_choice_is_not_measured_again() -> None:
         model = nn.Sequential(*(Residual(0.1) for _ in range(16))).double()
         net = pararealize(model, 4, method=method, example_inputs=(torch.ones(2, 12).double(),))
     assert net.plan.pieces[1].coarse == "mean"
+
+
+def test_cycles_are_written_once_whatever_kinds_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    written, tried = [], []
+    iteration, build = mgrit_passes.iteration, mgrit_passes.LevelBuilder.build
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        written.append(1)
+        return iteration(*args, **kwargs)
+
+    def counting(*args: Any) -> Any:
+        tried.append(1)
+        return build(*args)
+
+    monkeypatch.setattr(mgrit_passes, "iteration", counted)
+    monkeypatch.setattr(mgrit_passes.LevelBuilder, "build", counting)
+    model = nn.Sequential(*(Block(1.0) for _ in range(12))).double()
+    inputs = (torch.randn(3, 12, dtype=torch.float64),)
+    with pytest.warns(InaccurateWarning):
+        pararealize(model, 6, method=MGRIT(wanted_error=1e-9), example_inputs=inputs)
+    assert len(tried) > 3
+    assert len(written) == 1

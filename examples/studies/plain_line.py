@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pararealize.coarse.setting import LayerCosts
 from pararealize.compiler import pararealize
+from pararealize.cut.min_max import min_max
 from pararealize.errors import PararealizeError, ShapeError
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
@@ -40,7 +43,8 @@ class Fared:
     ``off`` is the largest difference of outputs, gradients and buffers in both modes, ``batch`` and
     ``size`` how calls with others than those of the example ended, ``plain`` whether it compiles
     without inputs, ``default`` whether it runs with guesses and coarse networks of their own.
-    ``balance`` is the heaviest subnetwork's time in the mean one's, ``share`` its part of all.
+    ``balance`` is the heaviest subnetwork's time in the mean one's, ``best`` the least that cuts of
+    the chain could have, ``share`` the heaviest one's part of all.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Fared:
     n: int = 0
     cuts: int = 0
     balance: float = 0.0
+    best: float = 0.0
     share: float = 0.0
     seconds: float = 0.0
     off: float = 0.0
@@ -71,21 +76,29 @@ def in_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def fare(name: str, subject: Subject, n: int = 4, *, plainly: bool = False) -> Fared:
-    """Compile one network by the plain line, and compare outputs and gradients in both modes.
-
-    ``plainly`` also says how it fares without inputs, and with the defaults.
-    """
+def fare(name: str, subject: Subject, n: int = 4) -> Fared:
+    """Compile one network by the plain line, and compare outputs and gradients in both modes."""
     warnings.simplefilter("ignore")
     with in_dtype(subject.dtype):
         model, given = subject.build()
         others = subject.others(given)
-        row = _exact(name, model, given, others, {"n": n, **subject.options()})
-        if not plainly:
-            return row
-        plain = _tried(lambda: pararealize(copy.deepcopy(model), n, **subject.options()))
-        default = "" if row.n == 0 else _default(model, given, others, row.n)
-    return Fared(**{**vars(row), "plain": plain, "default": default})
+        return _exact(name, model, given, others, {"n": n, **subject.options()})
+
+
+def without_inputs(subject: Subject, n: int = 4) -> str:
+    """Whether ``pararealize(model, n)`` compiles it: ``yes``, or what is said instead."""
+    warnings.simplefilter("ignore")
+    with in_dtype(subject.dtype):
+        model, _ = subject.build()
+        return _tried(lambda: pararealize(model, n, **subject.options()))
+
+
+def by_default(subject: Subject, n: int) -> str:
+    """Whether the method by default runs, for the example and for whatever the network takes."""
+    warnings.simplefilter("ignore")
+    with in_dtype(subject.dtype):
+        model, given = subject.build()
+        return _default(model, given, subject.others(given), n)
 
 
 def _exact(
@@ -112,6 +125,7 @@ def _exact(
     return Fared(
         *(name, outcome, why, found(plan), plan.n, plan.interfaces),
         balance=max(times) * len(times) / max(sum(times), 1e-30),
+        best=_best(net),
         share=max(times) / max(sum(times), 1e-30),
         whole=", ".join(plan.tracing.found),
         seconds=seconds,
@@ -119,6 +133,14 @@ def _exact(
         batch=ends.get("batch", ""),
         size=ends.get("size", ""),
     )
+
+
+def _best(net: ParallelNetwork) -> float:
+    """The heaviest piece in the mean one of the chain's most even cut, by its layers alone."""
+    n, layers = net.plan.n, net._emission.decisions.partition.chain.layers
+    fine = LayerCosts(tuple(layer.cost for layer in layers))
+    pieces = pairwise(min_max(len(layers), n, fine.seconds, fine.seconds))
+    return max(fine.seconds(*p) for p in pieces) * n / max(fine.seconds(0, len(layers)), 1e-30)
 
 
 def found(plan: Plan) -> str:
@@ -165,8 +187,6 @@ def _tried(compiles: Any) -> str:
 
 
 def _default(model: nn.Module, given: Inputs, others: Mapping[str, Inputs], n: int) -> str:
-    """Whether the method by default runs, for the example and for whatever the network takes."""
-
     def run() -> None:
         net = pararealize(copy.deepcopy(model), n, example_kwargs=copy.deepcopy(given))
         for inputs in (given, *others.values()):

@@ -21,20 +21,23 @@ SMALL = (
     *("small", "_s", "_t"),
 )
 #: Sides of images that are tried, before the one that the network is made for.
-SIDES = (64, 96)
+SIDES = (64, 96, 84)
+#: Blocks that families have whose smallest network has hundreds of millions of weights.
+DEPTHS: Mapping[str, int] = {"deepseek_vit": 8, "gemma4_vit": 8}
 
 
 @dataclass(frozen=True)
 class OfTimm:
-    """A network of timm and the smallest image that it takes."""
+    """A network of timm, of so many blocks if not its own, and the smallest image it takes."""
 
     name: str
+    depth: int | None = None
     dtype: torch.dtype = torch.float32
 
     def build(self) -> tuple[nn.Module, Inputs]:
         """In the dtype that is the default."""
         torch.manual_seed(0)
-        model = load_model(f"timm:{self.name}").to(torch.get_default_dtype())
+        model = self._network().to(torch.get_default_dtype())
         known: Any = model.default_cfg
         own = int(known.get("input_size", (3, 224, 224))[-1])
         name = next(iter(_parameters(model)))
@@ -46,6 +49,14 @@ class OfTimm:
                 continue
             return model.train(), {name: torch.randn(2, 3, side, side)}
         return model.train(), {name: torch.randn(2, 3, own, own)}
+
+    def _network(self) -> nn.Module:
+        if self.depth is None:
+            return load_model(f"timm:{self.name}")
+        import timm
+
+        made: nn.Module = timm.create_model(self.name, depth=self.depth)
+        return made
 
     def others(self, given: Inputs) -> Mapping[str, Inputs]:
         """One image more, and larger ones."""
@@ -75,7 +86,8 @@ def timm_families() -> dict[str, OfTimm]:
     for family in timm.list_modules():
         names = timm.list_models(module=family)
         if names:
-            found[family] = OfTimm(min(names, key=lambda n: (*_smallness(n), n)))
+            name = min(names, key=lambda n: (*_smallness(n), n))
+            found[family] = OfTimm(name, DEPTHS.get(family))
     return found
 
 

@@ -47,8 +47,15 @@ class Weights:
         guessed = isinstance(method, Parareal) and method.guess == "network"
         size = len(chain.layers)
         guesses = guess_costs(self.setting, size) if guessed else [Cost()] * size
-        self.guesses = [inf if cost is None else cost.seconds for cost in guesses]
+        self.guesses = [inf if cost is None else self._guess(cost) for cost in guesses]
         self.fine = self.setting.fine.seconds
+
+    def _guess(self, cost: Cost) -> float:
+        """Seconds of a guess; none where corrections are exact, which throw away what it brings.
+
+        Those of small networks cost as much as the state itself, and no cut would be even.
+        """
+        return 0.0 if isinstance(self.kind, Exact) else cost.seconds
 
     def coarse(self, first: int, last: int) -> float:
         """Seconds of one evaluation of its coarse propagator, as far as the cut decides on them.

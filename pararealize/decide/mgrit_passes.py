@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import final
@@ -21,12 +20,11 @@ from pararealize.decide.passes import MethodPasses
 from pararealize.decide.solve_error import Levels, measured_levels
 from pararealize.emit.runner import faster_of_both
 from pararealize.ir.chain import Partition
-from pararealize.ir.decisions import Coarse, Decisions
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.hierarchy import Iteration
 from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import targets
-from pararealize.ir.target import Target
 from pararealize.schedule.mgrit import forward_cycles, iteration
 from pararealize.schedule.place import place_iteration
 
@@ -53,7 +51,7 @@ class MGRITPasses(MethodPasses):
                 given={k: v for k, v in given.items() if not isinstance(v, Tensor)},
             )
 
-        decide = partial(decide_levels, builder, ranks)
+        decide = partial(decide_levels, builder, ranks, cycles_of(builder))
         return decisions(measured_levels(builder, decide, decisions))
 
     def price(self, partition: Partition) -> Plan:
@@ -102,10 +100,22 @@ class MGRITPasses(MethodPasses):
         return faster_of_both(decisions, self.serial, probe.arguments)
 
 
+def cycles_of(builder: LevelBuilder) -> Iteration:
+    """Cycles that are not placed on ranks; they are the same for all kinds of coarse propagators.
+
+    Raises:
+        CoarseError: none of the kind that the method asks for exists.
+
+    """
+    partition, method = builder.probe.partition, builder.method
+    levels, head = find_levels(partition, method), partition.has_head
+    return iteration(levels, method, head=head, with_features=builder.features)
+
+
 def decide_levels(
-    builder: LevelBuilder, ranks: int, kind: IntervalKind | None = None
-) -> tuple[Iteration, Mapping[Target, Coarse], Plan]:
-    """Cycles that are not placed on ranks, the coarse propagators that they apply, and the plan.
+    builder: LevelBuilder, ranks: int, cycles: Iteration, kind: IntervalKind | None = None
+) -> Levels:
+    """The cycles, the coarse propagators that they apply, and the plan.
 
     They are of a ``kind``, or of that which the method asks for.
 
@@ -114,8 +124,6 @@ def decide_levels(
 
     """
     probe, method = builder.probe, builder.method
-    hierarchy, head = find_levels(probe.partition, method), probe.partition.has_head
-    cycles = iteration(hierarchy, method, head=head, with_features=builder.features)
     every = (*cycles.forward, *cycles.adjoint)
     used = {target for each in every for target in targets(each.schedule)}
     levels = builder.build(cycles.levels, used, kind)

@@ -14,7 +14,7 @@ from torch import nn
 from pararealize.coarse.levels import LevelBuilder
 from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
-from pararealize.decide.mgrit_passes import decide_levels
+from pararealize.decide.mgrit_passes import cycles_of, decide_levels
 from pararealize.decide.solve_error import Levels, measured_levels
 from pararealize.emit.emission import Emission
 from pararealize.emit.propagators import borrowing_propagators, share_masks
@@ -93,7 +93,7 @@ def _decided(
 
     with torch.inference_mode(False), torch.enable_grad(), kept():
         builder = LevelBuilder(probe, method, plan.machine, chosen={})
-        decide = partial(decide_levels, builder, plan.ranks)
+        decide = partial(decide_levels, builder, plan.ranks, cycles_of(builder))
         _, levels, new = measured_levels(builder, decide, unplaced)
     changed = ("pieces", "levels", "fitted", "parallel_seconds", "critical_coarse_seconds")
     return replace(plan, **{name: getattr(new, name) for name in changed}), levels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from pararealize.ir.hierarchy import Feature, Level, propagator
@@ -40,15 +40,18 @@ class Direction(ABC):
     def apply(self, level: int, step: int, read: str) -> str:
         """The step of a level from a point."""
         number, end, piece = self.position(level, step)
+        applied = propagator(level, number)
+        if (known := self.known.get((applied, read))) is not None:
+            return known
         fine, coarse, _ = self.names
         name = fine if level == 1 else coarse if level == 2 else f"{coarse}{level}_"
-        role, applied = Role.FINE if level == 1 else self.coarse, propagator(level, number)
+        role = Role.FINE if level == 1 else self.coarse
         own = self.features.get(applied, ())
         for feature in own:
             self._compute(feature)
-        reads = (read, *(feature.value for feature in own))
-        task = Task(f"{name}{end}", "apply", role, reads, applied, piece=piece)
-        return self._once((applied, read), replace(task, transposed=self.transposed))
+        reads, value = (read, *(feature.value for feature in own)), self._next(f"{name}{end}")
+        task = Task(value, "apply", role, reads, applied, piece=piece, transposed=self.transposed)
+        return self._written((applied, read), task)
 
     def step(self, level: int, step: int, read: str, source: Source | None) -> str:
         """u_j = G_j(u_{j-1}) + s_j with s_j = v_j - G_j(old); v_j itself where nothing moved."""
@@ -59,9 +62,11 @@ class Direction(ABC):
         if made == before:
             return relaxed
         reads = (made, relaxed, before)
+        if (known := self.known.get(reads)) is not None:
+            return known
         _, end, piece = self.position(level, step)
-        value, role = f"{self.names[-1]}{end}", Role.CORRECTION
-        return self._once(reads, Task(value, "combine", role, reads, signs="++-", piece=piece))
+        value, role = self._next(f"{self.names[-1]}{end}"), Role.CORRECTION
+        return self._written(reads, Task(value, "combine", role, reads, signs="++-", piece=piece))
 
     def _compute(self, feature: Feature) -> None:
         """What a slice computes of the network's inputs, before its first use."""
@@ -71,13 +76,16 @@ class Direction(ABC):
             piece = target.number
             self.tasks.append(Task(value, "apply", Role.FEATURES, (INPUT,), target, piece=piece))
 
-    def _once(self, key: tuple[Target | str, ...], task: Task) -> str:
-        if key not in self.known:
-            number = self.counts[task.value]
-            self.counts[task.value] += 1
-            self.known[key] = f"{task.value}.{number}"
-            self.tasks.append(replace(task, value=self.known[key]))
-        return self.known[key]
+    def _next(self, name: str) -> str:
+        """A value that nothing is yet: the name and how often it was given."""
+        number = self.counts[name]
+        self.counts[name] += 1
+        return f"{name}.{number}"
+
+    def _written(self, key: tuple[Target | str, ...], task: Task) -> str:
+        self.tasks.append(task)
+        self.known[key] = task.value
+        return task.value
 
 
 @final

@@ -82,7 +82,7 @@ def record(
     tracer.generators = (torch.device("cpu"), *(own or (PYTHON, NUMPY)))
     try:
         asked = answered(model, _kind, tracer.applied)
-        made = factories_recorded(tracer.applied)
+        made = factories_recorded(tracer.applied, _is_traced)
         kept = functions_kept(scopes_of(model), tracer.applied, _is_traced)
         with checkpoints.seen(tracer.region), applied_whole(tracer.applied), asked, made, kept:
             graph = tracer.watched(lambda: tracer.trace(model, dict(constants) or None))
@@ -122,8 +122,10 @@ class _DrawnError(TraceError):
 
 
 def _is_traced(values: Any) -> bool:
-    """Whether a traced value is in the values."""
-    return any(issubclass(type(leaf), fx.Proxy) for leaf in tree_leaves(values))
+    """Whether a traced value is in the values, or an end of a slice there."""
+    leaves = tree_leaves(values)
+    ends = (end for leaf in leaves if type(leaf) is slice for end in (leaf.start, leaf.stop))
+    return any(issubclass(type(leaf), fx.Proxy) for leaf in (*leaves, *ends))
 
 
 def _kind(value: Any) -> type | None:

@@ -7,9 +7,10 @@ from itertools import combinations, pairwise
 from math import inf
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from pararealize import pararealize
 from pararealize.chain.interfaces import build_chain
@@ -283,6 +284,66 @@ def test_the_exact_setting_is_balanced(build: Callable[[], nn.Module], guess: st
     pieces = pararealize(build(), 4, method=method, verify=False).plan.pieces
     seconds = [piece.seconds for piece in pieces]
     assert max(seconds) <= 1.15 * sum(seconds) / len(seconds)
+
+
+class Modulated(nn.Module):
+    """Every layer is scaled by a number of a second input, all of which cross every cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+        self.scales = nn.Linear(4, 12)
+
+    def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+        scales = self.scales(kind)
+        for i, layer in enumerate(self.layers):
+            x = x + torch.tanh(layer(x)) * scales[:, i : i + 1]
+        return x
+
+
+class Summed(nn.Module):
+    """The answers of all layers are added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+            total = total + x
+        return total
+
+
+class Rotated(nn.Module):
+    """Positions of a second input turn every layer's answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        cosines, sines = positions.cos(), positions.sin()
+        for layer in self.layers:
+            y = layer(x)
+            x = x + y * cosines + y.roll(1, -1) * sines
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [(Modulated, ((2, 8), (2, 4))), (Summed, ((2, 8),)), (Rotated, ((2, 8),) * 2)],
+)
+def test_guesses_of_the_exact_setting_do_not_weigh(
+    kind: type[nn.Module], inputs: tuple[tuple[int, int], ...]
+) -> None:
+    """Their states are guessed by layers of their own, which take as long as computing them."""
+    given = tuple(map(torch.randn, inputs))
+    method = Parareal("fine", "difference")
+    net = pararealize(kind(), 4, method=method, example_inputs=given, verify=False)
+    seconds = [piece.seconds for piece in net.plan.pieces]
+    assert max(seconds) <= 1.25 * sum(seconds) / len(seconds)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
