@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import MGRIT
-from pararealize.cli import trust
+from pararealize.cli.trust import run as run_on_ranks
 from pararealize.explain.table import Table
 from pararealize.forecast import forecast
 from pararealize.ir.plan import Machine
@@ -91,7 +91,7 @@ def measure(subject: str, layers: int, coarsening: int, comm: Any, into: Path) -
     """Both steps of a network on the ranks of ``comm``, in turns with the serial network."""
     torch.manual_seed(0)
     own = SUBJECTS[subject]
-    trust.run(own.make(layers), method(own, 2, coarsening), (own.batch(),), comm, str(into))
+    run_on_ranks(own.make(layers), method(own, 2, coarsening), (own.batch(),), comm, str(into))
 
 
 def measured(subject: str, kind: str, layers: int, file: Path) -> list[Scaled]:
