@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
+from pararealize.propagators.averaged import Averaged
 from pararealize.runtime.capture.device import Device, Recording
 from pararealize.runtime.capture.watching import Watching
 from pararealize.runtime.effects.statistics import Statistics
@@ -26,7 +27,8 @@ WARM_UP = 2
 class CapturedCall:
     """A recorded function: its inputs' and its result's memory, which every call writes again.
 
-    ``moves`` says whether it moves buffers of the network.
+    ``moves`` says whether it moves buffers of the network; ``means`` are propagators that keep
+    means of weights.
     """
 
     recording: Recording
@@ -34,6 +36,7 @@ class CapturedCall:
     result: Any
     seen: Sequence[tuple[Runner, Any]]
     moves: bool
+    means: Sequence[Averaged] = ()
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """The result for other numbers: the leaves of the arguments, in order."""
@@ -43,6 +46,8 @@ class CapturedCall:
         self.recording.replay()
         for runner, seen in self.seen:
             runner.seen = seen
+        for part in self.means:
+            part.forget()
         return self.result
 
 
@@ -66,14 +71,19 @@ def capture_call(
     leaves, structure = flatten(arguments)
     held = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     inputs = unflatten(list(held), structure)
+    runners = runners_in(modules)
+    means = [p for r in runners for p in r.propagators if isinstance(p, Averaged)]
     with _moved_back(modules, also):
         for _ in range(WARM_UP):
             recording.warm(lambda: function(recording, inputs))
         versions = _versions(modules)
+        for part in means:
+            part.forget()
         result = recording.capture(lambda: function(recording, inputs))
+        for part in means:  # those of the recording have no numbers yet
+            part.forget()
         moves = versions != _versions(modules)
-    runners = runners_in(modules)
-    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners], moves)
+    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners], moves, means)
 
 
 def _versions(modules: Sequence[nn.Module]) -> list[int]:

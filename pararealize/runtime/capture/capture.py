@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pararealize.errors import MethodError
 from pararealize.runtime.capture.call import runners_in
+from pararealize.runtime.capture.compile_options import Asked
 from pararealize.runtime.capture.cuda import CudaDevice
 from pararealize.runtime.capture.device import Device
 from pararealize.runtime.capture.mover import StepOptions
@@ -27,6 +28,7 @@ def capture(
     strict: bool = False,
     copies: bool = True,
     watches: bool = True,
+    compile_pieces: Asked = False,
 ) -> CapturedNetwork:
     """A network's answers by CUDA graphs, its subnetworks on streams side by side.
 
@@ -44,6 +46,8 @@ def capture(
         copies: hand out copies; otherwise the next call overwrites the answer.
         watches: look, at every call, for what graphs would miss: weights that lie elsewhere,
             modules, hooks, modes and attributes that have changed.
+        compile_pieces: compile what lanes run, pieces of equal structure once: ``True``, a mode of
+            ``torch.compile``, or its keywords ``backend``, ``mode``, ``options``.
 
     Raises:
         MethodError: there is no CUDA device, an argument or the network lies elsewhere, a graph is
@@ -52,7 +56,13 @@ def capture(
     """
     device = _checked(network, device)
     found = CapturedNetwork(
-        network, device, graphs=graphs, strict=strict, copies=copies, watches=watches
+        network,
+        device,
+        graphs=graphs,
+        strict=strict,
+        copies=copies,
+        watches=watches,
+        compile_pieces=compile_pieces,
     )
     if example_inputs or example_kwargs:
         found.prepare(*example_inputs, **example_kwargs)
@@ -68,6 +78,7 @@ def capture_step(
     graphs: int = 8,
     strict: bool = False,
     watches: bool = True,
+    compile_pieces: Asked = False,
     **options: Any,
 ) -> CapturedStep:
     """A training step by CUDA graphs, its subnetworks on streams side by side.
@@ -84,6 +95,7 @@ def capture_step(
         graphs: how many are kept.
         strict: raise where there is no graph, instead of running without one.
         watches: look for what graphs would miss.
+        compile_pieces: compile what lanes run, forward and backward.
         options: those of :class:`StepOptions`: ``optimizer``, ``max_norm``, ``autocast``,
             ``scaler``, ``accumulate``, ``inputs``.
 
@@ -93,7 +105,14 @@ def capture_step(
     """
     device = _checked(network, device)
     found = CapturedStep(
-        network, loss, device, StepOptions(**options), graphs=graphs, strict=strict, watches=watches
+        network,
+        loss,
+        device,
+        StepOptions(**options),
+        graphs=graphs,
+        strict=strict,
+        watches=watches,
+        compile_pieces=compile_pieces,
     )
     if example_tensors:
         found.prepare(*example_tensors)

@@ -28,6 +28,8 @@ class CudaDevice(Device):
 
     """
 
+    backend = "inductor"
+
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise MethodError(
@@ -39,6 +41,10 @@ class CudaDevice(Device):
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the current CUDA device."""
         return tensor.is_cuda and tensor.device.index == torch.cuda.current_device()
+
+    def records(self, backend: object) -> bool:  # noqa: ARG002
+        """Kernels are recorded, whatever launches them."""
+        return True
 
     @property
     def is_recording(self) -> bool:

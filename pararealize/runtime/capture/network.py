@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from pararealize.errors import MethodError
 from pararealize.runtime.capture.cache import GraphCache
 from pararealize.runtime.capture.call import CapturedCall, capture_call, key_of, runners_in
+from pararealize.runtime.capture.compile_options import Asked, compile_options
 from pararealize.runtime.capture.device import Device, Recording
+from pararealize.runtime.capture.pieces import PieceCompiler
 from pararealize.runtime.capture.surroundings import autocast_of, autocast_without_cache
 from pararealize.runtime.capture.watching import Watching
 from pararealize.runtime.effects.lock import Lock
@@ -38,6 +40,7 @@ class CapturedNetwork:
         strict: raise where there is no graph, instead of running without one.
         copies: hand out copies of answers, which the next call leaves alone.
         watches: look for what graphs would miss, at every call.
+        compile_pieces: how propagators are compiled; see :func:`pararealize.capture`.
 
     """
 
@@ -50,9 +53,11 @@ class CapturedNetwork:
         strict: bool = False,
         copies: bool = True,
         watches: bool = True,
+        compile_pieces: Asked = False,
     ) -> None:
         self.network, self._device, self._copies, self._watches = network, device, copies, watches
         self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=False)
+        self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
         self._lock = Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,20 +154,24 @@ class CapturedNetwork:
                 launching = Launching(self._device.streams, recording.draws)
                 for runner in runners_in([self.network]):
                     stack.enter_context(runner.decided(launching))
-                return self.network(*own, **named)
+                called = stack.enter_context(self.pieces.network(self.network))
+                return called(*own, **named)
 
+        self.pieces.begin()
         return capture_call(self._device, answer, (args, kwargs), [self.network])
 
     def _stage(self, called: StageCall) -> Any:
         """A stage of a network whose sweeps are decided by the host, by a graph of its own."""
 
         def stage(recording: Recording, inputs: Any) -> Any:
-            with autocast_without_cache(inputs):
+            compiled = self.pieces.network(self.network)
+            with autocast_without_cache(inputs), compiled:
                 launching = Launching(self._device.streams, recording.draws)
                 return called.launched(launching, inputs)
 
         leaves, _ = flatten(called.inputs)
         capture = partial(capture_call, self._device, stage, called.inputs, [self.network])
+        self.pieces.begin()
         call = self._found(self._key(leaves, called.number), capture)
         return called.graph(*called.inputs) if call is None else call(leaves)
 

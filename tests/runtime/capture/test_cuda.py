@@ -160,6 +160,27 @@ def test_replays_of_a_cuda_graph_answer_as_calls_do(correction: Any) -> None:
 
 
 @on_cuda
+@pytest.mark.parametrize("mode", [True, "max-autotune-no-cudagraphs"])
+def test_compiled_pieces_answer_and_train_as_calls_do(mode: Any) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).cuda(), torch.randn(2, 10).cuda()
+    net = pararealize(resnet(20, width=4), 3, example_inputs=(x.cpu(),)).cuda()
+    twin = copy.deepcopy(net)
+    step = net.capture_step(mse, (x, y), compile_pieces=mode)
+    for k in range(3):
+        found = step(x + k, y).clone()
+        twin.zero_grad()
+        wanted = mse(twin(x + k), y)
+        wanted.backward()
+        # float32 in kernels that add up in another order
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
+        for name, gradient in gradients(twin).items():
+            torch.testing.assert_close(gradients(net)[name], gradient, rtol=1e-3, atol=1e-4)
+    fast = net.eval().capture((x,), compile_pieces=mode)
+    torch.testing.assert_close(fast(x + 1), net(x + 1).detach(), rtol=1e-4, atol=1e-4)
+
+
+@on_cuda
 def test_a_cuda_graph_draws_one_mask_a_step_and_new_ones_each_replay() -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)) for _ in range(4)]
