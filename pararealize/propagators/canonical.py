@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, final
@@ -159,6 +160,28 @@ def _frozen(value: Any) -> Hashable:
         return type(value), tuple(map(_frozen, value))
     plain = isinstance(value, (bool, int, float, str, type(None)))
     return (type(value), repr(value)) if plain else id(value)
+
+
+@contextmanager
+def bound(piece: Canonical, tensors: Sequence[Tensor]) -> Iterator[tuple[Any, ...]]:
+    """A block in which a piece finds other tensors, as ``tensors_read`` gives its own ones.
+
+    Gives what it reads besides: tensors come after those of the view.
+    """
+    given = iter(tensors)
+    dicts: list[dict[str, Any]] = []
+    for part in piece.view.modules():
+        dicts += [part._parameters, part._buffers]
+    before = [(held, dict(held)) for held in dicts]
+    try:
+        for held, old in before:
+            for name, value in old.items():
+                if value is not None:
+                    held[name] = next(given)
+        yield tuple(next(given) if isinstance(v, Tensor) else v for v in piece.read())
+    finally:
+        for held, old in before:
+            held.update(old)
 
 
 def tensors_read(view: nn.Module) -> list[Tensor]:

@@ -73,7 +73,7 @@ def capture_call(
     inputs = unflatten(list(held), structure)
     runners = runners_in(modules)
     means = [p for r in runners for p in r.propagators if isinstance(p, Averaged)]
-    with _moved_back(modules, also):
+    with moved_back(modules, also):
         for _ in range(WARM_UP):
             recording.warm(lambda: function(recording, inputs))
         versions = _versions(modules)
@@ -92,7 +92,7 @@ def _versions(modules: Sequence[nn.Module]) -> list[int]:
 
 
 @contextmanager
-def _moved_back(modules: Sequence[nn.Module], also: Sequence[Tensor]) -> Iterator[None]:
+def moved_back(modules: Sequence[nn.Module], also: Sequence[Tensor]) -> Iterator[None]:
     """A block after which modules, tensors and generators are what they were."""
     parts = dict.fromkeys(part for module in modules for part in module.modules())
     before = Statistics(part for part in parts if not isinstance(part, Watching))
@@ -116,8 +116,18 @@ def runners_in(modules: Sequence[nn.Module]) -> list[Runner]:
     return [runner for runner in found if isinstance(runner, Runner)]
 
 
-def key_of(device: Device, leaves: Sequence[Any]) -> tuple[Hashable, ...]:
+def is_apart(network: nn.Module) -> bool:
+    """Whether a network lies on several devices or ranks, where no one graph can hold a call."""
+    runner = getattr(network, "runner", None)
+    return isinstance(runner, Runner) and runner.is_apart
+
+
+def key_of(
+    device: Device, leaves: Sequence[Any], *, anywhere: bool = False
+) -> tuple[Hashable, ...]:
     """What a graph takes over from arguments: shapes, precisions, and values that are no tensors.
+
+    They may lie ``anywhere`` where pieces are brought their states.
 
     Raises:
         MethodError: a tensor lies elsewhere, or a value is neither a tensor nor can be compared.
@@ -126,7 +136,7 @@ def key_of(device: Device, leaves: Sequence[Any]) -> tuple[Hashable, ...]:
     found: list[Hashable] = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            if not device.holds(leaf):
+            if not anywhere and not device.holds(leaf):
                 raise MethodError(
                     f"capture: an input of shape {list(leaf.shape)} lies on {leaf.device}, and the "
                     "network is captured on another device: move it there first, "

@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
-from pararealize.runtime.capture.call import runners_in
+from pararealize.runtime.capture.call import is_apart, runners_in
 from pararealize.runtime.capture.compile_options import Asked
 from pararealize.runtime.capture.cuda import CudaDevice
 from pararealize.runtime.capture.device import Device
 from pararealize.runtime.capture.mover import StepOptions
 from pararealize.runtime.capture.network import CapturedNetwork
+from pararealize.runtime.capture.piecewise import PiecewiseNetwork, PiecewiseStep
 from pararealize.runtime.capture.step import CapturedStep
 
 
@@ -29,11 +30,11 @@ def capture(
     copies: bool = True,
     watches: bool = True,
     compile_pieces: Asked = False,
-) -> CapturedNetwork:
+) -> CapturedNetwork | PiecewiseNetwork:
     """A network's answers by CUDA graphs, its subnetworks on streams side by side.
 
     ``fast = capture(net, (x,))``, then ``fast(x)`` as ``net(x)``, without gradients; also of a
-    serial module, to compare with.
+    serial module, to compare with. On several devices or ranks every subnetwork is a graph.
 
     Args:
         network: on the current CUDA device.
@@ -55,7 +56,8 @@ def capture(
 
     """
     device = _checked(network, device)
-    found = CapturedNetwork(
+    kind = PiecewiseNetwork if is_apart(network) else CapturedNetwork
+    found = kind(
         network,
         device,
         graphs=graphs,
@@ -80,7 +82,7 @@ def capture_step(
     watches: bool = True,
     compile_pieces: Asked = False,
     **options: Any,
-) -> CapturedStep:
+) -> CapturedStep | PiecewiseStep:
     """A training step by CUDA graphs, its subnetworks on streams side by side.
 
     With ``step = capture_step(net, loss, optimizer=optimizer)``, ``value = step(x, y)`` is forward,
@@ -104,7 +106,8 @@ def capture_step(
 
     """
     device = _checked(network, device)
-    found = CapturedStep(
+    kind = PiecewiseStep if is_apart(network) else CapturedStep
+    found = kind(
         network,
         loss,
         device,
@@ -127,6 +130,8 @@ def _checked(network: nn.Module, device: Device | None) -> Device:
 
     """
     device = CudaDevice() if device is None else device
+    if is_apart(network):
+        return device
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not device.holds(tensor):
             raise MethodError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -49,6 +49,14 @@ class Device(ABC):
     @abstractmethod
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the device."""
+
+    def can(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies where graphs can be recorded, on any such device."""
+        return self.holds(tensor)
+
+    def at(self, values: Sequence[Any]) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """A block that works on the device on which the tensors among some values lie."""
+        return nullcontext()
 
     @abstractmethod
     def records(self, backend: object) -> bool:

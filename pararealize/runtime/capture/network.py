@@ -56,7 +56,7 @@ class CapturedNetwork:
         compile_pieces: Asked = False,
     ) -> None:
         self.network, self._device, self._copies, self._watches = network, device, copies, watches
-        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=False)
+        self.cache = GraphCache[CapturedCall](graphs, strict=strict, watches=watches, trains=False)
         self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
         self._lock = Lock()
 
@@ -69,7 +69,7 @@ class CapturedNetwork:
             StaleError: an attribute has changed, and the network cannot be compiled again.
 
         """
-        self._check(args, kwargs)
+        wants_no_gradient(args, kwargs)
         if self._device.is_recording:  # of another graph, of which this becomes a part
             return self.network(*args, **kwargs)
         with self._lock, torch.no_grad():
@@ -99,7 +99,7 @@ class CapturedNetwork:
             with self.cache.asked():
                 self(*args, **kwargs)
             return
-        self._check(args, kwargs)
+        wants_no_gradient(args, kwargs)
         with self._lock, torch.no_grad():
             key = self._key(flatten((args, kwargs))[0])
             capture = partial(self._capture, args, kwargs)
@@ -123,13 +123,6 @@ class CapturedNetwork:
                 "training step with net.capture_step(loss), which takes the sweeps asked for."
             )
         return runner
-
-    def _check(self, args: Any, kwargs: Any) -> None:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of((args, kwargs))):
-            raise MethodError(
-                "a captured network answers without gradients, and an input wants one: call the "
-                "network itself, or net.capture_step(loss) to train."
-            )
 
     def _key(self, leaves: Sequence[Any], stage: int = 0) -> tuple[Hashable, ...]:
         found = key_of(self._device, leaves)
@@ -183,3 +176,17 @@ class CapturedNetwork:
     def _handed(self, answer: Any) -> Any:
         """The answer as it is handed out: a copy, unless the graph's own memory is wanted."""
         return map_tensors(Tensor.clone, answer) if self._copies else answer
+
+
+def wants_no_gradient(args: Any, kwargs: Any) -> None:
+    """Check the arguments of a call that is captured without its backward pass.
+
+    Raises:
+        MethodError: one of them wants a gradient.
+
+    """
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of((args, kwargs))):
+        raise MethodError(
+            "a captured network answers without gradients, and an input wants one: call the "
+            "network itself, or net.capture_step(loss) to train."
+        )

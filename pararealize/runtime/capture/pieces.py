@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -28,6 +28,8 @@ from pararealize.runtime.capture.device import Device
 from pararealize.runtime.capture.surroundings import HOOKS, autocast_of
 from pararealize.runtime.values.pytree import flatten
 
+#: A piece as a function of its view, its arguments and what it reads besides.
+Evaluated = Callable[..., Any]
 #: What torch says of a call that would have to be compiled again.
 AGAIN = "Detected recompile"
 
@@ -89,7 +91,7 @@ class PieceCompiler:
                 yield network
             return
         draws = any(part.training for part in network.modules())
-        yield CompiledPiece(self, of_module(network, "the network"), network, draws=draws)
+        yield CompiledPiece(self, of_module(network, "the network"), draws=draws)
 
     @contextmanager
     def _parts(self, parts: Iterable[Propagator]) -> Iterator[None]:
@@ -105,8 +107,7 @@ class PieceCompiler:
 
     def _piece(self, part: Fine | Registered) -> CompiledPiece:
         if part not in self._pieces:
-            piece, eager = canonical(part), _eager(part)
-            self._pieces[part] = CompiledPiece(self, piece, eager, draws=part.draws)
+            self._pieces[part] = CompiledPiece(self, canonical(part), draws=part.draws)
         return self._pieces[part]
 
     def code(self, piece: Canonical, key: Hashable, *, draws: bool) -> Code | None:
@@ -139,15 +140,9 @@ class PieceCompiler:
 class CompiledPiece:
     """A piece as a callable of its state and inputs: compiled, or as it is where that fails."""
 
-    def __init__(
-        self,
-        compiler: PieceCompiler,
-        piece: Canonical,
-        eager: Callable[..., Any],
-        *,
-        draws: bool,
-    ) -> None:
-        self._compiler, self._piece, self._eager, self._draws = compiler, piece, eager, draws
+    def __init__(self, compiler: PieceCompiler, piece: Canonical, *, draws: bool) -> None:
+        self._compiler, self._piece, self._draws = compiler, piece, draws
+        self._function: Evaluated = piece.function()
         self._structure: Hashable = (piece.structure, draws)
         self._is_alone = False
         self._why: object = None
@@ -157,13 +152,17 @@ class CompiledPiece:
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         """What the piece gives."""
+        piece = self._piece
+        return self.evaluate(piece.view, *piece.prepared(values), *piece.read(), **named)
+
+    def evaluate(self, view: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """The same of all that the piece's function takes."""
         if self._why is not None:
-            return self._eager(*values, **named)
-        arguments = (*self._piece.prepared(values), *self._piece.read())
+            return self._function(view, *arguments, **named)
         code = self._code((arguments, named))
         if code is None:
             self._refuse("while it is recorded it is called otherwise than before.")
-            return self._eager(*values, **named)
+            return self._function(view, *arguments, **named)
         try:
             return self._run(code, arguments, named)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -174,15 +173,15 @@ class CompiledPiece:
             if self._is_alone:
                 self._refuse("it would have to be compiled at every call.")
             self._is_alone = True  # it differs from the piece that the code was made for
-        return self(*values, **named)
+        return self.evaluate(view, *arguments, **named)
 
     def _code(self, arguments: Any) -> Code | None:
         alone = id(self._piece.view) if self._is_alone else None
         tensors = tensors_read(self._piece.view)
         leaves, structure = flatten(arguments)
         autocast = autocast_of(arguments)
-        forms = tuple(map(_form, leaves)), str(structure), _forms(tensors), autocast
-        key = self._structure, forms, torch.is_grad_enabled(), alone
+        forms_now = tuple(map(form, leaves)), str(structure), forms(tensors), autocast
+        key = self._structure, forms_now, torch.is_grad_enabled(), alone
         return self._compiler.code(self._piece, key, draws=self._draws)
 
     def _run(self, code: Code, arguments: Any, named: dict[str, Any]) -> Any:
@@ -197,28 +196,13 @@ class CompiledPiece:
         self._compiler.tell(self._piece.label, why)
 
 
-def _eager(part: Fine | Registered) -> Callable[..., Any]:
-    """What runs a piece as it is."""
-    if isinstance(part, Registered):
-        return part.module
-
-    def run(*values: Any) -> Any:
-        replaced, part.replaced = part.replaced, None
-        try:
-            return part.propagate(*values)
-        finally:
-            part.replaced = replaced
-
-    return run
-
-
-def _forms(tensors: list[Tensor]) -> Hashable:
+def forms(tensors: Sequence[Tensor]) -> Hashable:
     """How tensors look, and which of them are the same."""
     first: dict[int, int] = {}
-    return tuple((_form(t), first.setdefault(id(t), i)) for i, t in enumerate(tensors))
+    return tuple((form(t), first.setdefault(id(t), i)) for i, t in enumerate(tensors))
 
 
-def _form(leaf: Any) -> Hashable:
+def form(leaf: Any) -> Hashable:
     """What code is made for: the kind of a value, or the value where it is no tensor."""
     if not isinstance(leaf, Tensor):
         return type(leaf), repr(leaf)

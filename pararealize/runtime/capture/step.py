@@ -54,7 +54,7 @@ class CapturedStep:
         self.network, self.loss, self.options = network, loss, options
         self._device = device
         self._modules = [network, *([loss] if isinstance(loss, nn.Module) else [])]
-        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=True)
+        self.cache = GraphCache[CapturedCall](graphs, strict=strict, watches=watches, trains=True)
         self._mover = StepMover(options)
         self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
         self._lock = Lock()

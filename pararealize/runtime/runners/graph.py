@@ -51,6 +51,7 @@ class GraphRunner(Runner):
     ) -> None:
         super().__init__(graph)
         self._sweeps, self._arguments = schedule.sweeps, arguments
+        self._ranks = schedule.ranks
         self._watches = watches_in_order((schedule,))
         self.seen = ()
         self._calls = StageCalls(programs, arguments)
@@ -64,6 +65,11 @@ class GraphRunner(Runner):
             jumps.keep(summed_jumps(seen, self._watches, batch), output)
         self.seen = detached(watched)
         return output
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return self._ranks > 1
 
     @property
     def propagators(self) -> Iterable[Propagator]:
@@ -206,6 +212,11 @@ class AdaptiveRunner(Runner):
         self.calls = StageCalls(programs, arguments)
         self._sweeps = 0
         self.measures: tuple[Measure, ...] = ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return any(schedule.ranks > 1 for schedule in self._control.later)
 
     @property
     def propagators(self) -> Iterable[Propagator]:

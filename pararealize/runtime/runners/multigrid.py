@@ -167,6 +167,11 @@ class MultigridRunner(Runner):
         return head(state, *(self._solver.setting.move(rank, inputs[n]) for n in head.inputs))
 
     @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return len(self._solver.setting.ranks) > 1
+
+    @property
     def propagators(self) -> Iterable[Propagator]:
         """What cycles apply, and the head."""
         return self._solver.setting.propagators.values()

@@ -185,6 +185,11 @@ class RankRunner(Runner):
         return known
 
     @property
+    def is_apart(self) -> bool:
+        """Messages are no part of a graph."""
+        return True
+
+    @property
     def propagators(self) -> Iterable[Propagator]:
         """What this rank's tasks apply."""
         return self._propagators

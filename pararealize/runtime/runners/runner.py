@@ -64,6 +64,11 @@ class Runner(ABC):
     def propagators(self) -> Iterable[Propagator]:
         """What its tasks apply, in this process."""
 
+    @property
+    @abstractmethod
+    def is_apart(self) -> bool:
+        """Whether it runs on several devices or ranks, where no one graph can hold a call."""
+
     def record(self) -> AbstractContextManager[Recorder]:
         """Record, in the block, when a rank does what.
 

@@ -181,6 +181,28 @@ def test_compiled_pieces_answer_and_train_as_calls_do(mode: Any) -> None:
 
 
 @on_cuda
+def test_pieces_on_devices_are_graphs() -> None:
+    devices = [f"cuda:{k % torch.cuda.device_count()}" for k in range(3)]
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).double(), torch.randn(2, 10).double()
+    net = pararealize(resnet(20, width=4).double(), 3, example_inputs=(x,), devices=devices)
+    twin, x, y = copy.deepcopy(net), x.cuda(), y.to(devices[-1])
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.01) for each in (net, twin)]
+    step = net.capture_step(mse, (x, y), optimizer=optimizers[0], max_norm=1.0)
+    for k in range(4):
+        found = step(x + k, y).clone()
+        twin.zero_grad()
+        wanted = mse(twin(x + k), y)
+        wanted.backward()
+        twin.clip_grad_norm_(1.0)
+        optimizers[1].step()
+        torch.testing.assert_close(found, wanted.detach())
+        torch.testing.assert_close(net.state_dict(), twin.state_dict())
+    fast = net.eval().capture((x,))
+    torch.testing.assert_close(fast(x + 1), net(x + 1).detach())
+
+
+@on_cuda
 def test_a_cuda_graph_draws_one_mask_a_step_and_new_ones_each_replay() -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)) for _ in range(4)]
