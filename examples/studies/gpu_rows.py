@@ -71,6 +71,7 @@ def inference(bench: Bench, entry: Entry) -> Sequence[str]:
     for n in counts:
         ways[f"n={n}"] = partial(parallel, n)
     ways["unwatched"] = partial(parallel, counts[0], watches=False)
+    ways["folded"] = partial(parallel, counts[0], fold_norms=True)
     if compiles:
         ways["pieces"] = partial(parallel, counts[0], compile_pieces=True)
     found = measured(bench, ways, "eager")
@@ -80,6 +81,7 @@ def inference(bench: Bench, entry: Entry) -> Sequence[str]:
         *(found.get(name, "not tried") for name in ("eager", "graph", "compile")),
         " ".join(f"{name}: {found[name]}" for name in lanes),
         found["unwatched"],
+        found["folded"],
         found.get("pieces", "not tried"),
         over(found, "graph", *lanes),
         over(found, "compile", *lanes, "pieces"),
@@ -95,6 +97,7 @@ INFERENCE = (
     "compile",
     "in lanes",
     "unwatched",
+    "folded",
     "compiled pieces",
     "over",
     "over compile",

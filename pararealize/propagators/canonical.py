@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import function_of, is_overwritten, source_of, submodule
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.folded import Folds
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
@@ -58,16 +59,19 @@ class Canonical:
         return self.source, names, tuple(map(_signature, self.view.modules()))
 
 
-def canonical(part: Propagator) -> Canonical:
-    """A piece of a network, or a network of its own; the others apply these."""
+def canonical(part: Propagator, folds: Folds | None = None) -> Canonical:
+    """A piece of a network, or a network of its own; the others apply these.
+
+    With ``folds``, normalisations that can be are part of the convolutions before them.
+    """
     if isinstance(part, Fine):
         segment = replace(part.segment, inputs=part.inputs)
-        return _of_segment(segment, part.root, part.label, part.function)
+        return _of_segment(segment, part.root, part.label, part.function, folds)
     assert isinstance(part, Registered)
     module = part.module
     if not isinstance(module, Fresh):
         return of_module(module, part.label)
-    found = _of_segment(module.segment, module, part.label, module.function)
+    found = _of_segment(module.segment, module, part.label, module.function, folds)
     return replace(found, prepared=module.spared)
 
 
@@ -89,7 +93,11 @@ def _with_inner(parts: Iterable[Propagator]) -> Iterator[Propagator]:
 
 
 def _of_segment(
-    segment: Segment, root: nn.Module, label: str, function: Callable[..., Any]
+    segment: Segment,
+    root: nn.Module,
+    label: str,
+    function: Callable[..., Any],
+    folds: Folds | None,
 ) -> Canonical:
     """Operations with the modules of a root.
 
@@ -101,9 +109,12 @@ def _of_segment(
         scope: dict[str, Any] = {"function": function}
         source = "def forward(self, *values):\n    return function(self._modules['m0'], *values)\n"
         return Canonical(label, source, scope, _view([root]))
+    standing: dict[str, nn.Module] = {}
+    if folds is not None:
+        segment, standing = folds.of(segment, root)
     called = list(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
     paths = [_path(operation) for operation in reads]
-    view = _view(submodule(root, path) for path in called)
+    view = _view(standing.get(path) or submodule(root, path) for path in called)
     short = _renamed(segment, {path: f"m{i}" for i, path in enumerate(called)})
     return Canonical(
         label,

@@ -28,7 +28,7 @@ class CapturedCall:
     """A recorded function: its inputs' and its result's memory, which every call writes again.
 
     ``moves`` says whether it moves buffers of the network; ``means`` are propagators that keep
-    means of weights.
+    means of weights, ``moved`` are tensors that a replay writes on.
     """
 
     recording: Recording
@@ -37,6 +37,7 @@ class CapturedCall:
     seen: Sequence[tuple[Runner, Any]]
     moves: bool
     means: Sequence[Averaged] = ()
+    moved: Sequence[Tensor] = ()
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """The result for other numbers: the leaves of the arguments, in order."""
@@ -48,6 +49,8 @@ class CapturedCall:
             runner.seen = seen
         for part in self.means:
             part.forget()
+        if self.moved:  # a device writes without saying so
+            torch.autograd.graph.increment_version(self.moved)
         return self.result
 
 
@@ -83,7 +86,9 @@ def capture_call(
         for part in means:  # those of the recording have no numbers yet
             part.forget()
         moves = versions != _versions(modules)
-    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners], moves, means)
+    moved = [*also, *(b for m in modules for b in m.buffers())] if moves else [*also]
+    seen = [(r, r.seen) for r in runners]
+    return CapturedCall(recording, held, result, seen, moves, means, moved)
 
 
 def _versions(modules: Sequence[nn.Module]) -> list[int]:

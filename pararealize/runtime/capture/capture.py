@@ -30,6 +30,7 @@ def capture(
     copies: bool = True,
     watches: bool = True,
     compile_pieces: Asked = False,
+    fold_norms: bool = False,
 ) -> CapturedNetwork | PiecewiseNetwork:
     """A network's answers by CUDA graphs, its subnetworks on streams side by side.
 
@@ -49,6 +50,8 @@ def capture(
             modules, hooks, modes and attributes that have changed.
         compile_pieces: compile what lanes run, pieces of equal structure once: ``True``, a mode of
             ``torch.compile``, or its keywords ``backend``, ``mode``, ``options``.
+        fold_norms: make BatchNorm in eval mode a part of the convolutions before it: fewer kernels,
+            and answers that are equal but for rounding.
 
     Raises:
         MethodError: there is no CUDA device, an argument or the network lies elsewhere, a graph is
@@ -56,6 +59,12 @@ def capture(
 
     """
     device = _checked(network, device)
+    if fold_norms and not runners_in([network]):
+        raise MethodError(
+            "capture: fold_norms=True folds in the pieces of networks that pararealize has made, "
+            f"and this is a {type(network).__name__}: leave it out, or fold before with "
+            "torch.nn.utils.fusion.fuse_conv_bn_eval."
+        )
     kind = PiecewiseNetwork if is_apart(network) else CapturedNetwork
     found = kind(
         network,
@@ -65,6 +74,7 @@ def capture(
         copies=copies,
         watches=watches,
         compile_pieces=compile_pieces,
+        fold_norms=fold_norms,
     )
     if example_inputs or example_kwargs:
         found.prepare(*example_inputs, **example_kwargs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
+from pararealize.propagators.folded import Folds
 from pararealize.runtime.capture.cache import GraphCache
 from pararealize.runtime.capture.call import CapturedCall, capture_call, key_of, runners_in
 from pararealize.runtime.capture.compile_options import Asked, compile_options
@@ -41,6 +42,7 @@ class CapturedNetwork:
         copies: hand out copies of answers, which the next call leaves alone.
         watches: look for what graphs would miss, at every call.
         compile_pieces: how propagators are compiled; see :func:`pararealize.capture`.
+        fold_norms: whether normalisations are part of convolutions.
 
     """
 
@@ -54,10 +56,12 @@ class CapturedNetwork:
         copies: bool = True,
         watches: bool = True,
         compile_pieces: Asked = False,
+        fold_norms: bool = False,
     ) -> None:
         self.network, self._device, self._copies, self._watches = network, device, copies, watches
         self.cache = GraphCache[CapturedCall](graphs, strict=strict, watches=watches, trains=False)
-        self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
+        how, folds = compile_options(compile_pieces, device), Folds() if fold_norms else None
+        self.pieces = PieceCompiler(how, device, graphs, folds)
         self._lock = Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,6 +77,8 @@ class CapturedNetwork:
         if self._device.is_recording:  # of another graph, of which this becomes a part
             return self.network(*args, **kwargs)
         with self._lock, torch.no_grad():
+            if self._watches and self.pieces.folds is not None:
+                self.pieces.folds.refresh()
             if (runner := self._adaptive) is not None:
                 with runner.calls.made_by(self._stage):
                     return self._handed(self.network(*args, **kwargs))

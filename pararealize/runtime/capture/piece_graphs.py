@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pararealize.errors import CaptureWarning, MethodError
 from pararealize.propagators.canonical import Canonical, bound, canonical, parts_in, tensors_read
+from pararealize.propagators.folded import Folds
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.capture.device import Device
 from pararealize.runtime.capture.piece_graph import Leaves, PieceCall, PieceGraph, record_piece
@@ -35,14 +36,22 @@ class PieceGraphs:
         parts: what the tasks apply.
         copies: hand out copies, where values may be read after the piece is called again.
         strict: raise where a piece cannot be recorded.
+        folds: normalisations that are part of convolutions.
 
     """
 
     def __init__(
-        self, device: Device, parts: Iterable[Propagator], *, copies: bool, strict: bool
+        self,
+        device: Device,
+        parts: Iterable[Propagator],
+        *,
+        copies: bool,
+        strict: bool,
+        folds: Folds | None = None,
     ) -> None:
         self.device, self.copies, self._strict = device, copies, strict
-        self._pieces = {part: GraphedPiece(self, canonical(part)) for part in parts_in(parts)}
+        found = parts_in(parts)
+        self._pieces = {part: GraphedPiece(self, canonical(part, folds)) for part in found}
 
     @contextmanager
     def in_force(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from pararealize.propagators.canonical import (
     tensors_read,
 )
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.folded import Folds
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.capture.call import runners_in
@@ -53,14 +54,22 @@ class PieceCompiler:
     A piece finds its weights at every call, as lanes and changes have left them.
 
     Args:
-        options: how; ``None`` leaves everything as it is.
+        options: how; ``None`` compiles nothing.
         device: what is captured on.
         most: captures after which code that none of them has used is dropped.
+        folds: normalisations that are part of convolutions, where that is asked for.
 
     """
 
-    def __init__(self, options: CompileOptions | None, device: Device, most: int) -> None:
+    def __init__(
+        self,
+        options: CompileOptions | None,
+        device: Device,
+        most: int,
+        folds: Folds | None = None,
+    ) -> None:
         self.options, self.device, self._most = options, device, most
+        self.folds = folds
         self.codes: dict[Hashable, Code] = {}
         self._pieces: dict[Propagator, CompiledPiece] = {}
         self._told: set[str] = set()
@@ -72,6 +81,8 @@ class PieceCompiler:
         kept = {k: c for k, c in self.codes.items() if c.used > self._captures - 1 - self._most}
         self.codes = kept
         self._pieces.clear()
+        if self.folds is not None:
+            self.folds.refresh(anew=True)
 
     @contextmanager
     def network(self, network: nn.Module) -> Iterator[Callable[..., Any]]:
@@ -86,7 +97,7 @@ class PieceCompiler:
                 'slices of equal structure are one batch: MGRIT(batched="never") has them compiled.'
             )
             self.tell("what MGRIT advances side by side", why)
-        if self.options is None or runners:
+        if self._leaves_all or runners:
             with self._parts(parts):
                 yield network
             return
@@ -96,7 +107,7 @@ class PieceCompiler:
     @contextmanager
     def _parts(self, parts: Iterable[Propagator]) -> Iterator[None]:
         """A block in which propagators, and those that they apply, run compiled."""
-        found = parts_in(parts) if self.options is not None else []
+        found = [] if self._leaves_all else parts_in(parts)
         for part in found:
             part.replaced = self._piece(part)
         try:
@@ -105,9 +116,14 @@ class PieceCompiler:
             for part in found:
                 part.replaced = None
 
+    @property
+    def _leaves_all(self) -> bool:
+        return self.options is None and self.folds is None
+
     def _piece(self, part: Fine | Registered) -> CompiledPiece:
         if part not in self._pieces:
-            self._pieces[part] = CompiledPiece(self, canonical(part), draws=part.draws)
+            piece = canonical(part, self.folds)
+            self._pieces[part] = CompiledPiece(self, piece, draws=part.draws)
         return self._pieces[part]
 
     def code(self, piece: Canonical, key: Hashable, *, draws: bool) -> Code | None:
@@ -147,7 +163,7 @@ class CompiledPiece:
         self._is_alone = False
         self._why: object = None
         hooks = (vars(part)[name] for part in piece.view.modules() for name in HOOKS)
-        if any(hooks):
+        if compiler.options is not None and any(hooks):
             self._refuse("its layers have hooks, which the compiler takes for what they were.")
 
     def __call__(self, *values: Any, **named: Any) -> Any:
@@ -157,7 +173,7 @@ class CompiledPiece:
 
     def evaluate(self, view: nn.Module, *arguments: Any, **named: Any) -> Any:
         """The same of all that the piece's function takes."""
-        if self._why is not None:
+        if self._why is not None or self._compiler.options is None:
             return self._function(view, *arguments, **named)
         code = self._code((arguments, named))
         if code is None:

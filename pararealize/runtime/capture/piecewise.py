@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
+from pararealize.propagators.folded import Folds
 from pararealize.runtime.capture.cache import GraphCache
 from pararealize.runtime.capture.call import key_of, moved_back, runners_in
 from pararealize.runtime.capture.compile_options import Asked, compile_options
@@ -81,8 +82,9 @@ class PieceCache:
         (runner,) = runners_in([self.network])
         # What is sent, or solved for, may be read after a piece has run again.
         copies = not isinstance(runner, (GraphRunner, AdaptiveRunner))
-        strict = self.graphs.is_strict
-        return PieceGraphs(self.device, runner.propagators, copies=copies, strict=strict)
+        strict, folds = self.graphs.is_strict, self._compiler.folds
+        parts = runner.propagators
+        return PieceGraphs(self.device, parts, copies=copies, strict=strict, folds=folds)
 
 
 @final
@@ -103,10 +105,12 @@ class PiecewiseNetwork:
         copies: bool = True,
         watches: bool = True,
         compile_pieces: Asked = False,
+        fold_norms: bool = False,
     ) -> None:
-        self.network, self._copies = network, copies
+        self.network, self._copies, self._watches = network, copies, watches
         self.cache = GraphCache[PieceGraphs](graphs, strict=strict, watches=watches, trains=False)
-        self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
+        how, folds = compile_options(compile_pieces, device), Folds() if fold_norms else None
+        self.pieces = PieceCompiler(how, device, graphs, folds)
         self._graphs = PieceCache([network], device, self.pieces, self.cache)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,6 +123,8 @@ class PiecewiseNetwork:
         """
         wants_no_gradient(args, kwargs)
         with self._graphs.lock, torch.no_grad():
+            if self._watches and self.pieces.folds is not None:
+                self.pieces.folds.refresh()
             graphs = self._graphs.find(flatten((args, kwargs))[0])
             with self._graphs.in_force(graphs):
                 answer = self.network(*args, **kwargs)

@@ -181,6 +181,21 @@ def test_compiled_pieces_answer_and_train_as_calls_do(mode: Any) -> None:
 
 
 @on_cuda
+def test_folded_answers_follow_captured_steps() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).double(), torch.randn(2, 10).double().cuda()
+    net = pararealize(resnet(20, width=4).double(), 3, example_inputs=(x,)).cuda()
+    x = x.cuda()
+    fast = net.eval().capture((x,), fold_norms=True)
+    step = net.capture_step(mse, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    for k in range(3):
+        torch.testing.assert_close(fast(x + k), net(x + k).detach(), rtol=1e-10, atol=1e-10)
+        net.train()
+        step(x + k, y)  # replays write on weights and statistics
+        net.eval()
+
+
+@on_cuda
 def test_pieces_on_devices_are_graphs() -> None:
     devices = [f"cuda:{k % torch.cuda.device_count()}" for k in range(3)]
     torch.manual_seed(0)
