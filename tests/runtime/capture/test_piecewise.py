@@ -164,6 +164,23 @@ def test_weights_that_nothing_depends_on_get_no_gradient(uses: bool) -> None:
     assert any(weight.grad is None for weight in net.parameters())
 
 
+def test_each_evaluation_of_a_step_has_graphs_of_its_own() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(4)]  # without statistics
+    method = Parareal(iterations=3, guess="coarse")
+    (x, _), model = data(), nn.Sequential(*layers).double()
+    net = pararealize(model, 4, method=method, example_inputs=(x,), devices=["cpu"] * 4)
+    twin = copy.deepcopy(net)
+    fast = net.capture((x,), device=Rehearsal())
+    assert torch.equal(fast(x + 1), net(x + 1).detach())
+    step = net.capture_step(lambda y: y.square().mean(), (x,), device=Rehearsal())
+    for k in range(2):
+        step(x + k)
+        twin.zero_grad()
+        twin(x + k).square().mean().backward()
+        assert_alike(net, twin)
+
+
 def test_gradients_are_accumulated_and_stay_what_they_were() -> None:
     net, (x, y) = network(), data()
     twin = copy.deepcopy(net)
