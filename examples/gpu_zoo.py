@@ -5,10 +5,11 @@
 
 Milliseconds, medians of rounds in which all ways take turns: the eager serial network, the serial
 network in a CUDA graph, torch.compile (with CUDA graphs of its own), and the parallel network
-captured with its subnetworks on streams, n at a time. "over" is the graph's time over the fastest
-of these. Errors are relative 2-norms against the eager serial network: those of networks that were
-not calibrated say nothing of trained ones. What fails, or does not fit into the time, says so in
-its row. On a CPU the times mean nothing.
+captured with its subnetworks on streams, n at a time; for the first n "folded" has BatchNorm in
+convolutions, and "compiled pieces" has them compiled. "over" is the graph's time over the fastest
+of the plain ones. Errors are relative 2-norms against the eager serial network: those of networks
+that were not calibrated say nothing of trained ones. What fails, or does not fit into the time,
+says so in its row. On a CPU the times mean nothing.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ LAWS = checks_of("laws", [(2, "gloo"), (3, "mpi")])
 #: Over gloo again what brings a transport other messages: types, sizes, gatherings, sums, errors.
 OVER_GLOO = {
     "accumulates_gradients",
+    "captures_pieces",
     "carries_truth_values",
     "clips_gradients",
     "computes_in_bfloat16",

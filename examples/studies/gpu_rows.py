@@ -46,8 +46,8 @@ def compiled(bench: Bench, model: nn.Module, mode: str, x: Tensor) -> Way:
     return way
 
 
-def in_lanes(bench: Bench, net: nn.Module, x: Tensor, *, watches: bool = True) -> Way:
-    fast = capture(net, (x,), device=bench.device, copies=False, watches=watches)
+def in_lanes(bench: Bench, net: nn.Module, x: Tensor, **options: Any) -> Way:
+    fast = capture(net, (x,), device=bench.device, copies=False, **options)
     return answering(fast, x)
 
 
@@ -63,14 +63,17 @@ def inference(bench: Bench, entry: Entry) -> Sequence[str]:
         ways["compile"] = lambda: compiled(bench, model, "max-autotune", x)
     nets: dict[int, ParallelNetwork] = {}
 
-    def parallel(n: int, *, watches: bool = True) -> Way:
+    def parallel(n: int, **options: Any) -> Way:
         if n not in nets:
             nets[n] = timed_anyway(model, n, example_inputs=(x,)).eval()
-        return in_lanes(bench, nets[n], x, watches=watches)
+        return in_lanes(bench, nets[n], x, **options)
 
     for n in counts:
         ways[f"n={n}"] = partial(parallel, n)
     ways["unwatched"] = partial(parallel, counts[0], watches=False)
+    ways["folded"] = partial(parallel, counts[0], fold_norms=True)
+    if compiles:
+        ways["pieces"] = partial(parallel, counts[0], compile_pieces=True)
     found = measured(bench, ways, "eager")
     lanes = [f"n={n}" for n in counts]
     best = min(lanes, key=lambda n: float(found[n]) if found[n][0].isdigit() else float("inf"))
@@ -78,8 +81,10 @@ def inference(bench: Bench, entry: Entry) -> Sequence[str]:
         *(found.get(name, "not tried") for name in ("eager", "graph", "compile")),
         " ".join(f"{name}: {found[name]}" for name in lanes),
         found["unwatched"],
+        found["folded"],
+        found.get("pieces", "not tried"),
         over(found, "graph", *lanes),
-        over(found, "compile", *lanes),
+        over(found, "compile", *lanes, "pieces"),
         found.get(f"error {best}", "-"),
         found.get("MiB graph", "-"),
         found.get(f"MiB {best}", "-"),
@@ -92,6 +97,8 @@ INFERENCE = (
     "compile",
     "in lanes",
     "unwatched",
+    "folded",
+    "compiled pieces",
     "over",
     "over compile",
     "error",

@@ -25,7 +25,6 @@ from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.models import odenet
 from pararealize.runtime.capture.capture import capture_step
 from pararealize.runtime.capture.device import Device
-from pararealize.runtime.capture.step import CapturedStep
 
 #: Ranks on which the demo measures: the cores of a small machine.
 RANKS = 2
@@ -120,7 +119,7 @@ def time_captured(say: Printer, device: Device | None = None) -> None:
     )
 
 
-def _launch(x: torch.Tensor) -> Callable[[CapturedStep], Callable[[], object]]:
+def _launch(x: torch.Tensor) -> Callable[[Callable[..., torch.Tensor]], Callable[[], object]]:
     """What makes of a captured step one call of it, until its loss is there."""
     return lambda step: lambda: step(x).item()
 

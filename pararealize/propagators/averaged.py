@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any, final
@@ -81,6 +81,14 @@ class Averaged(Around):
         """The next state, with the means taken last."""
         return self.inner.propagate(*values)
 
+    def forget(self) -> None:
+        """Take the means anew at the next evaluation.
+
+        A graph that is recorded has to take them itself, and one that is replayed may move weights
+        without their saying so.
+        """
+        object.__setattr__(self, "_seen", None)
+
     def _versions(self) -> tuple[Any, ...]:
         modes = [getattr(attrgetter(path)(self.root), "training", True) for path in self.averages]
         tensors: list[Tensor] = []
@@ -128,7 +136,7 @@ def borrowed(
     return Fine(root, segment, segment, label, borrows=True)
 
 
-def _mean(tensors: list[Tensor]) -> Tensor:
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors[0].is_floating_point():
         return tensors[0].detach().clone()
     return torch.stack([t.detach() for t in tensors]).mean(0)
@@ -141,7 +149,8 @@ def _average(twin: nn.Module, sources: list[nn.Module]) -> None:
         mine.training = others[0].training
         for name, old in mine._parameters.items():
             if old is not None:
-                mean = _mean([part.get_parameter(name) for part in others])
+                # On lanes leaves stand for parameters.
+                mean = _mean([p for p in (o._parameters[name] for o in others) if p is not None])
                 mine._parameters[name] = nn.Parameter(mean, requires_grad=False)
         for name, buffer in mine._buffers.items():
             if buffer is not None:

@@ -85,7 +85,7 @@ def _graph(segment: Segment, operations: Iterable[Operation], root: nn.Module) -
     nodes = {name: graph.placeholder(name) for name in arguments}
     around = any(operation.kind == "network" for operation in segment.operations)
     for name in arguments:
-        if _is_overwritten(segment, name, root):
+        if is_overwritten(segment, name, root):
             node = nodes[name]
             whole = graph.call_function(_cloned, (node,)) if around else None
             nodes[name] = whole or graph.call_method("clone", (node,))
@@ -122,17 +122,28 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
     """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
+    function = function_of(*source_of(segment, root, name), name)
+    return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
+
+
+def source_of(segment: Segment, root: nn.Module, name: str) -> tuple[str, dict[str, Any]]:
+    """The function that runs a segment as Python code, and the names that it uses."""
     operations = with_regions(segment, lambda part: compile_segment(part, root, name))
     source, scope = _source(_graph(segment, operations, root))
     for operation in operations:
         if operation.kind in {"network", "context"}:
             scope[f"{NETWORK}{operation.name}"] = partial(partial, operation.target)
+    return source, scope
+
+
+def function_of(source: str, scope: dict[str, Any], name: str) -> Callable[..., Any]:
+    """The function of generated code, new at every call; its code object is its own."""
     file = f"<pararealize {name}>.{zlib.crc32(source.encode()):08x}"
     # Tracebacks show the lines of generated code.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope["forward"]
-    return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
+    return function
 
 
 def _source(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
@@ -156,7 +167,7 @@ def _lookup(path: str) -> str:
     return "self" + "".join(f"._modules[{name!r}]" for name in path.split("."))
 
 
-def _is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
+def is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
     """Whether an operation may write on ``name`` or on a view of it."""
     aliases = {name}
     for operation in segment.operations:

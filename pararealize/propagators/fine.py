@@ -75,7 +75,9 @@ class Fine(Propagator):
             TraceError: a module that the trace calls is no longer there.
 
         """
-        function = self._functions[0 if self.root.training else 1]
+        if self.replaced is not None:
+            return self.replaced(*values)
+        function = self.function
         try:
             return function(self.root, *values)
         except KeyError as error:
@@ -84,9 +86,19 @@ class Fine(Propagator):
                 raise
             raise TraceError(missing) from error
 
+    @property
+    def segment(self) -> Segment:
+        """Its operations in the network's mode."""
+        return self.segments[0 if self.root.training else 1]
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What runs them, ``(root, *state, *inputs)``."""
+        return self._functions[0 if self.root.training else 1]
+
     def _missing(self) -> str | None:
         """What is wrong where a module was replaced by one that is built otherwise."""
-        for path in modules_of(self.segments[0 if self.root.training else 1]):
+        for path in modules_of(self.segment):
             module = self.root
             for name in path.split("."):
                 if name not in module._modules:
@@ -210,6 +222,10 @@ class Checkpointed(Around):
             return part.propagate(*values)
         contexts = partial(_contexts, part)
         return checkpoint(part.propagate, *values, use_reentrant=False, context_fn=contexts)
+
+    def inner_parts(self) -> Iterable[Propagator]:
+        """The intervals."""
+        return self.intervals
 
     def paths(self) -> Iterable[str]:
         """Modules, tensors and flags of the network that the slice reads, by path."""

@@ -98,15 +98,18 @@ class Fitting:
         self._found: dict[Any, Resized] = {}
         self._module: int | None = None
 
-    def __call__(self, module: nn.Module, *values: Any) -> Any:
-        """The network's answer for the state and inputs; ``others`` come after them."""
+    def __call__(self, module: nn.Module, call: Callable[..., Any], *values: Any) -> Any:
+        """The network's answer for the state and inputs; ``others`` come after them.
+
+        ``call`` runs it: the module itself, or what stands for it.
+        """
         own = values[: len(values) - len(self.others)]
         if torch.compiler.is_compiling() or self._is_known(own):
-            return module(*own)
+            return call(*own)
         resized = self._resized(module, own, values)
         if resized.before is not None:
             own = _all_with_shapes(own, resized.before)
-        answer = module(*own)
+        answer = call(*own)
         return answer if resized.after is None else _with_shapes(answer, resized.after)
 
     def _is_known(self, values: tuple[Any, ...]) -> bool:

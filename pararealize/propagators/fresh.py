@@ -76,10 +76,19 @@ class Fresh(nn.Module):
 
     def forward(self, *values: Any) -> Any:
         """The segment's result."""
-        if self.guarded is not None:
-            spared = partial(without_infinities, guarded=self.guarded)
-            values = tuple(map_tensors(spared, value) for value in values)
-        return self._function(self, *values)
+        return self._function(self, *self.spared(values))
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What runs the segment, ``(self, *state, *inputs)``."""
+        return self._function
+
+    def spared(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments as the segment takes them."""
+        if self.guarded is None:
+            return values
+        without = partial(without_infinities, guarded=self.guarded)
+        return tuple(map_tensors(without, value) for value in values)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the compiled function."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -22,12 +22,15 @@ class Propagator(nn.Module, ABC):
     """State in, state out; statistics move only when told to, masks are drawn once a step.
 
     Where a later evaluation of a step may move them anew, a rollback takes back what this moved.
+    Where it is ``replaced``, that is called for the layers themselves.
 
     Args:
         label: how errors name it, e.g. ``"subnetwork 2 (layer2.0 … layer2.7)"``.
         leaves: tensors in the state it takes; two or more come as one tuple.
 
     """
+
+    replaced: Callable[..., Any] | None = None
 
     def __init__(self, label: str, leaves: int) -> None:
         super().__init__()
@@ -64,6 +67,10 @@ class Propagator(nn.Module, ABC):
 
     def weights(self) -> Iterable[Tensor]:
         """Parameters and buffers of the network that it reads."""
+        return ()
+
+    def inner_parts(self) -> Iterable[Propagator]:
+        """Propagators that it applies."""
         return ()
 
     def step_masks(self) -> Iterable[Masks]:
@@ -130,6 +137,10 @@ class Around(Propagator):
     def called(self) -> Iterable[nn.Module]:
         """Modules whose forward an evaluation of the inner one runs."""
         return self.inner.called()
+
+    def inner_parts(self) -> Iterable[Propagator]:
+        """The inner one."""
+        return (self.inner,)
 
 
 @final

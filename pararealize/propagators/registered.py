@@ -59,9 +59,10 @@ class Registered(Propagator):
 
     def propagate(self, *values: Any) -> Any:
         """The network's answer."""
+        call = self.replaced or self.module
         if self.fitting is None:
-            return self.module(*values)
-        return self.fitting(self.module, *values)
+            return call(*values)
+        return self.fitting(self.module, call, *values)
 
     def stateful(self) -> Iterable[nn.Module]:
         """Its parts that hold state."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from untraceable import WIDTH, Biased, Pair
 
 from networks import Language
-from pararealize import MGRIT, ParallelNetwork, Parareal, load, pararealize
+from pararealize import MGRIT, ParallelNetwork, Parareal, Rehearsal, load, pararealize
 from pararealize.errors import (
     DivergenceWarning,
     MethodError,
@@ -183,6 +183,29 @@ def clips_gradients(comm: Any, _folder: str) -> None:
         norms.append(module.clip_grad_norm_(0.1))
     assert close(*norms)
     assert_alike(net, alone)
+
+
+def captures_pieces(comm: Any, _folder: str) -> None:
+    """Steps and answers by graphs of pieces, with masks, beside one process without graphs."""
+    net, alone = pair(comm)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.05) for each in (net, alone)]
+    device = Rehearsal()
+    step = net.capture_step(Tensor.mean, device=device, optimizer=optimizers[0], max_norm=0.5)
+    step.prepare(batch())
+    for k in range(4):
+        torch.manual_seed(k)
+        found = step(batch(6 - k % 2))
+        torch.manual_seed(k)
+        alone.zero_grad()
+        wanted = alone(batch(6 - k % 2)).mean()
+        torch.autograd.backward(wanted)
+        alone.clip_grad_norm_(0.5)
+        optimizers[1].step()
+        assert close(found, wanted)
+        assert_alike(net, alone)
+    assert step.cache.captures == 2
+    fast = net.eval().capture((batch(),), device=device)
+    assert close(fast(batch() + 1), alone.eval()(batch() + 1))
 
 
 class Amplified(nn.Module):
@@ -897,6 +920,7 @@ CHECKS = (
     chooses_again,
     refuses_steps_across_ranks,
     accumulates_gradients,
+    captures_pieces,
     changes_batch_sizes,
     measures_costs_once_for_all,
     evaluates,

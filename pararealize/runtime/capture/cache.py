@@ -7,27 +7,29 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from torch import nn
 
 from pararealize.errors import CaptureWarning, MethodError, ShapeError
-from pararealize.runtime.capture.call import CapturedCall
 from pararealize.runtime.capture.surroundings import Surroundings
+
+#: What is kept: a graph, or those of all pieces.
+Captured = TypeVar("Captured")
 
 
 @final
 @dataclass(frozen=True)
-class Kept:
+class Kept(Generic[Captured]):
     """A graph with what it took over from Python."""
 
-    call: CapturedCall
+    call: Captured
     surroundings: Surroundings
 
 
 @final
-class GraphCache:
+class GraphCache(Generic[Captured]):
     """Graphs of one network, so many at most.
 
     A key that is seen for the first time is no reason to capture; ``strict`` never runs anything
@@ -41,17 +43,17 @@ class GraphCache:
         self._most, self.is_strict, self._watches = most, strict, watches
         self._asked = False
         self._trains = trains
-        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Kept[Captured]] = OrderedDict()
         self._met: OrderedDict[Hashable, bool] = OrderedDict()  # whether a graph can be made
         self.captures = 0
         self.why = ""
 
-    def find(self, key: Hashable) -> CapturedCall | None:
+    def find(self, key: Hashable) -> Captured | None:
         """The graph of a key, unless it would miss something by now."""
         call = self.unchecked(key)
         return call if call is not None and self.is_current(key) else None
 
-    def unchecked(self, key: Hashable) -> CapturedCall | None:
+    def unchecked(self, key: Hashable) -> Captured | None:
         """The graph of a key, whatever has changed since."""
         kept = self._kept.get(key)
         if kept is None:
@@ -102,10 +104,10 @@ class GraphCache:
         self,
         key: Hashable,
         modules: Sequence[nn.Module],
-        capture: Callable[[], CapturedCall],
+        capture: Callable[[], Captured],
         *,
         asked: bool = False,
-    ) -> CapturedCall | None:
+    ) -> Captured | None:
         """Capture; ``None``, with a warning, where that cannot be done and was not ``asked`` for.
 
         Raises:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
+from pararealize.propagators.averaged import Averaged
 from pararealize.runtime.capture.device import Device, Recording
 from pararealize.runtime.capture.watching import Watching
 from pararealize.runtime.effects.statistics import Statistics
@@ -26,7 +27,8 @@ WARM_UP = 2
 class CapturedCall:
     """A recorded function: its inputs' and its result's memory, which every call writes again.
 
-    ``moves`` says whether it moves buffers of the network.
+    ``moves`` says whether it moves buffers of the network; ``means`` are propagators that keep
+    means of weights, ``moved`` are tensors that a replay writes on.
     """
 
     recording: Recording
@@ -34,6 +36,8 @@ class CapturedCall:
     result: Any
     seen: Sequence[tuple[Runner, Any]]
     moves: bool
+    means: Sequence[Averaged] = ()
+    moved: Sequence[Tensor] = ()
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """The result for other numbers: the leaves of the arguments, in order."""
@@ -43,6 +47,10 @@ class CapturedCall:
         self.recording.replay()
         for runner, seen in self.seen:
             runner.seen = seen
+        for part in self.means:
+            part.forget()
+        if self.moved:  # a device writes without saying so
+            torch.autograd.graph.increment_version(self.moved)
         return self.result
 
 
@@ -66,14 +74,21 @@ def capture_call(
     leaves, structure = flatten(arguments)
     held = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     inputs = unflatten(list(held), structure)
-    with _moved_back(modules, also):
+    runners = runners_in(modules)
+    means = [p for r in runners for p in r.propagators if isinstance(p, Averaged)]
+    with moved_back(modules, also):
         for _ in range(WARM_UP):
             recording.warm(lambda: function(recording, inputs))
         versions = _versions(modules)
+        for part in means:
+            part.forget()
         result = recording.capture(lambda: function(recording, inputs))
+        for part in means:  # those of the recording have no numbers yet
+            part.forget()
         moves = versions != _versions(modules)
-    runners = runners_in(modules)
-    return CapturedCall(recording, held, result, [(r, r.seen) for r in runners], moves)
+    moved = [*also, *(b for m in modules for b in m.buffers())] if moves else [*also]
+    seen = [(r, r.seen) for r in runners]
+    return CapturedCall(recording, held, result, seen, moves, means, moved)
 
 
 def _versions(modules: Sequence[nn.Module]) -> list[int]:
@@ -82,7 +97,7 @@ def _versions(modules: Sequence[nn.Module]) -> list[int]:
 
 
 @contextmanager
-def _moved_back(modules: Sequence[nn.Module], also: Sequence[Tensor]) -> Iterator[None]:
+def moved_back(modules: Sequence[nn.Module], also: Sequence[Tensor]) -> Iterator[None]:
     """A block after which modules, tensors and generators are what they were."""
     parts = dict.fromkeys(part for module in modules for part in module.modules())
     before = Statistics(part for part in parts if not isinstance(part, Watching))
@@ -106,8 +121,18 @@ def runners_in(modules: Sequence[nn.Module]) -> list[Runner]:
     return [runner for runner in found if isinstance(runner, Runner)]
 
 
-def key_of(device: Device, leaves: Sequence[Any]) -> tuple[Hashable, ...]:
+def is_apart(network: nn.Module) -> bool:
+    """Whether a network lies on several devices or ranks, where no one graph can hold a call."""
+    runner = getattr(network, "runner", None)
+    return isinstance(runner, Runner) and runner.is_apart
+
+
+def key_of(
+    device: Device, leaves: Sequence[Any], *, anywhere: bool = False
+) -> tuple[Hashable, ...]:
     """What a graph takes over from arguments: shapes, precisions, and values that are no tensors.
+
+    They may lie ``anywhere`` where pieces are brought their states.
 
     Raises:
         MethodError: a tensor lies elsewhere, or a value is neither a tensor nor can be compared.
@@ -116,7 +141,7 @@ def key_of(device: Device, leaves: Sequence[Any]) -> tuple[Hashable, ...]:
     found: list[Hashable] = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            if not device.holds(leaf):
+            if not anywhere and not device.holds(leaf):
                 raise MethodError(
                     f"capture: an input of shape {list(leaf.shape)} lies on {leaf.device}, and the "
                     "network is captured on another device: move it there first, "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pararealize.runtime.capture.capture import capture, capture_step
 from pararealize.runtime.capture.network import CapturedNetwork
+from pararealize.runtime.capture.piecewise import PiecewiseNetwork, PiecewiseStep
 from pararealize.runtime.capture.step import CapturedStep
 from pararealize.runtime.capture.watching import Watching
 
@@ -22,7 +23,7 @@ class Capturable(nn.Module, Watching):
         example_inputs: Sequence[Any] = (),
         example_kwargs: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
-    ) -> CapturedNetwork:
+    ) -> CapturedNetwork | PiecewiseNetwork:
         """Its answers by CUDA graphs, subnetworks side by side: see :func:`pararealize.capture`.
 
         Raises:
@@ -33,7 +34,7 @@ class Capturable(nn.Module, Watching):
 
     def capture_step(
         self, loss: Callable[..., Tensor], example_tensors: Sequence[Tensor] = (), **options: Any
-    ) -> CapturedStep:
+    ) -> CapturedStep | PiecewiseStep:
         """A training step of it by CUDA graphs: see :func:`pararealize.capture_step`.
 
         Raises:

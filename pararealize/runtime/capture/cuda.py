@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
@@ -28,6 +28,8 @@ class CudaDevice(Device):
 
     """
 
+    backend = "inductor"
+
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise MethodError(
@@ -39,6 +41,19 @@ class CudaDevice(Device):
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the current CUDA device."""
         return tensor.is_cuda and tensor.device.index == torch.cuda.current_device()
+
+    def can(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies on any CUDA device."""
+        return tensor.is_cuda
+
+    def at(self, values: Sequence[Any]) -> AbstractContextManager[Any]:
+        """A block on the device of the first tensor."""
+        first = next((value for value in values if isinstance(value, Tensor)), None)
+        return nullcontext() if first is None else torch.cuda.device(first.device)
+
+    def records(self, backend: object) -> bool:  # noqa: ARG002
+        """Kernels are recorded, whatever launches them."""
+        return True
 
     @property
     def is_recording(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -37,13 +38,37 @@ class Recording(ABC):
 
 
 class Device(ABC):
-    """What networks are captured on; ``streams`` are where lanes run."""
+    """What networks are captured on; ``streams`` are where lanes run.
+
+    ``backend`` is what compiles pieces there, where no other one is asked for.
+    """
 
     streams: Streams
+    backend: str
 
     @abstractmethod
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the device."""
+
+    def can(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies where graphs can be recorded, on any such device."""
+        return self.holds(tensor)
+
+    def at(self, values: Sequence[Any]) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """A block that works on the device on which the tensors among some values lie."""
+        return nullcontext()
+
+    @abstractmethod
+    def records(self, backend: object) -> bool:
+        """Whether what a backend of torch.compile makes becomes part of a graph."""
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """A block that calls compiled code, whose guards look at what is in force."""
+        return nullcontext()
+
+    def seen(self, backend: str | Callable[..., Any]) -> str | Callable[..., Any]:
+        """The backend, whose code is seen by the device in such a block."""
+        return backend
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -58,11 +58,12 @@ class StepMover:
     All that is inside the graph where the optimizer can be: with ``capturable=True``, or SGD whose
     learning rate is a number; without hooks, and once its state is there. Its options are part of
     the graph, but for a learning rate in a tensor, which is followed: once one of them has changed,
-    the optimizer is stepped behind the replays.
+    the optimizer is stepped behind the replays. ``clip`` clips gradients that lie on several
+    devices or ranks.
     """
 
-    def __init__(self, options: StepOptions) -> None:
-        self.options = options
+    def __init__(self, options: StepOptions, clip: Callable[[float], object] | None = None) -> None:
+        self.options, self._clip = options, clip
         self._sums: dict[nn.Parameter, Tensor] = {}
         self._calls = 0
         self._taken: Any = None
@@ -167,7 +168,11 @@ class StepMover:
 
     def _clipped(self, pairs: Pairs) -> Pairs:
         """Gradients times max_norm / norm, where the norm is larger."""
-        if self.options.max_norm is None or not pairs:
+        if self.options.max_norm is None or not (pairs or self._clip):
+            return pairs
+        if self._clip is not None:
+            _give(pairs)
+            self._clip(self.options.max_norm)
             return pairs
         gradients = [gradient for _, gradient in pairs]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

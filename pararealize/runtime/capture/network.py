@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
+from pararealize.propagators.folded import Folds
 from pararealize.runtime.capture.cache import GraphCache
 from pararealize.runtime.capture.call import CapturedCall, capture_call, key_of, runners_in
+from pararealize.runtime.capture.compile_options import Asked, compile_options
 from pararealize.runtime.capture.device import Device, Recording
+from pararealize.runtime.capture.pieces import PieceCompiler
 from pararealize.runtime.capture.surroundings import autocast_of, autocast_without_cache
 from pararealize.runtime.capture.watching import Watching
 from pararealize.runtime.effects.lock import Lock
@@ -38,6 +41,8 @@ class CapturedNetwork:
         strict: raise where there is no graph, instead of running without one.
         copies: hand out copies of answers, which the next call leaves alone.
         watches: look for what graphs would miss, at every call.
+        compile_pieces: how propagators are compiled; see :func:`pararealize.capture`.
+        fold_norms: whether normalisations are part of convolutions.
 
     """
 
@@ -50,9 +55,13 @@ class CapturedNetwork:
         strict: bool = False,
         copies: bool = True,
         watches: bool = True,
+        compile_pieces: Asked = False,
+        fold_norms: bool = False,
     ) -> None:
         self.network, self._device, self._copies, self._watches = network, device, copies, watches
-        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=False)
+        self.cache = GraphCache[CapturedCall](graphs, strict=strict, watches=watches, trains=False)
+        how, folds = compile_options(compile_pieces, device), Folds() if fold_norms else None
+        self.pieces = PieceCompiler(how, device, graphs, folds)
         self._lock = Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,10 +73,12 @@ class CapturedNetwork:
             StaleError: an attribute has changed, and the network cannot be compiled again.
 
         """
-        self._check(args, kwargs)
+        wants_no_gradient(args, kwargs)
         if self._device.is_recording:  # of another graph, of which this becomes a part
             return self.network(*args, **kwargs)
         with self._lock, torch.no_grad():
+            if self._watches and self.pieces.folds is not None:
+                self.pieces.folds.refresh()
             if (runner := self._adaptive) is not None:
                 with runner.calls.made_by(self._stage):
                     return self._handed(self.network(*args, **kwargs))
@@ -94,7 +105,7 @@ class CapturedNetwork:
             with self.cache.asked():
                 self(*args, **kwargs)
             return
-        self._check(args, kwargs)
+        wants_no_gradient(args, kwargs)
         with self._lock, torch.no_grad():
             key = self._key(flatten((args, kwargs))[0])
             capture = partial(self._capture, args, kwargs)
@@ -119,13 +130,6 @@ class CapturedNetwork:
             )
         return runner
 
-    def _check(self, args: Any, kwargs: Any) -> None:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of((args, kwargs))):
-            raise MethodError(
-                "a captured network answers without gradients, and an input wants one: call the "
-                "network itself, or net.capture_step(loss) to train."
-            )
-
     def _key(self, leaves: Sequence[Any], stage: int = 0) -> tuple[Hashable, ...]:
         found = key_of(self._device, leaves)
         return found, stage, self.network.training, autocast_of(leaves)
@@ -149,20 +153,24 @@ class CapturedNetwork:
                 launching = Launching(self._device.streams, recording.draws)
                 for runner in runners_in([self.network]):
                     stack.enter_context(runner.decided(launching))
-                return self.network(*own, **named)
+                called = stack.enter_context(self.pieces.network(self.network))
+                return called(*own, **named)
 
+        self.pieces.begin()
         return capture_call(self._device, answer, (args, kwargs), [self.network])
 
     def _stage(self, called: StageCall) -> Any:
         """A stage of a network whose sweeps are decided by the host, by a graph of its own."""
 
         def stage(recording: Recording, inputs: Any) -> Any:
-            with autocast_without_cache(inputs):
+            compiled = self.pieces.network(self.network)
+            with autocast_without_cache(inputs), compiled:
                 launching = Launching(self._device.streams, recording.draws)
                 return called.launched(launching, inputs)
 
         leaves, _ = flatten(called.inputs)
         capture = partial(capture_call, self._device, stage, called.inputs, [self.network])
+        self.pieces.begin()
         call = self._found(self._key(leaves, called.number), capture)
         return called.graph(*called.inputs) if call is None else call(leaves)
 
@@ -174,3 +182,17 @@ class CapturedNetwork:
     def _handed(self, answer: Any) -> Any:
         """The answer as it is handed out: a copy, unless the graph's own memory is wanted."""
         return map_tensors(Tensor.clone, answer) if self._copies else answer
+
+
+def wants_no_gradient(args: Any, kwargs: Any) -> None:
+    """Check the arguments of a call that is captured without its backward pass.
+
+    Raises:
+        MethodError: one of them wants a gradient.
+
+    """
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of((args, kwargs))):
+        raise MethodError(
+            "a captured network answers without gradients, and an input wants one: call the "
+            "network itself, or net.capture_step(loss) to train."
+        )

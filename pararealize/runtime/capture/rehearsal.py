@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode_temporarily
 
 from pararealize.errors import MethodError
 from pararealize.runtime.capture.device import Device, Recording
@@ -29,6 +30,8 @@ from pararealize.runtime.capture.tape import (
 from pararealize.runtime.communication.lanes import Streams
 from pararealize.runtime.effects.masks import Draws, Masks
 
+#: Backends of torch.compile that make other code than operations of torch.
+UNSEEN = frozenset({"inductor", "tvm", "openxla", "onnxrt"})
 #: Operations whose result Python would have to wait for, or whose shape depends on numbers.
 UNKNOWN = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
@@ -43,15 +46,34 @@ class Rehearsal(Device):
     """
 
     streams: RecordedStreams
+    backend = "aot_eager"
 
     def __init__(self, order: Literal["host", "latest"] = "host") -> None:
         self.streams = RecordedStreams()
         self.order = order
         self.races: list[Race] = []
+        self.recorder: TorchDispatchMode | None = None
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies on the CPU."""
         return tensor.device.type == "cpu"
+
+    def records(self, backend: object) -> bool:
+        """Whether what a backend makes consists of operations of torch."""
+        return backend not in UNSEEN
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """A block outside of what records: the guards of code ask whether operations are seen."""
+        if self.recorder is None:
+            yield
+            return
+        with _pop_mode_temporarily():
+            yield
+
+    def seen(self, backend: str | Callable[..., Any]) -> Callable[..., Any]:
+        """The backend, the operations of whose code are recorded."""
+        return partial(_seen, self, backend)
 
     @property
     def is_recording(self) -> bool:
@@ -69,6 +91,22 @@ class Rehearsal(Device):
 
     def wait(self) -> None:
         """Nothing is under way."""
+
+
+def _seen(
+    device: Rehearsal, backend: str | Callable[..., Any], graph: Any, inputs: Any, **options: Any
+) -> Callable[..., Any]:
+    """The code that a backend makes of a graph, run where operations are recorded."""
+    make = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
+    code = make(graph, inputs, **options)
+
+    def run(*arguments: Any) -> Any:
+        if device.recorder is None:
+            return code(*arguments)
+        with device.recorder:
+            return code(*arguments)
+
+    return run
 
 
 @final
@@ -142,10 +180,10 @@ class RehearsedGraph(Recording):
         self.draws.begin()
         reads = Reads()
         try:
-            with _Recorder(self.tape, streams, reads):
+            with _Recorder(self.tape, streams, reads) as self._device.recorder:
                 result = step()
         finally:
-            streams.tape = None
+            streams.tape = self._device.recorder = None
         self._device.races += reads.races
         return result
 

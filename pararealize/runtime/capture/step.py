@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from pararealize.errors import MethodError
 from pararealize.runtime.capture.cache import GraphCache
 from pararealize.runtime.capture.call import CapturedCall, capture_call, key_of, runners_in
+from pararealize.runtime.capture.compile_options import Asked, compile_options
 from pararealize.runtime.capture.device import Device, Recording
 from pararealize.runtime.capture.mover import Pairs, StepMover, StepOptions, hooked
+from pararealize.runtime.capture.pieces import PieceCompiler
 from pararealize.runtime.capture.surroundings import autocast_of
 from pararealize.runtime.capture.watching import Watching
 from pararealize.runtime.effects.lock import Lock
@@ -47,12 +49,14 @@ class CapturedStep:
         graphs: int = 8,
         strict: bool = False,
         watches: bool = True,
+        compile_pieces: Asked = False,
     ) -> None:
         self.network, self.loss, self.options = network, loss, options
         self._device = device
         self._modules = [network, *([loss] if isinstance(loss, nn.Module) else [])]
-        self.cache = GraphCache(graphs, strict=strict, watches=watches, trains=True)
+        self.cache = GraphCache[CapturedCall](graphs, strict=strict, watches=watches, trains=True)
         self._mover = StepMover(options)
+        self.pieces = PieceCompiler(compile_options(compile_pieces, device), device, graphs)
         self._lock = Lock()
 
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -109,6 +113,7 @@ class CapturedStep:
             loss, pairs = self._found(arguments, launching)
             return loss, self._mover.inside(pairs)
 
+        self.pieces.begin()
         also = self._mover.moves(LaneWeights(self._modules).weights)
         return capture_call(self._device, step, tuple(tensors), self._modules, also)
 
@@ -119,10 +124,12 @@ class CapturedStep:
         weights, options = LaneWeights(self._modules), self.options
         with ExitStack() as stack:
             stack.enter_context(weights.on(NOW))
+            called: Callable[..., Any] = self.network
             if launching is not None:
                 here = replace(launching, weights=weights)
                 for runner in runners_in(self._modules):
                     stack.enter_context(runner.decided(here))
+                called = stack.enter_context(self.pieces.network(self.network))
             kind, enabled, dtype = autocast_of(tensors)
             with torch.autocast(
                 kind,
@@ -130,7 +137,7 @@ class CapturedStep:
                 enabled or options.autocast is not None,
                 cache_enabled=launching is None,
             ):
-                output = self.network(*tensors[: options.inputs])
+                output = called(*tensors[: options.inputs])
                 loss = self.loss(output, *tensors[options.inputs :])
             each = loss if options.accumulate == 1 else loss / options.accumulate
             scaled = each if options.scaler is None else options.scaler.scale(each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -12,12 +12,13 @@ from torch import fx
 from pararealize.ir.lanes import LaneProgram
 from pararealize.ir.schedule import Schedule, Watch
 from pararealize.ir.stages import Key, watches_in_order
+from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.effects.statistics import Rollback
 from pararealize.runtime.monitoring.jumps import Jumps, Watched, summed_jumps, watched_report
 from pararealize.runtime.monitoring.measures import Known, Measure, batch_of, measures, tables
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.rules import Certified, Rule
-from pararealize.runtime.runners.lane_walk import Launching, walk
+from pararealize.runtime.runners.lane_walk import Launching, propagators_in, walk
 from pararealize.runtime.runners.runner import Runner
 from pararealize.runtime.values.arguments import Arguments
 from pararealize.runtime.values.pytree import detached
@@ -50,6 +51,7 @@ class GraphRunner(Runner):
     ) -> None:
         super().__init__(graph)
         self._sweeps, self._arguments = schedule.sweeps, arguments
+        self._ranks = schedule.ranks
         self._watches = watches_in_order((schedule,))
         self.seen = ()
         self._calls = StageCalls(programs, arguments)
@@ -63,6 +65,16 @@ class GraphRunner(Runner):
             jumps.keep(summed_jumps(seen, self._watches, batch), output)
         self.seen = detached(watched)
         return output
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return self._ranks > 1
+
+    @property
+    def propagators(self) -> Iterable[Propagator]:
+        """What the tasks apply."""
+        return propagators_in(self.graph)
 
     @property
     def lanes(self) -> tuple[LaneProgram, ...]:
@@ -200,6 +212,16 @@ class AdaptiveRunner(Runner):
         self.calls = StageCalls(programs, arguments)
         self._sweeps = 0
         self.measures: tuple[Measure, ...] = ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return any(schedule.ranks > 1 for schedule in self._control.later)
+
+    @property
+    def propagators(self) -> Iterable[Propagator]:
+        """What the tasks of all stages apply."""
+        return propagators_in(*(stage.graph for stage in self._stages))
 
     @property
     def lanes(self) -> tuple[LaneProgram, ...]:

@@ -45,11 +45,16 @@ def walk(
         return _Walk(graph, program, launching).run(*inputs)
 
 
+def propagators_in(*graphs: fx.GraphModule) -> list[Propagator]:
+    """What the tasks of graphs apply."""
+    every = dict.fromkeys(module for graph in graphs for module in graph.modules())
+    return [module for module in every if isinstance(module, Propagator)]
+
+
 @contextmanager
 def drawing(graph: fx.GraphModule, draws: Draws | None) -> Iterator[None]:
     """A block in which the propagators of a graph draw their numbers elsewhere."""
-    parts = [part for part in graph.modules() if isinstance(part, Propagator)]
-    masks = [mask for part in parts for mask in part.step_masks()]
+    masks = [mask for part in propagators_in(graph) for mask in part.step_masks()]
     before = [mask.captured for mask in masks]
     for mask in masks:
         mask.captured = draws

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from pararealize.ir.lanes import LaneProgram
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import Role, Task
+from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.communication.lanes import Lanes
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
@@ -164,6 +165,16 @@ class MultigridRunner(Runner):
         if head is None:
             return state
         return head(state, *(self._solver.setting.move(rank, inputs[n]) for n in head.inputs))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its tasks lie on several devices."""
+        return len(self._solver.setting.ranks) > 1
+
+    @property
+    def propagators(self) -> Iterable[Propagator]:
+        """What cycles apply, and the head."""
+        return self._solver.setting.propagators.values()
 
     @property
     def lanes(self) -> tuple[LaneProgram, ...]:

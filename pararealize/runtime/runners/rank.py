@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
@@ -64,6 +64,7 @@ class RankRunner(Runner):
         guarded: bool = True,
     ) -> None:
         super().__init__(None, program.solver)
+        self._propagators = tuple(propagators.values())
         self._program, self._transport = program, transport
         self._arguments, self._network = arguments, network
         rank = transport.rank
@@ -182,6 +183,16 @@ class RankRunner(Runner):
             jumps = sorted((jump for part in parts for jump in part), key=PLACE)
             self._known = known = replace(known, jumps=tuple(jumps))
         return known
+
+    @property
+    def is_apart(self) -> bool:
+        """Messages are no part of a graph."""
+        return True
+
+    @property
+    def propagators(self) -> Iterable[Propagator]:
+        """What this rank's tasks apply."""
+        return self._propagators
 
     @property
     def code(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import fx
 
 from pararealize.errors import MethodError, RankError
 from pararealize.ir.lanes import LaneProgram
+from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.monitoring.report import Report
 from pararealize.runtime.monitoring.timeline import Recorder
@@ -57,6 +58,16 @@ class Runner(ABC):
     def code(self) -> str:
         """The tasks as Python code, or as text where they are no graph."""
         return str(self.graph.code)
+
+    @property
+    @abstractmethod
+    def propagators(self) -> Iterable[Propagator]:
+        """What its tasks apply, in this process."""
+
+    @property
+    @abstractmethod
+    def is_apart(self) -> bool:
+        """Whether it runs on several devices or ranks, where no one graph can hold a call."""
 
     def record(self) -> AbstractContextManager[Recorder]:
         """Record, in the block, when a rank does what.

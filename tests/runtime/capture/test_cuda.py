@@ -160,6 +160,64 @@ def test_replays_of_a_cuda_graph_answer_as_calls_do(correction: Any) -> None:
 
 
 @on_cuda
+@pytest.mark.parametrize("mode", [True, "max-autotune-no-cudagraphs"])
+def test_compiled_pieces_answer_and_train_as_calls_do(mode: Any) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).cuda(), torch.randn(2, 10).cuda()
+    net = pararealize(resnet(20, width=4), 3, example_inputs=(x.cpu(),)).cuda()
+    twin = copy.deepcopy(net)
+    step = net.capture_step(mse, (x, y), compile_pieces=mode)
+    for k in range(3):
+        found = step(x + k, y).clone()
+        twin.zero_grad()
+        wanted = mse(twin(x + k), y)
+        wanted.backward()
+        # float32 in kernels that add up in another order
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
+        for name, gradient in gradients(twin).items():
+            torch.testing.assert_close(gradients(net)[name], gradient, rtol=1e-3, atol=1e-4)
+    fast = net.eval().capture((x,), compile_pieces=mode)
+    torch.testing.assert_close(fast(x + 1), net(x + 1).detach(), rtol=1e-4, atol=1e-4)
+
+
+@on_cuda
+def test_folded_answers_follow_captured_steps() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).double(), torch.randn(2, 10).double().cuda()
+    net = pararealize(resnet(20, width=4).double(), 3, example_inputs=(x,)).cuda()
+    x = x.cuda()
+    fast = net.eval().capture((x,), fold_norms=True)
+    step = net.capture_step(mse, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    for k in range(3):
+        torch.testing.assert_close(fast(x + k), net(x + k).detach(), rtol=1e-10, atol=1e-10)
+        net.train()
+        step(x + k, y)  # replays write on weights and statistics
+        net.eval()
+
+
+@on_cuda
+def test_pieces_on_devices_are_graphs() -> None:
+    devices = [f"cuda:{k % torch.cuda.device_count()}" for k in range(3)]
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 16, 16).double(), torch.randn(2, 10).double()
+    net = pararealize(resnet(20, width=4).double(), 3, example_inputs=(x,), devices=devices)
+    twin, x, y = copy.deepcopy(net), x.cuda(), y.to(devices[-1])
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.01) for each in (net, twin)]
+    step = net.capture_step(mse, (x, y), optimizer=optimizers[0], max_norm=1.0)
+    for k in range(4):
+        found = step(x + k, y).clone()
+        twin.zero_grad()
+        wanted = mse(twin(x + k), y)
+        wanted.backward()
+        twin.clip_grad_norm_(1.0)
+        optimizers[1].step()
+        torch.testing.assert_close(found, wanted.detach())
+        torch.testing.assert_close(net.state_dict(), twin.state_dict())
+    fast = net.eval().capture((x,))
+    torch.testing.assert_close(fast(x + 1), net(x + 1).detach())
+
+
+@on_cuda
 def test_a_cuda_graph_draws_one_mask_a_step_and_new_ones_each_replay() -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)) for _ in range(4)]

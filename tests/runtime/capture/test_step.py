@@ -483,3 +483,24 @@ def test_gradients_have_memory_of_their_own(captured: bool) -> None:
     assert torch.equal(first, second)
     first.zero_()
     assert second.abs().sum() > 0
+
+
+@pytest.mark.parametrize("batched", ["never", "always"])
+def test_means_of_weights_are_taken_in_every_replay(batched: str) -> None:
+    torch.manual_seed(0)
+    model = odenet(8, width=6, in_features=6, classes=6).double()
+    method = MGRIT(coarsening=2, coarse="mean", batched=batched)
+    (x, y), device = data(), Rehearsal("latest")
+    net = pararealize(model, 4, method=method, example_inputs=(x,))
+    twin, optimizers = copy.deepcopy(net), []
+    for each in (net, twin):
+        optimizers.append(torch.optim.SGD(each.parameters(), lr=0.5))
+    step = net.capture_step(mse, (x, y), optimizer=optimizers[0], device=device)
+    fast = net.capture((x,), device=device)
+    for k in range(3):
+        found, wanted = step(x + k, y), by_hand(twin, optimizers[1], [(x + k, y)])
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        assert_alike(net, twin)
+        for each in (fast, net):
+            torch.testing.assert_close(each(x).detach(), twin(x).detach(), rtol=1e-12, atol=1e-12)
+    assert device.races == []
