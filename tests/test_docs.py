@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning"),
     pytest.mark.filterwarnings("ignore::pararealize.errors.InaccurateWarning"),
 ]
+#: Pages whose code runs in a sample as well: what is read first, and what is least tried elsewhere.
+FIRST = {"README.md", "methods.md", "gpu.md"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -142,7 +144,12 @@ PYTHON = [(page, text) for page in PAGES for text in blocks(page, "python")]
 
 @pytest.mark.whole
 @pytest.mark.parametrize(
-    ("page", "text"), PYTHON, ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(PYTHON)]
+    ("page", "text"),
+    [
+        pytest.param(*each, marks=[pytest.mark.rest] * (each[0].name not in FIRST))
+        for each in PYTHON
+    ],
+    ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(PYTHON)],
 )
 def test_code_runs(page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -37,6 +37,7 @@ def test_laws_hold_on_random_networks(sample: Sample) -> None:
     assert check_laws(sample).kind in {"compiled", "no network"}
 
 
+@pytest.mark.rest
 def test_most_random_networks_are_networks_and_are_cut() -> None:
     """Else the laws above would be checked on nothing."""
     outcomes: list[Outcome] = [check_laws(Sample(seed, 5)) for seed in range(8)]

@@ -154,6 +154,7 @@ def test_law_8_in_one_process(family: str, sweeps: int, correction: str, guess: 
 CAUSE = "ValueError: no way back"
 
 
+@pytest.mark.rest
 def test_an_error_ends_all_ranks_and_is_told_once(tmp_path: Path) -> None:
     done = run(2, "failures.py", "backward", "mpi", str(tmp_path), limit=START + LIMIT)
     assert done.code != 0

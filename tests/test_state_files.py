@@ -138,6 +138,7 @@ def test_training_goes_on_from_every_kind_of_copy(method: Parareal, tmp_path: Pa
 
 
 @every_exact
+@pytest.mark.rest
 def test_compiled_by_torch_after_training(method: Parareal) -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)) for _ in range(4)))
     x = torch.randn(4, 6)

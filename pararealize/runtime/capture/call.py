@@ -79,16 +79,18 @@ def capture_call(
     with moved_back(modules, also):
         for _ in range(WARM_UP):
             recording.warm(lambda: function(recording, inputs))
-        versions = _versions(modules)
+        before = _versions(modules)
         for part in means:
             part.forget()
         result = recording.capture(lambda: function(recording, inputs))
         for part in means:  # those of the recording have no numbers yet
             part.forget()
-        moves = versions != _versions(modules)
-    moved = [*also, *(b for m in modules for b in m.buffers())] if moves else [*also]
+        after = _versions(modules)
+    # As in any call: those that operations say that they write on, which statistics are not.
+    buffers = (buffer for module in modules for buffer in module.buffers())
+    moved = [b for b, was, now in zip(buffers, before, after, strict=False) if was != now]
     seen = [(r, r.seen) for r in runners]
-    return CapturedCall(recording, held, result, seen, moves, means, moved)
+    return CapturedCall(recording, held, result, seen, before != after, means, [*also, *moved])
 
 
 def _versions(modules: Sequence[nn.Module]) -> list[int]:
