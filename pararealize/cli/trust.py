@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,9 +27,10 @@ from pararealize.cost.predict import Use, predict
 from pararealize.cost.rates import measured_machine
 from pararealize.errors import PararealizeError, SlowerThanSerialWarning
 from pararealize.explain.table import Table
-from pararealize.ir.methods import Method, Parareal
+from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
+from pararealize.models import odenet
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
 
@@ -114,16 +115,18 @@ def _empty(method: Method, comm: Any, *, training: bool) -> float:
 
     That is what ranks take to agree and to launch, and to be woken where cores serve several.
     """
-    layers = (nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2 * comm.size))
-    x = torch.zeros(2, 4)
+    depth = 2
+    if isinstance(method, MGRIT):
+        factor = method.coarsening
+        factor = factor if isinstance(factor, int) else factor[0]
+        method, depth = replace(method, levels=2, coarsening=factor), 2 * factor
+    net, x = odenet(depth * comm.size, width=4, in_features=2, classes=2), torch.zeros(2, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)
-        net = pararealize(
-            nn.Sequential(*layers), comm.size, method=method, example_inputs=(x,), comm=comm
-        )
-    step = variants.parallel(net.train(training), x, comm.size, training=training)
+        own = pararealize(net, comm.size, method=method, example_inputs=(x,), comm=comm)
+    step = variants.parallel(own.train(training), x, comm.size, training=training)
     seconds = median(_step(step, comm)[1] for _ in range(EMPTY))
-    return seconds - net.plan.parallel_seconds
+    return max(0.0, seconds - own.plan.parallel_seconds)
 
 
 def _undisturbed(
