@@ -12,7 +12,6 @@ relative 2-norm against serial. Without a CUDA device it says so and exits with 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from pararealize import MGRIT, capture_step
 from pararealize.cost.measure import medians
 from pararealize.explain.table import Table
-from studies.running import start, timed_anyway
+from studies.running import needs_device, start, timed_anyway
 
 
 def loss(output: Tensor) -> Tensor:
@@ -88,9 +87,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.stderr.write("This study needs a CUDA device, and this PyTorch sees none.\n")
-        raise SystemExit(2)
+    needs_device("cuda")
     ways = ("eager", "CUDA graph", "torch.compile", "batch", "streams")
     title = f"ms a step, {options.slices} slices, {torch.cuda.get_device_name()}"
     rows = [

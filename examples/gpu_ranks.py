@@ -26,7 +26,7 @@ from pararealize import Rehearsal, capture_step
 from pararealize.cost.measure import medians
 from pararealize.explain.table import Table
 from pararealize.models import resnet
-from studies.running import start, timed_anyway
+from studies.running import needs_device, start, timed_anyway
 
 
 def stepped(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -76,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=11)
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        sys.stderr.write("This study needs a CUDA device, and this PyTorch sees none.\n")
-        raise SystemExit(2)
+    needs_device(options.device)
     if "RANK" not in os.environ:
         sys.stderr.write("Start it on ranks: torchrun --nproc-per-node 2 examples/gpu_ranks.py\n")
         raise SystemExit(2)

@@ -15,7 +15,6 @@ says so in its row. On a CPU the times mean nothing.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -27,7 +26,7 @@ from pararealize.cli.zoos import import_torchvision
 from pararealize.models import causal_lm, resnet, vit
 from studies.captured import Bench, section
 from studies.gpu_rows import INFERENCE, Entry, calibrated, inference, multigrid, training
-from studies.running import start
+from studies.running import needs_device, start
 
 
 def image(batch: int, size: int) -> Callable[[], Tensor]:
@@ -131,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=360.0)
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        sys.stderr.write("This study needs a CUDA device, and this PyTorch sees none.\n")
-        raise SystemExit(2)
+    needs_device(options.device)
     bench = Bench(options.device, options.tiny, options.rounds, options.seconds)
     print(f"torch {torch.__version__}, {bench.name}\n", flush=True)
     sections(bench)

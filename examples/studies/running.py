@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from pararealize import ParallelNetwork, PararealizeError, SlowerThanSerialWarning, pararealize
@@ -26,6 +27,13 @@ def start(main: Callable[[], None]) -> None:
     except PararealizeError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+
+
+def needs_device(kind: str) -> None:
+    """End a study of a CUDA device where there is none, with one sentence and exit code 2."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write("This study needs a CUDA device, and this PyTorch sees none.\n")
+        raise SystemExit(2)
 
 
 def again(

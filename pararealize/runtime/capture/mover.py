@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from pararealize.errors import MethodError
+from pararealize.runtime.capture.surroundings import autocast_of
 from pararealize.runtime.values.pytree import tensors_of
 
 #: Weights with their gradients.
@@ -49,6 +50,38 @@ class StepOptions:
             raise MethodError(f"capture_step: max_norm={self.max_norm} has to be above 0.")
         if self.scaler is not None and self.optimizer is None:
             raise MethodError("capture_step: a scaler steps an optimizer: give optimizer= as well.")
+
+    def check_count(self, tensors: Sequence[Tensor]) -> None:
+        """Check that a call has the network's inputs.
+
+        Raises:
+            MethodError: it has fewer tensors.
+
+        """
+        if len(tensors) < self.inputs:
+            raise MethodError(
+                f"capture_step: the network takes {self.inputs} tensors, and the call has "
+                f"{len(tensors)}: step(x, y), the network's inputs first."
+            )
+
+    def losses(
+        self,
+        network: Callable[..., Any],
+        loss: Callable[..., Tensor],
+        tensors: Sequence[Tensor],
+        *,
+        cached: bool | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of inputs and targets, and what is differentiated: its share of a step, scaled.
+
+        ``cached`` says whether autocast keeps converted weights, ``None`` that it does as before.
+        """
+        kind, enabled, dtype = autocast_of(tensors)
+        enabled, dtype = enabled or self.autocast is not None, self.autocast or dtype
+        with torch.autocast(kind, dtype, enabled, cache_enabled=cached):
+            value = loss(network(*tensors[: self.inputs]), *tensors[self.inputs :])
+        each = value if self.accumulate == 1 else value / self.accumulate
+        return value, each if self.scaler is None else self.scaler.scale(each)
 
 
 @final

@@ -180,7 +180,7 @@ class PiecewiseStep:
             ShapeError: there are no graphs for such shapes, and nothing else may run.
 
         """
-        self._check(tensors)
+        self.options.check_count(tensors)
         with self._graphs.lock:
             graphs = self._graphs.find(tensors)
             loss, pairs = self._found(graphs, tensors)
@@ -194,7 +194,7 @@ class PiecewiseStep:
             MethodError: with ``strict``, a piece cannot be recorded.
 
         """
-        self._check(tensors)
+        self.options.check_count(tensors)
         with self._graphs.lock:
             before = [(weight, weight.grad) for weight in self._parameters()]
             graphs = self._graphs.add(tensors)
@@ -203,29 +203,16 @@ class PiecewiseStep:
             for weight, gradient in before:
                 weight.grad = gradient
 
-    def _check(self, tensors: Sequence[Tensor]) -> None:
-        if len(tensors) < self.options.inputs:
-            raise MethodError(
-                f"capture_step: the network takes {self.options.inputs} tensors, and the call has "
-                f"{len(tensors)}: step(x, y), the network's inputs first."
-            )
-
     def _parameters(self) -> list[nn.Parameter]:
         every = (p for module in self._graphs.modules for p in module.parameters())
         return [weight for weight in dict.fromkeys(every) if weight.requires_grad]
 
     def _found(self, graphs: PieceGraphs | None, tensors: Sequence[Tensor]) -> tuple[Tensor, Pairs]:
         """The loss, and every weight that has one with its gradient."""
-        options, weights = self.options, self._parameters()
+        weights = self._parameters()
         for weight in weights:
             weight.grad = None
-        kind, enabled, dtype = autocast_of(tensors)
-        enabled = enabled or options.autocast is not None
         with self._graphs.in_force(graphs):
-            with torch.autocast(kind, options.autocast or dtype, enabled=enabled):
-                output = self.network(*tensors[: options.inputs])
-                loss = self.loss(output, *tensors[options.inputs :])
-            each = loss if options.accumulate == 1 else loss / options.accumulate
-            scaled = each if options.scaler is None else options.scaler.scale(each)
+            loss, scaled = self.options.losses(self.network, self.loss, tensors)
             torch.autograd.backward(scaled)
         return loss.detach(), [(w, w.grad) for w in weights if w.grad is not None]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from pararealize.errors import MethodError
@@ -97,11 +96,7 @@ class CapturedStep:
     def _key(self, tensors: Sequence[Tensor]) -> tuple[Hashable, ...]:
         """What a graph takes over; graphs that took over other options of the optimizer go."""
         key = key_of(self._device, tensors)
-        if len(tensors) < self.options.inputs:
-            raise MethodError(
-                f"capture_step: the network takes {self.options.inputs} tensors, and the call has "
-                f"{len(tensors)}: step(x, y), the network's inputs first."
-            )
+        self.options.check_count(tensors)
         recompiled = isinstance(self.network, Watching) and self.network.follow()
         if recompiled or self._mover.has_changed():
             self.cache.clear()
@@ -121,7 +116,7 @@ class CapturedStep:
         self, tensors: Sequence[Tensor], launching: Launching | None
     ) -> tuple[Tensor, Pairs]:
         """The loss, and every weight with its gradient; on lanes where they are given."""
-        weights, options = LaneWeights(self._modules), self.options
+        weights = LaneWeights(self._modules)
         with ExitStack() as stack:
             stack.enter_context(weights.on(NOW))
             called: Callable[..., Any] = self.network
@@ -130,17 +125,8 @@ class CapturedStep:
                 for runner in runners_in(self._modules):
                     stack.enter_context(runner.decided(here))
                 called = stack.enter_context(self.pieces.network(self.network))
-            kind, enabled, dtype = autocast_of(tensors)
-            with torch.autocast(
-                kind,
-                options.autocast or dtype,
-                enabled or options.autocast is not None,
-                cache_enabled=launching is None,
-            ):
-                output = called(*tensors[: options.inputs])
-                loss = self.loss(output, *tensors[options.inputs :])
-            each = loss if options.accumulate == 1 else loss / options.accumulate
-            scaled = each if options.scaler is None else options.scaler.scale(each)
+            cached = launching is None
+            loss, scaled = self.options.losses(called, self.loss, tensors, cached=cached)
             found = weights.gradients(scaled)
         pairs: Pairs = []
         for weight, gradient in zip(weights.weights, found, strict=True):

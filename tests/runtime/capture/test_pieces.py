@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+from networks import StatisticsBlock
 from pararealize import (
     MGRIT,
     CaptureWarning,
@@ -31,22 +32,9 @@ pytestmark = [
 mse = nn.functional.mse_loss
 
 
-class Block(nn.Module):
-    """A residual block with statistics."""
-
-    def __init__(self, *parts: nn.Module) -> None:
-        super().__init__()
-        self.linear, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
-        self.parts = nn.Sequential(*copy.deepcopy(parts))
-        self.scale = nn.Parameter(torch.full((6,), 0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * torch.tanh(self.parts(self.norm(self.linear(x))))
-
-
 def chain(n: int, *parts: nn.Module, **options: Any) -> ParallelNetwork:
     torch.manual_seed(0)
-    model = nn.Sequential(*(Block(*parts) for _ in range(n)), nn.Linear(6, 3)).double()
+    model = nn.Sequential(*(StatisticsBlock(*parts) for _ in range(n)), nn.Linear(6, 3)).double()
     names, method = [str(i) for i in range(n - 1)], Parareal(**options)
     return pararealize(model, n, method=method, example_inputs=data()[:1], interfaces=names)
 
@@ -217,7 +205,7 @@ def hooked(net: ParallelNetwork) -> None:
 )
 def test_what_cannot_be_compiled_says_so_and_runs(part: nn.Module, change: Any, why: str) -> None:
     torch.manual_seed(0)
-    layers = [Block(), Block(part), Block(), nn.Linear(6, 3)]
+    layers = [StatisticsBlock(), StatisticsBlock(part), StatisticsBlock(), nn.Linear(6, 3)]
     model, (x, _) = nn.Sequential(*layers).double().eval(), data()
     names = ["0", "1"]
     net = pararealize(
@@ -285,7 +273,7 @@ def test_the_host_decides_between_compiled_stages() -> None:
 @pytest.mark.rest
 def test_a_serial_module_is_compiled_whole() -> None:
     torch.manual_seed(0)
-    model, counter = nn.Sequential(Block(), Block()).double(), CompileCounter()
+    model, counter = nn.Sequential(StatisticsBlock(), StatisticsBlock()).double(), CompileCounter()
     twin, (x, _) = copy.deepcopy(model), data()
     fast = capture(model, (x,), device=Rehearsal(), compile_pieces={"backend": counter})
     assert counter.frame_count == 1

@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 from local_ranks import all_of
 from local_transport import LocalTransport
+from networks import StatisticsBlock
 from pararealize import MGRIT, CaptureWarning, ParallelNetwork, Parareal, Rehearsal, pararealize
 from pararealize.errors import MethodError, ShapeError
 from pararealize.models import odenet
@@ -32,22 +33,9 @@ DEVICES = ["cpu", "cpu", "cpu"]
 ROUNDING = {"rtol": 1e-11, "atol": 1e-13}
 
 
-class Block(nn.Module):
-    """A residual block with statistics, and a weight of its own."""
-
-    def __init__(self, *parts: nn.Module) -> None:
-        super().__init__()
-        self.linear, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
-        self.parts = nn.Sequential(*copy.deepcopy(parts))
-        self.scale = nn.Parameter(torch.full((6,), 0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * torch.tanh(self.parts(self.norm(self.linear(x))))
-
-
 def network(*parts: nn.Module, **options: Any) -> ParallelNetwork:
     torch.manual_seed(0)
-    model = nn.Sequential(*(Block(*parts) for _ in range(5)), nn.Linear(6, 3)).double()
+    model = nn.Sequential(*(StatisticsBlock(*parts) for _ in range(5)), nn.Linear(6, 3)).double()
     method = Parareal(**options)
     return pararealize(model, 3, method=method, example_inputs=data()[:1], devices=DEVICES)
 
@@ -238,7 +226,7 @@ class Deciding(nn.Module):
 
 def test_pieces_that_cannot_be_recorded_run_as_they_are() -> None:
     torch.manual_seed(0)
-    layers = (Block(), Block(Deciding()), Block(), nn.Linear(6, 3))
+    layers = (StatisticsBlock(), StatisticsBlock(Deciding()), StatisticsBlock(), nn.Linear(6, 3))
     model, (x, _) = nn.Sequential(*layers).double().eval(), data()
     options: dict[str, Any] = {"interfaces": ["0", "1"], "leaf_modules": ["1.parts.0"]}
     net = pararealize(model, 3, example_inputs=(x,), devices=DEVICES, **options).eval()
@@ -328,7 +316,7 @@ def test_pieces_of_ranks_are_graphs(method: Any) -> None:
     if isinstance(method, MGRIT):
         model: nn.Module = odenet(8, width=6, in_features=6, classes=3).double()
     else:
-        model = nn.Sequential(*(Block() for _ in range(5)), nn.Linear(6, 3)).double()
+        model = nn.Sequential(*(StatisticsBlock() for _ in range(5)), nn.Linear(6, 3)).double()
     x, y = data()
     models = [[copy.deepcopy(model) for _ in range(2)] for _ in range(2)]
 
