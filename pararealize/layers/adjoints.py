@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pararealize.layers.slices import TINY, Linearised, Slices
+from pararealize.layers.slices import TINY, Linearised, Slices, correct_guesses
 
 
 @final
@@ -45,7 +45,11 @@ def adjoints(
         parts = (given, found, of_hidden, linear.factors, linear.kept)
         later = ends[:inexact].flatten(0, 1)
         starts = _back([part[:, :until] for part in parts], later, weight).view_as(ends[:inexact])
-        if inexact == 1 or _correct(ends, starts, linear.products) / float(scale) <= tolerance:
+        if inexact == 1:
+            break
+        links = ((s + 1, s) for s in reversed(range(inexact - 1)))
+        moved = correct_guesses(ends, starts, linear.products, links)
+        if float(moved) / float(scale) <= tolerance:
             break
     return SlicedAdjoints(found, of_hidden, starts[0], sweep + 1)
 
@@ -65,14 +69,3 @@ def _back(parts: Sequence[Tensor], later: Tensor, weight: Tensor) -> Tensor:
         torch.mul(factors[t].view(-1, 3, width), thrice, out=of_gates)
         later = torch.addmm(kept[t] * adjoint, of_hidden[t], weight)
     return later
-
-
-def _correct(ends: Tensor, starts: Tensor, products: Tensor) -> float:
-    """What comes to every slice from the next one, anew; by how much it has moved."""
-    moved, change = ends.new_zeros(()), torch.zeros_like(ends[0])
-    for s in reversed(range(len(starts) - 1)):
-        end = starts[s + 1] + products[s + 1] * change
-        change = end - ends[s]
-        ends[s] = end
-        moved = torch.maximum(moved, change.abs().max())
-    return float(moved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -146,13 +147,25 @@ class SlicedStates:
     def correct(self, products: Tensor, exact: int) -> float:
         """New starts; by how much one has moved, relative to the largest number of a state."""
         ends = self.states[-1].view_as(self.starts)
-        moved, change = ends.new_zeros(()), torch.zeros_like(ends[0])
-        for s in range(exact, len(ends) - 1):
-            start = ends[s] + products[s] * change
-            change = start - self.starts[s + 1]
-            self.starts[s + 1] = start
-            moved = torch.maximum(moved, change.abs().max())
+        links = ((s, s + 1) for s in range(exact, len(ends) - 1))
+        moved = correct_guesses(self.starts, ends, products, links)
         return float(moved / self.states.abs().max().clamp_min(TINY))
+
+
+def correct_guesses(
+    guesses: Tensor, ends: Tensor, products: Tensor, links: Iterable[tuple[int, int]]
+) -> Tensor:
+    """Guess what slices begin with anew, ``g_t = end_s + P_s (g_s - old g_s)`` for links s → t.
+
+    Gives by how much a guess has moved at most.
+    """
+    moved, change = ends.new_zeros(()), torch.zeros_like(ends[0])
+    for s, t in links:
+        guess = ends[s] + products[s] * change
+        change = guess - guesses[t]
+        guesses[t] = guess
+        moved = torch.maximum(moved, change.abs().max())
+    return moved
 
 
 @torch.no_grad()
