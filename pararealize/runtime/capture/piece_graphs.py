@@ -22,7 +22,7 @@ from pararealize.propagators.folded import Folds
 from pararealize.propagators.propagator import Propagator
 from pararealize.runtime.capture.device import Device
 from pararealize.runtime.capture.piece_graph import Leaves, PieceCall, PieceGraph, record_piece
-from pararealize.runtime.capture.pieces import CompiledPiece, Evaluated, form, forms
+from pararealize.runtime.capture.pieces import CompiledPiece, Evaluated, first_line, form, forms
 from pararealize.runtime.capture.surroundings import autocast_of, autocast_without_cache
 from pararealize.runtime.values.pytree import flatten, unflatten
 
@@ -73,8 +73,7 @@ class PieceGraphs:
             MethodError: nothing may.
 
         """
-        lines = str(why).strip().splitlines() or [type(why).__name__]
-        told = f"{label} cannot be captured: {lines[0]}"
+        told = f"{label} cannot be captured: {first_line(why)}"
         if self._strict:
             raise MethodError(told)
         warnings.warn(f"{told} It runs without a graph.", CaptureWarning, stacklevel=2)

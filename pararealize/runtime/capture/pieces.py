@@ -145,8 +145,8 @@ class PieceCompiler:
         """Warn, once, of a piece that runs uncompiled."""
         if label not in self._told:
             self._told.add(label)
-            lines = str(why).strip().splitlines() or [type(why).__name__]
-            warnings.warn(f"{label} runs uncompiled: {lines[0]}", CaptureWarning, stacklevel=2)
+            told = f"{label} runs uncompiled: {first_line(why)}"
+            warnings.warn(told, CaptureWarning, stacklevel=2)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -210,6 +210,11 @@ class CompiledPiece:
     def _refuse(self, why: object) -> None:
         self._why = why
         self._compiler.tell(self._piece.label, why)
+
+
+def first_line(why: object) -> str:
+    """What an error says at first, or its name where it says nothing."""
+    return next(iter(str(why).strip().splitlines()), type(why).__name__)
 
 
 def forms(tensors: Sequence[Tensor]) -> Hashable:
