@@ -80,7 +80,7 @@ def _pipeline(
         stage_module, rank, ranks, torch.device("cpu"), input_args=before, output_args=after
     )
     schedule = kind(stage, count, loss_fn=lambda output, _target: objective(output))
-    optimizer = torch.optim.SGD(stage_module.parameters(), lr=RATE)
+    optimizer = torch.optim.SGD([{"params": stage_module.parameters()}], lr=RATE)
     target = torch.zeros(len(x))
 
     def run() -> float | None:

@@ -54,7 +54,7 @@ def step(
                 return objective(forward()).item()
 
         return evaluate
-    optimizer = torch.optim.SGD(parameters, lr=RATE)
+    optimizer = torch.optim.SGD([{"params": parameters}], lr=RATE)  # a rank may have none
 
     def train() -> float:
         optimizer.zero_grad()

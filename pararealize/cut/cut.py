@@ -97,9 +97,9 @@ class Weights:
 def cut(weights: Weights, n: int) -> Partition:
     """The partition of a weighed chain into ``n`` subnetworks whose heaviest one is lightest.
 
-    A subnetwork weighs its layers, its guess and coarse networks and the message it sends, all but
-    the first also what they wait for; the head, where there is one, is left to run after the last
-    correction.
+    A subnetwork weighs its layers, its guess and coarse networks and the message it sends, the last
+    one that which it gets; all but the first also what they wait for. The head, where there is one,
+    is left to run after the last correction.
 
     Raises:
         CutError: no legal interface, or fewer than ``n - 1``.
@@ -112,7 +112,8 @@ def cut(weights: Weights, n: int) -> Partition:
     messages = [machine.message(i.bytes) for i in chain.interfaces[: end - 1]]
 
     def bare(first: int, last: int) -> float:
-        return weights.fine(first, last) + (messages[last - 1] if last < end else 0.0)
+        sent = last if last < end else first  # the last one sends none, and has to wait for one
+        return weights.fine(first, last) + (messages[sent - 1] if sent else 0.0)
 
     def weight(first: int, last: int) -> float:
         return bare(first, last) + (waits if first else 0.0) + weights.added(first, last)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.propagators.stubs import is_librarys
+from pararealize.runtime.effects.containers import contained
 from pararealize.runtime.effects.generators import NUMPY, PYTHON, kept, put_back, state_of
 from pararealize.runtime.effects.keeping import all_kept
 from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
@@ -116,9 +117,10 @@ def _matters(hook: Any, module: nn.Module, known: frozenset[int]) -> bool:
 
 def _identities(container: Any) -> list[Any]:
     """What is in a container, by identity."""
-    if isinstance(container, dict):
-        return [(key, id(value)) for key, value in container.items()]
-    return list(map(id, container))
+    found = contained(container)
+    if isinstance(found, dict):
+        return [(key, id(value)) for key, value in found.items()]
+    return list(map(id, found))
 
 
 def contents(modules: Iterable[tuple[str, nn.Module]]) -> dict[tuple[str, str], Any]:

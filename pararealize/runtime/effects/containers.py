@@ -7,8 +7,8 @@ the globals and closures of what runs when it is called.
 from __future__ import annotations
 
 import inspect
-from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from types import ModuleType, SimpleNamespace
 from typing import Any, final
 
@@ -55,7 +55,7 @@ class Contents:
             for item in value:
                 self._keep(name, item, depth)
         elif depth and is_container(value) and id(value) not in self.kept:
-            self.kept[id(value)] = name, value, _shallow(value)
+            self.kept[id(value)] = name, value, contained(value)
             for item in _items(value):
                 self._keep(name, item, depth - 1)
 
@@ -116,26 +116,39 @@ def _enclosed(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield from enclosed(function)
 
 
-def _shallow(value: Any) -> Any:
-    return dict(vars(value)) if _is_record(value) else value.copy()
+def contained(value: Any) -> Any:
+    """What a container or an object holds, as a plain list, dictionary or set.
+
+    A class may have methods of its own for what is in it, such as a table whose entries are built
+    when they are read: they are not called, as they are the network's to call.
+    """
+    if _is_record(value):
+        return dict(vars(value))
+    kind = _kind(value)
+    if issubclass(kind, dict):
+        return {key: dict.__getitem__(value, key) for key in kind.__iter__(value)}
+    return set(set.__iter__(value)) if kind is set else list(kind.__iter__(value))
 
 
 def _is_record(value: Any) -> bool:
     return not isinstance(value, CONTAINERS) or isinstance(value, SimpleNamespace)
 
 
-def _items(value: Any) -> Iterator[Any]:
-    if _is_record(value):
-        yield from vars(value).values()
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif not isinstance(value, bytearray):
-        yield from value
+def _kind(value: Any) -> Any:
+    """The kind of container among Python's own, whose methods are known."""
+    return next(kind for kind in (OrderedDict, *CONTAINERS) if isinstance(value, kind))
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, bytearray):
+        return ()
+    found = contained(value)
+    return found.values() if isinstance(found, dict) else found
 
 
 def _same(value: Any, old: Any) -> bool:
     """Whether the container holds the very objects that it held."""
-    now = vars(value) if _is_record(value) else value
+    now = contained(value)
     if isinstance(now, dict):
         return now.keys() == old.keys() and all(now[key] is old[key] for key in old)
     if isinstance(now, set):
@@ -145,11 +158,13 @@ def _same(value: Any, old: Any) -> bool:
 
 def _refill(value: Any, old: Any) -> None:
     target = vars(value) if _is_record(value) else value
-    if isinstance(target, bytearray):
-        target[:] = old
-        return
-    target.clear()
-    target.extend(old) if hasattr(target, "extend") else target.update(old)
+    kind = _kind(target)
+    kind.clear(target)
+    if issubclass(kind, dict):
+        for key, item in old.items():
+            kind.__setitem__(target, key, item)
+    else:
+        (kind.update if kind is set else kind.extend)(target, old)
 
 
 def tensors_inside(value: Any, depth: int = DEPTH) -> Iterator[Tensor]:
