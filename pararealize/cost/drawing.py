@@ -1,10 +1,11 @@
-"""Drawing: which operations draw random numbers, seen when their shapes are found."""
+"""Drawing: which operations draw random numbers, seen when their shapes are found, and kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,11 +22,15 @@ SHARES = ("dropout_p", "dropout")
 
 
 class Draws(TorchDispatchMode):
-    """Notes whether any of torch's operators that draw random numbers is run."""
+    """Notes whether any of torch's operators that draw random numbers is run, and how many are.
+
+    Those that only look at memory otherwise, or allocate it, are no kernels.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = False
+        self.kernels = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -34,7 +39,16 @@ class Draws(TorchDispatchMode):
         del types
         if torch.Tag.nondeterministic_seeded in func.tags and _drops(func, args, kwargs or {}):
             self.found = True
+        self.kernels += _launches(func)
         return func(*args, **(kwargs or {}))
+
+
+@cache
+def _launches(func: Any) -> bool:
+    """Whether an operator launches a kernel."""
+    returned = [value.alias_info for value in func._schema.returns]
+    looks = any(alias is not None and not alias.is_write for alias in returned)
+    return not looks and "empty" not in func._schema.name and func._schema.name != "aten::detach"
 
 
 def _drops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

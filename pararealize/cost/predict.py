@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pararealize.cost.side_by_side import side_by_side
 from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.chain import Chain, Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
@@ -15,7 +16,9 @@ from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import HEAD, Target
+from pararealize.ir.sharing import Sharing
 from pararealize.ir.task import Task
+from pararealize.schedule.lanes import Way, lanes
 from pararealize.schedule.place import place
 
 
@@ -53,6 +56,7 @@ def make_plan(
         parallel_seconds=0.0,
         critical_coarse_seconds=0.0,
         head_seconds=chain.cost(start, whole).seconds,
+        head_launches=chain.cost(start, whole).launches,
         parameters=sum(chain.sizes.values()),
         ranks=ranks,
         interfaces=sum(len(interface.state) == 1 for interface in chain.interfaces),
@@ -86,6 +90,32 @@ class Use:
 def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
     """The timeline of a placed schedule with the plan's costs and machine."""
     use = use or Use()
+    clock, sizes = _clock(plan), {p.index: p.interface_bytes for p in plan.pieces}
+
+    def message(task: Task) -> float:
+        return use.messages * plan.machine.message(sizes[task.piece - 1] / task.parts)
+
+    return simulate(placed, lambda task: use.computing * clock(task), message, use.cores)
+
+
+def predict_on_lanes(plan: Plan, schedule: Schedule, computing: float = 1.0) -> Timeline:
+    """The timeline of a schedule whose tasks run side by side on the machine's one device.
+
+    A step computes ``computing`` times as long as an evaluation.
+    """
+    machine, clock, idle = plan.machine, _clock(plan), _launching(plan)
+    way: Way = "pieces" if isinstance(plan.method, MGRIT) else "paths"
+
+    def parts(task: Task) -> tuple[float, float]:
+        seconds = computing * clock(task)
+        waiting = min(seconds, computing * idle(task))
+        return waiting, seconds - waiting
+
+    return side_by_side(schedule, lanes(schedule, by=way), parts, machine.sharing or Sharing())
+
+
+def _clock(plan: Plan) -> Callable[[Task], float]:
+    """Seconds that a task of the plan takes by itself."""
     pieces = plan.pieces
     seconds = {Target.fine(p.index): p.seconds for p in pieces}
     seconds |= {Target.coarse(p.index): p.coarse_seconds for p in pieces}
@@ -109,15 +139,36 @@ def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
         moved = size * (count + 1) / task.parts
         return plan.machine.cost(0.0, moved, launches=count - 1).seconds
 
-    def message(task: Task) -> float:
-        return use.messages * plan.machine.message(sizes[task.piece - 1] / task.parts)
+    return clock
 
-    return simulate(placed, lambda task: use.computing * clock(task), message, use.cores)
+
+def _launching(plan: Plan) -> Callable[[Task], float]:
+    """Seconds of a task that are those of launches, of what is not known as of its subnetwork."""
+    known: dict[Target, int] = {HEAD: plan.head_launches}
+    for piece in plan.pieces:
+        known[Target.fine(piece.index)] = piece.launches
+        known[Target.coarse(piece.index)] = known[Target.guess(piece.index)] = piece.coarse_launches
+    for piece in plan.pieces:
+        if piece.guess != "none":
+            known[Target.guess(piece.index - 1)] = piece.guess_launches
+    like = {p.index: plan.machine.launch_seconds * p.launches / p.seconds for p in plan.pieces if p.seconds}
+    clock = _clock(plan)
+
+    def launching(task: Task) -> float:
+        launches = known.get(task.target, 0) if task.target else max(0, len(task.reads) - 1)
+        if task.target is not None and (not launches or str(task.target) in plan.levels):
+            return min(1.0, like.get(task.piece, 1.0)) * clock(task)
+        return launches * plan.machine.launch_seconds
+
+    return launching
 
 
 def timed(plan: Plan, schedule: Schedule) -> Plan:
     """The plan with the predicted time of a schedule that is not placed yet."""
-    timeline = predict(plan, place(schedule, plan.n, plan.devices))
+    if plan.machine.sharing is not None:
+        timeline = predict_on_lanes(plan, schedule)
+    else:
+        timeline = predict(plan, place(schedule, plan.n, plan.devices))
     seconds, coarse = timeline.makespan, timeline.critical_coarse_seconds
     return replace(plan, parallel_seconds=seconds, critical_coarse_seconds=coarse)
 
@@ -161,6 +212,8 @@ def _piece(
         guess_parameters=count(guess.module) if guess else 0,
         guess_seconds=guess.cost.seconds if guess else 0.0,
         error=coarse.error if coarse else None,
+        launches=cost.launches,
+        guess_launches=guess.cost.launches if guess else 0,
     )
 
 

@@ -34,9 +34,10 @@ REFUSALS = (
 )
 
 #: Of what computes nothing.
-NOTHING = (0.0, 0.0, False)
-#: What an operation gives, its floating-point operations and bytes moved, and whether it draws.
-Measured = tuple[Any, tuple[float, float, bool]]
+NOTHING = (0.0, 0.0, False, 0)
+#: What an operation gives, its floating-point operations and bytes moved, whether it draws, and
+#: how many kernels it is.
+Measured = tuple[Any, tuple[float, float, bool, int]]
 
 
 def profile(
@@ -61,7 +62,7 @@ def profile(
         real = RealRun(program, model, inputs, training=training)
         evaluator = _Evaluator(model, training, real)
         values: dict[str, Any] = {}
-        found: dict[str, tuple[float, float, bool]] = {}
+        found: dict[str, tuple[float, float, bool, int]] = {}
         for operation in program:
             values[operation.name], found[operation.name] = evaluator(operation, values, inputs)
         specs = {
@@ -69,9 +70,13 @@ def profile(
             for name, v in values.items()
         }
     launching = {"module", "function", "method", "network"}
-    counts = {o.name: int(o.kind in launching) for o in program}
+    shared = machine.sharing is not None  # where the host launches, a layer costs one launch
+    counts = {
+        o.name: (max(1, found[o.name][3]) if shared else 1) if o.kind in launching else 0
+        for o in program
+    }
     costs = {n: machine.cost(*found[n][:2], launches=count) for n, count in counts.items()}
-    draws = frozenset(name for name, (*_, drawn) in found.items() if drawn)
+    draws = frozenset(name for name, (_, _, drawn, _) in found.items() if drawn)
     around = (
         o.name for o in program if o.kind == "context" and isinstance(o.target, OutsideBlocks)
     )
@@ -90,8 +95,8 @@ def meta_cost(module: nn.Module, state: State, machine: Machine) -> Cost:
     with torch.device("meta"):
         inputs = [torch.empty(spec.shape, dtype=spec.dtype) for spec in state]
         leaves = sum(1 for m in module.modules() if not list(m.children()))
-        _, (flops, moved, _) = _measure(module, inputs, {})
-    return machine.cost(flops, moved, launches=leaves)
+        _, (flops, moved, _, kernels) = _measure(module, inputs, {})
+    return machine.cost(flops, moved, launches=kernels if machine.sharing else leaves)
 
 
 def _measure(function: Callable[..., Any], args: Any, kwargs: Any) -> Measured:
@@ -107,7 +112,7 @@ def _measured_call(function: Callable[..., Any], args: Any, kwargs: Any) -> Meas
     if isinstance(function, nn.Module):
         tensors.extend(function.parameters())
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    return result, (float(counter.get_total_flops()), float(moved), draws.found)
+    return result, (float(counter.get_total_flops()), float(moved), draws.found, draws.kernels)
 
 
 class _Evaluator:

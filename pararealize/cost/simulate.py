@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pararealize.cost.shared_cores import on_shared_cores
@@ -63,10 +63,10 @@ def simulate(
         busy = 0.0 if task.op in {"send", "recv"} else clock(task)
         stop.append(start[-1] + busy)
         last[task.rank] = i
-    return Timeline(schedule, tuple(start), tuple(stop), _critical(stop, cause))
+    return Timeline(schedule, tuple(start), tuple(stop), critical(stop, cause))
 
 
-def _critical(stop: list[float], cause: list[int | None]) -> tuple[int, ...]:
+def critical(stop: Sequence[float], cause: Sequence[int | None]) -> tuple[int, ...]:
     """Tasks on the chain of waits that ends last, from its start."""
     path: list[int] = []
     at: int | None = max(range(len(stop)), key=lambda i: stop[i]) if stop else None

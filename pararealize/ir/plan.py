@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pararealize.errors import MethodError, TraceError
@@ -14,6 +14,7 @@ from pararealize.ir.chain import Cost, TensorSpec
 from pararealize.ir.methods import Method
 from pararealize.ir.options import is_number, shown
 from pararealize.ir.plan_checks import check_plan
+from pararealize.ir.sharing import Sharing
 
 #: Of saved folders: 2 since weights may lie in several files, 4 since kinds of coarse propagators
 #: have their parameters as fields.
@@ -33,6 +34,7 @@ class Machine:
     An operation takes max(flops / ``flops_per_second``, bytes / ``bytes_per_second``) plus
     ``launch_seconds``; a message ``link_latency`` seconds plus bytes / ``link_bandwidth``.
     Defaults are one CPU core and shared-memory messages; only ratios of them matter for a cut.
+    There is one device for each subnetwork or rank, or, with ``sharing``, one for all of them.
 
     Raises:
         MethodError: a rate is not positive, or a time negative.
@@ -44,9 +46,13 @@ class Machine:
     launch_seconds: float = 1e-5
     link_latency: float = 2e-5
     link_bandwidth: float = 4e9
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        if not isinstance(self.sharing, (Sharing, type(None))):
+            raise MethodError(f"Machine(sharing={shown(self.sharing)}): expected a Sharing().")
+        for name in (f.name for f in fields(self) if f.name != "sharing"):
+            value = getattr(self, name)
             is_time = name in {"launch_seconds", "link_latency"}
             most = LONGEST if is_time else math.inf
             right = is_number(value) and (0 < value <= most or (is_time and value == 0))
@@ -97,6 +103,8 @@ class Piece:
     error: float | None = None
     coarse_kind: str = ""
     coarse_options: Mapping[str, Any] = field(default_factory=dict)
+    launches: int = 0
+    guess_launches: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,7 @@ class Plan:
     measured_speedup: float = 0.0
     fitted: dict[str, dict[int, tuple[float, ...]]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    head_launches: int = 0
     format: int = FORMAT
 
     @property
@@ -222,15 +231,17 @@ class Plan:
         times = f"{self.serial_seconds * 1e3:.3g} ms serial, {self.parallel_seconds * 1e3:.3g} ms"
         if self.n == 1:
             return "n = 1 is the serial network."
+        shared = self.machine.sharing is not None
+        where = "one device, both captured in a graph" if shared else f"{self.devices} devices"
         if self.speedup > 1:
-            where = f"{self.devices} devices ({times})"
-            return f"Predicted {self.speedup:.2f}× faster than serial on {where}."
+            return f"Predicted {self.speedup:.2f}× faster than serial on {where} ({times})."
         small = "its layers are too small for the messages and corrections between them"
+        small = "its kernels fill the device, or corrections take what it gains" if shared else small
         exact = self.critical_coarse_seconds == 0
         reason = "as many sweeps as subnetworks are the serial network" if exact else small
         return (
-            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {self.devices} "
-            f"devices ({times}), because {reason}. Use fewer subnetworks, or n=1."
+            f"This will LOSE: predicted {self.speedup:.2f}× the speed of serial on {where} "
+            f"({times}), because {reason}. Use fewer subnetworks, or n=1."
         )
 
     def to_json(self) -> str:
