@@ -153,9 +153,11 @@ def test_skips_are_cut_through_tuples() -> None:
     torch.testing.assert_close(net(x), model(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["network", "identity", "auto"])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("network", 3), ("network", 4), ("auto", 3), ("auto", 4), ("identity", 3)]
+)
 @pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
-def test_tuples_take_coarse_networks(kind: str) -> None:
+def test_tuples_take_coarse_networks(kind: str, n: int) -> None:
     class TwoStreams(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -168,7 +170,7 @@ def test_tuples_take_coarse_networks(kind: str) -> None:
                 a, b = b, a + torch.tanh(layer(b))
             return self.last(a * b)
 
-    net = pararealize(TwoStreams(), 3, method=Parareal(coarse=kind, guess="coarse"))
+    net = pararealize(TwoStreams(), n, method=Parareal(coarse=kind, guess="coarse"))
     net(torch.randn(5, 4)).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
 

@@ -20,13 +20,20 @@ from pararealize.propagators.generic import generic_coarse, guard
 EXACT = "coarse='fine', correction='difference'"
 
 
+@dataclass(frozen=True)
 class ShapeKind(CoarseKind):
-    """Networks that know the states' shapes, and whether they are ``series``."""
+    """Networks that know the states' shapes, and whether they are ``series``.
+
+    With ``reads_all`` every tensor of a state is read by one; without, as in folders that were
+    saved before there was a choice, as many as the state behind has.
+    """
 
     methods: ClassVar[tuple[str, ...]] = ()
     keeps_zero: ClassVar[bool] = True
     advice: ClassVar[str] = EXACT
     series: ClassVar[bool] = False
+
+    reads_all: bool = False
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs by the states' shapes."""
@@ -60,8 +67,8 @@ class ShapeKind(CoarseKind):
     def _module(
         self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
     ) -> nn.Module | None:
-        bias = setting.difference
-        return generic_coarse(source, target, bias=bias, passed=passed, series=self.series)
+        how = {"bias": setting.difference, "series": self.series, "reads_all": self.reads_all}
+        return generic_coarse(source, target, passed=passed, **how)
 
 
 @final
@@ -70,7 +77,7 @@ class Generic(ShapeKind):
     """Pooling and small convolutions, or low-rank linear maps."""
 
     name = "generic"
-    candidates = substitutes = ({},)
+    candidates = substitutes = ({"reads_all": True},)
 
 
 @final
@@ -90,4 +97,5 @@ def between_series(setting: Setting, first: int, last: int) -> bool:
 
 def generic_kind(setting: Setting, first: int, last: int) -> ShapeKind:
     """What is built of the layers ``first`` … ``last - 1`` from their states' shapes."""
-    return Positions() if between_series(setting, first, last) else Generic()
+    kind = Positions if between_series(setting, first, last) else Generic
+    return kind(reads_all=True)

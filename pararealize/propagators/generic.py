@@ -162,15 +162,18 @@ def generic_coarse(
     bias: bool,
     passed: Sequence[int | None] = (),
     series: bool = False,
+    reads_all: bool = False,
 ) -> nn.Module | None:
     """A small network from one state's shapes to another's, or ``None`` where none is known.
 
     ``passed`` says of every leaf of the target which one of the source it is, if it is any, and
-    ``series`` that leaves of three axes are ``[batch, channels, positions]``.
+    ``series`` that leaves of three axes are ``[batch, channels, positions]``. With ``reads_all``
+    every leaf of the source that can be mapped is read.
     """
     if not source or not target:
         return None
-    return leafwise(source, target, partial(_map_leaf, bias=bias, series=series), passed)
+    known = partial(_map_leaf, bias=bias, series=series)
+    return leafwise(source, target, known, passed, reads_all=reads_all)
 
 
 def _map_leaf(

@@ -17,6 +17,7 @@ from pararealize.cli.options import HEEDED
 from pararealize.coarse import registry
 from pararealize.coarse.copies import Stepped, Thinned
 from pararealize.coarse.factored import Factored
+from pararealize.coarse.generic import Generic
 from pararealize.coarse.intervals import Sampled
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.network import OwnLayers
@@ -154,6 +155,7 @@ def test_every_kind_is_described_by_its_parameters() -> None:
         assert described(values) == kind
     earlier = described({"kind": "own layers", "depth": 2})
     assert earlier == OwnLayers(2, by_batch=True)  # plans that say nothing of it have kept it
+    assert described({"kind": "generic"}) == Generic(reads_all=False)
     for values in (
         {"kind": "fancy"},
         {"kind": "own layers", "by": 1},

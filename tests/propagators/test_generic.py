@@ -68,6 +68,33 @@ def test_other_batches_fit() -> None:
     assert module(torch.randn(1, 4, 16, 16)).shape == (1, 6, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "unread"),
+    [
+        (state((2, 8), (2, 8), (2, 5)), state((2, 8)), 2),
+        (state((2, 4, 8, 8), (2, 6, 4, 4)), state((2, 4, 8, 8)), 1),
+        (state((2, 8), (2, 5), (2, 8)), state((2, 3), (2, 8)), 1),
+        (state((2, 5, 4), (2, 5, 6)), state((2, 5, 6)), 1),
+        ((*state((2, 8)), *INDICES), state((2, 8)), 0),
+    ],
+)
+def test_every_leaf_is_read_where_that_is_asked(source: State, target: State, unread: int) -> None:
+    """What made a leaf that nothing reads would get no gradient."""
+    counts = []
+    for reads_all in (False, True):
+        module = generic_coarse(source, target, bias=False, reads_all=reads_all)
+        assert module is not None
+        given = [torch.randn(spec.shape, requires_grad=True) for spec in source]
+        answer = module(*given)
+        leaves = answer if isinstance(answer, tuple) else (answer,)
+        assert [leaf.shape for leaf in leaves] == [spec.shape for spec in target]
+        total = torch.stack([leaf.square().sum() for leaf in leaves]).sum()
+        grads = torch.autograd.grad(total, given, allow_unused=True)
+        counts.append(sum(grad is None for grad in grads))
+    fixed = sum(not spec.dtype.is_floating_point for spec in source)
+    assert counts == [unread + fixed, fixed]
+
+
 def test_tuples_go_leaf_by_leaf() -> None:
     module = generic_coarse(state((2, 8), (2, 4, 8, 8)), state((2, 3), (2, 4, 4, 4)), bias=False)
     assert module is not None
