@@ -27,6 +27,7 @@ from pararealize.errors import (
     WaitingWarning,
 )
 from pararealize.ir.calibration import Calibration, Fitting
+from pararealize.ir.machines import one_gpu
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Machine, Plan
 from pararealize.ir.schedule import Schedule
@@ -67,5 +68,6 @@ __all__ = [
     "capture_step",
     "connect",
     "load",
+    "one_gpu",
     "pararealize",
 ]

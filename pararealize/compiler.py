@@ -19,6 +19,7 @@ from pararealize.cost.drawing import with_draws
 from pararealize.cost.inputs import bind, decisive, infer_profile
 from pararealize.cost.measure import with_measured_costs
 from pararealize.cost.profile import profile
+from pararealize.cost.rates import machine_for
 from pararealize.cut.wide_states import with_wide_states
 from pararealize.decide.arguments import check_arguments, devices_of
 from pararealize.decide.mgrit_passes import MGRITPasses
@@ -89,7 +90,7 @@ def pararealize(
             found by one call where its own forward cannot be traced, as in ``transformers``.
         cost: ``"predicted"`` from floating-point operations and bytes, or ``"measured"`` in
             seconds on the model's device.
-        machine: rates of the devices and links that predictions assume.
+        machine: rates of devices and links that predictions assume; one_gpu() for a captured one.
         devices: devices to put the subnetworks on, neighbours together; the network takes its
             input on any of them and answers on the last. With ``comm``, one for each rank.
         comm: an mpi4py communicator or a torch.distributed process group, all of whose ranks
@@ -113,7 +114,8 @@ def pararealize(
 
     """
     check_arguments(interfaces, leaf_modules, concrete_args, blocks, machine)
-    method, machine = Parareal() if method is None else method, machine or Machine()
+    method = Parareal() if method is None else method
+    machine = machine_for(model, machine, places=bool(devices) or comm is not None)
     check_chunks(chunks, comm)
     request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     model = unwrapped(model)
@@ -163,8 +165,9 @@ def emitted(
         with _in_turn(transport), request.progress.task("tracing, and comparing with the model"):
             request, chain = verified(serial, request, chain_of)
         if request.cost == "measured":
-            given, seed = request.given or {}, request.method.seed
-            chain = with_measured_costs(chain, serial, given, transport, seed=seed)
+            given, shared = request.given or {}, request.machine.sharing is not None
+            seed = request.method.seed
+            chain = with_measured_costs(chain, serial, given, transport, seed=seed, shared=shared)
         with _in_turn(transport):
             passes = passes_of(request, serial, places, saved)
             partition = passes.cut(chain, passes.count(chain))

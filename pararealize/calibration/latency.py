@@ -8,16 +8,19 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
+from pararealize.cost.captured import captured_seconds, capturing
 from pararealize.cost.measure import medians, threads, wait
 from pararealize.cost.predict import count
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
 from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.propagators.propagator import Propagator
+from pararealize.runtime.capture.device import Device
 from pararealize.runtime.values.pytree import map_tensors
 
 RUNS = 7
@@ -57,19 +60,31 @@ class Stand:
     ) -> dict[Target, float]:
         """Median seconds of propagators on these states (``None``: the inputs alone), of all ranks.
 
-        They are evaluated without gradients, in turns, on one thread, as a rank has.
+        They are evaluated without gradients, in turns, on one thread, as a rank has; each in a
+        graph where subnetworks share a device that records them.
         """
         inputs = self.subject.named(self.inputs)
 
-        def call(target: Target) -> Callable[[], None]:
+        def call(target: Target) -> Callable[[], Any]:
             part, state = parts[target], states[target]
             given = [] if state is None else [state]
-            return _waited(partial(part, *given, *(inputs[name] for name in part.inputs)))
+            return partial(part, *given, *(inputs[name] for name in part.inputs))
 
         targets = [target for target in states if target in parts]
+        calls, device = [call(target) for target in targets], self._capturing()
         with torch.no_grad(), threads(1):
-            seconds = medians(*map(call, targets), runs=RUNS) if targets else []
+            if device is not None:
+                seconds = captured_seconds(calls, device, runs=RUNS)
+            else:
+                seconds = medians(*map(_waited, calls), runs=RUNS) if targets else []
         return self.subject.together(dict(zip(targets, seconds, strict=True)))
+
+    def _capturing(self) -> Device | None:
+        """What records graphs where the inputs lie, if the network was compiled for them."""
+        if self.subject.emission.plan.machine.sharing is None:
+            return None
+        tensors = (value for value in self.inputs.values() if isinstance(value, Tensor))
+        return capturing(next((tensor.device for tensor in tensors), torch.device("cpu")))
 
 
 def measured_plan(stand: Stand) -> Plan:

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
+from pararealize.cost.captured import captured_seconds, capturing
 from pararealize.cost.probe import Probe
 from pararealize.ir.chain import Chain, Layer, Partition, Profile
 from pararealize.propagators.fine import Fine
+from pararealize.runtime.capture.device import Device
 from pararealize.runtime.communication.transport import Transport
 
 
@@ -68,17 +71,26 @@ def low(seconds: Sequence[float]) -> float:
     return sorted(seconds)[len(seconds) // 4]
 
 
-def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: int) -> Chain:
+def measured(
+    chain: Chain,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    seed: int,
+    device: Device | None = None,
+) -> Chain:
     """The chain with every layer's ``cost.seconds`` measured: the lower quartile of evaluations.
 
     All layers run in a row, again and again, each time the whole network beside them: where the
     machine becomes slower meanwhile, it does so for all of them alike. Layers by themselves take
     a call each, which they do not inside a subnetwork: together they take what the whole does.
     They run on a copy of the model, without gradients; no statistics of the
-    model move and the caller's random state is restored.
+    model move and the caller's random state is restored. With a ``device`` that records graphs
+    every kind of layer is timed in a graph of its own.
     """
     everything = Partition(chain, tuple(range(len(chain.layers) + 1)))
     probe = Probe(everything, model, dict(inputs), seed)
+    if device is not None:
+        return _with_seconds(chain, _in_graphs(chain, probe, seed, device))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fine = [probe.fine(j) for j in range(1, len(chain.layers) + 1)]
@@ -86,11 +98,34 @@ def measured(chain: Chain, model: nn.Module, inputs: Mapping[str, Any], seed: in
         rounds = [(_round(probe, fine), _round(probe, whole)) for _ in range(REPEATS + 1)]
     each = [low(seconds) for seconds in zip(*(parts for parts, _ in rounds[1:]), strict=True)]
     share = min(1.0, low([seconds[0] for _, seconds in rounds[1:]]) / sum(each))
+    return _with_seconds(chain, [share * seconds for seconds in each])
+
+
+def _with_seconds(chain: Chain, each: Sequence[float]) -> Chain:
+    """The chain whose layers take so many seconds."""
     layers = [
-        replace(layer, cost=layer.cost._replace(seconds=share * seconds))
+        replace(layer, cost=layer.cost._replace(seconds=seconds))
         for layer, seconds in zip(chain.layers, each, strict=True)
     ]
     return replace(chain, layers=tuple(layers), profile=_scaled(chain, layers))
+
+
+def _in_graphs(chain: Chain, probe: Probe, seed: int, device: Device) -> list[float]:
+    """Seconds of every layer, in a graph; layers of one kind and state are timed once."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        known: dict[Any, float] = {}
+        state: Any = None
+        each = []
+        for i, layer in enumerate(chain.layers):
+            key = layer.signature, chain.interfaces[i - 1].state if i else ()
+            fine = probe.fine(i + 1)
+            if key not in known:
+                call = partial(probe.run, fine, state)
+                known[key] = captured_seconds([call], device, runs=REPEATS)[0]
+            state = probe.run(fine, state)
+            each.append(known[key])
+    return each
 
 
 def with_measured_costs(
@@ -100,10 +135,15 @@ def with_measured_costs(
     transport: Transport | None = None,
     *,
     seed: int = 0,
+    shared: bool = False,
 ) -> Chain:
-    """The chain with seconds that rank 0 measured while the others wait, so that all cut alike."""
+    """The chain with seconds that rank 0 measured while the others wait, so that all cut alike.
+
+    Where subnetworks are to have ``shared`` one device, of layers in graphs, if it records them.
+    """
     if transport is None or transport.rank == 0:
-        chain = measured(chain, model, inputs, seed=seed)
+        device = capturing(_device_of(model)) if shared else None
+        chain = measured(chain, model, inputs, seed, device)
     return with_one_cost(chain, transport)
 
 
@@ -115,9 +155,13 @@ def with_one_cost(chain: Chain, transport: Transport | None) -> Chain:
     return replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))
 
 
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:
     """Seconds of every layer, run once."""
-    device = next((p.device for p in probe.model.parameters()), torch.device("cpu"))
+    device = _device_of(probe.model)
     state: Any = None
     seconds = []
     for layer in fine:

@@ -15,8 +15,8 @@ from pararealize.ir.features import Features
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
-from pararealize.ir.target import HEAD, Target
 from pararealize.ir.sharing import Sharing
+from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import Task
 from pararealize.schedule.lanes import Way, lanes
 from pararealize.schedule.place import place
@@ -151,14 +151,15 @@ def _launching(plan: Plan) -> Callable[[Task], float]:
     for piece in plan.pieces:
         if piece.guess != "none":
             known[Target.guess(piece.index - 1)] = piece.guess_launches
-    like = {p.index: plan.machine.launch_seconds * p.launches / p.seconds for p in plan.pieces if p.seconds}
+    floor = plan.machine.launch_seconds
+    like = {p.index: floor * p.launches / p.seconds for p in plan.pieces if p.seconds}
     clock = _clock(plan)
 
     def launching(task: Task) -> float:
         launches = known.get(task.target, 0) if task.target else max(0, len(task.reads) - 1)
         if task.target is not None and (not launches or str(task.target) in plan.levels):
             return min(1.0, like.get(task.piece, 1.0)) * clock(task)
-        return launches * plan.machine.launch_seconds
+        return launches * floor
 
     return launching
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from pararealize.cost.measure import low, turns
+from pararealize.errors import MethodError
+from pararealize.ir.machines import one_gpu
 from pararealize.ir.plan import Machine
 from pararealize.runtime.communication.transport import Transport
 
@@ -17,13 +21,36 @@ CALLS, RUNS = 20, 9
 MESSAGE, TAG = 2**18, 7
 
 
+def machine_for(model: nn.Module, machine: Machine | None, *, places: bool) -> Machine:
+    """The machine that was asked for, or what a network lies on, if it is alone there.
+
+    Args:
+        model: the network; on a CUDA device it is compiled for streams of that one.
+        machine: what was asked for.
+        places: whether subnetworks have devices or ranks of their own.
+
+    Raises:
+        MethodError: a machine of one device, and several places.
+
+    """
+    if machine is None:
+        device = next((p.device.type for p in model.parameters()), "cpu")
+        return one_gpu() if device == "cuda" and not places else Machine()
+    if machine.sharing is not None and places:
+        raise MethodError(
+            "machine=Machine(sharing=...) is one device that all subnetworks share, and with "
+            "devices= or comm= they have several: leave sharing out, or those."
+        )
+    return machine
+
+
 def measured_machine(transport: Transport | None = None) -> Machine:
     """The rates of this process's device, on as many threads as it computes with.
 
     With a ``transport`` rank 0 measures the device while others wait, then the link to rank 1; all
     ranks get the same. Links are those of ``Machine()`` where there is one rank.
     """
-    rates = _device() if transport is None or transport.rank == 0 else {}
+    rates: dict[str, Any] = _device() if transport is None or transport.rank == 0 else {}
     if transport is not None and transport.size > 1:
         rates |= _link(transport)
         rates = transport.exchange(rates)[0]

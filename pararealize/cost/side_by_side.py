@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import final
 
@@ -111,7 +111,7 @@ def side_by_side(
     parts: Callable[[Task], tuple[float, float]],
     sharing: Sharing,
 ) -> Timeline:
-    """The timeline of a schedule whose tasks are on lanes of one device.
+    """The timeline of a schedule whose tasks are on lanes of one device, lane i as rank i - 1.
 
     ``parts`` gives the seconds that a task takes by itself: those of its launches, in which most of
     the device is idle, and those in which it computes or moves memory. Where all that run would
@@ -120,10 +120,8 @@ def side_by_side(
     clock = _Clock(program, parts, sharing)
     while clock.running or any(clock.queues.values()):
         clock.advance(clock.begin())
-    known = {launch.task.value: i for i, launch in enumerate(program.launches)}
-    each = [known.get(task.value) for task in schedule]  # nothing is sent on one device
-    start = tuple(0.0 if i is None else clock.start[i] for i in each)
-    stop = tuple(0.0 if i is None else clock.stop[i] for i in each)
-    back = {i: j for j, i in enumerate(each)}
-    cause = [None if i is None or (c := clock.cause[i]) is None else back[c] for i in each]
-    return Timeline(schedule, start, stop, critical(stop, cause))
+    each = range(len(program.launches))
+    tasks = tuple(replace(launch.task, rank=launch.lane - 1) for launch in program.launches)
+    on_lanes = replace(schedule, tasks=tasks, ranks=max(task.rank for task in tasks) + 1)
+    start, stop = (tuple(times[i] for i in each) for times in (clock.start, clock.stop))
+    return Timeline(on_lanes, start, stop, critical(stop, [clock.cause[i] for i in each]))

@@ -20,8 +20,9 @@ from pararealize.ir.chain import Chain, Partition
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.plan import Plan
 
-#: Most subnetworks that ``n="auto"`` tries.
-MOST = 16
+#: Numbers of subnetworks that ``n="auto"`` tries, and further ones where they share a device.
+COUNTS = range(1, 17)
+MORE = (20, 24, 28, 32)
 
 
 class MethodPasses(ABC):
@@ -107,15 +108,16 @@ class MethodPasses(ABC):
         if self.request.count is not None:
             return self.request.count
 
-        most = min(MOST, len(chain.interfaces) + 1)
-        with self.request.progress.task("choosing n", most) as advance:
+        further = MORE if self.request.machine.sharing is not None else ()
+        tried: list[int] = [n for n in (*COUNTS, *further) if n <= len(chain.interfaces) + 1]
+        with self.request.progress.task("choosing n", len(tried)) as advance:
 
             def seconds(n: int) -> float:
                 plan = self.price(self.cut(chain, n))
                 advance(f"n={n}: predicted {plan.speedup:.2f}×")
                 return plan.parallel_seconds
 
-            return min(range(1, most + 1), key=seconds)
+            return min(tried, key=seconds)
 
     def put(self, decisions: Decisions, *, over_ranks: bool) -> Decisions:
         """The schedules on ranks, on devices of this process, or on one device."""

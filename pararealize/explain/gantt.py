@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pararealize.cost.predict import predict
+from pararealize.cost.predict import predict, predict_on_lanes
 from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
@@ -104,15 +104,24 @@ def label_of(task: Task) -> str:
 
 
 def of_plan(plan: Plan, schedule: Schedule) -> Gantt:
-    """A network's schedule against predicted milliseconds, on its ranks or one a subnetwork."""
-    placed = schedule if schedule.ranks > 1 else place(schedule, plan.n, plan.n)
-    where = f"{placed.ranks} rank{'s' if placed.ranks > 1 else ''}"
+    """A network's schedule against predicted milliseconds, on its ranks or one a subnetwork.
+
+    On one device that subnetworks share, on its streams.
+    """
+    if plan.machine.sharing is not None:
+        timeline = predict_on_lanes(plan, schedule)
+        streams = timeline.schedule.ranks
+        where = f"{streams} stream{'s' if streams > 1 else ''} of one device"
+    else:
+        placed = schedule if schedule.ranks > 1 else place(schedule, plan.n, plan.n)
+        timeline = predict(plan, placed)
+        where = f"{placed.ranks} rank{'s' if placed.ranks > 1 else ''}"
     method = type(plan.method).__name__
     title = (
         f"{plan.model} by {method}, n = {plan.n}, on {where}: "
         f"predicted {plan.speedup:.2f}× the speed of serial"
     )
-    return gantt(predict(plan, placed), title, serial=plan.serial_seconds)
+    return gantt(timeline, title, serial=plan.serial_seconds)
 
 
 def of_schedule(schedule: Schedule) -> Gantt:

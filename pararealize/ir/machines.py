@@ -7,11 +7,12 @@ point operations, four fifths of the memory's bandwidth. Links are one direction
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pararealize.errors import MethodError
 from pararealize.ir.plan import Machine
+from pararealize.ir.sharing import Sharing
 
 #: Shares of a data sheet's figures that networks' kernels reach.
 COMPUTED, MOVED = 0.5, 0.8
@@ -70,6 +71,33 @@ LINKS: Mapping[str, Link] = {
     "infiniband": Link(5e-6, 50e9 * MOVED, "InfiniBand NDR, 400 Gb/s a port"),
     "ethernet": Link(3e-5, 12.5e9 * MOVED, "Ethernet, 100 Gb/s"),
 }
+
+
+#: One device that all subnetworks share, captured in a graph, by name: rates that were fitted to
+#: graphs of networks in float32 without TF32, which small batches and kernels reach.
+SHARED: Mapping[str, Machine] = {
+    "h200": Machine(16e12, 3e12, 3e-6, 0.0, 3e12, Sharing()),
+}
+
+
+def one_gpu(name: str = "h200", **numbers: float) -> Machine:
+    """One GPU on which all subnetworks run side by side, captured in a graph.
+
+    With it predictions, balanced cuts and ``n="auto"`` are for :meth:`ParallelNetwork.capture` on
+    that device: ``pararealize(model, machine=one_gpu())``. It is what a network that lies on a CUDA
+    device is compiled for, where no machine, devices or ranks are given.
+
+    Args:
+        name: of the device; one of those in :data:`SHARED`.
+        **numbers: single rates, as those of :class:`Machine`.
+
+    Raises:
+        MethodError: the name is unknown, or a number is no rate.
+
+    """
+    known: Machine = _named(SHARED, name, "device")
+    rates: dict[str, Any] = numbers
+    return replace(known, **rates)
 
 
 def machine_of(device: str, link: str, **numbers: float) -> Machine:

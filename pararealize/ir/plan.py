@@ -236,7 +236,9 @@ class Plan:
         if self.speedup > 1:
             return f"Predicted {self.speedup:.2f}× faster than serial on {where} ({times})."
         small = "its layers are too small for the messages and corrections between them"
-        small = "its kernels fill the device, or corrections take what it gains" if shared else small
+        small = (
+            "its kernels fill the device, or corrections take what it gains" if shared else small
+        )
         exact = self.critical_coarse_seconds == 0
         reason = "as many sweeps as subnetworks are the serial network" if exact else small
         return (
