@@ -2,6 +2,7 @@
 
     python examples/gpu_zoo.py --seconds 360 > zoo.txt
     python examples/gpu_zoo.py --device cpu --tiny      # a rehearsal of the same code
+    python examples/gpu_zoo.py --foretell               # predictions for an H200; needs no GPU
 
 Milliseconds, medians of rounds in which all ways take turns: the eager serial network, the serial
 network in a CUDA graph, torch.compile (with CUDA graphs of its own), and the parallel network
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from pararealize.cli.zoos import import_torchvision
 from pararealize.models import causal_lm, resnet, vit
 from studies.captured import Bench, section
+from studies.gpu_foretold import foretold
 from studies.gpu_rows import INFERENCE, Entry, calibrated, inference, multigrid, training
 from studies.running import needs_device, start
 
@@ -129,7 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="small networks, to see that it runs")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=360.0)
+    parser.add_argument("--foretell", action="store_true", help="predict only; on any computer")
     options = parser.parse_args(arguments)
+    if options.foretell:
+        print(foretold({**deepest(options.tiny), **zoo(options.tiny)}))
+        return
     needs_device(options.device)
     bench = Bench(options.device, options.tiny, options.rounds, options.seconds)
     print(f"torch {torch.__version__}, {bench.name}\n", flush=True)

@@ -9,6 +9,8 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pararealize.ir.chain import Profile
@@ -43,6 +45,30 @@ class Draws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+#: Kernels of what devices fuse, and the meta device takes apart: an attention; and around it a
+#: product, a copy and the one kernel, a copy and a product, and biases.
+FUSED = {functional.scaled_dot_product_attention: 1, functional.multi_head_attention_forward: 6}
+
+
+class Fusing(TorchFunctionMode):
+    """Counts attention as the kernels that devices launch for it."""
+
+    def __init__(self, draws: Draws) -> None:
+        super().__init__()
+        self.draws = draws
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function."""
+        del types
+        before = self.draws.kernels
+        result = func(*args, **(kwargs or {}))
+        if func in FUSED:
+            self.draws.kernels = before + FUSED[func]
+        return result
+
+
 @cache
 def _launches(func: Any) -> bool:
     """Whether an operator launches a kernel."""
@@ -67,7 +93,7 @@ def watched() -> Iterator[Draws]:
     Python's and NumPy's are put back.
     """
     before = [(generator, state_of(generator)) for generator in (PYTHON, NUMPY)]
-    with Draws() as draws:
+    with Draws() as draws, Fusing(draws):
         try:
             yield draws
         finally:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pararealize import one_gpu
 from pararealize.cost.profile import module_cost, profile, unresolved, without_data
 from pararealize.errors import ShapeError
 from pararealize.ir.chain import Profile, TensorSpec
@@ -175,3 +176,24 @@ def test_a_module_without_data_keeps_kinds_and_ties() -> None:
 
 def test_inputs_without_default_are_unresolved() -> None:
     assert unresolved(trace(Varied()).train) == ("x",)
+
+
+class Attending(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.own = kind, nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "layer":
+            return self.own(x, x, x, need_weights=False)[0]
+        if self.kind == "function":
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+        return x.transpose(1, 2).unflatten(1, (2, 4)).view(x.shape[0], -1).detach()
+
+
+@pytest.mark.parametrize(("kind", "kernels"), [("layer", 6), ("function", 1), ("views", 0)])
+def test_kernels_are_those_that_a_device_launches(kind: str, kernels: int) -> None:
+    """Attention is fused there, and what looks at memory otherwise is no kernel."""
+    spec = (TensorSpec((2, 4, 8), torch.float32),)
+    assert module_cost(Attending(kind), spec, one_gpu()).launches == kernels
+    assert module_cost(Attending(kind), spec, Machine()).launches == 1  # of the one leaf
