@@ -188,7 +188,7 @@ class Attending(nn.Module):
             return self.own(x, x, x, need_weights=False)[0]
         if self.kind == "function":
             return nn.functional.scaled_dot_product_attention(x, x, x)
-        return x.transpose(1, 2).unflatten(1, (2, 4)).view(x.shape[0], -1).detach()
+        return x.transpose(1, 2).unflatten(1, (2, 4)).detach()
 
 
 @pytest.mark.parametrize(("kind", "kernels"), [("layer", 6), ("function", 1), ("views", 0)])
