@@ -167,12 +167,14 @@ def draw(rows: Sequence[Scaled], file: Path) -> None:
             if row.subject == name:
                 lines.setdefault((row.kind, row.step), []).append(row)
         for i, ((kind, step), own) in enumerate(lines.items()):
-            shade = (0.8 * i / len(lines),) * 3
-            ranks = [row.ranks for row in own]
-            predicted = [row.serial / row.predicted for row in own]
-            ax.plot(ranks, predicted, color=shade, label=f"{kind}, {step}", linewidth=1)
-            dots = [(row.ranks, row.serial / row.measured) for row in own if row.measured]
-            ax.plot(*zip(*dots, strict=True), "o", color=shade) if dots else None
+            deepest = [row for row in own if row.layers == max(row.layers for row in own)]
+            shown = own if kind == "weak" else deepest
+            ranks = [row.ranks for row in shown]
+            predicted = [row.serial / row.predicted for row in shown]
+            label = f"{kind}, {step}" if kind == "weak" else f"{kind}, {step}, {shown[0].layers}"
+            ax.plot(ranks, predicted, color=f"C{i}", label=label, linewidth=1)
+            dots = [(row.ranks, row.serial / row.measured) for row in shown if row.measured]
+            ax.plot(*zip(*dots, strict=True), "o", color=f"C{i}") if dots else None
         ax.set(xscale="log", yscale="log", xlabel="ranks", ylabel="times faster", title=name)
         ax.legend(frameon=False, fontsize=7)
     figure.savefig(file, dpi=100)
