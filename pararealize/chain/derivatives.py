@@ -7,18 +7,12 @@ A subnetwork that begins in between has other tensors, of which x knows nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from pararealize.ir.program import AMBIENT, Operation, Program, Ref
-
-
-def takes_derivatives(program: Iterable[Operation]) -> bool:
-    """Whether a network asks autograd for a derivative in its forward."""
-    return any(operation.target is torch.autograd.grad for operation in program)
+from pararealize.ir.program import AMBIENT, Program, Ref
 
 
 def derivative_spans(program: Program) -> list[tuple[int, int]]:

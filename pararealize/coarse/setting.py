@@ -17,6 +17,7 @@ from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
+from pararealize.propagators.compiled import takes_derivatives
 from pararealize.propagators.repeatable import Repeatable
 
 T = TypeVar("T")
@@ -221,7 +222,12 @@ def once_a_kind(likes: Mapping[int, Hashable], make: Callable[[int], T]) -> dict
 
 
 def can_copy(segment: Segment) -> bool:
-    """Whether a segment can have weights of its own: not what lies around a list of blocks."""
+    """Whether a segment can have weights of its own: not what lies around a list of blocks.
+
+    Nor what takes a derivative by a value, which layers that are left out may have made.
+    """
+    if takes_derivatives(segment.operations):
+        return False
     around = (o for o in segment.operations if o.kind in {"network", "context"})
     return all(isinstance(operation.target, Repeatable) for operation in around)
 

@@ -15,8 +15,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from pararealize.chain.derivatives import takes_derivatives
 from pararealize.ir.program import Operation, Program
+from pararealize.propagators.compiled import takes_derivatives
 from pararealize.runtime.effects.generators import kept
 from pararealize.runtime.values.pytree import leaves_of, tensors_of
 

@@ -121,9 +121,19 @@ def _copy(graph: fx.Graph, operation: Operation, nodes: dict[str, fx.Node]) -> N
 
 
 def compile_segment(segment: Segment, root: nn.Module, name: str) -> Callable[..., Any]:
-    """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``."""
-    function = function_of(*source_of(segment, root, name), name)
-    return with_own_stack_chunk(function) if len(segment.operations) >= MANY else function
+    """A function ``(root, *state, *inputs)`` that runs the segment with the modules of ``root``.
+
+    Where it asks autograd for a derivative, gradients are on in it, wherever it is called.
+    """
+    function: Callable[..., Any] = function_of(*source_of(segment, root, name), name)
+    if len(segment.operations) >= MANY:
+        function = with_own_stack_chunk(function)
+    return torch.enable_grad()(function) if takes_derivatives(segment.operations) else function
+
+
+def takes_derivatives(operations: Iterable[Operation]) -> bool:
+    """Whether a network asks autograd for a derivative in its forward."""
+    return any(operation.target is torch.autograd.grad for operation in operations)
 
 
 def source_of(segment: Segment, root: nn.Module, name: str) -> tuple[str, dict[str, Any]]:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pararealize.chain.derivatives import takes_derivatives
 from pararealize.decide.request import Request
 from pararealize.errors import ShapeError, TraceError, VerificationError
 from pararealize.ir.chain import Chain
 from pararealize.ir.program import Program, cut_segment
-from pararealize.propagators.compiled import compile_segment
+from pararealize.propagators.compiled import compile_segment, takes_derivatives
 from pararealize.runtime.values.equality import is_equal, largest_difference
 from pararealize.tracing.trace import Trace
 from pararealize.verification.culprits import Mismatch

@@ -86,3 +86,46 @@ def test_no_cut_lies_inside() -> None:
     model, x = Scored(), torch.randn(3, 4)
     with pytest.raises(CutError, match="cannot be cut after"):
         pararealize(model, 2, method=EXACT, example_inputs=(x,), interfaces=["energy.0"])
+
+
+class Isolated(Scored):
+    """A derivative by a value of its own, taken whether gradients are on or not."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return x + torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+class OfValues(Scored):
+    """By values that a call of the network is handed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            energy = self.energy(super().forward(x))
+            return x - torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("kind", [Isolated, OfValues])
+@pytest.mark.parametrize("grad", [True, False])
+def test_derivatives_are_taken_where_gradients_are_off(kind: type[Scored], grad: bool) -> None:
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.randn(3, 4).double()
+    net = pararealize(model, 2, method=EXACT, example_inputs=(x,))
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(net(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Scored, Twice, Isolated, OfValues])
+@pytest.mark.parametrize("coarse", ["network", "auto", "identity"])
+def test_coarse_networks_take_no_derivatives(kind: type[Scored], coarse: str) -> None:
+    """What is left out of them may be what a derivative is taken by."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4)
+    net = pararealize(kind(), 2, method=Parareal(coarse=coarse), example_inputs=(x,))
+    for training in (True, False):
+        assert net.train(training)(x).isfinite().all()
