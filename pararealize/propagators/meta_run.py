@@ -42,9 +42,13 @@ class MetaRun:
         self.values: dict[str, Any] = {}
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """A block in which operations can be evaluated; what they leave elsewhere is undone."""
-        held = [Contents(module) for module in self.twin.modules() if not is_torchs(module)]
+    def running(self, *, plain: bool = False) -> Iterator[None]:
+        """A block in which operations can be evaluated; what they leave elsewhere is undone.
+
+        Those of torch alone are ``plain``, and leave nothing.
+        """
+        own = (module for module in self.twin.modules() if not is_torchs(module))
+        held = [] if plain else [Contents(module) for module in own]
         self.twin.train(self.training)
         try:
             with torch.no_grad(), torch.device("meta"), QuickShapes(), kept():

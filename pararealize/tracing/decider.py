@@ -6,7 +6,7 @@ The operations that were recorded so far run on the meta device, each once, when
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
 
@@ -19,9 +19,11 @@ from pararealize.ir.program import Operation, Program
 from pararealize.propagators.meta_run import REFUSALS, MetaRun, on_meta
 from pararealize.propagators.shape_guards import ShapeGuards, shapes_of
 from pararealize.propagators.shape_table import ShapeTable, is_size
+from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import map_tensors
 from pararealize.tracing.copying import without_data
 from pararealize.tracing.places import here
+from pararealize.tracing.writes import is_foreign
 
 
 class UndecidedError(Exception):
@@ -92,9 +94,9 @@ class Decider:
         assert self._run is not None
         if self._twice is None:
             self._twice = MetaRun(self._run.twin, self._run.training, {})
-        run = self._twice
-        with self._still(run):
-            for operation in self._operations[self._done :]:
+        run, new = self._twice, self._operations[self._done :]
+        with self._still(run, new):
+            for operation in new:
                 if operation.kind == "input":
                     given = map_tensors(_doubled, self._run.given[operation.name])
                     run.given = {**run.given, operation.name: given}
@@ -121,29 +123,42 @@ class Decider:
             return
         if self._run is None:
             self._run = MetaRun(without_data(self._model), self._model.training, {})
-        with self._still(self._run):
-            self._evaluate_new(graph, self._run)
+        if not (new := self._new(graph)):
+            return
+        with self._still(self._run, new):
+            for operation in new:
+                self._sort(operation)
+                with suppress(*REFUSALS):
+                    self._prepare(operation, self._run)
+                self._run.attempt(operation)
 
     @contextmanager
-    def _still(self, run: MetaRun) -> Iterator[None]:
-        """A block in which nothing is recorded."""
+    def _still(self, run: MetaRun, operations: Sequence[Operation]) -> Iterator[None]:
+        """A block in which nothing is recorded, and so many operations are evaluated."""
         self.runs = True
         try:
-            with run.running():
+            with run.running(plain=all(self._is_plain(o, run) for o in operations)):
                 yield
         finally:
             self.runs = False
 
-    def _evaluate_new(self, graph: fx.Graph, run: MetaRun) -> None:
+    def _is_plain(self, operation: Operation, run: MetaRun) -> bool:
+        """Whether an operation is one of torch's own, which leave nothing in the network."""
+        if operation.kind == "module":
+            return is_torchs(run.twin.get_submodule(operation.target))
+        if operation.kind == "function":
+            return not is_foreign(operation.target)
+        return operation.kind not in {"network", "context"}
+
+    def _new(self, graph: fx.Graph) -> list[Operation]:
+        """The operations that were recorded since the last time."""
+        found = []
         node = next(iter(graph.nodes), None) if self._last is None else self._last.next
         while node is not None and node.op != "root":
-            operation = self._operation_of(node)
-            self._operations.append(operation)
-            self._sort(operation)
-            with suppress(*REFUSALS):
-                self._prepare(operation, run)
-            run.attempt(operation)
+            found.append(self._operation_of(node))
             self._last, node = node, node.next
+        self._operations += found
+        return found
 
     def _sort(self, operation: Operation) -> None:
         if is_size(operation, self._sizes):
