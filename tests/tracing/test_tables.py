@@ -63,7 +63,7 @@ def rows() -> Iterator[Any]:
     yield from (("slice", True), ("expand", True))
 
 
-@pytest.mark.parametrize(("name", "buffer"), rows())
+@pytest.mark.parametrize(("name", "buffer"), [*rows()])
 def test_a_table_is_cut_to_the_sizes_of_every_call(name: str, *, buffer: bool) -> None:
     torch.manual_seed(0)
     model = Tabled(USES[name], buffer=buffer).double()
