@@ -39,21 +39,24 @@ SIZES = (int, float, tuple)
 def is_size(operation: Operation, known: Container[str]) -> bool:
     """Whether an operation gives a size: reads a shape, or computes with ``known`` sizes alone."""
     call, args = operation.target, operation.args
-    if operation.kind == "context":
-        return isinstance(getattr(call, "call", None), ShapeQuery)
-    if operation.kind not in {"function", "method"} or not operation.uses:
-        return False
     method = operation.kind == "method"
+    if operation.kind == "context":  # which every subnetwork repeats
+        call, method = getattr(call, "call", None), getattr(call, "is_method", False)
+        if isinstance(call, ShapeQuery):
+            return True
+    elif operation.kind not in {"function", "method"}:
+        return False
+    if not operation.uses:
+        return False
     reads = call in METHODS if method else call is getattr and args[1] in ATTRIBUTES
     reads |= call is len
     known_alone = all(name in known for name in operation.uses)
-    return reads or (known_alone and (method or _counts(operation)))
+    return reads or (known_alone and (method or _counts(call)))
 
 
-def _counts(operation: Operation) -> bool:
+def _counts(call: Any) -> bool:
     """Whether a function gives sizes of sizes."""
-    call = operation.target
-    named = getattr(operator, operation.call, None) is call
+    named = getattr(operator, getattr(call, "__name__", ""), None) is call
     return named or (call.__hash__ is not None and call in ARITHMETIC)
 
 

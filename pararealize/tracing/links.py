@@ -74,7 +74,9 @@ def gaps(trials: Sequence[Trials]) -> list[Gap]:
     for number, gap in enumerate(found):
         _complete(trials, found, number, gap)
     outputs = [tensors_of(observation.output) for observation in seen]
-    head = _needs(seen, len(found), outputs) | _shapeless(trials[0], found, len(found))
+    head = _needs(seen, len(found), outputs)
+    if not all(trial.suffices(len(found), (), head) for trial in trials):
+        head |= _shapeless(trials[0], found, len(found))
     for trial in trials:
         head |= trial.unknown(len(found), (), head)
     found.append(Gap(needs=tuple(sorted(head))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,28 +66,33 @@ class Trials:
         one, other = (self.gives(number, leaves, self.known, seed=seed) for seed in (1, 2))
         return {leaf for leaf, a, b in zip(leaves, one, other, strict=True) if not is_equal(a, b)}
 
+    def suffices(self, number: int, leaves: Sequence[int], places: Iterable[Place]) -> bool:
+        """Whether a gap gives the same where it knows these of the tensors before it alone.
+
+        In place of others it has the blocks' arguments, mostly of another shape, so that it is
+        seen as well where it reads a size of them.
+        """
+        known = {place: value for place, value in self.known.items() if place[0] < number}
+        wanted = self.gives(number, leaves, known)
+        try:
+            found = self.gives(number, leaves, {place: known[place] for place in places})
+        except REFUSALS:  # the network's own, of stand-ins that have another shape
+            return False
+        return all(map(is_equal, wanted, found))
+
     def unknown(self, number: int, leaves: Sequence[int], needs: Iterable[Place]) -> set[Place]:
         """What a gap reads of the blocks besides what is known that it needs.
 
         Whole numbers and what was detached have no graph to tell.
         """
-        known = {place: value for place, value in self.known.items() if place[0] < number}
-        wanted = self.gives(number, leaves, known)
-
-        def suffices(places: Iterable[Place]) -> bool:
-            try:
-                found = self.gives(number, leaves, {place: known[place] for place in places})
-            except REFUSALS:  # the network's own, of stand-ins that have another shape
-                return False
-            return all(map(is_equal, wanted, found))
-
-        needs = set(needs)
+        suffices, needs = partial(self.suffices, number, leaves), set(needs)
         if suffices(needs):
             return set()
+        known = {place for place in self.known if place[0] < number}
         last = {place for place in known if place[0] == number - 1}
         if suffices(needs | last):
             return last
-        return {place for place in known if not suffices(known.keys() - {place})} | last
+        return {place for place in known if not suffices(known - {place})} | last
 
     def replayed(self, number: int, leaves: Sequence[int], drawing: Sequence[int]) -> list[int]:
         """Of the gaps that draw random numbers, those whose numbers this one reads."""

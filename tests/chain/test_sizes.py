@@ -49,6 +49,29 @@ class Checkpointed(Convolutions):
         return y.view(rows, -1).view_as(y)
 
 
+class Mixed(Convolutions):
+    """A shape of what every subnetwork knows of the inputs, and of what only the first one has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.flatten(1).size()[:-1]
+        h = self.stem(x)
+        shape = batch + (h.size(1) * h.size(-1), -1)  # noqa: RUF005  as people write it
+        for layer in self.layers:
+            h = h + torch.tanh(layer(h))
+        return h.reshape(shape)
+
+
+class MixedLater(Mixed):
+    """The same in numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, h = x.flatten(1).size(0), self.stem(x)
+        columns = rows * h.size(1) // rows
+        for layer in self.layers:
+            h = h + torch.tanh(layer(h))
+        return h.reshape(rows, columns, -1)
+
+
 class Twice(Convolutions):
     """The tensor whose size is used last is read by nothing else."""
 
@@ -78,6 +101,7 @@ def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     made: dict[str, nn.Module] = {name: Convolutions(*each) for name, each in READS.items()}
     made["checkpointed"] = Checkpointed(*READS["batch"])
+    made |= {kind.__name__: kind(*READS["batch"]) for kind in (Mixed, MixedLater)}
     made["read late"] = Twice(*READS["batch"])
     return {name: model.double() for name, model in made.items()}
 
