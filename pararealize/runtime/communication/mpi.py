@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from pararealize.runtime.communication.waiting import Wait
 #: Tags beside the data: ranks hear that another one failed or left; they get over a failure.
 ALARM, MEND = 0, 1
 
-#: A waiting rank asks again at once for a while (most messages come soon), then sleeps between.
-SPINS, SLEEP = 2000, 5e-5
+#: A waiting rank asks again at once for a while (most messages come soon), then sleeps between;
+#: a short while where it holds a core that another rank has use for.
+SPINS, CROWDED, SLEEP = 2000, 200, 5e-5
 
 #: Seconds that messages may still take after their sender has left.
 GRACE = 2.0
@@ -62,6 +64,9 @@ class MPITransport(PeerToPeer):
             )
         self._mpi = MPI
         self._comm, self._beside = communicator.Dup(), communicator.Dup()
+        self._spins = (
+            CROWDED if _is_crowded(communicator.Split_type(MPI.COMM_TYPE_SHARED)) else SPINS
+        )
         super().__init__(self._comm.rank, self._comm.size, patience)
         self._leaving: list[tuple[Any, object]] = []
         self._posted: dict[int, Posted] = {}
@@ -109,12 +114,12 @@ class MPITransport(PeerToPeer):
         wait, tries = None, 0
         while not self._is_complete(request, peer):
             tries += 1
-            if tries % 64 == 0 or tries > SPINS:
+            if tries % 64 == 0 or tries > self._spins:
                 self._listen(peer)
                 wait = wait or Wait(self, peer)
                 if wait.is_over():
                     self._lose(self.lost(peer))
-            if tries > SPINS:
+            if tries > self._spins:
                 time.sleep(SLEEP)
 
     def _is_complete(self, request: Any, peer: int) -> bool:
@@ -231,6 +236,16 @@ class MPITransport(PeerToPeer):
             return
         for peer in set(self.others) - set(self._gone):
             self._beside.isend((kind, self.epoch, reason), peer, ALARM)
+
+
+def _is_crowded(near: Any) -> bool:
+    """Whether the ranks of one computer are more than the cores that they may run on."""
+    known = hasattr(os, "sched_getaffinity")
+    own = os.sched_getaffinity(0) if known else range(os.cpu_count() or 1)
+    cores: set[int] = set().union(*near.allgather(set(own)))
+    ranks = near.size
+    near.Free()
+    return bool(ranks > len(cores))
 
 
 def _bytes(numbers: Tensor) -> np.ndarray[Any, Any]:
