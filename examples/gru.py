@@ -71,17 +71,17 @@ def multigrid(model: nn.Module) -> nn.Module:
     return timed_anyway(model, 8, method=method, example_inputs=(example,))
 
 
-def solved(slices: int) -> Callable[[nn.Module], nn.Module]:
+def solved(slices: int, sweeps: int | None = None) -> Callable[[nn.Module], nn.Module]:
     """The network with all times solved for by sweeps over so many slices; 1 is serial."""
 
     def prepare(model: nn.Module) -> nn.Module:
         assert isinstance(model, models.SequenceClassifier)
-        return Solved(model, slices)
+        return Solved(model, slices, sweeps=sweeps)
 
     return prepare
 
 
-def rows(slices: Sequence[int], **options: Any) -> tuple[Row, ...]:
+def rows(slices: Sequence[int], sweeps: Sequence[int], **options: Any) -> tuple[Row, ...]:
     """The networks to compare, all with the same initial weights for a seed."""
 
     def implicit(length: int) -> nn.Module:
@@ -92,6 +92,12 @@ def rows(slices: Sequence[int], **options: Any) -> tuple[Row, ...]:
         Row("implicit GRU", implicit),
         Row("implicit GRU, MGRIT", implicit, multigrid),
         *(Row(f"implicit GRU, solved in {n}", implicit, solved(n)) for n in slices),
+        *(
+            Row(f"implicit GRU, {n} slices, sweeps {k}", implicit, solved(n, k))
+            for n in slices
+            for k in sweeps
+            if k < n
+        ),
     )
 
 
@@ -211,6 +217,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 8], help="of time")
+    parser.add_argument("--sweeps", type=int, nargs="+", default=[2], help="over slices, at most")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="rows of the table")
     parser.add_argument("--steps", type=int, nargs="+", metavar="LENGTH", help="time steps alone")
     parser.add_argument("--rounds", type=int, default=15, help="of every network, timed in turns")
@@ -218,8 +225,9 @@ def main() -> None:
     add_data(parser, "smartwatch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    solvers, sizes = (options.slices, options.sweeps), {"width": options.width, "dt": options.dt}
     if options.steps:
-        compared = chosen(rows(options.slices, width=options.width, dt=options.dt), options.only)
+        compared = chosen(rows(*solvers, **sizes), options.only)
         for length in options.steps:
             print(steps(compared, 6, 7, length, options.batch, options.rounds), flush=True)
         return
@@ -228,8 +236,7 @@ def main() -> None:
     for seed in options.seeds:
         watch = examples_of(options, seed)
         length, inputs = watch.train_inputs.shape[1:]
-        sizes = {"inputs": inputs, "classes": watch.classes}
-        compared = rows(options.slices, width=options.width, dt=options.dt, **sizes)
+        compared = rows(*solvers, **sizes, inputs=inputs, classes=watch.classes)
         for row in chosen(compared, options.only):
             result = trained(row, watch, recipe, seed)
             results.setdefault(row.name, []).append(result)

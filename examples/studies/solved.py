@@ -12,12 +12,21 @@ from pararealize.models import SequenceClassifier
 
 
 class Solved(nn.Module):
-    """``model`` with the same parts: features of all frames at once, then all times by slices."""
+    """``model`` with the same parts: features of all frames at once, then all times by slices.
 
-    def __init__(self, model: SequenceClassifier, slices: int, tolerance: float = 1e-4) -> None:
+    ``sweeps`` are those of :class:`TimeParallel`, and so is what the network computes.
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        slices: int,
+        tolerance: float = 1e-4,
+        sweeps: int | None = None,
+    ) -> None:
         super().__init__()
         self.features, self.head = model.features, model.head
-        self.recurrence = TimeParallel(model.step, slices, tolerance)
+        self.recurrence = TimeParallel(model.step, slices, tolerance, sweeps=sweeps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, length, ...]`` to class scores ``[batch, classes]``."""

@@ -25,7 +25,12 @@ class SlicedAdjoints:
 
 @torch.no_grad()
 def adjoints(
-    slices: Slices, grad: Tensor, linear: Linearised, weight: Tensor, tolerance: float
+    slices: Slices,
+    grad: Tensor,
+    linear: Linearised,
+    weight: Tensor,
+    tolerance: float,
+    most: int,
 ) -> SlicedAdjoints:
     """By the transposed steps; ``grad`` is the loss's own by states ``[length, batch, width]``.
 
@@ -39,13 +44,13 @@ def adjoints(
     for s in reversed(range(count - 1)):
         ends[s] = linear.products[s + 1] * (ends[s + 1] + own[s + 1])
     scale = given.abs().max().clamp_min(TINY)
-    for sweep in range(count):
+    for sweep in range(most):
         inexact = count - sweep
         until = inexact * slices.batch
         parts = (given, found, of_hidden, linear.factors, linear.kept)
         later = ends[:inexact].flatten(0, 1)
         starts = _back([part[:, :until] for part in parts], later, weight).view_as(ends[:inexact])
-        if inexact == 1:
+        if sweep == most - 1:
             break
         links = ((s + 1, s) for s in reversed(range(inexact - 1)))
         moved = correct_guesses(ends, starts, linear.products, links)

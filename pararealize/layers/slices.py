@@ -169,13 +169,13 @@ def correct_guesses(
 
 
 @torch.no_grad()
-def solve(states: SlicedStates, count: int, tolerance: float) -> tuple[Linearised | None, int]:
+def solve(states: SlicedStates, most: int, tolerance: float) -> tuple[Linearised | None, int]:
     """Sweep until no start moves; the derivative, where it was needed, and how many sweeps."""
-    for sweep in range(count):
+    for sweep in range(most):
         states.advance(sweep)  # after so many sweeps as many slices are exact
-        if count == 1:
+        if most == 1:
             break
         linear = states.linearised()
-        if sweep == count - 1 or states.correct(linear.products, sweep) <= tolerance:
+        if sweep == most - 1 or states.correct(linear.products, sweep) <= tolerance:
             return linear, sweep + 1
     return None, 1

@@ -62,7 +62,12 @@ class TimeParallel(nn.Module):
     """
 
     def __init__(
-        self, step: GRUStep | ImplicitGRUStep, slices: int = 8, tolerance: float = 1e-4
+        self,
+        step: GRUStep | ImplicitGRUStep,
+        slices: int = 8,
+        tolerance: float = 1e-4,
+        *,
+        sweeps: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(step, (GRUStep, ImplicitGRUStep)):
@@ -75,7 +80,12 @@ class TimeParallel(nn.Module):
                 f"slices={slices!r}, tolerance={tolerance!r}: expected at least one slice and a "
                 "tolerance of 0 or more."
             )
-        self.step, self.slices, self.tolerance = step, slices, tolerance
+        if sweeps is not None and not is_count(sweeps, 2):
+            raise MethodError(
+                f"sweeps={sweeps!r}: expected 2 or more, as in the first one no slice hears of "
+                "another, or None for as many as the tolerance asks for."
+            )
+        self.step, self.slices, self.tolerance, self.sweeps = step, slices, tolerance, sweeps
         self.solved_in = SolvedIn()
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -96,6 +106,10 @@ class TimeParallel(nn.Module):
         states: Tensor = _Recurrence.apply(of_x, first, *weights, self)  # type: ignore[no-untyped-call]
         return states.transpose(0, 1)
 
+    def most(self, slices: int) -> int:
+        """How many sweeps there are at most; as many as slices are exact."""
+        return slices if self.sweeps is None else min(self.sweeps, slices)
+
     def extra_repr(self) -> str:
         """Slices and tolerance."""
         return f"slices={self.slices}, tolerance={self.tolerance:g}"
@@ -111,7 +125,7 @@ class _Recurrence(torch.autograd.Function):
     ) -> Tensor:
         slices = Slices.of(of_x, owner.slices)
         states = SlicedStates(slices, first, HiddenWeights(weight, bias, owner.step))
-        linear, sweeps = solve(states, slices.count, owner.tolerance)
+        linear, sweeps = solve(states, owner.most(slices.count), owner.tolerance)
         owner.solved_in = SolvedIn(sweeps)
         ctx.owner, ctx.slices, ctx.states, ctx.linear = owner, slices, states, linear
         ctx.save_for_backward(weight)  # a weight that is changed before the gradient is an error
@@ -122,7 +136,8 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), owner, slices = ctx.saved_tensors, ctx.owner, ctx.slices
         linear = ctx.linear or ctx.states.linearised()
-        found = adjoints(slices, grad, linear, weight, owner.tolerance)
+        most = owner.most(slices.count)
+        found = adjoints(slices, grad, linear, weight, owner.tolerance, most)
         owner.solved_in = SolvedIn(owner.solved_in.forward, found.sweeps)
         of_hidden = found.of_hidden.flatten(0, 1)
         of_weight, of_bias = of_hidden.T @ ctx.states.before.flatten(0, 1), of_hidden.sum(0)
