@@ -64,6 +64,7 @@ def load_watch(
     train, test = _split(sorted({int(s) for s in table["subject"]}), test_fraction, seed)
     train_windows, train_labels = _windows(table, series, train, length, stride)
     test_windows, test_labels = _windows(table, series, test, length, stride)
+    kept = sum(n >= length for n in lengths)
     std, mean = torch.std_mean(train_windows, (0, 1))
     return Smartwatch(
         train_windows=(train_windows - mean) / std,
@@ -73,7 +74,7 @@ def load_watch(
         train_subjects=train,
         test_subjects=test,
         classes=tuple(table["y_labels"]),
-        source=f"{sum(n >= length for n in lengths)} series of shoulder exercises (arXiv:1802.01489) from {PACKAGE}",
+        source=f"{kept} series of shoulder exercises (arXiv:1802.01489) from {PACKAGE}",
     )
 
 
