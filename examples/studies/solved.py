@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from pararealize.models import SequenceClassifier
 class Solved(nn.Module):
     """``model`` with the same parts: features of all frames at once, then all times by slices.
 
-    ``sweeps`` are those of :class:`TimeParallel`, and so is what the network computes.
+    Slices, tolerance, sweeps and ``comm`` are those of :class:`TimeParallel`.
     """
 
     def __init__(
@@ -23,10 +24,11 @@ class Solved(nn.Module):
         slices: int,
         tolerance: float = 1e-4,
         sweeps: int | None = None,
+        comm: Any = None,
     ) -> None:
         super().__init__()
         self.features, self.head = model.features, model.head
-        self.recurrence = TimeParallel(model.step, slices, tolerance, sweeps=sweeps)
+        self.recurrence = TimeParallel(model.step, slices, tolerance, sweeps=sweeps, comm=comm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, length, ...]`` to class scores ``[batch, classes]``."""

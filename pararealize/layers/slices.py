@@ -63,7 +63,7 @@ class Slices:
 
     def by_slice(self, cut: Tensor) -> Tensor:
         """``[slices · batch, width]`` as ``[slices, batch, width]``, of this rank's slices."""
-        return cut.unflatten(0, (-1, self.batch))
+        return cut.view(-1, self.batch, cut.shape[-1])
 
 
 def steps_of(length: int, slices: int) -> tuple[int, int]:
