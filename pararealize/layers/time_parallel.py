@@ -43,6 +43,8 @@ class TimeParallel(nn.Module):
     g_{s+1} = end_s + P_s (g_s - old g_s), where P_s is the product over the slice of the diagonals
     of ∂step/∂h. It ends when no guess moves by more than ``tolerance`` times the largest number of
     a state. After k sweeps the first k slices are exact, so that there are never more than slices.
+    A network that forgets needs two to four of eight; one that has learnt to remember nearly all
+    (:attr:`solved_in` says), and is solved faster in one slice, or is trained with ``sweeps=2``.
     Gradients are those of the step, written out: adjoints are found by the same sweeps, backwards,
     and the weights' gradients by one product over all times.
 
@@ -51,7 +53,7 @@ class TimeParallel(nn.Module):
 
     Args:
         step: a :class:`GRUStep` or :class:`ImplicitGRUStep`.
-        slices: pieces of time; 1 is the serial recurrence.
+        slices: pieces of time; 1 is the serial recurrence, with its gradient written out.
         tolerance: of states, relative to the largest, and of adjoints; 0 runs all sweeps.
         sweeps: 2 or more, run at most so many, converged or not: states after the first
             ``sweeps`` slices are then approximations, and gradients go with them.
@@ -74,7 +76,7 @@ class TimeParallel(nn.Module):
     def __init__(
         self,
         step: GRUStep | ImplicitGRUStep,
-        slices: int = 8,
+        slices: int = 1,
         tolerance: float = 1e-4,
         *,
         sweeps: int | None = None,
