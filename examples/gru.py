@@ -5,8 +5,8 @@ Seven exercises, windows of two seconds, tested on people who were not trained o
     python examples/gru.py --seeds 0 1 2
 
 Six activities by the sensors of a phone: ``--data uci-har=FOLDER``; windows of other lengths:
-``--length 800``; processor time of a training step beside one another, by length and batch, on
-random series: ``--steps 128 1024``.
+``--length 1024``; processor time of a training step beside one another, by length and batch, on
+random series: ``--steps 128 1024``, and with slices shared by ranks, ``--steps 1024 --ranks 2``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from pararealize.explain.table import Table
 from pararealize.layers import ImplicitGRUStep
 from studies.datasets import add_data, read
 from studies.labelled import Examples
-from studies.running import start, timed_anyway
+from studies.recurrent_steps import step_times, steps_table
+from studies.running import again, start, timed_anyway
 from studies.smartwatch import load_watch
 from studies.solved import Solved
 
@@ -46,16 +47,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Row:
-    """A network of the table; ``prepare`` makes what is trained of it, a parallel one say."""
+    """A network of the table; ``prepare`` makes what is trained of it, a parallel one say.
+
+    Ranks run together what is ``shared``.
+    """
 
     name: str
     make: Callable[[int], nn.Module]
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
+    shared: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """Test accuracy in percent, and the seconds that training took."""
+    """Test accuracy in percent, and the processor seconds that training took."""
 
     accuracy: float
     seconds: float
@@ -71,28 +76,39 @@ def multigrid(model: nn.Module) -> nn.Module:
     return timed_anyway(model, 8, method=method, example_inputs=(example,))
 
 
-def solved(slices: int) -> Callable[[nn.Module], nn.Module]:
+def solved(
+    slices: int, sweeps: int | None = None, comm: Any = None
+) -> Callable[[nn.Module], nn.Module]:
     """The network with all times solved for by sweeps over so many slices; 1 is serial."""
 
     def prepare(model: nn.Module) -> nn.Module:
         assert isinstance(model, models.SequenceClassifier)
-        return Solved(model, slices)
+        return Solved(model, slices, sweeps=sweeps, comm=comm)
 
     return prepare
 
 
-def rows(slices: Sequence[int], **options: Any) -> tuple[Row, ...]:
+def rows(
+    slices: Sequence[int], sweeps: Sequence[int], comm: Any = None, **options: Any
+) -> tuple[Row, ...]:
     """The networks to compare, all with the same initial weights for a seed."""
 
     def implicit(length: int) -> nn.Module:
         return models.implicit_gru(length, **options)
 
-    return (
+    found = [
         Row("classic GRU", lambda length: models.gru(length, **options)),
         Row("implicit GRU", implicit),
         Row("implicit GRU, MGRIT", implicit, multigrid),
         *(Row(f"implicit GRU, solved in {n}", implicit, solved(n)) for n in slices),
-    )
+    ]
+    for n, k in ((n, k) for n in slices for k in sweeps if k < n):
+        name = f"implicit GRU, {n} slices, sweeps {k}"
+        found.append(Row(name, implicit, solved(n, k)))
+        if comm is not None:
+            shared = solved(n, k, comm)
+            found.append(Row(f"{name}, {comm.size} ranks", implicit, shared, shared=True))
+    return tuple(found)
 
 
 def chosen(compared: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
@@ -132,14 +148,14 @@ def trained(row: Row, watch: Examples, recipe: Recipe, seed: int) -> Result:
     """Train one network on one split."""
     torch.manual_seed(seed)
     net = row.prepare(row.make(watch.train_inputs.shape[1]))
-    begin = time.perf_counter()
+    begin = time.process_time()  # on one thread, wall-clock time where nothing else runs
     train(net, watch, recipe, seed)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     return Result(accuracy(net, watch), seconds)
 
 
 def table(results: Mapping[str, Sequence[Result]], seeds: Sequence[int], title: str) -> Table:
-    """Accuracies of every seed, their mean, and seconds a training."""
+    """Accuracies of every seed, their mean, and processor seconds a training."""
     columns = ("network", *(f"seed {seed}" for seed in seeds), "mean, %", "seconds")
     rows = []
     for name, runs in results.items():
@@ -150,36 +166,24 @@ def table(results: Mapping[str, Sequence[Result]], seeds: Sequence[int], title: 
     return Table(title, columns, rows, left=("network",))
 
 
-def steps(
-    compared: Sequence[Row], inputs: int, classes: int, length: int, batch: int, rounds: int
-) -> Table:
-    """Processor milliseconds of a training step of every network, in turns: least, and ratios.
-
-    On one thread that is its time on a machine that does nothing else.
-    """
+def steps(compared: Sequence[Row], length: int, batch: int, rounds: int, comm: Any) -> Table | None:
+    """Times of a training step on random series; on ranks, rank 0 knows them."""
     torch.manual_seed(0)
-    x, labels = torch.randn(batch, length, inputs), torch.randint(classes, (batch,))
-    nets = {row.name: row.prepare(row.make(length)) for row in compared}
-    found: dict[str, list[float]] = {name: [] for name in nets}
-    for _ in range(rounds + 1):
-        for name, net in nets.items():
-            begin = time.process_time()
-            net.zero_grad()
-            functional.cross_entropy(net(x), labels).backward()
-            found[name].append(1e3 * (time.process_time() - begin))
-    base = found["implicit GRU"][1:]
-    rows_of = [
-        (name, f"{min(times[1:]):.1f}", f"{_ratio(base, times[1:]):.2f}")
-        for name, times in found.items()
-    ]
-    title = f"a training step: {batch} series of {length}, {torch.get_num_threads()} threads"
-    return Table(
-        title, ("network", "ms", "times faster than implicit, median"), rows_of, left=("network",)
-    )
+    x, labels = torch.randn(batch, length, 6), torch.randint(7, (batch,))
+    nets = {}
+    for row in compared:
+        torch.manual_seed(1)
+        nets[row.name] = row.prepare(row.make(length))
+    shared = [row.name for row in compared if row.shared]
+    times = step_times(nets, x, labels, rounds, shared, comm)
+    return steps_table(times, "implicit GRU", x) if comm is None or comm.rank == 0 else None
 
 
-def _ratio(base: Sequence[float], times: Sequence[float]) -> float:
-    return statistics.median(b / t for b, t in zip(base, times, strict=True))
+def world() -> Any:
+    """All ranks."""
+    from mpi4py import MPI  # noqa: PLC0415  only ranks need it
+
+    return MPI.COMM_WORLD
 
 
 def examples_of(options: Namespace, seed: int) -> Examples:
@@ -190,7 +194,7 @@ def examples_of(options: Namespace, seed: int) -> Examples:
         return replace(
             found, train_inputs=found.train_inputs[:, cut], test_inputs=found.test_inputs[:, cut]
         )
-    watch = load_watch(options.length or 100, options.stride, seed=seed)
+    watch = load_watch(options.length or 100, options.stride, seed=seed, skip_shorter=True)
     few = slice(options.limit)
     return Examples(
         *(watch.train_windows[few], watch.train_labels[few]),
@@ -211,25 +215,34 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 8], help="of time")
+    parser.add_argument("--sweeps", type=int, nargs="+", default=[2], help="over slices, at most")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="rows of the table")
     parser.add_argument("--steps", type=int, nargs="+", metavar="LENGTH", help="time steps alone")
     parser.add_argument("--rounds", type=int, default=15, help="of every network, timed in turns")
     parser.add_argument("--threads", type=int, default=1)
     add_data(parser, "smartwatch")
+    parser.add_argument("--ranks", type=int, default=0, help="that share slices, with --steps")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.ranks and not options.steps:
+        raise MethodError("--ranks shares the slices of training steps: write --steps as well.")
+    if options.ranks and not options.worker:
+        raise SystemExit(again("--worker", ranks=options.ranks).returncode)
     torch.set_num_threads(options.threads)
+    solvers, sizes = (options.slices, options.sweeps), {"width": options.width, "dt": options.dt}
     if options.steps:
-        compared = chosen(rows(options.slices, width=options.width, dt=options.dt), options.only)
+        comm = world() if options.worker else None
+        compared = chosen(rows(*solvers, comm, **sizes), options.only)
         for length in options.steps:
-            print(steps(compared, 6, 7, length, options.batch, options.rounds), flush=True)
+            if found := steps(compared, length, options.batch, options.rounds, comm):
+                print(found, flush=True)
         return
     recipe = Recipe(epochs=options.epochs, batch=options.batch)
     results: dict[str, list[Result]] = {}
     for seed in options.seeds:
         watch = examples_of(options, seed)
         length, inputs = watch.train_inputs.shape[1:]
-        sizes = {"inputs": inputs, "classes": watch.classes}
-        compared = rows(options.slices, width=options.width, dt=options.dt, **sizes)
+        compared = rows(*solvers, **sizes, inputs=inputs, classes=watch.classes)
         for row in chosen(compared, options.only):
             result = trained(row, watch, recipe, seed)
             results.setdefault(row.name, []).append(result)

@@ -48,8 +48,13 @@ OVER_GLOO = {
     "ties_weights",
 }
 #: What threads for ranks are asked for as well (test_calibrate, emit/test_collect,
-#: runtime/runners/test_rank_autograd).
-ON_THREADS = {"calibrates", "clips_to_the_bit", "gives_what_autograd_is_asked_for"}
+#: runtime/runners/test_rank_autograd, layers/test_shared_slices).
+ON_THREADS = {
+    "calibrates",
+    "clips_to_the_bit",
+    "gives_what_autograd_is_asked_for",
+    "shares_slices_of_time",
+}
 #: What is the same on ranks as in one process, where other tests ask for it, by what ranks share.
 AS_ALONE = {
     "agrees_in_single_precision",

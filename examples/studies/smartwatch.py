@@ -39,13 +39,19 @@ class Smartwatch:
 
 
 def load_watch(
-    length: int = 100, stride: int = 50, *, test_fraction: float = 0.2, seed: int = 0
+    length: int = 100,
+    stride: int = 50,
+    *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    skip_shorter: bool = False,
 ) -> Smartwatch:
     """Load 140 series of seven exercises by ten people, cut into windows of `length` samples.
 
     Acceleration and angular velocity come at 50 Hz, so that 100 samples are two seconds. Windows
     begin every `stride` samples. A share of the people, drawn with `seed`, is kept for testing.
-    The file is read without importing its package.
+    Series shorter than a window are refused, or left out with `skip_shorter`. The file is read
+    without importing its package.
 
     Raises:
         PararealizeError: the package is not installed, or a window or part would be empty.
@@ -53,10 +59,12 @@ def load_watch(
     """
     table = _read(_find_file())
     series = [torch.from_numpy(values).float() for values in table["X"]]
-    _check_window(length, stride, min(map(len, series)))
+    lengths = [len(values) for values in series]
+    _check_window(length, stride, max(lengths) if skip_shorter else min(lengths))
     train, test = _split(sorted({int(s) for s in table["subject"]}), test_fraction, seed)
     train_windows, train_labels = _windows(table, series, train, length, stride)
     test_windows, test_labels = _windows(table, series, test, length, stride)
+    kept = sum(n >= length for n in lengths)
     std, mean = torch.std_mean(train_windows, (0, 1))
     return Smartwatch(
         train_windows=(train_windows - mean) / std,
@@ -66,7 +74,7 @@ def load_watch(
         train_subjects=train,
         test_subjects=test,
         classes=tuple(table["y_labels"]),
-        source=f"{len(series)} series of shoulder exercises (arXiv:1802.01489) from {PACKAGE}",
+        source=f"{kept} series of shoulder exercises (arXiv:1802.01489) from {PACKAGE}",
     )
 
 
@@ -91,8 +99,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_window(length: int, stride: int, longest: int) -> None:
     if not (1 <= length <= longest and stride >= 1):
         raise PararealizeError(
-            f"windows have 1 to {longest} samples, the shortest series, and a stride of at least "
-            f"1, not length={length}, stride={stride}."
+            f"windows have 1 to {longest} samples, those of a series, and a stride of at least 1, "
+            f"not length={length}, stride={stride}."
         )
 
 
@@ -118,7 +126,12 @@ def _windows(
     stride: int,
 ) -> tuple[Tensor, Tensor]:
     """Windows `[count, length, channels]` of some people's series, and labels `[count]`."""
-    chosen = [i for i, subject in enumerate(table["subject"]) if int(subject) in subjects]
+    own = [i for i, subject in enumerate(table["subject"]) if int(subject) in subjects]
+    chosen = [i for i in own if len(series[i]) >= length]
+    if not chosen:
+        raise PararealizeError(
+            f"no series of the people {subjects} has {length} samples: take shorter windows."
+        )
     windows = [series[i].unfold(0, length, stride).transpose(1, 2) for i in chosen]
     labels = [
         torch.full((len(w),), int(table["y"][i])) for i, w in zip(chosen, windows, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,22 @@ from pararealize.models import SequenceClassifier
 
 
 class Solved(nn.Module):
-    """``model`` with the same parts: features of all frames at once, then all times by slices."""
+    """``model`` with the same parts: features of all frames at once, then all times by slices.
 
-    def __init__(self, model: SequenceClassifier, slices: int, tolerance: float = 1e-4) -> None:
+    Slices, tolerance, sweeps and ``comm`` are those of :class:`TimeParallel`.
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        slices: int,
+        tolerance: float = 1e-4,
+        sweeps: int | None = None,
+        comm: Any = None,
+    ) -> None:
         super().__init__()
         self.features, self.head = model.features, model.head
-        self.recurrence = TimeParallel(model.step, slices, tolerance)
+        self.recurrence = TimeParallel(model.step, slices, tolerance, sweeps=sweeps, comm=comm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, length, ...]`` to class scores ``[batch, classes]``."""

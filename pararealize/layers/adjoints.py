@@ -15,7 +15,10 @@ from pararealize.layers.slices import TINY, Linearised, Slices, correct_guesses
 @final
 @dataclass(frozen=True)
 class SlicedAdjoints:
-    """Gradients of all states and of U h + c, ``[steps, slices · batch, ...]``, and of h_0."""
+    """Gradients of all states and of U h + c, ``[steps, slices · batch, ...]``, and of h_0.
+
+    Ranks that share slices have each their share of a sum.
+    """
 
     of_states: Tensor
     of_hidden: Tensor
@@ -25,33 +28,42 @@ class SlicedAdjoints:
 
 @torch.no_grad()
 def adjoints(
-    slices: Slices, grad: Tensor, linear: Linearised, weight: Tensor, tolerance: float
+    slices: Slices,
+    grad: Tensor,
+    linear: Linearised,
+    weight: Tensor,
+    tolerance: float,
+    most: int,
 ) -> SlicedAdjoints:
     """By the transposed steps; ``grad`` is the loss's own by states ``[length, batch, width]``.
 
     What comes to a slice from the next one is guessed by the products of the diagonals, and
     corrected as the states' starts are.
     """
-    given, count = slices.cut(grad), slices.count
+    given, share = slices.cut(grad), slices.share
+    count = share.count
     found, of_hidden = torch.empty_like(given), torch.empty_like(linear.factors)
-    own = given.unflatten(1, (count, -1)).sum(0)
+    starts = slices.by_slice(given.sum(0))  # of this rank's slices, as they would be alone
+    own = share.gather(starts)
     ends = torch.zeros_like(own)  # of every slice, what comes from the next one
     for s in reversed(range(count - 1)):
         ends[s] = linear.products[s + 1] * (ends[s + 1] + own[s + 1])
-    scale = given.abs().max().clamp_min(TINY)
-    for sweep in range(count):
-        inexact = count - sweep
-        until = inexact * slices.batch
-        parts = (given, found, of_hidden, linear.factors, linear.kept)
-        later = ends[:inexact].flatten(0, 1)
-        starts = _back([part[:, :until] for part in parts], later, weight).view_as(ends[:inexact])
-        if inexact == 1:
+    scale = share.largest(given.abs().max()).clamp_min(TINY)
+    for sweep in range(most):
+        local = share.upto(count - sweep)
+        if local:
+            parts = (given, found, of_hidden, linear.factors, linear.kept)
+            cut = [part[:, : local * slices.batch] for part in parts]
+            later = ends[share.begin : share.begin + local].flatten(0, 1)
+            starts[:local] = slices.by_slice(_back(cut, later, weight))
+        if sweep == most - 1:
             break
-        links = ((s + 1, s) for s in reversed(range(inexact - 1)))
-        moved = correct_guesses(ends, starts, linear.products, links)
-        if float(moved) / float(scale) <= tolerance:
+        links = ((s + 1, s) for s in reversed(range(count - sweep - 1)))
+        moved = correct_guesses(ends, share.gather(starts), linear.products, links)
+        if share.decide(float(moved) / float(scale) <= tolerance):
             break
-    return SlicedAdjoints(found, of_hidden, starts[0], sweep + 1)
+    of_first = starts[0] if share.begin == 0 else torch.zeros_like(starts[0])
+    return SlicedAdjoints(found, of_hidden, of_first, sweep + 1)
 
 
 def _back(parts: Sequence[Tensor], later: Tensor, weight: Tensor) -> Tensor:

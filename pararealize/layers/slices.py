@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pararealize.layers.recurrent import GATES, GRUStep, ImplicitGRUStep
+from pararealize.layers.shared_slices import Share
 
 #: What sizes are divided by where all numbers are zero.
 TINY = 1e-30
@@ -34,7 +35,7 @@ class HiddenWeights:
 @final
 @dataclass(frozen=True)
 class Slices:
-    """What x gives to the gates, ``[steps, slices · batch, 3 width]``.
+    """What x gives to the gates, ``[steps, slices · batch, 3 width]``, of this rank's slices.
 
     Time t is step t mod ``steps`` of slice t div ``steps``; behind ``length`` times there are
     zeros, which fill up the last slice.
@@ -43,12 +44,13 @@ class Slices:
     of_x: Tensor
     length: int
     batch: int
+    share: Share
 
     @classmethod
-    def of(cls, of_x: Tensor, count: int) -> Slices:
-        """Times ``[length, batch, 3 width]`` in at most so many slices."""
+    def of(cls, of_x: Tensor, steps: int, share: Share) -> Slices:
+        """Times of this rank ``[length, batch, 3 width]`` in slices of so many steps."""
         length, batch, _ = of_x.shape
-        return cls(_cut(of_x, -(-length // min(count, length))), length, batch)
+        return cls(_cut(of_x, steps), length, batch, share)
 
     def cut(self, times: Tensor) -> Tensor:
         """``[length, batch, ...]`` as ``[steps, slices · batch, ...]``, zeros behind the end."""
@@ -59,10 +61,15 @@ class Slices:
         times: Tensor = cut.unflatten(1, (-1, self.batch)).transpose(0, 1).flatten(0, 1)
         return times[: self.length]
 
-    @property
-    def count(self) -> int:
-        """How many slices there are."""
-        return self.of_x.shape[1] // self.batch
+    def by_slice(self, cut: Tensor) -> Tensor:
+        """``[slices · batch, width]`` as ``[slices, batch, width]``, of this rank's slices."""
+        return cut.view(-1, self.batch, cut.shape[-1])
+
+
+def steps_of(length: int, slices: int) -> tuple[int, int]:
+    """The steps of a slice, and how many of at most so many slices they make of a length."""
+    steps = -(-length // min(slices, length))
+    return steps, -(-length // steps)
 
 
 def _cut(times: Tensor, steps: int) -> Tensor:
@@ -79,7 +86,8 @@ class Linearised:
 
     With λ the gradient of a step's result, κ λ + U' (factors · λ) is that of its hidden state:
     ``factors`` are those of the three parts of U h + c, and ``candidate`` that of what x gives to
-    the candidate. ``products`` ``[slices, batch, width]`` are those of the diagonals over slices.
+    the candidate. ``products`` ``[slices, batch, width]`` are those of the diagonals over slices,
+    of all ranks.
     """
 
     kept: Tensor
@@ -97,16 +105,21 @@ class SlicedStates:
         shape = (*slices.of_x.shape[:2], weights.width)
         self.before, self.states, self.kept = (first.new_empty(shape) for _ in range(3))
         self._gates, self._of_hidden = (torch.empty_like(slices.of_x) for _ in range(2))
-        self.starts = first.new_zeros(slices.count, *first.shape)
+        self.starts = first.new_zeros(slices.share.count, *first.shape)
         self.starts[0] = first
 
     def advance(self, exact: int) -> None:
         """Run all slices but the first ``exact`` ones from their starts."""
-        step, double, skipped = self._weights.step, 2 * self._weights.width, self._slices.batch
+        step, double, share = self._weights.step, 2 * self._weights.width, self._slices.share
+        first = share.upto(exact)
+        skipped = first * self._slices.batch
+        if skipped == self.states.shape[1]:
+            return
         buffers = (self._slices.of_x, self._of_hidden, self._gates, self.kept, self.states)
-        turned, hidden = self._weights.weight.T, self.starts[exact:].flatten(0, 1)
-        parts = (buffer[:, exact * skipped :].unbind() for buffer in buffers)
-        self.before[0, exact * skipped :] = hidden
+        turned = self._weights.weight.T
+        hidden = self.starts[share.begin + first : share.end].flatten(0, 1)
+        parts = (buffer[:, skipped:].unbind() for buffer in buffers)
+        self.before[0, skipped:] = hidden
         for of_x, of_hidden, gates, kept, state in zip(*parts, strict=True):
             torch.addmm(self._weights.bias, hidden, turned, out=of_hidden)
             both = gates[:, :double]
@@ -115,7 +128,7 @@ class SlicedStates:
             torch.addcmul(of_x[:, double:], reset, of_hidden[:, double:], out=candidate).tanh_()
             kept.copy_(step.kept(step.dt * (1 - keep)))
             hidden = torch.lerp(candidate, hidden, kept, out=state)
-        self.before[1:, exact * skipped :] = self.states[:-1, exact * skipped :]
+        self.before[1:, skipped:] = self.states[:-1, skipped:]
 
     def linearised(self) -> Linearised:
         """The derivative of every step at the states that were found."""
@@ -136,20 +149,22 @@ class SlicedStates:
 
     def _products(self, factors: Tensor) -> Tensor:
         """Of the diagonals of ∂step/∂h over slices."""
-        if self._slices.count == 1:
+        if len(self.starts) == 1:
             return torch.empty_like(self.starts)
         blocks = self._weights.weight.unflatten(0, (GATES, -1)).diagonal(dim1=1, dim2=2)
         diagonal = self.kept
         for part, of_block in zip(factors.chunk(GATES, -1), blocks, strict=True):
             diagonal = torch.addcmul(diagonal, part, of_block)
-        return diagonal.prod(0).view_as(self.starts)
+        return self._slices.share.gather(self._slices.by_slice(diagonal.prod(0)))
 
-    def correct(self, products: Tensor, exact: int) -> float:
-        """New starts; by how much one has moved, relative to the largest number of a state."""
-        ends = self.states[-1].view_as(self.starts)
+    def settled(self, products: Tensor, exact: int, tolerance: float) -> bool:
+        """New starts; whether none has moved by more, relative to the largest number of a state."""
+        share = self._slices.share
+        ends = share.gather(self._slices.by_slice(self.states[-1]))
         links = ((s, s + 1) for s in range(exact, len(ends) - 1))
         moved = correct_guesses(self.starts, ends, products, links)
-        return float(moved / self.states.abs().max().clamp_min(TINY))
+        scale = share.largest(self.states.abs().max()).clamp_min(TINY)
+        return share.decide(float(moved / scale) <= tolerance)
 
 
 def correct_guesses(
@@ -169,13 +184,13 @@ def correct_guesses(
 
 
 @torch.no_grad()
-def solve(states: SlicedStates, count: int, tolerance: float) -> tuple[Linearised | None, int]:
+def solve(states: SlicedStates, most: int, tolerance: float) -> tuple[Linearised | None, int]:
     """Sweep until no start moves; the derivative, where it was needed, and how many sweeps."""
-    for sweep in range(count):
+    for sweep in range(most):
         states.advance(sweep)  # after so many sweeps as many slices are exact
-        if count == 1:
+        if most == 1:
             break
         linear = states.linearised()
-        if sweep == count - 1 or states.correct(linear.products, sweep) <= tolerance:
+        if sweep == most - 1 or states.settled(linear.products, sweep, tolerance):
             return linear, sweep + 1
     return None, 1

@@ -7,6 +7,7 @@ of Nonlinear RNNs" (NeurIPS 2024, arXiv:2407.19115).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,7 +20,10 @@ from pararealize.errors import MethodError
 from pararealize.ir.options import is_count
 from pararealize.layers.adjoints import adjoints
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
-from pararealize.layers.slices import HiddenWeights, SlicedStates, Slices, solve
+from pararealize.layers.shared_slices import Share, Sharing, told
+from pararealize.layers.slices import HiddenWeights, SlicedStates, Slices, solve, steps_of
+from pararealize.runtime.communication.connect import connect
+from pararealize.runtime.communication.transport import Transport
 
 
 @final
@@ -39,6 +43,8 @@ class TimeParallel(nn.Module):
     g_{s+1} = end_s + P_s (g_s - old g_s), where P_s is the product over the slice of the diagonals
     of ∂step/∂h. It ends when no guess moves by more than ``tolerance`` times the largest number of
     a state. After k sweeps the first k slices are exact, so that there are never more than slices.
+    A network that forgets needs two to four of eight; one that has learnt to remember nearly all
+    (:attr:`solved_in` says), and is solved faster in one slice, or is trained with ``sweeps=2``.
     Gradients are those of the step, written out: adjoints are found by the same sweeps, backwards,
     and the weights' gradients by one product over all times.
 
@@ -47,11 +53,17 @@ class TimeParallel(nn.Module):
 
     Args:
         step: a :class:`GRUStep` or :class:`ImplicitGRUStep`.
-        slices: pieces of time; 1 is the serial recurrence.
+        slices: pieces of time; 1 is the serial recurrence, with its gradient written out.
         tolerance: of states, relative to the largest, and of adjoints; 0 runs all sweeps.
+        sweeps: 2 or more, run at most so many, converged or not: states after the first
+            ``sweeps`` slices are then approximations, and gradients go with them.
+        comm: as for :func:`pararealize.pararealize`: each rank advances its share of the slices.
+            All hold equal steps, give the same x and get the same states; after the backward pass
+            all have the gradients of the whole. None is one process.
 
     Raises:
-        MethodError: another step, no slices, or a tolerance below 0.
+        MethodError: another step, no slices or fewer than ranks, a tolerance below 0, or one sweep.
+        RankError: the communicator is none, or cannot be used.
 
     >>> import torch
     >>> from pararealize.layers import ImplicitGRUStep, TimeParallel
@@ -62,7 +74,13 @@ class TimeParallel(nn.Module):
     """
 
     def __init__(
-        self, step: GRUStep | ImplicitGRUStep, slices: int = 8, tolerance: float = 1e-4
+        self,
+        step: GRUStep | ImplicitGRUStep,
+        slices: int = 1,
+        tolerance: float = 1e-4,
+        *,
+        sweeps: int | None = None,
+        comm: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(step, (GRUStep, ImplicitGRUStep)):
@@ -75,14 +93,25 @@ class TimeParallel(nn.Module):
                 f"slices={slices!r}, tolerance={tolerance!r}: expected at least one slice and a "
                 "tolerance of 0 or more."
             )
-        self.step, self.slices, self.tolerance = step, slices, tolerance
+        if sweeps is not None and not is_count(sweeps, 2):
+            raise MethodError(
+                f"sweeps={sweeps!r}: expected 2 or more, as in the first one no slice hears of "
+                "another, or None for as many as the tolerance asks for."
+            )
+        self.step, self.slices, self.tolerance, self.sweeps = step, slices, tolerance, sweeps
         self.solved_in = SolvedIn()
+        self._transport = None if comm is None else connect(comm)
+        ranks = 1 if self._transport is None else self._transport.size
+        if slices < ranks:
+            raise MethodError(f"slices={slices} on {ranks} ranks: expected one for each or more.")
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
         """States ``[batch, length, width]`` for x ``[batch, length, inputs]``; hidden is h_0, or 0.
 
         Raises:
             MethodError: x has another shape.
+            DisagreementError: on ranks, another one does something else, or gave another x.
+            RankError: on ranks, another one's step has other weights.
 
         """
         step = self.step
@@ -91,14 +120,47 @@ class TimeParallel(nn.Module):
                 f"x is {list(x.shape)}: expected [batch, length, {step.inputs}], length 1 or more."
             )
         first = x.new_zeros(x.shape[0], step.width) if hidden is None else hidden
-        of_x = functional.linear(x, step.weight_ih, step.bias_ih).transpose(0, 1)
-        weights = step.weight_hh, step.bias_hh
-        states: Tensor = _Recurrence.apply(of_x, first, *weights, self)  # type: ignore[no-untyped-call]
-        return states.transpose(0, 1)
+        transport = self._transport
+        if transport is None or transport.size == 1:
+            return self._solved(x, first, self._weights, None).transpose(0, 1)
+        return self._shared(transport, x, first).transpose(0, 1)
+
+    def _shared(self, transport: Transport, x: Tensor, first: Tensor) -> Tensor:
+        """States ``[length, batch, width]``, of which every rank finds its own slices'."""
+        said = f"TimeParallel({self.extra_repr()})"
+        sharing = Sharing.begin(transport, x, first, self._weights, said)
+        with told(transport, "in a recurrence that ranks share"):
+            if steps_of(x.shape[1], self.slices)[1] < transport.size:
+                return self._solved(x, first, self._weights, None)
+            x, first, *weights = sharing.alike((x, first, *self._weights))
+            return self._solved(x, first, weights, sharing)
+
+    @property
+    def _weights(self) -> tuple[Tensor, ...]:
+        step = self.step
+        return step.weight_ih, step.bias_ih, step.weight_hh, step.bias_hh
+
+    def _solved(
+        self, x: Tensor, first: Tensor, weights: Sequence[Tensor], sharing: Sharing | None
+    ) -> Tensor:
+        weight_ih, bias_ih, weight_hh, bias_hh = weights
+        steps, count = steps_of(x.shape[1], self.slices)
+        share = Share.of(None if sharing is None else sharing.transport, count)
+        own = x[:, share.begin * steps : share.end * steps]
+        of_x = functional.linear(own, weight_ih, bias_ih).transpose(0, 1)
+        states: Tensor = _Recurrence.apply(of_x, first, weight_hh, bias_hh, self, (steps, share))  # type: ignore[no-untyped-call]
+        if sharing is None:
+            return states
+        return sharing.joined(states, count, steps, x.shape[1])
+
+    def most(self, slices: int) -> int:
+        """How many sweeps there are at most; as many as slices are exact."""
+        return slices if self.sweeps is None else min(self.sweeps, slices)
 
     def extra_repr(self) -> str:
-        """Slices and tolerance."""
-        return f"slices={self.slices}, tolerance={self.tolerance:g}"
+        """Slices, tolerance and, where there is one, the bound on sweeps."""
+        bound = "" if self.sweeps is None else f", sweeps={self.sweeps}"
+        return f"slices={self.slices}, tolerance={self.tolerance:g}{bound}"
 
 
 @final
@@ -107,11 +169,17 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, of_x: Tensor, first: Tensor, weight: Tensor, bias: Tensor, owner: TimeParallel
+        ctx: Any,
+        of_x: Tensor,
+        first: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        owner: TimeParallel,
+        place: tuple[int, Share],
     ) -> Tensor:
-        slices = Slices.of(of_x, owner.slices)
+        slices = Slices.of(of_x, *place)
         states = SlicedStates(slices, first, HiddenWeights(weight, bias, owner.step))
-        linear, sweeps = solve(states, slices.count, owner.tolerance)
+        linear, sweeps = solve(states, owner.most(slices.share.count), owner.tolerance)
         owner.solved_in = SolvedIn(sweeps)
         ctx.owner, ctx.slices, ctx.states, ctx.linear = owner, slices, states, linear
         ctx.save_for_backward(weight)  # a weight that is changed before the gradient is an error
@@ -120,13 +188,19 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,), owner, slices = ctx.saved_tensors, ctx.owner, ctx.slices
-        linear = ctx.linear or ctx.states.linearised()
-        found = adjoints(slices, grad, linear, weight, owner.tolerance)
-        owner.solved_in = SolvedIn(owner.solved_in.forward, found.sweeps)
-        of_hidden = found.of_hidden.flatten(0, 1)
-        of_weight, of_bias = of_hidden.T @ ctx.states.before.flatten(0, 1), of_hidden.sum(0)
-        # What x gives differs in the candidate alone, which the reset gate does not scale.
-        of_x = found.of_hidden
-        torch.mul(linear.candidate, found.of_states, out=of_x[..., -weight.shape[1] :])
-        return slices.joined(of_x), found.of_first, of_weight, of_bias, None
+        with told(ctx.slices.share.transport, "in the backward pass of a recurrence"):
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (weight,), owner, slices = ctx.saved_tensors, ctx.owner, ctx.slices
+    linear = ctx.linear or ctx.states.linearised()
+    most = owner.most(slices.share.count)
+    found = adjoints(slices, grad, linear, weight, owner.tolerance, most)
+    owner.solved_in = SolvedIn(owner.solved_in.forward, found.sweeps)
+    of_hidden = found.of_hidden.flatten(0, 1)
+    of_weight, of_bias = of_hidden.T @ ctx.states.before.flatten(0, 1), of_hidden.sum(0)
+    # What x gives differs in the candidate alone, which the reset gate does not scale.
+    of_x = found.of_hidden
+    torch.mul(linear.candidate, found.of_states, out=of_x[..., -weight.shape[1] :])
+    return slices.joined(of_x), found.of_first, of_weight, of_bias, None, None

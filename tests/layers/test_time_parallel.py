@@ -95,6 +95,20 @@ def test_a_sweep_with_corrections_is_better_than_one_without() -> None:
     assert sweeps.solved_in.forward <= 4  # with products of zero it is 8
 
 
+@KINDS
+def test_sweeps_are_no_more_than_asked_for(kind: Kind) -> None:
+    """As many slices as sweeps are exact, later ones nearly; all sweeps are the serial way."""
+    step, x, first = made(kind, 40, dt=0.05)
+    wanted = serial(step, x, first)
+    few, all_ = TimeParallel(step, 8, 0.0, sweeps=3), TimeParallel(step, 8, 0.0, sweeps=11)
+    states = few(x, first)
+    states[:, -1].sum().backward()
+    assert (few.solved_in.forward, few.solved_in.backward) == (3, 3)
+    assert error(states[:, :15], wanted[:, :15]) < 1e-14
+    assert 1e-12 < error(states[:, 15:], wanted[:, 15:]) < 1e-2
+    assert error(all_(x, first), wanted) < 1e-14
+
+
 def test_training_goes_the_serial_way() -> None:
     """Five steps of Adam, on the solver and on a copy that is run step by step."""
     step, x, first = made(ImplicitGRUStep, 40)
@@ -136,6 +150,8 @@ def test_zeros_and_float32_without_gradients() -> None:
         (lambda: TimeParallel(GRUStep(3, 5), 0), "slices=0"),
         (lambda: TimeParallel(GRUStep(3, 5), True), "slices=True"),
         (lambda: TimeParallel(GRUStep(3, 5), tolerance=-1.0), "tolerance=-1.0"),
+        (lambda: TimeParallel(GRUStep(3, 5), sweeps=1), "sweeps=1"),
+        (lambda: TimeParallel(GRUStep(3, 5), sweeps=True), "sweeps=True"),
         (lambda: TimeParallel(GRUStep(3, 5))(torch.zeros(2, 4, 2)), r"\[2, 4, 2\]"),
         (lambda: TimeParallel(GRUStep(3, 5))(torch.zeros(2, 3)), r"\[2, 3\]"),
         (lambda: TimeParallel(GRUStep(3, 5))(torch.zeros(2, 0, 3)), r"\[2, 0, 3\]"),

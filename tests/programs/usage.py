@@ -38,7 +38,7 @@ from pararealize.errors import (
     ShapeError,
     StaleOptimizerWarning,
 )
-from pararealize.layers import LayerParallel
+from pararealize.layers import ImplicitGRUStep, LayerParallel, TimeParallel
 from pararealize.models import resnet
 from pararealize.runtime.values.pytree import tensors_of
 
@@ -770,6 +770,29 @@ def trains_layer_parallel(comm: Any, _folder: str) -> None:
     assert close(copy.deepcopy(net)(x), alone(x))
 
 
+def shares_slices_of_time(comm: Any, _folder: str) -> None:
+    """A recurrence whose slices of time ranks advance: states, gradients, and steps of training."""
+    steps = [copy.deepcopy(step) for step in [ImplicitGRUStep(3, 5).double()] * 2]
+    solvers = [
+        TimeParallel(step, 2 * SIZE, 1e-8, sweeps=2, comm=at)
+        for at, step in zip((comm, None), steps, strict=True)
+    ]
+    x = torch.randn(4, 12 * SIZE - 1, 3, dtype=torch.float64).requires_grad_()
+    found = []
+    for solver in solvers:
+        optimizer = torch.optim.SGD(solver.parameters(), 0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            x.grad = None
+            states = solver(x)
+            states.square().sum().backward()
+            optimizer.step()
+        found.append(
+            (states.detach(), x.grad, torch.cat([p.view(-1) for p in solver.parameters()]))
+        )
+    assert all(close(*pair) for pair in zip(*found, strict=True))
+
+
 def surrounded(comm: Any, steps: int) -> nn.Sequential:
     """Between layers that are alike on all ranks; its own ones are those of rank 0."""
     torch.manual_seed(7)
@@ -952,6 +975,7 @@ CHECKS = (
     runs_blocks,
     runs_lists_of_blocks,
     trains_layer_parallel,
+    shares_slices_of_time,
     adjoints_leave_first,
     refuses_too_many_ranks,
     refuses_other_inputs,

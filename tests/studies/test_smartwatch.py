@@ -135,6 +135,20 @@ def test_impossible_windows_are_refused(length: int, stride: int) -> None:
 
 
 @pytest.mark.usefixtures("numbered")
+def test_series_shorter_than_a_window_can_be_left_out() -> None:
+    found = load_watch(26, 26, test_fraction=1 / 3, skip_shorter=True)  # 20, 23, … 35 samples
+    assert found.train_windows.shape[0] + found.test_windows.shape[0] == 8
+    assert found.source.startswith("8 series")
+
+
+@pytest.mark.usefixtures("numbered")
+@pytest.mark.parametrize(("length", "said"), [(36, "1 to 35 samples"), (35, "has 35 samples")])
+def test_windows_that_leave_nothing_are_refused(length: int, said: str) -> None:
+    with pytest.raises(PararealizeError, match=said):
+        load_watch(length, skip_shorter=True)
+
+
+@pytest.mark.usefixtures("numbered")
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 1.0])
 def test_parts_have_people(fraction: float) -> None:
     with pytest.raises(PararealizeError, match=f"test_fraction={fraction} of 6 people"):
