@@ -11,13 +11,22 @@ from torch import nn
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.layout import is_series
 from pararealize.coarse.setting import Setting, Site, like
-from pararealize.cost.profile import module_cost
-from pararealize.ir.chain import Cost, State
+from pararealize.ir.chain import Cost, State, TensorSpec
 from pararealize.ir.decisions import Coarse
 from pararealize.propagators.generic import generic_coarse, guard
+from pararealize.propagators.leafwise import Leafwise, leafwise
 
 #: What to write where no network is known.
 EXACT = "coarse='fine', correction='difference'"
+
+
+@final
+class Priced(nn.Module):
+    """What stands for a map between two leaves where only its cost is asked for."""
+
+    def __init__(self, cost: Cost) -> None:
+        super().__init__()
+        self.cost = cost
 
 
 @dataclass(frozen=True)
@@ -45,11 +54,32 @@ class ShapeKind(CoarseKind):
         if self.series and not between_series(setting, first, last):
             return None
         (source, target), passed = setting.states(first, last), setting.passed(first, last)
+        return setting.once(
+            (self, source, target, passed), lambda: self._price(setting, source, target, passed)
+        )
 
-        def make() -> tuple[nn.Module | None, State]:
-            return self._module(setting, source, target, passed), source
+    def _price(
+        self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
+    ) -> Cost | None:
+        """The sum of the costs of maps between leaves, each of which is built and priced once."""
 
-        return setting.once((self, source, target, passed), lambda: setting.price(make))
+        def priced(one: TensorSpec, other: TensorSpec) -> nn.Module | None:
+            cost = setting.once(
+                (self, one, other),
+                lambda: setting.price(
+                    lambda: (self._module(setting, (one,), (other,), (None,)), (one,))
+                ),
+            )
+            return None if cost is None else Priced(cost)
+
+        if not source or not target:
+            return None
+        module = leafwise(source, target, priced, passed, reads_all=self.reads_all)
+        if module is None:
+            return None
+        parts = module.parts if isinstance(module, Leafwise) else [module]
+        alone = setting.machine.cost(0.0, 0.0, launches=1)
+        return sum((p.cost if isinstance(p, Priced) else alone for p in parts), Cost())
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""
@@ -62,7 +92,9 @@ class ShapeKind(CoarseKind):
         module = like(module, setting.model)
         if setting.chain.infinite:
             guard(module)
-        return self.network(site, module_cost(module, source, setting.machine), module)
+        cost = self.between(setting, *site.span)
+        assert cost is not None  # as there is the module
+        return self.network(site, cost, module)
 
     def _module(
         self, setting: Setting, source: State, target: State, passed: tuple[int | None, ...]
