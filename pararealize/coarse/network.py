@@ -114,8 +114,8 @@ class OwnLayers(CoarseKind):
 class Network(CoarseKind):
     """Own layers where they cost no more than a share ``budget`` of the subnetwork, or generic.
 
-    Above the budget it is the cheaper of the two. Where own layers cost more than a small share,
-    wide ones that stand alone have a share ``rank`` of their largest rank.
+    Where they cost more than a small share, wide ones that stand alone have a share ``rank`` of
+    their largest rank. Above the budget it is the cheaper of those and the generic one.
     """
 
     name = "network"
@@ -130,43 +130,43 @@ class Network(CoarseKind):
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the choice."""
-        for last, own in enumerate(self._own_costs(setting, first), start=first + 1):
-            if own is None or own.seconds > _share(self.budget, setting.fine.seconds(first, last)):
+        for last, (whole, narrow) in enumerate(self._own_costs(setting, first), start=first + 1):
+            fine = setting.fine.seconds(first, last)
+            if self._is_dear(whole, fine):
                 generic = generic_kind(setting, first, last).between(setting, first, last)
-                options = [cost for cost in (own, generic) if cost is not None]
+                options = [cost for cost in (narrow, generic) if cost is not None]
                 yield min(options, key=lambda cost: cost.seconds, default=None)
             else:
-                yield own
+                yield whole if _is_small(whole, fine) else narrow
 
     def build(self, site: Site) -> Coarse | None:
         """The choice."""
-        own = self._own_layers(site).build(site)
-        if own is not None and own.cost.seconds <= _share(self.budget, site.fine.seconds):
+        kind, dear = self._own_layers(site)
+        own = kind.build(site)
+        if own is not None and not dear:
             return own
         generic = generic_kind(site.setting, *site.span).build(site)
         options = [c for c in (own, generic) if c is not None]
         return min(options, key=lambda c: c.cost.seconds, default=None)
 
-    def _own_costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
-        """Costs of own layers, whole or narrow."""
+    def _own_costs(self, setting: Setting, first: int) -> Iterator[tuple[Cost | None, Cost | None]]:
+        """Costs of own layers, whole and narrow."""
         whole = self._whole.costs(setting, first)
         if not narrow_ranks(setting, self.rank):
-            yield from whole
-            return
-        both = zip(whole, self._narrow.costs(setting, first), strict=True)
-        for last, (own, narrow) in enumerate(both, start=first + 1):
-            yield narrow if self._is_dear(own, setting.fine.seconds(first, last)) else own
+            return ((cost, cost) for cost in whole)
+        return zip(whole, self._narrow.costs(setting, first), strict=True)
 
-    def _own_layers(self, site: Site) -> OwnLayers:
-        """Own layers, whole or narrow; whole where nothing is narrower."""
-        if not narrow_ranks(site.setting, self.rank):
-            return self._whole
-        whole, narrow = self._whole.cost(site), self._narrow.cost(site)
-        dear = self._is_dear(whole, site.fine.seconds) and narrow != whole
-        return self._narrow if dear else self._whole
+    def _own_layers(self, site: Site) -> tuple[OwnLayers, bool]:
+        """Own layers, narrow where that is cheaper and matters, and whether whole are too dear."""
+        whole, fine = self._whole.cost(site), site.fine.seconds
+        dear = self._is_dear(whole, fine)
+        small = _is_small(whole, fine) and not dear
+        if small or not narrow_ranks(site.setting, self.rank):
+            return self._whole, dear
+        return (self._whole if self._narrow.cost(site) == whole else self._narrow), dear
 
     def _is_dear(self, own: Cost | None, fine: float) -> bool:
-        return own is not None and own.seconds > _share(SMALL, fine)
+        return own is None or own.seconds > _share(self.budget, fine)
 
     @property
     def _whole(self) -> OwnLayers:
@@ -175,6 +175,10 @@ class Network(CoarseKind):
     @property
     def _narrow(self) -> OwnLayers:
         return replace(self._whole, narrow=self.rank)
+
+
+def _is_small(own: Cost | None, fine: float) -> bool:
+    return own is not None and own.seconds <= _share(SMALL, fine)
 
 
 def _share(share: float, fine: float) -> float:
