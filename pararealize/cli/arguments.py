@@ -68,7 +68,7 @@ class MethodOptions:
         typer.Option(help="Blocks that a coarse network keeps: of all, or of each, such as 4,1."),
     ] = str(Parareal.coarse_depth)
     coarse_rank: Annotated[
-        float, typer.Option(help="Share of their rank that factored layers keep.")
+        float, typer.Option(help="Share of their rank that factored or wide layers keep.")
     ] = Parareal.coarse_rank
     mgrit: Annotated[
         str, typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean.")

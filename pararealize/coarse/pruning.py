@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,15 +22,19 @@ from pararealize.propagators.fresh import normalises, normalises_by_batch
 class Selection:
     """Which layers of a piece its thin version keeps; they are taken in one after another.
 
-    All that change the state's shape; of the repeated ones with weights so many, from the first on;
-    and of layers without weights (activations, normalisation) those that follow them.
+    All that change the state's shape; of the repeated ones with weights so many, from the first on
+    or the ``cheapest``; and of layers without weights (activations, normalisation) those that
+    follow them.
     """
 
-    def __init__(self, chain: Chain, first: int, last: int | None = None) -> None:
-        self.layers, self.stop = chain.layers, first
+    def __init__(
+        self, chain: Chain, first: int, last: int | None = None, *, cheapest: bool = False
+    ) -> None:
+        self.layers, self.stop, self.cheapest = chain.layers, first, cheapest
         self.changing = 0
         self.always: list[int] = []
         self.repeated: list[list[int]] = []
+        self._order: list[tuple[float, int]] = []
         self._home, self._firm = self.always, first - 1
         for _ in range(first, first if last is None else last):
             self.take()
@@ -39,6 +44,7 @@ class Selection:
         layer = self.layers[self.stop]
         if layer.is_weighted and layer.preserves:
             self._home = []
+            insort(self._order, (layer.cost.flops * self.cheapest, len(self.repeated)))
             self.repeated.append(self._home)
         elif layer.is_weighted:
             self._home = self.always
@@ -50,14 +56,18 @@ class Selection:
         self.stop += 1
         return 0 if home is self.always else len(self.repeated)
 
+    def chosen(self, count: int) -> list[int]:
+        """Numbers of the repeated ones, where so many are kept."""
+        return sorted(number for _, number in self._order[:count])
+
     def kept(self, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""
-        return sorted(chained(self.always, *self.repeated[:count]))
+        return sorted(chained(self.always, *(self.repeated[k] for k in self.chosen(count))))
 
     def rectifiers(self, count: int) -> list[int]:
         """Layers kept at the end that only rectify: a correction may have either sign."""
-        index = min(count, len(self.repeated)) - 1
-        last = self.repeated[index] if index >= 0 else []
+        chosen = self.chosen(count)
+        last = self.repeated[chosen[-1]] if chosen else []
         firm = max(self._firm, last[0]) if last else self._firm
         ends = []
         for home in (self.always, last):
@@ -75,12 +85,18 @@ class Pruning:
     ``normalisation`` says whether normalisation layers stay, and rectifiers at the end: both do for
     networks of states, neither for networks of jumps. ``whole`` layers that change the shape keep
     all of their operations; else those inside that do not change it are left out. Layers that
-    normalise ``by_batch`` stay with the others of a network that sees one state a step.
+    normalise ``by_batch`` stay with the others of a network that sees one state a step. Repeated
+    layers are kept from the first on, or those of the fewest operations first, the ``cheapest``.
     """
 
     normalisation: bool
     whole: bool = False
     by_batch: bool = True
+    cheapest: bool = False
+
+    def selection(self, chain: Chain, first: int, last: int | None = None) -> Selection:
+        """The selection from a piece."""
+        return Selection(chain, first, last, cheapest=self.cheapest)
 
     def kept(self, selection: Selection, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""
@@ -112,20 +128,26 @@ def pruned_costs(setting: Setting, how: Pruning) -> LayerCosts:
 
 
 def selected_costs(
-    setting: Setting, first: int, how: Pruning, *, copied: bool = True
+    setting: Setting,
+    first: int,
+    how: Pruning,
+    *,
+    copied: bool = True,
+    costs: LayerCosts | None = None,
 ) -> Iterator[tuple[Selection, Callable[[int], Cost | None]]]:
     """For last = ``first`` + 1, + 2, … the selection and its cost with so many repeated layers.
 
     ``None`` where they are to be ``copied`` and one that is kept can have no weights of its own.
+    ``costs`` are those of the layers, where they are not as the network has them.
     """
-    costs = pruned_costs(setting, how)
-    selection = Selection(setting.chain, first)
-    always, groups = Cost(), [Cost()]
+    costs = costs or pruned_costs(setting, how)
+    selection = how.selection(setting.chain, first)
+    always, groups = Cost(), list[Cost]()
 
     def cost(count: int) -> Cost | None:
         if copied and costs.refused and costs.refuses(how.kept(selection, count)):
             return None
-        total = always + groups[min(count, len(groups) - 1)]
+        total = always + sum((groups[k] for k in selection.chosen(count)), Cost())
         for i in () if how.normalisation else selection.rectifiers(count):
             total -= costs.each[i]
         return total
@@ -134,8 +156,8 @@ def selected_costs(
         home = selection.take()
         if not home:
             always += costs.each[i]
-        elif home == len(groups):
-            groups.append(groups[-1] + costs.each[i])
+        elif home > len(groups):
+            groups.append(costs.each[i])
         else:
             groups[-1] += costs.each[i]
         yield selection, cost

@@ -26,7 +26,7 @@ from pararealize.ir.plan import Machine
 from pararealize.schedule.parareal import guesser
 
 #: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
-HEAD_SHARE = 0.2
+HEAD_SHARE = 0.1
 
 
 @final

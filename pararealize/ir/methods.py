@@ -54,7 +54,8 @@ class Parareal:
         coarse_budget: largest share of a subnetwork's cost that its coarse network may take when
             it is made of the subnetwork's own layers; above it a generic one is built.
         seed: of the fresh weights; the caller's random state is left alone.
-        coarse_rank: share of their largest rank that factored layers keep.
+        coarse_rank: share of their largest rank that factored layers keep, and wide layers that
+            stand alone in a fresh coarse network that would be dear; 1 keeps them whole.
 
     >>> Parareal(coarse="thinned", correction="difference", guess="coarse").iterations
     1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeGuard, cast, final, get_args
+from typing import Any, TypeGuard, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class FactoredLayer(nn.Module):
 
     def __init__(self, layer: Layer, rank: int) -> None:
         super().__init__()
-        self.reduce, self.expand = _reducing(layer, rank), _expanding(layer, rank)
+        self.reduce, self.expand = reducing(layer, rank), expanding(layer, rank)
         rows = layer.weight.detach().flatten(1).double()
         self.project(layer, _bias(layer), rows @ rows.T)
 
@@ -58,8 +58,12 @@ class FactoredLayer(nn.Module):
 
 
 def is_plain(layer: nn.Module) -> TypeGuard[Layer]:
-    """Whether it is one of these layers, and not of a class of its own or in groups."""
-    return type(layer) in get_args(Layer) and getattr(layer, "groups", 1) == 1
+    """Whether it is one of these layers, and not of a class of its own or in groups.
+
+    Its weight is a parameter, not made by a hook from others.
+    """
+    own = type(layer) in get_args(Layer) and "weight" in layer._parameters
+    return own and getattr(layer, "groups", 1) == 1
 
 
 def rank_of(layer: nn.Module, share: float) -> int | None:
@@ -86,9 +90,10 @@ def by_channel(layer: Layer, answer: Tensor) -> Tensor:
     return answer.movedim(-1 - spatial, -1).flatten(0, -2)
 
 
-def _reducing(layer: Layer, rank: int) -> Layer:
-    reduced = copy.deepcopy(layer)
-    reduced.weight = nn.Parameter(layer.weight.new_empty(rank, *layer.weight.shape[1:]))
+def reducing(layer: Layer, rank: int) -> Layer:
+    """A layer of the same kind to so many channels, without bias; its weight is not set."""
+    weight = nn.Parameter(layer.weight.new_empty(rank, *layer.weight.shape[1:]))
+    reduced = copy.deepcopy(layer, {id(layer.weight): weight})  # without the layer's own
     reduced.register_parameter("bias", None)
     if isinstance(reduced, _ConvNd):
         reduced.out_channels = rank
@@ -97,10 +102,12 @@ def _reducing(layer: Layer, rank: int) -> Layer:
     return reduced
 
 
-def _expanding(layer: Layer, rank: int) -> Layer:
+def expanding(layer: Layer, rank: int, *, bias: bool = True) -> Layer:
+    """A linear map of so many channels to those that the layer makes."""
     weight = layer.weight
     sizes = (rank, len(weight), *((1,) if isinstance(layer, _ConvNd) else ()))
-    return type(layer)(*sizes, device=weight.device, dtype=weight.dtype)  # type: ignore[misc]
+    like: Any = {"device": weight.device, "dtype": weight.dtype}
+    return type(layer)(*sizes, bias=bias, **like)  # type: ignore[misc]
 
 
 def _bias(layer: Layer) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import compile_segment
+from pararealize.propagators.narrow import narrowed
 from pararealize.runtime.values.infinities import without_infinities
 from pararealize.runtime.values.pytree import map_tensors
 
@@ -32,6 +34,7 @@ class Fresh(nn.Module):
             correction, a small jump a small one.
         trained: whether weights start as those of ``root``; else they are drawn, and only its
             layers' kinds and sizes are read.
+        ranks: of layers that are to have low rank, by their path; those are not ``trained``.
 
     Where most layers were left out it is not to see infinities that these would have masked with:
     ``guarded`` says whether states may hold any, and is ``None`` for networks that may see them.
@@ -40,15 +43,24 @@ class Fresh(nn.Module):
     guarded: bool | None = None
 
     def __init__(
-        self, root: nn.Module, segment: Segment, *, bias: bool, trained: bool = False
+        self,
+        root: nn.Module,
+        segment: Segment,
+        *,
+        bias: bool,
+        trained: bool = False,
+        ranks: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict()
         self._trained = trained
         names = _keys(o.target for o in segment.operations if o.kind == "module")
         for path, key in names.items():
-            layer = root.get_submodule(path)
-            self.layers[key] = _copied(layer) if trained else _renewed(layer, bias)
+            layer, rank = root.get_submodule(path), ranks.get(path)
+            if rank is None:
+                self.layers[key] = _copied(layer) if trained else _renewed(layer, bias)
+            else:
+                self.layers[key] = _plain(narrowed(layer, rank, bias=bias))
         self.weights = nn.ParameterDict()
         self._weight_keys = _keys(o.target for o in segment.operations if o.kind == "attribute")
         operations = tuple(self._adopt(o, root, names) for o in segment.operations)
@@ -120,7 +132,10 @@ def _like(value: Tensor) -> nn.Parameter:
 
 def _copied(layer: nn.Module) -> nn.Module:
     """A layer with the same weights, that writes on nothing and can be trained."""
-    layer = copy.deepcopy(layer)
+    return _plain(copy.deepcopy(layer))
+
+
+def _plain(layer: nn.Module) -> nn.Module:
     for part in layer.modules():
         _clear_hooks(part)
         if hasattr(part, "inplace"):

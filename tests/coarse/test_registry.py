@@ -176,7 +176,7 @@ def test_methods_and_options_name_the_kinds_that_know_them() -> None:
     heeded = {name: set(registry.heeding(name)) for name in HEEDED}
     assert heeded["coarse_depth"] == {"network", "auto", "thinned", "stepped"}
     assert heeded["coarse_budget"] == {"network", "auto"}
-    assert heeded["coarse_rank"] == {"factored"}
+    assert heeded["coarse_rank"] == {"network", "auto", "factored"}
 
 
 @pytest.mark.parametrize(
