@@ -140,26 +140,26 @@ def selected_costs(
     ``None`` where they are to be ``copied`` and one that is kept can have no weights of its own.
     ``costs`` are those of the layers, where they are not as the network has them.
     """
-    costs = costs or pruned_costs(setting, how)
+    layers = costs or pruned_costs(setting, how)
     selection = how.selection(setting.chain, first)
     always, groups = Cost(), list[Cost]()
 
     def cost(count: int) -> Cost | None:
-        if copied and costs.refused and costs.refuses(how.kept(selection, count)):
+        if copied and layers.refused and layers.refuses(how.kept(selection, count)):
             return None
         total = always + sum((groups[k] for k in selection.chosen(count)), Cost())
         for i in () if how.normalisation else selection.rectifiers(count):
-            total -= costs.each[i]
+            total -= layers.each[i]
         return total
 
     for i in range(first, len(setting.chain.layers)):
         home = selection.take()
         if not home:
-            always += costs.each[i]
+            always += layers.each[i]
         elif home > len(groups):
-            groups.append(costs.each[i])
+            groups.append(layers.each[i])
         else:
-            groups[-1] += costs.each[i]
+            groups[-1] += layers.each[i]
         yield selection, cost
 
 
