@@ -115,11 +115,11 @@ def pararealize(
     """
     check_arguments(interfaces, leaf_modules, concrete_args, blocks, machine)
     method = Parareal() if method is None else method
-    machine = machine_for(model, machine, places=bool(devices) or comm is not None)
     check_chunks(chunks, comm)
-    request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     model = unwrapped(model)
     check_module(model)
+    machine = machine_for(model, machine, places=bool(devices) or comm is not None)
+    request = Request(n, method, None, machine, interfaces, cost, chunks, devices_of(devices))
     given = bind(model, example_inputs, example_kwargs) or described(model)
     transport = None if comm is None else connect(comm)
     leaves = tuple(sorted(find_leaves(model, leaf_modules)))

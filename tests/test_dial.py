@@ -110,7 +110,8 @@ def test_it_stops_at_the_first_sweep_that_meets_the_tolerance(correction: str) -
         met = [sweep + 1 for sweep, size in worst.items() if size <= tolerance]
         expected = min(met, default=N)
         here = replace(base, method=replace(base.method, tolerance=tolerance))
-        static = replace(base, method=replace(base.method, tolerance=None, iterations=expected))
+        method = replace(base.method, tolerance=None, iterations=expected)
+        static = replace(base, method=method, interfaces=whole.plan.cuts)  # those of one sweep
         net = here.compile()
         found = step(net, model, here.x)
         assert net.report.sweeps == expected

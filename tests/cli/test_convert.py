@@ -183,7 +183,7 @@ def test_coarse_networks_are_as_deep_and_of_the_rank_asked_for(place: Place) -> 
         (("--best",), "--best changes nothing"),
         (("--mean", "0.5"), "--mean changes nothing"),
         (("--rate", "0.1"), "--rate changes nothing"),
-        (("--coarse-rank", "0.5"), "--coarse-rank changes nothing: it is for --coarse 'factored',"),
+        (("--coarse", "identity", "--coarse-rank", "0.5"), "--coarse-rank changes nothing: it is"),
         (("--coarse", "fine", "--coarse-depth", "2"), "--coarse-depth changes nothing: it is for"),
         (("--mgrit", "coarsening=2", "--guess", "coarse"), "--guess changes nothing: with --mgrit"),
     ],
