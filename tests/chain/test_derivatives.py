@@ -121,7 +121,9 @@ def test_derivatives_are_taken_where_gradients_are_off(kind: type[Scored], grad:
 
 
 @pytest.mark.parametrize("kind", [Scored, Twice, Isolated, OfValues])
-@pytest.mark.parametrize("coarse", ["network", "auto", "identity"])
+@pytest.mark.parametrize(
+    "coarse", ["network", "auto", pytest.param("identity", marks=pytest.mark.rest)]
+)
 def test_coarse_networks_take_no_derivatives(kind: type[Scored], coarse: str) -> None:
     """What is left out of them may be what a derivative is taken by."""
     torch.manual_seed(0)

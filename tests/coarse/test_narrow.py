@@ -146,6 +146,7 @@ def test_narrow_layers_are_saved(tmp_path: Any) -> None:
     assert torch.equal(again(x), net(x))
 
 
+@pytest.mark.rest
 def test_a_vgg_16_keeps_nine_tenths_of_what_its_cuts_allow() -> None:
     """Of the speed of its subnetworks without guesses, corrections and messages."""
     with torch.device("meta"):

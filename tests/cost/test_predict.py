@@ -151,6 +151,7 @@ def test_on_one_device_as_many_subnetworks_are_taken_as_pay_there() -> None:
     assert "stream" in str(of_plan(net.plan, net.schedule).title)
 
 
+@pytest.mark.rest
 def test_large_kernels_gain_less_than_small_ones_on_one_device() -> None:
     def speedup(batch: int) -> float:
         x = torch.randn(batch, 3, 32, 32)
