@@ -40,6 +40,7 @@ from pararealize.runtime.communication.occasions import agree
 from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
 from pararealize.runtime.monitoring.rules import answer
+from pararealize.runtime.values.pytree import device_of
 
 #: Sweeps after which a candidate is scored in any case.
 LOOK = 2
@@ -108,7 +109,7 @@ class _Calibration:
         emission, options = self.subject.emission, self.options
         every = batches(data, emission.plan.specs, emission.decisions.expectations, options.batch)
         every = alike(every, emission.transport)
-        device = next((p.device for p in emission.serial.parameters()), torch.device("cpu"))
+        device = device_of(emission.serial)
         with self.progress.task("states of the serial network") as advance:
             parts, told = divided(every, options.held_out), self.budget.noted(advance)
             enough = partial(self.budget.is_over, OBSERVED)

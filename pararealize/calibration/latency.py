@@ -13,8 +13,8 @@ from torch import Tensor
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
 from pararealize.calibration.subject import Pairs, Subject
-from pararealize.cost.captured import captured_seconds, capturing
-from pararealize.cost.measure import medians, threads, wait
+from pararealize.cost.captured import capturing
+from pararealize.cost.measure import captured_seconds, medians, threads, wait
 from pararealize.cost.predict import count
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan

@@ -1,11 +1,9 @@
-"""Captured: seconds of calls where a graph launches them, without Python between kernels."""
+"""Captured: calls that a graph launches, without Python between kernels, to be timed."""
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,28 +16,22 @@ from pararealize.runtime.capture.device import Device
 REPEATS = 8
 
 
-def captured_seconds(
-    calls: Sequence[Callable[[], Any]], device: Device, *, runs: int
-) -> list[float]:
-    """Median seconds of calls in graphs, each by itself on one stream, without gradients.
-
-    Raises:
-        MethodError: a graph is being recorded already.
-
-    Warns:
-        CaptureWarning: a call cannot be recorded; it is timed as Python makes it.
-
-    """
-    with torch.no_grad():
-        return [_seconds(call, device, runs) for call in calls]
-
-
 def capturing(device: torch.device) -> Device | None:
     """What records graphs on a device of torch; nothing does but on CUDA devices."""
     return CudaDevice() if device.type == "cuda" else None
 
 
-def _seconds(call: Callable[[], Any], device: Device, runs: int) -> float:
+def recorded(call: Callable[[], Any], device: Device) -> Callable[[], None]:
+    """What does a call :data:`REPEATS` times by a graph, on one stream, and waits for its end.
+
+    Raises:
+        MethodError: a graph is being recorded already.
+
+    Warns:
+        CaptureWarning: the call cannot be recorded; it is made as Python makes it.
+
+    """
+
     def in_a_row() -> None:
         for _ in range(REPEATS):
             call()
@@ -51,11 +43,9 @@ def _seconds(call: Callable[[], Any], device: Device, runs: int) -> float:
         run = graph.replay
     except RuntimeError as error:
         warnings.warn(CaptureWarning(f"timed without a graph: {error}"), stacklevel=2)
-    times = []
-    for _ in range(runs + 1):
-        device.wait()
-        begin = time.perf_counter()
+
+    def ended() -> None:
         run()
         device.wait()
-        times.append(time.perf_counter() - begin)
-    return median(times[1:]) / REPEATS
+
+    return ended

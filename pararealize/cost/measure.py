@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pararealize.cost.captured import captured_seconds, capturing
+from pararealize.cost.captured import REPEATS as IN_A_ROW
+from pararealize.cost.captured import capturing, recorded
 from pararealize.cost.probe import Probe
 from pararealize.ir.chain import Chain, Layer, Partition, Profile
 from pararealize.propagators.fine import Fine
 from pararealize.runtime.capture.device import Device
 from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.values.pytree import device_of
 
 
 def wait(device: torch.device) -> None:
@@ -49,6 +51,22 @@ def medians(
 ) -> list[float]:
     """Median seconds of every function, in :func:`turns`."""
     return [median(found) for found in turns(*functions, runs=runs, before=before)]
+
+
+def captured_seconds(
+    calls: Sequence[Callable[[], Any]], device: Device, *, runs: int
+) -> list[float]:
+    """Median seconds of calls in graphs, each by itself on one stream, without gradients.
+
+    Raises:
+        MethodError: a graph is being recorded already.
+
+    Warns:
+        CaptureWarning: a call cannot be recorded; it is timed as Python makes it.
+
+    """
+    with torch.no_grad():
+        return [medians(recorded(call, device), runs=runs)[0] / IN_A_ROW for call in calls]
 
 
 @contextmanager
@@ -142,7 +160,7 @@ def with_measured_costs(
     Where subnetworks are to have ``shared`` one device, of layers in graphs, if it records them.
     """
     if transport is None or transport.rank == 0:
-        device = capturing(_device_of(model)) if shared else None
+        device = capturing(device_of(model)) if shared else None
         chain = measured(chain, model, inputs, seed, device)
     return with_one_cost(chain, transport)
 
@@ -155,13 +173,9 @@ def with_one_cost(chain: Chain, transport: Transport | None) -> Chain:
     return replace(chain, layers=layers, profile=replace(chain.profile, costs=costs))
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def _round(probe: Probe, fine: Sequence[Fine]) -> list[float]:
     """Seconds of every layer, run once."""
-    device = _device_of(probe.model)
+    device = device_of(probe.model)
     state: Any = None
     seconds = []
     for layer in fine:

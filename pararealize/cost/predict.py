@@ -103,7 +103,8 @@ def predict_on_lanes(plan: Plan, schedule: Schedule, computing: float = 1.0) -> 
 
     A step computes ``computing`` times as long as an evaluation.
     """
-    machine, clock, idle = plan.machine, _clock(plan), _launching(plan)
+    machine, clock = plan.machine, _clock(plan)
+    idle = _launching(plan, clock)
     way: Way = "pieces" if isinstance(plan.method, MGRIT) else "paths"
 
     def parts(task: Task) -> tuple[float, float]:
@@ -142,8 +143,11 @@ def _clock(plan: Plan) -> Callable[[Task], float]:
     return clock
 
 
-def _launching(plan: Plan) -> Callable[[Task], float]:
-    """Seconds of a task that are those of launches, of what is not known as of its subnetwork."""
+def _launching(plan: Plan, clock: Callable[[Task], float]) -> Callable[[Task], float]:
+    """Seconds of a task that are those of launches, of all that its ``clock`` gives.
+
+    Of what is not known, the share is that of the task's subnetwork.
+    """
     known: dict[Target, int] = {HEAD: plan.head_launches}
     for piece in plan.pieces:
         known[Target.fine(piece.index)] = piece.launches
@@ -153,7 +157,6 @@ def _launching(plan: Plan) -> Callable[[Task], float]:
             known[Target.guess(piece.index - 1)] = piece.guess_launches
     floor = plan.machine.launch_seconds
     like = {p.index: floor * p.launches / p.seconds for p in plan.pieces if p.seconds}
-    clock = _clock(plan)
 
     def launching(task: Task) -> float:
         launches = known.get(task.target, 0) if task.target else max(0, len(task.reads) - 1)

@@ -23,7 +23,7 @@ from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import on_meta
 from pararealize.propagators.quick_shapes import QuickShapes
-from pararealize.runtime.values.pytree import leaves_of, map_tensors
+from pararealize.runtime.values.pytree import device_of, leaves_of, map_tensors
 from pararealize.tracing.copying import without_data, without_gradients
 from pararealize.tracing.writes import is_foreign
 
@@ -193,7 +193,7 @@ class _Evaluator:
         So are functions of sparse tensors, which the meta device does not know, and the user's own.
         """
         owner = self.model if module is None else module
-        device = next((p.device for p in owner.parameters()), torch.device("cpu"))
+        device = device_of(owner)
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
                 given = map_tensors(partial(random_like, model=owner), (args, kwargs))
@@ -221,7 +221,7 @@ class _Evaluator:
 
 def random_like(like: Tensor | TensorSpec, model: nn.Module) -> Tensor:
     """A random tensor of a shape and dtype on a model's device; zeros where it counts something."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     if isinstance(like, Tensor) and like.layout != torch.strided:
         dense = TensorSpec(tuple(like.shape), like.dtype)
         return random_like(dense, model).to_sparse(layout=like.layout)

@@ -12,6 +12,7 @@ from pararealize.errors import MethodError
 from pararealize.ir.machines import one_gpu
 from pararealize.ir.plan import Machine
 from pararealize.runtime.communication.transport import Transport
+from pararealize.runtime.values.pytree import device_of
 
 #: Rows of square matrices, and numbers of vectors: the caches hold neither.
 ROWS, LONG = 512, 2**22
@@ -34,8 +35,7 @@ def machine_for(model: nn.Module, machine: Machine | None, *, places: bool) -> M
 
     """
     if machine is None:
-        device = next((p.device.type for p in model.parameters()), "cpu")
-        return one_gpu() if device == "cuda" and not places else Machine()
+        return one_gpu() if device_of(model).type == "cuda" and not places else Machine()
     if machine.sharing is not None and places:
         raise MethodError(
             "machine=Machine(sharing=...) is one device that all subnetworks share, and with "

@@ -17,7 +17,7 @@ from pararealize.ir.program import Operation, Segment
 from pararealize.propagators.compiled import compile_segment
 from pararealize.propagators.narrow import narrowed
 from pararealize.runtime.values.infinities import without_infinities
-from pararealize.runtime.values.pytree import map_tensors
+from pararealize.runtime.values.pytree import device_of, map_tensors
 
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -144,7 +144,7 @@ def _plain(layer: nn.Module) -> nn.Module:
 
 
 def _renewed(layer: nn.Module, bias: bool) -> nn.Module:
-    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    device = device_of(layer)
     layer = _copied(layer).cpu()  # only the CPU's random state is forked
     strips = not bias and not any(layer.children())  # composite layers may need theirs
     for part in layer.modules():

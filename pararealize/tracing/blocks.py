@@ -25,7 +25,7 @@ from pararealize.propagators.calls import Calls, given_of, numbers_of
 from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
-from pararealize.runtime.values.pytree import tensors_of
+from pararealize.runtime.values.pytree import device_of, tensors_of
 from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.around import inputs_of, written
@@ -152,7 +152,7 @@ def _number(model: nn.Module, value: Any) -> Any:
     """What is given as it is; of a spec some numbers, of which zeros would show too little."""
     if not isinstance(value, TensorSpec):
         return value
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
     numbers = torch.Generator().manual_seed(0)
     if value.dtype.is_floating_point or value.dtype.is_complex:

@@ -77,8 +77,8 @@ def gaps(trials: Sequence[Trials]) -> list[Gap]:
     head = _needs(seen, len(found), outputs)
     if not all(trial.suffices(len(found), (), head) for trial in trials):
         head |= _shapeless(trials[0], found, len(found))
-    for trial in trials:
-        head |= trial.unknown(len(found), (), head)
+        for trial in trials:
+            head |= trial.unknown(len(found), (), head)
     found.append(Gap(needs=tuple(sorted(head))))
     _replay(train, found)
     return found

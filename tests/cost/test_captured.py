@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize import CaptureWarning, Rehearsal, pararealize
-from pararealize.cost.captured import REPEATS, captured_seconds, capturing
-from pararealize.cost.measure import measured
+from pararealize.cost.captured import REPEATS, capturing
+from pararealize.cost.measure import captured_seconds, measured
 from pararealize.models import resnet
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec_leaf
 
@@ -114,6 +115,11 @@ def with_tensors(value: Any, tensors: Iterable[Tensor]) -> Any:
 def detached(value: Any) -> Any:
     """The pytree with all tensors detached from autograd's graph."""
     return map_tensors(Tensor.detach, value)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module lies: its first parameter, or the CPU."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
