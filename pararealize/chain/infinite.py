@@ -8,7 +8,7 @@ from operator import attrgetter
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
-from pararealize.propagators.compiled import submodule
+from pararealize.propagators.paths import submodule
 from pararealize.runtime.effects.statistics import is_torchs
 
 #: Numbers as large as this stand for infinity, and two of them make one.

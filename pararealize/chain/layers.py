@@ -10,7 +10,7 @@ from torch.fx.node import map_aggregate
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
 from pararealize.propagators.block_list import OutsideBlocks
-from pararealize.propagators.compiled import submodule
+from pararealize.propagators.paths import submodule
 from pararealize.propagators.step import Step
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})

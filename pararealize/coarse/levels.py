@@ -28,8 +28,9 @@ from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Machine
 from pararealize.ir.target import Target
 from pararealize.propagators.averaged import borrowed
-from pararealize.propagators.compiled import is_random, modules_of
+from pararealize.propagators.paths import modules_of
 from pararealize.propagators.propagator import Propagator
+from pararealize.propagators.randomness import is_random
 from pararealize.runtime.values.combine import combine
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost, Layer
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
-from pararealize.propagators.compiled import written_by_call
 from pararealize.propagators.fresh import normalises, normalises_by_batch
+from pararealize.propagators.memory import written_by_call
 
 
 @final

@@ -15,8 +15,8 @@ from pararealize.ir.methods import MGRIT
 from pararealize.ir.plan import Stack
 from pararealize.ir.program import Segment
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.paths import modules_of
 from pararealize.propagators.stacked import Stacked, alike, divided, is_stackable, stack_weights
 from pararealize.runtime.values.pytree import leaves_of
 

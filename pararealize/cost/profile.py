@@ -20,8 +20,8 @@ from pararealize.ir.chain import Cost, Profile, State, TensorSpec
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Operation, Program
 from pararealize.propagators.block_list import OutsideBlocks
-from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import on_meta
+from pararealize.propagators.paths import submodule
 from pararealize.propagators.quick_shapes import QuickShapes
 from pararealize.runtime.values.pytree import device_of, leaves_of, map_tensors
 from pararealize.tracing.copying import without_data, without_gradients

@@ -13,8 +13,8 @@ from pararealize.emit.ranks import both, homes, inner_of, spread
 from pararealize.errors import RankError
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import modules_of
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.paths import modules_of
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 from pararealize.runtime.values.pytree import map_tensors

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Segment
-from pararealize.propagators.compiled import made_submodule, modules_of
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.paths import made_submodule, modules_of
 from pararealize.propagators.propagator import Around, Propagator
 
 

@@ -11,10 +11,12 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
-from pararealize.propagators.compiled import function_of, is_overwritten, source_of, submodule
+from pararealize.propagators.compiled import function_of, source_of
 from pararealize.propagators.fine import Fine
 from pararealize.propagators.folded import Folds
 from pararealize.propagators.fresh import Fresh
+from pararealize.propagators.memory import is_overwritten
+from pararealize.propagators.paths import submodule
 from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import Registered
 

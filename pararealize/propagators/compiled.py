@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import operator
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pararealize.ir.program import Operation, Ref, Segment
-from pararealize.propagators.block_list import OutsideBlocks
+from pararealize.ir.program import Operation, Segment
+from pararealize.propagators.memory import is_overwritten
 from pararealize.propagators.recomputed import with_regions
-from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import map_tensors
 
 #: Slots of 8 bytes: as many as a chunk of the interpreter's stack of frames has, 16 KiB.
@@ -38,32 +36,6 @@ def with_own_stack_chunk(function: Callable[..., Any]) -> Callable[..., Any]:
     function.__code__ = code.replace(co_stacksize=code.co_stacksize + SLOTS)
     return function
 
-
-#: Operations whose result never shares memory with what they read.
-ALLOCATING = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.Embedding,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-)
-#: Functions and methods whose result never shares memory with what they read.
-ALLOCATING_FUNCTIONS = frozenset(
-    {
-        *("add", "sub", "mul", "truediv", "matmul", "cat", "stack", "softmax", "linear"),
-        *("conv1d", "conv2d", "conv3d", "layer_norm", "group_norm", "batch_norm"),
-        *("relu", "tanh", "sigmoid", "gelu", "silu", "mean", "sum"),
-        *("zeros", "ones", "empty", "full", "arange", "linspace", "eye", "rand", "randn"),
-        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
-        *("new_zeros", "new_ones", "new_empty", "new_full"),
-    }
-)
-
-#: Operators of Python whose names end as those of functions that write do.
-NOT_WRITING = frozenset({operator.and_, operator.or_, operator.not_, operator.is_})
 
 #: Operations of a segment that is worth a chunk of the interpreter's stack of its own.
 MANY = 64
@@ -175,132 +147,3 @@ def _lookup(path: str) -> str:
     if path.startswith(NETWORK):
         return f"{path}(self)"
     return "self" + "".join(f"._modules[{name!r}]" for name in path.split("."))
-
-
-def is_overwritten(segment: Segment, name: str, root: nn.Module) -> bool:
-    """Whether an operation may write on ``name`` or on a view of it."""
-    aliases = {name}
-    for operation in segment.operations:
-        if not aliases.isdisjoint(written_by(operation, root)):
-            return True
-        if not aliases.isdisjoint(memory_of(operation, root)):
-            aliases.add(operation.name)
-    return False
-
-
-def written_by(operation: Operation, root: nn.Module) -> tuple[str, ...]:
-    """Names of the values that the operation writes on."""
-    if operation.kind != "module":
-        return written_by_call(operation)
-    # A container that is called whole may begin with a layer that writes on its input.
-    flagged = any(getattr(p, "inplace", False) for p in parts_of(submodule(root, operation.target)))
-    return tuple(dict.fromkeys((*(_first(operation) if flagged else ()), *operation.writes)))
-
-
-def written_by_call(operation: Operation) -> tuple[str, ...]:
-    """Names of the values that a function or a method writes on; none for modules."""
-    if operation.kind not in {"function", "method"}:
-        return ()
-    name, inplace = operation.call, {"iadd", "isub", "imul", "itruediv", "ipow", "setitem"}
-    trailing = ends_as_writing(operation.target, name)
-    flagged = operation.kwargs.get("inplace") not in (None, False)
-    out = operation.kwargs.get("out")
-    first = _first(operation) if name.strip("_") in inplace or trailing or flagged else ()
-    first = tuple(dict.fromkeys((*first, *operation.writes)))
-    return (*first, out.name) if isinstance(out, Ref) else first
-
-
-def ends_as_writing(target: Any, name: str) -> bool:
-    """Whether a function or method is called as those are that write, with one underscore."""
-    called = name.endswith("_") and not name.endswith("__")
-    return called and target not in NOT_WRITING
-
-
-def _first(operation: Operation) -> tuple[str, ...]:
-    first = operation.args[0] if operation.args else operation.kwargs.get("input")
-    return (first.name,) if isinstance(first, Ref) else ()
-
-
-def memory_of(operation: Operation, root: nn.Module) -> tuple[str, ...]:
-    """Names of the values that the operation's result may share memory with."""
-    written = written_by(operation, root)
-    if operation.kind == "network" and isinstance(operation.target, OutsideBlocks):
-        return tuple(ref.name for ref in operation.args[: operation.target.of_blocks])
-    if operation.kind == "module":
-        allocates = isinstance(submodule(root, operation.target), ALLOCATING)
-        return () if allocates and not written else operation.uses
-    if operation.call in {"getitem", "__getitem__"}:
-        return _first(operation)  # never the index's
-    return written or (() if operation.call in ALLOCATING_FUNCTIONS else operation.uses)
-
-
-def modules_of(segment: Segment) -> tuple[str, ...]:
-    """Paths of the modules that the segment calls."""
-    return tuple(dict.fromkeys(o.target for o in segment.operations if o.kind == "module"))
-
-
-def submodule(root: nn.Module, path: str) -> nn.Module:
-    """The module at a path, as ``root.get_submodule`` finds it in ten times as long.
-
-    Raises:
-        AttributeError: there is none.
-
-    """
-    module: nn.Module | None = root
-    for name in path.split(".") if path else ():
-        module = None if module is None else module._modules.get(name)
-    return root.get_submodule(path) if module is None else module
-
-
-def parts_of(module: nn.Module) -> Iterable[nn.Module]:
-    """The module and all inside it; most that are called have none."""
-    return module.modules() if module._modules else (module,)
-
-
-def made_submodule(tree: nn.Module, path: str) -> nn.Module:
-    """The module at a path of a tree; empty ones are made on the way where there is none."""
-    for name in filter(None, path.split(".")):
-        tree._modules.setdefault(name, nn.Module())
-        tree = tree.get_submodule(name)
-    return tree
-
-
-def around_of(segment: Segment, root: nn.Module) -> tuple[str, ...]:
-    """Paths of modules and tensors that the segment's functions of the whole network read."""
-    functions = (o.target for o in segment.operations if isinstance(o.target, OutsideBlocks))
-    return tuple(dict.fromkeys(path for f in functions for path in f.outside(root)))
-
-
-RANDOM_FUNCTIONS = frozenset(
-    {
-        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "rrelu"),
-        *("feature_alpha_dropout", "dropout_", "rand", "randn", "rand_like", "randn_like"),
-        *("bernoulli", "bernoulli_", "normal", "normal_", "uniform_", "multinomial", "randint"),
-        *("randperm", "gumbel_softmax", "stochastic_depth", "scaled_dot_product_attention"),
-        *("multi_head_attention_forward", "drop_path", "randint_like", "exponential_"),
-    }
-)
-
-
-def is_random(segment: Segment, root: nn.Module) -> bool:
-    """Whether the segment may draw random numbers; unknown modules may."""
-    return any(_draws(operation, root) for operation in segment.operations)
-
-
-def _draws(operation: Operation, root: nn.Module) -> bool:
-    if operation.draws or operation.kind == "network":
-        return True
-    if operation.kind == "module":
-        return module_draws(submodule(root, operation.target))
-    return operation.call in RANDOM_FUNCTIONS
-
-
-def module_draws(module: nn.Module) -> bool:
-    """Whether a module may draw random numbers: dropout-like ones, and any not from torch."""
-    drawing, able = (nn.modules.dropout._DropoutNd, nn.RReLU), (nn.MultiheadAttention, nn.RNNBase)
-    return any(
-        isinstance(part, drawing)
-        or (isinstance(part, able) and bool(part.dropout))
-        or not is_torchs(part)
-        for part in parts_of(module)
-    )

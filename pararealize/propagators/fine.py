@@ -15,8 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
-from pararealize.propagators.compiled import around_of, compile_segment, is_random, modules_of
+from pararealize.propagators.compiled import compile_segment
+from pararealize.propagators.paths import around_of, modules_of
 from pararealize.propagators.propagator import Around, Propagator, with_state
+from pararealize.propagators.randomness import is_random
 from pararealize.runtime.effects.statistics import frozen_statistics
 from pararealize.runtime.values.pytree import parameters_of
 

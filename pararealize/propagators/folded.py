@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Ref, Segment
-from pararealize.propagators.compiled import submodule
+from pararealize.propagators.paths import submodule
 
 #: Convolutions with the normalisation that can be folded into each; of these types themselves.
 KINDS: dict[type[nn.Module], type[nn.Module]] = {

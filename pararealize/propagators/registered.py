@@ -8,10 +8,10 @@ from typing import Any, final
 from torch import nn
 
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import is_random, module_draws
 from pararealize.propagators.fitting import Fitting
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.propagator import Propagator, with_state
+from pararealize.propagators.randomness import is_random, module_draws
 
 
 @final

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
-from pararealize.propagators.compiled import written_by_call
+from pararealize.propagators.memory import written_by_call
 from pararealize.propagators.meta_run import REFUSALS, MetaRun
 
 #: Shapes of inputs that are remembered.

@@ -14,8 +14,9 @@ from pararealize.errors import TraceError
 from pararealize.ir.features import split
 from pararealize.ir.program import Segment
 from pararealize.ir.target import Target
-from pararealize.propagators.compiled import compile_segment, made_submodule, modules_of
+from pararealize.propagators.compiled import compile_segment
 from pararealize.propagators.fine import Fine
+from pararealize.propagators.paths import made_submodule, modules_of
 
 #: A dictionary, a name in it, and what has that name.
 Link = tuple[dict[str, Any], str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from pararealize.ir.program import AMBIENT, Kind, Operation, Program
-from pararealize.propagators.compiled import memory_of, written_by
+from pararealize.propagators.memory import memory_of, written_by
 from pararealize.propagators.repeatable import Repeatable
 from pararealize.propagators.shape_table import ShapeQuery, is_size
 from pararealize.tracing.kinds import ATTRIBUTES

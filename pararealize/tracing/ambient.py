@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 from pararealize.ir.program import AMBIENT, Operation, Program
-from pararealize.propagators.compiled import written_by
+from pararealize.propagators.memory import written_by
 from pararealize.propagators.repeatable import Repeatable, is_repeatable
 from pararealize.tracing.aliasing import sharing
 from pararealize.tracing.trace import Trace

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program, Ref
-from pararealize.propagators.compiled import written_by
+from pararealize.propagators.memory import written_by
 from pararealize.runtime.effects.containers import Contents
 from pararealize.runtime.effects.statistics import buffer_copies, is_torchs
 from pararealize.tracing.rehearsal import rehearse

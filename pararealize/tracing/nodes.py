@@ -9,7 +9,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from pararealize.ir.program import Kind, Operation, Ref
-from pararealize.propagators.compiled import ends_as_writing
+from pararealize.propagators.memory import ends_as_writing
 from pararealize.tracing.writes import is_foreign
 
 KINDS: Mapping[str, Kind] = {

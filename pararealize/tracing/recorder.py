@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.program import FIXED, CheckpointRegion, Program
-from pararealize.propagators.compiled import submodule
+from pararealize.propagators.paths import submodule
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.generators import (
     NUMPY,

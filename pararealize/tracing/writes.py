@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from pararealize.ir.program import FIXED, Operation, Program
-from pararealize.propagators.compiled import submodule
 from pararealize.propagators.meta_run import REFUSALS, MetaRun
+from pararealize.propagators.paths import submodule
 from pararealize.propagators.step import Step
 from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import tensors_of

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Program
-from pararealize.propagators.compiled import written_by_call
+from pararealize.propagators.memory import written_by_call
 from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.equality import is_equal, largest_difference
 from pararealize.runtime.values.pytree import map_tensors

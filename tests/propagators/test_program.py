@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pararealize.ir.program import Program, Segment, cut_segment
-from pararealize.propagators.compiled import compile_segment, is_random, module_draws, modules_of
+from pararealize.propagators.compiled import compile_segment
+from pararealize.propagators.paths import modules_of
+from pararealize.propagators.randomness import is_random, module_draws
 from pararealize.tracing.trace import trace
 
 Step = Callable[[Tensor], Tensor]

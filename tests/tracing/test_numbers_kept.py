@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pararealize import Parareal, pararealize
 from pararealize.ir.program import Operation, Ref
-from pararealize.propagators.compiled import written_by_call
+from pararealize.propagators.memory import written_by_call
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 EXACT = Parareal(coarse="fine", correction="difference")
