@@ -30,6 +30,7 @@ from pararealize.tracing.ambient import with_ambient_values
 from pararealize.tracing.apart import quiet_copy
 from pararealize.tracing.around import inputs_of, written
 from pararealize.tracing.found_lists import find_lists
+from pararealize.tracing.hidden import hidden
 from pararealize.tracing.hooks import held, hooks_are_heard
 from pararealize.tracing.links import gaps
 from pararealize.tracing.mutation import trace_keeping_state
@@ -62,7 +63,28 @@ def trace_network(model: nn.Module, tracing: Tracing, given: Mapping[str, Any] |
         traced = trace_keeping_state(model, given or {}, tracing.leaf_modules, constants)
     except TraceError as refusal:
         return _around_found(model, tracing, given, refusal)
-    return with_ambient_values(traced, model)
+    traced = with_ambient_values(traced, model)
+    paths = () if tracing.leaf_modules or given is None else hidden(model, traced)
+    return _looked_into(model, tracing, given, traced, paths) if paths else traced
+
+
+def _looked_into(
+    model: nn.Module,
+    tracing: Tracing,
+    given: Mapping[str, Any] | None,
+    traced: Trace,
+    paths: Sequence[str],
+) -> Trace:
+    """The program around lists in modules that cannot be traced; else that which calls them."""
+    refusal = TraceError(traced.whole[paths[0]])
+    try:
+        found = _around_found(model, tracing, given, refusal)
+    except TraceError as error:
+        if error is refusal:
+            return traced
+        return replace(traced, whole={**traced.whole, paths[0]: str(error)})
+    inside = any(name.startswith(f"{path}.") for name in found.blocks for path in paths)
+    return found if inside else traced
 
 
 def _around_found(

@@ -78,6 +78,17 @@ def reads_noted(root: nn.Module) -> Iterator[Found]:
             setattr(nn.Module, "__getattribute__", before)  # noqa: B010
 
 
+@contextmanager
+def unnoted(found: Found) -> Iterator[None]:
+    """A block whose reads are no part of a program: a ``train()`` that looks at its own mode."""
+    before = dict(found)
+    try:
+        yield
+    finally:
+        found.clear()
+        found.update(before)
+
+
 def _asker(modules: set[int]) -> int | None:
     """The module whose code asks, unless it is torch or this package that does."""
     frame = sys._getframe(2)

@@ -17,7 +17,7 @@ from pararealize.ir.reading import Read
 from pararealize.propagators.shape_guards import ShapeGuards
 from pararealize.tracing.copying import collection_paused
 from pararealize.tracing.draft import Draft
-from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of
+from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of, unnoted
 from pararealize.tracing.recorder import UntraceableError, record
 from pararealize.tracing.uncut import uncut
 
@@ -112,12 +112,14 @@ def _record_all(
         known = {**dict.fromkeys(asked, "asked for"), **whole}
         try:
             drafts = []
-            model.train()
+            with unnoted(found):
+                model.train()
             train, draft = record(model, known, fixed, given)
             drafts.append(draft)
             evaluate = train
             if looks_at_modes(model, found):
-                model.eval()
+                with unnoted(found):
+                    model.eval()
                 evaluate, draft = record(model, known, fixed, given)
                 drafts.append(draft)
         except UntraceableError as error:
