@@ -17,8 +17,10 @@ from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
+from pararealize.propagators.block_list import Item
 from pararealize.propagators.compiled import takes_derivatives
 from pararealize.propagators.repeatable import Repeatable
+from pararealize.propagators.surroundings import can_surround
 
 T = TypeVar("T")
 
@@ -222,14 +224,15 @@ def once_a_kind(likes: Mapping[int, Hashable], make: Callable[[int], T]) -> dict
 
 
 def can_copy(segment: Segment) -> bool:
-    """Whether a segment can have weights of its own: not what lies around a list of blocks.
+    """Whether a segment can have weights of its own.
 
-    Nor what takes a derivative by a value, which layers that are left out may have made.
+    Not what takes a derivative by a value, which layers that are left out may have made; nor what
+    a network computes around its blocks of what these gave.
     """
     if takes_derivatives(segment.operations):
         return False
-    around = (o for o in segment.operations if o.kind in {"network", "context"})
-    return all(isinstance(operation.target, Repeatable) for operation in around)
+    around = (o.target for o in segment.operations if o.kind in {"network", "context"})
+    return all(isinstance(each, (Repeatable, Item)) or can_surround(each) for each in around)
 
 
 def like(module: nn.Module, model: nn.Module) -> nn.Module:

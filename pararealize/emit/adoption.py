@@ -10,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from pararealize.errors import TraceError
+from pararealize.ir.target import ADDED
 
-#: Where coarse and guess networks are registered.
-RESERVED = ("coarse", "guess")
 #: What the network and the original share, so that the hooks of one run in the other.
 STATE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 HOOKS = (
@@ -26,7 +25,7 @@ HOOKS = (
 
 def is_added(name: str) -> bool:
     """Whether a parameter belongs to a coarse or guess network."""
-    return name.split(".", 1)[0] in RESERVED
+    return name.split(".", 1)[0] in ADDED
 
 
 def adopt(network: nn.Module, serial: nn.Module) -> None:
@@ -39,7 +38,7 @@ def adopt(network: nn.Module, serial: nn.Module) -> None:
 
     """
     own = {**serial._modules, **serial._parameters, **serial._buffers}
-    taken = [name for name in RESERVED if name in own]
+    taken = [name for name in ADDED if name in own]
     if taken:
         raise TraceError(
             f"{type(serial).__name__} has something called {taken[0]!r}, which is where coarse "

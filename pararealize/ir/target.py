@@ -65,3 +65,6 @@ class Target(NamedTuple):
 
 #: The layers after the last subnetwork.
 HEAD = Target(Kind.HEAD)
+
+#: Kinds that a network has besides its own layers, and the names under which it holds them.
+ADDED = (Kind.COARSE, Kind.GUESS)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.errors import ShapeError, StaleError
+from pararealize.ir.target import ADDED
 from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.stubs import replaced
 from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, map_tensors, unflatten
@@ -84,7 +85,10 @@ class Calls:
         return f"{self.blocks[0]} … {self.blocks[-1]}"
 
     def outside(self, root: nn.Module) -> Iterator[str]:
-        """Paths of the largest modules that hold no block, and of the tensors beside them."""
+        """Paths of the largest modules that hold no block, and of the tensors beside them.
+
+        The coarse and guess networks that a network holds once it is compiled are not among them.
+        """
         blocks, above = self._places
         for parent in above:
             prefix = f"{parent}." if parent else ""
@@ -93,7 +97,7 @@ class Calls:
                 module = module._modules.get(name) or nn.Module()  # nothing of it on this rank
             for name in (*module._modules, *module._parameters, *module._buffers):
                 path = f"{prefix}{name}"
-                if path not in above and path not in blocks:
+                if path not in above and path not in blocks and path not in ADDED:
                     yield path
 
     @cached_property

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from pararealize.ir.program import Operation, Segment
+from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.compiled import compile_segment
 from pararealize.propagators.narrow import narrowed
+from pararealize.propagators.surroundings import Inside, Surroundings
 from pararealize.runtime.values.infinities import without_infinities
 from pararealize.runtime.values.pytree import device_of, map_tensors
 
@@ -63,6 +65,9 @@ class Fresh(nn.Module):
                 self.layers[key] = _plain(narrowed(layer, rank, bias=bias))
         self.weights = nn.ParameterDict()
         self._weight_keys = _keys(o.target for o in segment.operations if o.kind == "attribute")
+        outside = (o.target for o in segment.operations if isinstance(o.target, OutsideBlocks))
+        if (function := next(outside, None)) is not None:
+            self.around = Surroundings(root, function.calls)
         operations = tuple(self._adopt(o, root, names) for o in segment.operations)
         self.segment = replace(segment, operations=operations)
         self._function = self._compile()
@@ -72,6 +77,8 @@ class Fresh(nn.Module):
             return replace(operation, target=f"layers.{names[operation.target]}")
         if operation.kind == "training":
             return replace(operation, target="")  # its own flag
+        if isinstance(operation.target, OutsideBlocks):
+            return replace(operation, target=Inside(operation.target))
         if operation.kind != "attribute":
             return operation
         value = attrgetter(operation.target)(root)

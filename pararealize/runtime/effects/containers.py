@@ -20,6 +20,8 @@ from pararealize.runtime.effects.functions import enclosed, functions_of, names_
 CONTAINERS = (list, dict, set, deque, SimpleNamespace, bytearray)
 #: Attributes that every module has.
 OWN = frozenset(nn.Module().__dict__)
+#: Packages whose objects are no state of a network's: what they hold is their own.
+FOREIGN = frozenset({"torch", "builtins", "numpy", "functools", "logging"})
 #: How deep containers in containers are looked through.
 DEPTH = 4
 
@@ -34,10 +36,13 @@ class Contents:
 
     Args:
         module: whose.
+        seen: containers that are remembered already, by their identity, and how deep; for modules
+            that share some, as those of a library share a configuration.
 
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, seen: dict[int, int] | None = None) -> None:
+        self._seen = {} if seen is None else seen
         self.kept: dict[int, tuple[str, Any, Any]] = {}
         self.tensors: list[tuple[str, Tensor, int]] = []
         self.bound: dict[tuple[int, str], tuple[Scope, Any]] = {}
@@ -54,10 +59,14 @@ class Contents:
         elif isinstance(value, tuple):
             for item in value:
                 self._keep(name, item, depth)
-        elif depth and is_container(value) and id(value) not in self.kept:
+        elif depth and is_container(value) and self._is_new(value, depth):
+            self._seen[id(value)] = depth
             self.kept[id(value)] = name, value, contained(value)
             for item in _items(value):
                 self._keep(name, item, depth - 1)
+
+    def _is_new(self, value: Any, depth: int) -> bool:
+        return id(value) not in self.kept and self._seen.get(id(value), 0) < depth
 
     def changed(self) -> dict[Any, str]:
         """The containers and names that hold something else now, and how they are called."""
@@ -86,7 +95,7 @@ def is_container(value: Any) -> bool:
     if isinstance(value, CONTAINERS):
         return True
     kind = type(value)
-    foreign = kind.__module__.partition(".")[0] in {"torch", "builtins", "numpy", "functools"}
+    foreign = kind.__module__.partition(".")[0] in FOREIGN
     code = callable(value) or isinstance(value, (nn.Module, Tensor, type, ModuleType))
     return not foreign and not code and hasattr(value, "__dict__")
 

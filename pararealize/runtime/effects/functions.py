@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -27,6 +28,14 @@ IMPLICIT = frozenset(
 MAKING = frozenset(("__new__", "__init__", "__post_init__"))
 
 
+@final
+@dataclass(frozen=True)
+class _Object:
+    """Any object of a class, which says what code it runs."""
+
+    kind: type
+
+
 def functions_of(module: nn.Module) -> Iterable[FunctionType]:
     """Python functions that may run when a module of the user's own is called, each once.
 
@@ -37,15 +46,32 @@ def functions_of(module: nn.Module) -> Iterable[FunctionType]:
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     own = {k: v for k, v in module.__dict__.items() if _may_run(v)}
     kind: Any = type(module)
-    if not hooks and not own:
-        return _of_class(kind, kind.forward)
+    codes = tuple((name, _lasting(value), callable(value)) for name, value in own.items())
+    if not hooks and "forward" not in own and all(code for _, code, _ in codes):
+        return _of_class(kind, kind.forward, codes)
     roots = (module.forward, *hooks, *filter(callable, own.values()))
     return _reached([f for v in roots for f in _code_of(v, frozenset())], kind, own)
 
 
+def _lasting(value: Any) -> Any:
+    """What of an attribute says which code it runs, and lives as long as the program does.
+
+    The function, or the class of an object; ``None`` where a function has taken values along.
+    """
+    function = _inner(value)
+    if function is None:
+        return value if isinstance(value, type) else _Object(type(value))
+    return None if function.__closure__ else function
+
+
 @lru_cache(maxsize=512)
-def _of_class(kind: Any, forward: Any) -> tuple[FunctionType, ...]:
-    return _reached(list(_code_of(forward, frozenset())), kind, {})
+def _of_class(
+    kind: Any, forward: Any, own: tuple[tuple[str, Any, bool], ...]
+) -> tuple[FunctionType, ...]:
+    """Functions of all modules of a class with attributes that have this code, called or not."""
+    roots = (forward, *(code for _, code, is_called in own if is_called))
+    codes = {name: code for name, code, _ in own}
+    return _reached([f for v in roots for f in _code_of(v, frozenset())], kind, codes)
 
 
 def _reached(
@@ -67,12 +93,11 @@ def _may_run(value: Any) -> bool:
     return _inner(value) is not None or _is_users(type(value))
 
 
-def names_in(code: CodeType) -> Iterator[str]:
+@lru_cache(maxsize=4096)
+def names_in(code: CodeType) -> tuple[str, ...]:
     """Names of globals and of attributes in a function's code, and in the functions inside it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from names_in(constant)
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return (*code.co_names, *(name for each in inner for name in names_in(each)))
 
 
 def enclosed(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -101,11 +126,15 @@ def _code_of(value: Any, names: Set[str]) -> Iterator[FunctionType]:
     if (function := _inner(value)) is not None:
         yield from _unwrapped(function)
     elif not isinstance(value, (nn.Module, ModuleType)):
-        kind, run = (value, MAKING) if isinstance(value, type) else (type(value), IMPLICIT)
+        kind, run = (value, MAKING) if isinstance(value, type) else (_kind(value), IMPLICIT)
         if _is_users(kind) and not issubclass(kind, nn.Module):
             methods = {name: m for k in reversed(kind.__mro__[:-1]) for name, m in vars(k).items()}
             for name in methods.keys() & (names | run | IMPLICIT):
                 yield from _unwrapped(_inner(methods[name]))
+
+
+def _kind(value: Any) -> type:
+    return value.kind if isinstance(value, _Object) else type(value)
 
 
 def _inner(value: Any) -> Any:

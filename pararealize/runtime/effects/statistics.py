@@ -26,7 +26,7 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     if all(map(is_torchs, modules)):  # others may change the mode of their parts
         norms = nn.modules.batchnorm._NormBase  # which move nothing in eval mode
         modules = tuple(m for m in modules if m.training or not isinstance(m, norms))
-    own = [_Own(module) for module in modules if _moves_attributes(module)]
+    own = _kept(modules)
     try:
         with buffer_copies(modules):
             for kept in own:
@@ -60,7 +60,7 @@ def buffer_copies(modules: Iterable[nn.Module]) -> Iterator[None]:
 @contextmanager
 def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put back what user's modules keep in attributes and containers; buffers move."""
-    own = [_Own(module) for module in modules if _moves_attributes(module)]
+    own = _kept(modules)
     try:
         yield
     finally:
@@ -74,7 +74,7 @@ class Statistics:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = tuple(dict.fromkeys(modules))
         self._kept = [(module, dict(module._buffers)) for module in modules]
-        self._own = [_Own(module) for module in modules if _moves_attributes(module)]
+        self._own = _kept(modules)
         buffers = (b for _, own in self._kept for b in own.values() if b is not None)
         plain = (tensor for own in self._own for tensor in own.tensors.values())
         self._numbers = [(t, t.detach().clone()) for t in (*buffers, *plain)]
@@ -107,9 +107,9 @@ def _moves_attributes(module: nn.Module) -> bool:
 class _Own:
     """What a user's module keeps in plain attributes and in containers, as it was."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, seen: dict[int, int]) -> None:
         self.module, self.attributes = module, dict(module.__dict__)
-        self.contents = Contents(module)
+        self.contents = Contents(module, seen)
         self.tensors = attribute_tensors(self.attributes)
 
     def write_on_copies(self) -> None:
@@ -121,6 +121,12 @@ class _Own:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         self.contents.restore()
+
+
+def _kept(modules: Iterable[nn.Module]) -> list[_Own]:
+    """What is to be put back of each module; containers that several have once."""
+    seen: dict[int, int] = {}
+    return [_Own(module, seen) for module in modules if _moves_attributes(module)]
 
 
 class Rollback:
