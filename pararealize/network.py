@@ -18,6 +18,7 @@ from pararealize.emit.call_checks import check_call, check_shapes
 from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.emitted import Emitted
+from pararealize.emit.modes import set_mode
 from pararealize.emit.parameters import HoldsParameters
 from pararealize.emit.stale_optimizers import StaleOptimizers
 from pararealize.errors import CertificateWarning, MethodError
@@ -247,9 +248,14 @@ class ParallelNetwork(Emitted, Capturable, HoldsParameters, Shown):
         write(path, self.state_dict(), self.plan, transport, consolidated=consolidated)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, of the original's root as well."""
+        """Set the mode as the original's own ``train`` and ``eval`` do, which may keep parts of it.
+
+        Raises:
+            RankError: they look at a part that lies on another rank.
+
+        """
         super().train(mode)
-        self._emission.serial.training = mode
+        set_mode(self._emission.serial, training=mode)
         return self
 
     def extra_repr(self) -> str:
