@@ -24,6 +24,7 @@ from pararealize.errors import (
     RecompiledWarning,
     SlowerThanSerialWarning,
     StaleOptimizerWarning,
+    UnheardHookWarning,
     WaitingWarning,
 )
 from pararealize.ir.calibration import Calibration, Fitting
@@ -62,6 +63,7 @@ __all__ = [
     "Schedule",
     "SlowerThanSerialWarning",
     "StaleOptimizerWarning",
+    "UnheardHookWarning",
     "WaitingWarning",
     "__version__",
     "capture",

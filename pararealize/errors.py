@@ -93,6 +93,10 @@ class RecompiledWarning(UserWarning):
     """A network was compiled again, as an attribute that it was compiled with has changed."""
 
 
+class UnheardHookWarning(UserWarning):
+    """A hook was put on a module that the network has been compiled through, and does not run."""
+
+
 class StaleOptimizerWarning(UserWarning):
     """An optimizer was made before the network was compiled, and trains nothing of it."""
 

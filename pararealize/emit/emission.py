@@ -104,7 +104,8 @@ class Emission:
     @property
     def watch(self) -> AttributeWatch:
         """What notices attributes that have changed since they were traced."""
-        return AttributeWatch(self.serial, self.decisions.partition.chain.reads)
+        chain = self.decisions.partition.chain
+        return AttributeWatch(self.serial, chain.reads, chain.entered)
 
     def begin_step(self) -> None:
         """Forget the random numbers that the last step drew."""

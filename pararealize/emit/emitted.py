@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +13,7 @@ from pararealize.emit.adoption import Adopting, adopt
 from pararealize.emit.emission import Emission
 from pararealize.emit.runner import runner_of
 from pararealize.emit.watch import AttributeWatch
+from pararealize.errors import UnheardHookWarning
 from pararealize.runtime.monitoring.jumps import Jumps
 from pararealize.runtime.runners.runner import Runner
 
@@ -66,6 +69,8 @@ class Emitted(Adopting, ABC):
                 change = self._watch.change()  # another thread may have followed it
                 if change is not None:
                     self._renew(recompiled(self._emission, change))
+        if paths := self._watch.unheard():
+            warnings.warn(_unheard(paths), stacklevel=5)
         return self._emission
 
     @property
@@ -87,3 +92,12 @@ class Emitted(Adopting, ABC):
         """Make what runs it again."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         object.__setattr__(self, "_runner", runner_of(self._emission, self))
+
+
+def _unheard(paths: Sequence[str]) -> UnheardHookWarning:
+    first, more = paths[0], f" and of {len(paths) - 1} others" if paths[1:] else ""
+    return UnheardHookWarning(
+        f"the hooks of {first}{more} do not run: the network was compiled before they were there, "
+        f"and calls the layers in {first} instead, whose hooks run. To have {first} called whole, "
+        "compile it again: net = pararealize(net.to_serial(), n)."
+    )

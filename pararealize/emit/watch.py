@@ -1,4 +1,4 @@
-"""AttributeWatch: whether attributes that a program took over still have the values that it has."""
+"""AttributeWatch: whether what a program took over of its network is still what it was."""
 
 from __future__ import annotations
 
@@ -54,11 +54,13 @@ class Change:
 class AttributeWatch:
     """Compares attributes of a network's modules with what they were when it was traced.
 
-    On ranks each looks at the modules that it holds.
+    And looks for hooks on modules that were ``entered``: they run where such a module is called,
+    and the program calls what is in it. On ranks each looks at the modules that it holds.
     """
 
-    def __init__(self, root: nn.Module, reads: Sequence[Read]) -> None:
+    def __init__(self, root: nn.Module, reads: Sequence[Read], entered: Sequence[str] = ()) -> None:
         self._root = root
+        self._entered = {path: path.split(".") for path in entered}
         by_path: dict[str, list[Read]] = {}
         for read in reads:
             by_path.setdefault(read.path, []).append(read)
@@ -67,10 +69,7 @@ class AttributeWatch:
     def change(self) -> Change | None:
         """The first that has changed, if any has."""
         for names, reads in self._reads:
-            module: nn.Module | None = self._root
-            for name in names:
-                module = module._modules.get(name) if module is not None else None
-            if module is None:
+            if (module := self._found(names)) is None:
                 continue  # another rank has it
             for read in reads:
                 if read.mode is None or read.mode is self._root.training:
@@ -80,12 +79,35 @@ class AttributeWatch:
                         return Change(read, type(module).__name__, now)
         return None
 
+    def _found(self, names: Sequence[str]) -> nn.Module | None:
+        module: nn.Module | None = self._root
+        for name in names:
+            module = module._modules.get(name) if module is not None else None
+        return module
+
+    def unheard(self) -> list[str]:
+        """Modules that have hooks now which the program does not call, each told once."""
+        found = [path for path, names in self._entered.items() if _has_hooks(self._found(names))]
+        for path in found:
+            del self._entered[path]
+        return found
+
     def __deepcopy__(self, memo: dict[int, Any]) -> AttributeWatch:
         """A watch of the copied network."""
         twin = copy.copy(self)
+        twin._entered = dict(self._entered)
         memo[id(self)] = twin
         twin._root = copy.deepcopy(self._root, memo)
         return twin
+
+
+def _has_hooks(module: nn.Module | None) -> bool:
+    return module is not None and bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _value(module: nn.Module, name: str) -> Any:

@@ -197,6 +197,7 @@ class Chain:
     infinite: bool = False
     unverified: str = ""
     reads: tuple[Read, ...] = ()
+    entered: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     untraced: str = ""
     guards: tuple[Any, ...] = ()

@@ -16,7 +16,7 @@ from pararealize.ir.program import Operation, Program, Ref
 from pararealize.ir.reading import Read
 from pararealize.propagators.shape_guards import ShapeGuards
 from pararealize.tracing.copying import collection_paused
-from pararealize.tracing.draft import Draft
+from pararealize.tracing.draft import Draft, Entered
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of, unnoted
 from pararealize.tracing.recorder import UntraceableError, record
 from pararealize.tracing.uncut import uncut
@@ -46,6 +46,12 @@ class Trace:
     def guards(self) -> tuple[ShapeGuards | None, ...]:
         """What shapes decided in train mode and, where that may differ, in eval mode."""
         return tuple(draft.guards for draft in self.drafts)
+
+    @property
+    def entered(self) -> tuple[str, ...]:
+        """Paths of the modules that the programs look into, the network itself left out."""
+        events = (event for draft in self.drafts for event in draft.events)
+        return tuple(dict.fromkeys(e.path for e in events if isinstance(e, Entered) and e.path))
 
 
 def trace(

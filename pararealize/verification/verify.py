@@ -70,7 +70,7 @@ def verified(
         request, traced = traced_by_shapes(serial, request)
         traced = replace(traced, whole={**reasons, **traced.whole})
         chain = _chained(traced, serial, request, chain_of)
-        chain = replace(chain, reads=traced.reads, guards=traced.guards)
+        chain = replace(chain, reads=traced.reads, entered=traced.entered, guards=traced.guards)
         chain = replace(chain, blocks=traced.blocks, untraced=traced.untraced)
         if not request.verify:
             return request, replace(chain, unverified=NOT_ASKED)

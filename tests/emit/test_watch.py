@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from networks import TanhBlock as Block
 from pararealize import MGRIT, Parareal, pararealize
-from pararealize.errors import RecompiledWarning, StaleError
+from pararealize.errors import RecompiledWarning, StaleError, UnheardHookWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 EXACT = Parareal(coarse="fine", correction="difference")
@@ -246,3 +246,26 @@ def test_a_network_that_asks_itself_notices() -> None:
         net(x)
     assert torch.is_grad_enabled is torch._C.is_grad_enabled  # put back
     assert "__getattribute__" not in nn.Module.__dict__  # put back
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook"])
+def test_hooks_that_come_too_late_are_said_not_to_run(
+    kind: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    x, heard = torch.randn(2, 4), list[str]()
+    model = nn.Sequential(*(nn.Sequential(Block(), Block()) for _ in range(3)))
+    net = pararealize(model, 2, method=EXACT, example_inputs=(x,))
+    net(x)
+    assert not [w for w in recwarn if "hooks" in str(w.message)]
+    for path in ("0", "1.1", "2.0.fc"):
+        register = getattr(net.get_submodule(path), f"register_{kind}")
+        register(lambda *_, path=path: heard.append(path))
+    with pytest.warns(UnheardHookWarning, match="hooks of 0 and of 1 others do not run"):
+        net(x).sum().backward()
+    assert set(heard) == {"2.0.fc"}
+    recwarn.clear()
+    net(x).sum().backward()
+    assert not [w for w in recwarn if "hooks" in str(w.message)]  # each is told once
+    heard.clear()
+    pararealize(net.to_serial(), 2, method=EXACT, example_inputs=(x,))(x).sum().backward()
+    assert set(heard) == {"0", "1.1", "2.0.fc"}
