@@ -60,11 +60,12 @@ class AttributeWatch:
 
     def __init__(self, root: nn.Module, reads: Sequence[Read], entered: Sequence[str] = ()) -> None:
         self._root = root
-        self._entered = {path: path.split(".") for path in entered}
         by_path: dict[str, list[Read]] = {}
         for read in reads:
             by_path.setdefault(read.path, []).append(read)
         self._reads = [(p.split(".") if p else [], found) for p, found in by_path.items()]
+        here = ((path, self._found(path.split("."))) for path in entered)
+        self._entered = {path: module for path, module in here if module is not None}
 
     def change(self) -> Change | None:
         """The first that has changed, if any has."""
@@ -87,7 +88,7 @@ class AttributeWatch:
 
     def unheard(self) -> list[str]:
         """Modules that have hooks now which the program does not call, each told once."""
-        found = [path for path, names in self._entered.items() if _has_hooks(self._found(names))]
+        found = [path for path, module in self._entered.items() if _has_hooks(module)]
         for path in found:
             del self._entered[path]
         return found
@@ -95,14 +96,14 @@ class AttributeWatch:
     def __deepcopy__(self, memo: dict[int, Any]) -> AttributeWatch:
         """A watch of the copied network."""
         twin = copy.copy(self)
-        twin._entered = dict(self._entered)
         memo[id(self)] = twin
         twin._root = copy.deepcopy(self._root, memo)
+        twin._entered = copy.deepcopy(self._entered, memo)
         return twin
 
 
-def _has_hooks(module: nn.Module | None) -> bool:
-    return module is not None and bool(
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
