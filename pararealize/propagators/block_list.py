@@ -16,7 +16,6 @@ from pararealize.propagators.calls import (
     Calls,
     Place,
     cuda_of,
-    leaves_of_call,
     stream_of,
 )
 from pararealize.runtime.effects.statistics import frozen_statistics
@@ -84,7 +83,7 @@ class Between(OutsideBlocks):
 
     Attributes:
         until: the number of the call.
-        leaves: numbers of the tensors among its arguments.
+        leaves: the tensors among its arguments, by their place among all of them.
         tells: whether it says where the generators were, after the tensors.
 
     """
@@ -97,7 +96,7 @@ class Between(OutsideBlocks):
         """The tensor, or the tuple of them where they are several."""
         stream = (stream_of(cuda_of(values), like=values),) if self.tells else ()
         calls, _ = self._run(root, values, self.until)
-        found = leaves_of_call(*calls[self.until])
+        found = leaves_of(calls[self.until])
         kept = self._apart([found[leaf] for leaf in self.leaves], values[self.of_blocks :])
         chosen = (*kept, *stream)
         return chosen[0] if len(chosen) == 1 else chosen

@@ -11,8 +11,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from pararealize.errors import ShapeError, StaleError
+from pararealize.errors import StaleError
 from pararealize.ir.target import ADDED
+from pararealize.propagators.expected import Expected
 from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.stubs import replaced
 from pararealize.runtime.values.pytree import Structure, flatten, leaves_of, map_tensors, unflatten
@@ -49,7 +50,8 @@ class Given:
         slots = 0
         for leaf in self.leaves:
             if isinstance(leaf, Slot):
-                stand_in = tensors[max(leaf.like, 0)] if tensors else None
+                like = min(max(leaf.like, 0), len(tensors) - 1)  # masks may be missing
+                stand_in = tensors[like] if tensors else None
                 made.append(known.get(slots, stand_in))
                 slots += 1
             else:
@@ -69,7 +71,7 @@ class Calls:
         given: what each call gave.
         attributes: plain attributes of the blocks, by path.
         writes: whether the network writes on what blocks gave.
-        numbers: for each call the whole numbers among its arguments, by their place.
+        expected: what each call is handed besides tensors.
 
     """
 
@@ -79,7 +81,7 @@ class Calls:
     given: tuple[Given, ...] = field(repr=False)
     attributes: Mapping[str, Mapping[str, Any]] = field(repr=False, default_factory=dict)
     writes: bool = False
-    numbers: tuple[Mapping[int, int], ...] = ()
+    expected: tuple[Expected, ...] = ()
 
     def __repr__(self) -> str:
         return f"{self.blocks[0]} … {self.blocks[-1]}"
@@ -125,7 +127,7 @@ class Calls:
 
         Raises:
             StaleError: it calls other blocks than when it was compiled.
-            ShapeError: it hands them other whole numbers.
+            ShapeError: it hands them other values that are no tensors.
 
         """
         calls: list[Arguments] = []
@@ -138,8 +140,8 @@ class Calls:
             calls.append((args, kwargs))
             if number >= len(self.blocks) or self.blocks[number] != path:
                 raise StaleError(self._other(root, path, number))
-            if self.numbers and self.numbers[number]:
-                self._check_numbers(number, args, kwargs)
+            if self.expected:
+                self.expected[number].check(args, kwargs)
             if number == until:
                 raise _ReachedError
             if number + 1 in begins:
@@ -165,18 +167,6 @@ class Calls:
         """The network's forward, whose tensors are ``values``."""
         given = {**dict(self.constants), **dict(zip(self.arguments, values, strict=True))}
         return type(root).forward(root, **keywords(given))
-
-    def _check_numbers(self, number: int, args: Any, kwargs: Any) -> None:
-        leaves = leaves_of((args, kwargs))
-        for place, wanted in self.numbers[number].items():
-            found = leaves[place] if place < len(leaves) else None
-            if type(found) is int and found != wanted:
-                raise ShapeError(
-                    f"the network hands {found} to {self.blocks[number]}, where it was {wanted} "
-                    "for the inputs that it was compiled with, and numbers that blocks are given "
-                    "are part of the program: compile another network for inputs of this size, "
-                    "pararealize(model, n, example_inputs=(x,))."
-                )
 
     def _other(self, root: nn.Module, path: str, number: int) -> str:
         wanted = self.blocks[number] if number < len(self.blocks) else "its end"
@@ -213,12 +203,6 @@ def keywords(given: Mapping[str, Any]) -> dict[str, Any]:
 def leaves_of_call(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors among arguments, in order; the first is the state."""
     return [value for value in leaves_of((args, kwargs)) if isinstance(value, Tensor)]
-
-
-def numbers_of(calls: Sequence[Arguments]) -> Mapping[int, int]:
-    """The whole numbers among arguments, by place, that are the same in all of these calls."""
-    found = [{i: v for i, v in enumerate(leaves_of(c)) if type(v) is int} for c in calls]
-    return {i: v for i, v in found[0].items() if all(each.get(i) == v for each in found)}
 
 
 def stream_of(devices: Sequence[torch.device], like: tuple[Any, ...] = ()) -> Tensor:

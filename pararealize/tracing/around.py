@@ -74,12 +74,13 @@ class _Writer:
         gap = self.gaps[number]
         name = f"before_{number}" if number else "stem"
         if gap.carried:
-            carried = tuple(gap.carried)
+            tensors = [i for i, v in enumerate(_leaves(call)) if isinstance(v, Tensor)]
+            carried = tuple(tensors[leaf] for leaf in gap.carried)
             between = Between(self.calls, gap.needs, gap.replays, number, carried, gap.tells)
             reads = (*self.needed(gap), *self.reads)
             made = self.add(Operation(name, "network", between, reads))
             single = len(carried) + gap.tells == 1
-            for i, leaf in enumerate(carried):
+            for i, leaf in enumerate(gap.carried):
                 ref = made if single else self._item(f"{name}_{i}", made, (i,))
                 self.taken[number, leaf] = ref
             if gap.tells:

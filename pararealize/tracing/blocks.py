@@ -21,7 +21,8 @@ from torch import nn
 from pararealize.errors import TraceError
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Tracing
-from pararealize.propagators.calls import Calls, given_of, numbers_of
+from pararealize.propagators.calls import Calls, given_of
+from pararealize.propagators.expected import expected_of
 from pararealize.propagators.left_out import how_to_keep
 from pararealize.propagators.meta_run import REFUSALS
 from pararealize.propagators.stubs import plain_attributes
@@ -35,6 +36,7 @@ from pararealize.tracing.hooks import held, hooks_are_heard
 from pararealize.tracing.links import gaps
 from pararealize.tracing.mutation import trace_keeping_state
 from pararealize.tracing.observation import PLAIN, Observation, observe
+from pararealize.tracing.padded import showing_masks
 from pararealize.tracing.trace import Trace
 from pararealize.tracing.trials import Trials
 
@@ -137,6 +139,7 @@ def _around(
         )
     constants = _without_cache(model, constants, given)
     tensors, others = _arguments(model, given, constants)
+    tensors = showing_masks(model, paths, tensors, others)
     seen = [
         observe(model, paths, {**others, **tensors}, training=training)
         for training in (True, False)
@@ -224,5 +227,7 @@ def _calls(
     known = {path: plain_attributes(model.get_submodule(path), PLAIN) for path in blocks}
     writes = any(observation.origins.written for observation in seen)
     pairs = zip(*(each.calls for each in seen), strict=True)  # of train and of eval mode
-    numbers = tuple(numbers_of([(call.args, call.kwargs) for call in pair]) for pair in pairs)
-    return Calls(blocks, tensors, tuple(others.items()), given, known, writes, numbers)
+    expected = tuple(
+        expected_of(pair[0].path, [(call.args, call.kwargs) for call in pair]) for pair in pairs
+    )
+    return Calls(blocks, tensors, tuple(others.items()), given, known, writes, expected)
