@@ -50,20 +50,21 @@ def _padded(model: nn.Module, value: Any) -> Any:
     if value.dtype == torch.bool:
         return _filled(value, not bool(value.all()) and not bool(value.any()))
     is_mask = bool(((value == 0) | (value == 1)).all())
-    return _filled(value, 0 if is_mask else _padding(model))
+    return _filled(value, *((0,) if is_mask else _paddings(model)))
 
 
-def _filled(value: Tensor, number: float) -> Tensor:
-    padded = value.clone()
-    padded[:, value.shape[1] // 2 :] = number
+def _filled(value: Tensor, *numbers: float) -> Tensor:
+    """The last half of the positions with each of the numbers in turn."""
+    padded, half = value.clone(), value.shape[1] // 2
+    for i, number in enumerate(numbers):
+        padded[:, half + i :: len(numbers)] = number
     return padded
 
 
-def _padding(model: nn.Module) -> int:
-    """The number of the word that stands for none, as a configuration or a table says."""
+def _paddings(model: nn.Module) -> list[int]:
+    """Numbers that may stand for no word: 0, and what configurations and tables say."""
+    found: list[Any] = [0]
     for module in model.modules():
         config = getattr(module, "config", None)
-        for number in (getattr(config, "pad_token_id", None), getattr(module, "padding_idx", None)):
-            if type(number) is int:
-                return number
-    return 0
+        found += [getattr(config, "pad_token_id", None), getattr(module, "padding_idx", None)]
+    return list(dict.fromkeys(number for number in found if type(number) is int))
