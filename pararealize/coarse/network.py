@@ -87,7 +87,7 @@ class OwnLayers(CoarseKind):
         selection = how.selection(setting.chain, *site.span)
         kept = how.kept(selection, self._repeated(selection))
         segment = prune(setting.chain, setting.model, *site.span, kept, how)
-        if not can_copy(segment):
+        if not can_copy(segment, masks=False):
             return None
         cost = narrow_cost(setting, segment.operations, narrow_ranks(setting, self.narrow))
         source, target = site.states

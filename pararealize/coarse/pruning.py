@@ -124,7 +124,9 @@ def prune(
 def pruned_costs(setting: Setting, how: Pruning) -> LayerCosts:
     """Costs of the layers in thin versions."""
     chain, model = setting.chain, setting.model
-    return setting.rewritten(how, lambda i: prune(chain, model, i, i + 1, [i], how))
+    return setting.rewritten(
+        how, lambda i: prune(chain, model, i, i + 1, [i], how), masks=how.whole
+    )
 
 
 def selected_costs(

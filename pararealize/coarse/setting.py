@@ -17,7 +17,7 @@ from pararealize.ir.chain import Chain, Cost, Layer, State, TensorSpec
 from pararealize.ir.methods import Method, Parareal
 from pararealize.ir.plan import Machine
 from pararealize.ir.program import Segment
-from pararealize.propagators.block_list import Item
+from pararealize.propagators.block_list import Between, Item
 from pararealize.propagators.compiled import takes_derivatives
 from pararealize.propagators.repeatable import Repeatable
 from pararealize.propagators.surroundings import can_surround
@@ -91,8 +91,13 @@ class Setting:
         """Costs of the layers as they are."""
         return LayerCosts(tuple(layer.cost for layer in self.chain.layers))
 
-    def rewritten(self, key: Hashable, rewrite: Callable[[int], Segment]) -> LayerCosts:
-        """Costs of the layers where each is rewritten, as segments of one layer."""
+    def rewritten(
+        self, key: Hashable, rewrite: Callable[[int], Segment], *, masks: bool = True
+    ) -> LayerCosts:
+        """Costs of the layers where each is rewritten, as segments of one layer.
+
+        Refused are those that cannot be copied; ``masks`` as :func:`can_copy` has it.
+        """
 
         def costs() -> LayerCosts:
             kept: dict[Hashable, tuple[list[int], bool]] = {}
@@ -103,7 +108,7 @@ class Setting:
                     result = rewrite(layer)
                     names = {operation.name for operation in result.operations}
                     positions = [k for k, o in enumerate(segment.operations) if o.name in names]
-                    kept[structure] = positions, can_copy(result)
+                    kept[structure] = positions, can_copy(result, masks=masks)
                 positions, copied = kept[structure]
                 each.append(self.chain.profile.cost(segment.operations[k] for k in positions))
                 refused |= set() if copied else {layer}
@@ -223,16 +228,20 @@ def once_a_kind(likes: Mapping[int, Hashable], make: Callable[[int], T]) -> dict
     return {j: made[like] for j, like in likes.items()}
 
 
-def can_copy(segment: Segment) -> bool:
+def can_copy(segment: Segment, *, masks: bool = True) -> bool:
     """Whether a segment can have weights of its own.
 
     Not what takes a derivative by a value, which layers that are left out may have made; nor what
-    a network computes around its blocks of what these gave.
+    a network computes around its blocks of what these gave. A copy that begins with the network's
+    stem, or computes ``masks`` of the inputs, holds a copy of all that lies around the blocks,
+    which is large for a network that is to be small: without ``masks`` only a stem is worth it.
     """
     if takes_derivatives(segment.operations):
         return False
     around = (o.target for o in segment.operations if o.kind in {"network", "context"})
-    return all(isinstance(each, (Repeatable, Item)) or can_surround(each) for each in around)
+    outside = [each for each in around if not isinstance(each, (Repeatable, Item))]
+    worth = masks or not outside or any(isinstance(each, Between) for each in outside)
+    return worth and all(map(can_surround, outside))
 
 
 def like(module: nn.Module, model: nn.Module) -> nn.Module:
