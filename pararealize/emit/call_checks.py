@@ -25,6 +25,7 @@ def check_call(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, A
     """
     try:
         _check(emission.arguments, emission.decisions.expectations, args, kwargs)
+        _check_absent(emission, args, kwargs)
         check_shapes(emission, args, kwargs)
     except ShapeError as error:
         if emission.transport is not None:
@@ -66,6 +67,21 @@ def _check(
             raise ShapeError(
                 f"the input {name!r} has shape {list(value.shape)}, and {problem}: give one with "
                 f"{expected.size} on axis {expected.axis}."
+            )
+
+
+def _check_absent(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise where what was a tensor is absent; around its blocks a network sees that for itself."""
+    if emission.plan.tracing.blocks:
+        return
+    given = {**dict(zip((a.target for a in emission.arguments), args, strict=False)), **kwargs}
+    for argument in emission.arguments:
+        optional = argument.args == (None,) and FIXED not in argument.kwargs
+        if optional and given.get(argument.target) is None:
+            name = argument.target
+            raise ShapeError(
+                f"the input {name!r} was given when the network was compiled, and is not now: give "
+                f"it, {name}=..., or compile another network without it."
             )
 
 

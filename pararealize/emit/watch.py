@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from pararealize.errors import StaleError
-from pararealize.ir.reading import Read
+from pararealize.ir.reading import GLOBAL, Read
 from pararealize.tracing.reading import PLAIN, snapshot
 
 
@@ -112,7 +113,10 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _value(module: nn.Module, name: str) -> Any:
-    """An attribute of the module, or what torch says of its modes."""
+    """An attribute of the module, a global, or what torch says of its modes."""
+    if GLOBAL in name:
+        home, _, own = name.partition(GLOBAL)
+        return vars(sys.modules[home]).get(own) if home in sys.modules else None
     if name.startswith("torch."):
         return getattr(torch, name.removeprefix("torch."))()
     return getattr(module, name, None)

@@ -62,13 +62,13 @@ class OutsideBlocks(ABC):
         known = dict(zip(self.needs, values[:first], strict=True))
         streams = dict(zip(self.replays, values[first:then], strict=True))
         with ExitStack() as frozen:
-            frozen.enter_context(frozen_statistics(self._around(root)))
+            frozen.enter_context(frozen_statistics(self.around(root)))
             moves = frozen.close if self.moves else None
             return self.calls.run(root, values[then:], known, until, streams, moves)
 
-    def _around(self, root: nn.Module) -> Iterator[nn.Module]:
-        """The modules that are no part of a block."""
-        yield root
+    def around(self, root: nn.Module) -> Iterator[nn.Module]:
+        """The modules that are no part of a block: what holds the lists of them, and the others."""
+        yield from self.calls.above(root)
         for path in self.outside(root):
             owner, _, name = path.rpartition(".")
             module = root.get_submodule(owner)._modules.get(name)

@@ -102,6 +102,15 @@ class Calls:
                 if path not in above and path not in blocks and path not in ADDED:
                     yield path
 
+    def above(self, root: nn.Module) -> Iterator[nn.Module]:
+        """The network, and what in it holds its blocks; a rank has not all of that."""
+        for path in self._places[1]:
+            module: nn.Module | None = root
+            for name in filter(None, path.split(".")):
+                module = module._modules.get(name) if module is not None else None
+            if module is not None:
+                yield module
+
     @cached_property
     def _places(self) -> tuple[frozenset[str], dict[str, None]]:
         """The blocks, and what lies above them."""

@@ -15,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Segment
+from pararealize.propagators.block_list import OutsideBlocks
 from pararealize.propagators.compiled import compile_segment
 from pararealize.propagators.paths import around_of, modules_of
 from pararealize.propagators.propagator import Around, Propagator, with_state
 from pararealize.propagators.randomness import is_random
-from pararealize.runtime.effects.statistics import frozen_statistics
+from pararealize.runtime.effects.statistics import frozen_statistics, is_torchs
 from pararealize.runtime.values.pytree import parameters_of
 
 
@@ -136,7 +137,10 @@ class Fine(Propagator):
         found = (attrgetter(path)(self.root) for path in paths)
         called = with_state(module for module in found if isinstance(module, nn.Module))
         read = (self.root.get_submodule(owner) for owner in owners)
-        return dict.fromkeys((*called, *(module for module in read if module._buffers)))
+        functions = (o.target for o in segment.operations if isinstance(o.target, OutsideBlocks))
+        above = (m for f in functions for m in f.calls.above(self.root))
+        own = (m for m in above if m._buffers or not is_torchs(m))
+        return dict.fromkeys((*called, *(module for module in read if module._buffers), *own))
 
     def paths(self) -> Iterable[str]:
         """Modules, tensors and flags of the network that either mode uses, by path."""

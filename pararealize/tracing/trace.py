@@ -17,6 +17,7 @@ from pararealize.ir.reading import Read
 from pararealize.propagators.shape_guards import ShapeGuards
 from pararealize.tracing.copying import collection_paused
 from pararealize.tracing.draft import Draft, Entered
+from pararealize.tracing.globals_read import globals_read
 from pararealize.tracing.reading import Found, looks_at_modes, reads_noted, reads_of, unnoted
 from pararealize.tracing.recorder import UntraceableError, record
 from pararealize.tracing.uncut import uncut
@@ -98,7 +99,8 @@ def _record_until_even(
         reads = reads_of(found, model, traced.train, traced.eval)
         more = {r.path for r in reads if r.mode is not None and modes[r.path] != modes[""]}
         if not more - odd.keys():
-            return replace(traced, whole={**odd, **traced.whole}, reads=reads)
+            outside = globals_read(model, ("", *traced.entered))
+            return replace(traced, whole={**odd, **traced.whole}, reads=(*reads, *outside))
         odd |= dict.fromkeys(sorted(more), "Its mode, train or eval, is not the network's")
 
 
