@@ -7,6 +7,7 @@ it inherits from, helper functions and classes of any file, attributes that can 
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cached_property, lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -25,6 +26,8 @@ IMPLICIT = frozenset(
     )
 )
 MAKING = frozenset(("__new__", "__init__", "__post_init__"))
+#: Kinds of attributes that are no code and draw nothing; a module has two dozen of them.
+PLAIN = frozenset((dict, OrderedDict, set, list, tuple, bool, int, float, str, type(None)))
 
 
 def functions_of(module: nn.Module) -> Iterable[FunctionType]:
@@ -35,7 +38,7 @@ def functions_of(module: nn.Module) -> Iterable[FunctionType]:
     if isinstance(module, torch.jit.ScriptModule):  # whose code is no Python any more
         return ()
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    own = {k: v for k, v in module.__dict__.items() if _may_run(v)}
+    own = {k: v for k, v in module.__dict__.items() if type(v) not in PLAIN and _may_run(v)}
     kind: Any = type(module)
     if not hooks and not own:
         return _of_class(kind, kind.forward)
