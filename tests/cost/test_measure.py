@@ -142,6 +142,6 @@ def test_what_takes_long_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And once more to warm up, however many runs were asked for."""
     clock = iter(range(1000))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    for enough, count in ((3.0, 1), (4.0, 2), (100.0, 5)):
+    for enough, ran in ((3.0, 1), (4.0, 2), (100.0, 5)):
         found = turns(lambda: None, lambda: None, runs=5, enough=enough)
-        assert [len(seconds) for seconds in found] == [count, count]
+        assert [len(seconds) for seconds in found] == [ran, ran]
