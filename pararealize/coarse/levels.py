@@ -143,14 +143,17 @@ class LevelBuilder:
             isinstance(kind, IntervalKind) for kind in self.chosen.values()
         )
 
-    def ranked(self, levels: tuple[Level, ...]) -> list[IntervalKind]:
-        """Kinds by estimates: the cheapest that is as exact as wanted first, others by errors."""
+    def ranked(self, levels: tuple[Level, ...]) -> list[tuple[IntervalKind, float]]:
+        """Kinds with estimates of their errors, those of one interval, by what they promise.
+
+        The cheapest that is as exact as wanted comes first, others by errors.
+        """
         options = self._options(levels)
         good = [option for option in options if option[1] <= self.method.wanted_error]
         others = [option for option in options if option not in good]
         by_cost = sorted(good, key=lambda option: option[:2])
         by_error = sorted(others, key=lambda option: option[1])
-        return [kind for *_, kind in (*by_cost, *by_error)]
+        return [(kind, error) for _, error, _, kind in (*by_cost, *by_error)]
 
     def _cheapest(self, levels: tuple[Level, ...]) -> tuple[CoarseKind, float]:
         """The cheapest kind whose error is as wanted, or the most accurate one."""

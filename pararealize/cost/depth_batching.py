@@ -22,6 +22,8 @@ from pararealize.runtime.values.pytree import leaves_of
 
 #: Runs of which the median is taken.
 RUNS = 3
+#: Seconds of runs after which one of each says enough: what takes long varies little.
+ENOUGH = 2.0
 
 
 def find_stacks(
@@ -134,7 +136,7 @@ def _measured(
         torch.autograd.grad(result, [state, *weights], torch.ones_like(result), allow_unused=True)
 
     with torch.enable_grad():
-        slow, fast = medians(loop, batch, runs=RUNS)
+        slow, fast = medians(loop, batch, runs=RUNS, enough=ENOUGH)
     return Stack(tuple(group), slow / fast, "" if lead is None else entry)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -30,14 +31,20 @@ def wait(device: torch.device) -> None:
 
 
 def turns(
-    *functions: Callable[[], object], runs: int, before: Callable[[], object] = lambda: None
+    *functions: Callable[[], object],
+    runs: int,
+    before: Callable[[], object] = lambda: None,
+    enough: float = inf,
 ) -> list[list[float]]:
     """Seconds of so many runs of every function, which take turns, each once more to warm up.
 
-    What is done ``before`` every run is not timed: waiting for a device, or for other ranks.
+    What is done ``before`` every run is not timed: waiting for a device, or for other ranks. Once
+    they have taken ``enough`` seconds in all, no further run follows the first.
     """
     times: list[list[float]] = [[] for _ in functions]
-    for _ in range(runs + 1):
+    for number in range(runs + 1):
+        if number > 1 and sum(map(sum, times)) > enough:
+            break
         for function, found in zip(functions, times, strict=True):
             before()
             begin = time.perf_counter()
@@ -47,10 +54,13 @@ def turns(
 
 
 def medians(
-    *functions: Callable[[], object], runs: int, before: Callable[[], object] = lambda: None
+    *functions: Callable[[], object],
+    runs: int,
+    before: Callable[[], object] = lambda: None,
+    enough: float = inf,
 ) -> list[float]:
     """Median seconds of every function, in :func:`turns`."""
-    return [median(found) for found in turns(*functions, runs=runs, before=before)]
+    return [median(found) for found in turns(*functions, runs=runs, before=before, enough=enough)]
 
 
 def captured_seconds(

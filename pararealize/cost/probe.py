@@ -30,6 +30,7 @@ class Probe:
         self, partition: Partition, model: nn.Module, inputs: dict[str, Any], seed: int
     ) -> None:
         self.partition, self.model, self.inputs, self.seed = partition, model, inputs, seed
+        self._fine: dict[int, Fine] = {}
 
     @cached_property
     def copy(self) -> nn.Module:
@@ -37,8 +38,10 @@ class Probe:
         return copy_tree(self.model).eval()
 
     def fine(self, j: int) -> Fine:
-        """Subnetwork j on the copy."""
-        return self.layers(*self.partition.piece(j))
+        """Subnetwork j on the copy, made when first asked for."""
+        if j not in self._fine:
+            self._fine[j] = self.layers(*self.partition.piece(j))
+        return self._fine[j]
 
     def layers(self, first: int, last: int) -> Fine:
         """The layers ``first`` … ``last - 1`` on the copy."""

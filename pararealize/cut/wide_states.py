@@ -12,6 +12,8 @@ from pararealize.ir.chain import Chain
 
 #: Tuples are guessed, sent and corrected: they have to make the heaviest piece so much lighter.
 WORTH = 0.5
+#: Between blocks, where what crosses besides is mostly handed on: a decoder's memory.
+WORTH_BETWEEN_BLOCKS = 0.75
 #: Halvings of the interval in which the lightest heaviest piece is searched.
 HALVINGS = 30
 
@@ -34,14 +36,14 @@ def with_wide_states(
         return narrow if all(_has(narrow, name) for name in names) else wide()
     if isinstance(n, str) or n == 1:
         return narrow
-    headed = narrow.train.operations[-2].kind == "network"  # after a list of blocks
-    if n - 1 > len(narrow.interfaces) - headed:
+    if n - 1 > len(narrow.interfaces) - _is_headed(narrow):
         return wide()
-    heaviest = _heaviest(narrow, n)
-    if not takes_tuples or WORTH * heaviest <= narrow.cost(0, len(narrow.layers)).seconds / n:
+    worth = WORTH_BETWEEN_BLOCKS if _is_headed(narrow) else WORTH
+    limit = worth * _heaviest(narrow, n)
+    if not takes_tuples or limit <= narrow.cost(0, len(narrow.layers)).seconds / n:
         return narrow
     other = wide()
-    return other if _heaviest(other, n) < WORTH * heaviest else narrow
+    return other if _heaviest(other, n) < limit else narrow
 
 
 def _has(chain: Chain, name: str) -> bool:
@@ -53,12 +55,22 @@ def _has(chain: Chain, name: str) -> bool:
 
 
 def _heaviest(chain: Chain, n: int) -> float:
-    """Seconds of the heaviest piece when the layers are cut into n as evenly as can be."""
+    """Seconds of the heaviest piece when the layers are cut into n as evenly as can be.
+
+    With those of what comes after a list of blocks: nothing runs beside it, and it may hold all of
+    a decoder.
+    """
     fine = LayerCosts(tuple(layer.cost for layer in chain.layers))
-    size = len(fine.each)
-    low, high = max(cost.seconds for cost in fine.each), fine.seconds(0, size)
+    size = len(fine.each) - _is_headed(chain)
+    head = fine.seconds(size, len(fine.each))
+    low, high = max(cost.seconds for cost in fine.each[:size]), fine.seconds(0, size)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         count = greedy_pieces(size, n, fine.seconds, middle)
         low, high = (low, middle) if count <= n else (middle, high)
-    return high
+    return high + head
+
+
+def _is_headed(chain: Chain) -> bool:
+    """Whether the last layer is what the network does after a list of blocks."""
+    return chain.train.operations[-2].kind == "network"

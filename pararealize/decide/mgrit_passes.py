@@ -35,10 +35,11 @@ class MGRITPasses(MethodPasses):
 
     method: MGRIT
     _kind: CoarseKind | None = None  # of all partitions that are priced
+    _probe: Probe | None = None  # of the partition that was decided on
 
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Levels, cycles for states and adjoints, and the coarse propagators that they apply."""
-        builder = self._builder(probe)
+        builder, self._probe = self._builder(probe), probe
         given = self.request.given or {}
 
         def decisions(found: Levels) -> Decisions:
@@ -89,7 +90,8 @@ class MGRITPasses(MethodPasses):
 
     def on_one_device(self, decisions: Decisions) -> Decisions:
         """Slices of one structure advance as one batch, where that is faster."""
-        probe, saved = self.probe(decisions.partition, self.request.given), self.saved
+        probe, saved = self._probe, self.saved
+        assert probe is not None  # as there are decisions
         known = None if saved is None else saved.stacks
         stacks = find_stacks(probe, self.method, decisions.features, known)
         speedup = 0.0 if saved is None else saved.measured_speedup

@@ -16,8 +16,9 @@ from pararealize.cost.inputs import bind
 from pararealize.cost.probe import Probe
 from pararealize.decide.mgrit_passes import cycles_of, decide_levels
 from pararealize.decide.solve_error import Levels, measured_levels
+from pararealize.emit.assemble import with_levels
 from pararealize.emit.emission import Emission
-from pararealize.emit.propagators import borrowing_propagators, share_masks
+from pararealize.emit.propagators import borrowing_propagators
 from pararealize.errors import MethodError, RankError
 from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.hierarchy import Iteration
@@ -53,13 +54,9 @@ def recoarsened(
         plan, levels = _decided(emission.decisions, whole, args, kwargs)
     if transport is not None:
         plan, levels = transport.exchange((plan, levels))[0]
-    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
-    coarse = borrowing_propagators(own, emission.serial)
-    share_masks(coarse, dict.fromkeys(coarse, 2), ranks=False, linked=False)
     return replace(
-        emission,
+        with_levels(emission, levels),
         decisions=replace(emission.decisions, plan=plan),
-        propagators={**emission.propagators, **coarse},
         own_streams=any(p.draws for p in borrowing_propagators(levels, whole).values()),
     )
 

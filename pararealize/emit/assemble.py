@@ -12,10 +12,10 @@ from torch import nn
 from pararealize.emit.adoption import is_added
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission, Share
-from pararealize.emit.propagators import propagators_of, share_masks
+from pararealize.emit.propagators import borrowing_propagators, propagators_of, share_masks
 from pararealize.emit.ranks import drawing, inner_of, keep_applied, on_rank
 from pararealize.ir.calibration import Calibration
-from pararealize.ir.decisions import Decisions
+from pararealize.ir.decisions import Coarse, Decisions
 from pararealize.ir.methods import MGRIT, Method
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule
@@ -101,6 +101,15 @@ def _share_rollback(parts: Mapping[Target, Propagator], rollback: Rollback) -> N
     """What moves statistics notes it; what is made of another propagator leaves that to it."""
     for part in parts.values():
         inner_of(part).rollback = rollback
+
+
+def with_levels(emission: Emission, levels: Mapping[Target, Coarse]) -> Emission:
+    """A multigrid network with other coarse propagators, of those that it applies already."""
+    own = {target: choice for target, choice in levels.items() if target in emission.propagators}
+    coarse = borrowing_propagators(own, emission.serial)
+    share_masks(coarse, dict.fromkeys(coarse, 2), ranks=False, linked=False)
+    parts = {**emission.propagators, **coarse}
+    return replace(emission, propagators=parts, own_streams=_draws_besides(parts))
 
 
 def renewed(

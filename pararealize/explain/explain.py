@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pararealize.explain.calibrated import sentences, sweeps_table
 from pararealize.explain.table import WIDTH, Table, page, some
+from pararealize.ir.hierarchy import MANY
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.plan import Piece, Plan, Stack
 
@@ -140,7 +141,18 @@ def _cycles(plan: Plan) -> list[str]:
         f"MGRIT with {method.levels} levels: {method.forward_cycles} cycles for the states, "
         f"{method.backward_cycles} for their adjoints; a step whose residuals grow or stay "
         f"above {method.guard:.0%} gets more cycles, at most {method.max_cycles}, and is "
-        "then run serially."
+        "then run serially.",
+        *_kinds(plan, method),
+    ]
+
+
+def _kinds(plan: Plan, method: MGRIT) -> list[str]:
+    """Where the kind of coarse propagators was chosen by fewer measurements than there are."""
+    if method.coarse != "auto" or plan.n <= MANY:
+        return []
+    return [
+        f"Of more than {MANY} slices, kinds of coarse propagators that are worse on one interval "
+        "in the middle than another one was measured to be on a solve were not measured."
     ]
 
 

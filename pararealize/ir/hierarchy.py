@@ -12,6 +12,10 @@ from pararealize.ir.methods import MGRIT
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
 
+#: Slices above which only those kinds of coarse propagators are measured on a solve that one
+#: interval lets hope for more than the best one measured.
+MANY = 64
+
 
 @dataclass(frozen=True)
 class Level:

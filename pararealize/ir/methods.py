@@ -148,8 +148,10 @@ class MGRIT:
             (x + m φ_1(x)), ``"mean"`` (x + m φ(x) with averaged weights), ``"sampled"`` (a few
             residuals side by side, x + m/s Σ φ_i(x)), ``"summed"`` (x + Σ φ_i(x)), ``"fitted"``
             (sampled, with weights that fit the interval on a probe), ``"identity"``, ``"auto"``
-            (the cheapest whose measured error is below ``wanted_error``), or a callable
-            ``(fine, interface_in, interface_out) -> nn.Module`` for a whole slice.
+            (the cheapest whose error, measured on a solve, is below ``wanted_error``; of more than
+            64 slices kinds that are worse on one interval than a measured one on the solve are not
+            measured), or a callable ``(fine, interface_in, interface_out) -> nn.Module`` for a
+            whole slice.
         samples: residuals that ``"sampled"`` and ``"fitted"`` take of an interval.
         wanted_error: relative error that ``"auto"`` chooses for.
         relaxation: ``"F"``, ``"FCF"``, ``"FCFCF"``, …

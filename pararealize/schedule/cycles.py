@@ -25,6 +25,8 @@ class CycleWriter:
         self.watches: list[Watch] = []
         self.relaxed: list[str] = []
         self.none: list[Source | None] = [None] * len(self.levels[0].bounds)
+        self.points: list[str] = []
+        self.done = 0
 
     def cycle(
         self,
@@ -139,8 +141,18 @@ class CycleWriter:
         return points
 
     def solve(self, start: str, cycles: int, previous: Sequence[str] | None = None) -> list[str]:
-        """The points of level 1 after some cycles."""
-        points = self.guess(start, previous)
-        for number in range(cycles):
-            points = self.cycle(1, points, self.none, self.method.cycle, number)
+        """The points of level 1 after some cycles, which go on from those written before."""
+        self.points = self.points or self.guess(start, previous)
+        for number in range(self.done, cycles):
+            self.points = self.cycle(1, self.points, self.none, self.method.cycle, number)
+        self.done = max(self.done, cycles)
+        return self.points
+
+    def solve_serially(self, start: str) -> list[str]:
+        """The points of level 1, one after another: what as many cycles as there are steps make.
+
+        Those would be written in as many steps as the square of their number.
+        """
+        points = self.forward_solve(1, start, self.none)
+        self.relaxed = points[1:]
         return points

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import final
 
 from pararealize.ir.hierarchy import Cycles, Feature, Iteration, Level, propagator
 from pararealize.ir.methods import MGRIT
@@ -13,7 +15,7 @@ from pararealize.ir.schedule import Schedule, Watch, commit_last, needed
 from pararealize.ir.target import HEAD, Target
 from pararealize.ir.task import INPUT, Role, Task
 from pararealize.schedule.cycles import CycleWriter
-from pararealize.schedule.directions import Adjoint, Forward
+from pararealize.schedule.directions import Adjoint, Direction, Forward
 
 
 def mgrit_schedule(
@@ -40,19 +42,7 @@ def mgrit_schedule(
 
     Source: Günther et al., arXiv 1812.04352, algorithms 1 and 2; XBraid.
     """
-    n = levels[0].bounds[-1]
-    direction = Forward(levels, features=features or {})
-    solver = CycleWriter(direction, method)
-    before = [INPUT, *map(_guess, levels[1].bounds[1:])] if warm else None
-    states = solver.solve(INPUT, cycles, before)
-    output = "out" if head else states[-1]
-    if head:
-        direction.tasks.append(Task("out", "apply", Role.HEAD, (states[-1],), HEAD, piece=n))
-    tasks = commit_last(needed(direction.tasks, [output]))
-    title = f"MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
-    inputs = tuple(before[:-1]) if before else (INPUT,)
-    schedule = _schedule(tasks, output, solver.watches, inputs, title)
-    return Cycles(cycles, schedule, _linearised(levels, method, tasks, states))
+    return _States(levels, method, head=head, warm=warm, features=features or {}).after(cycles)
 
 
 def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> Cycles:
@@ -61,22 +51,91 @@ def adjoint_schedule(levels: tuple[Level, ...], method: MGRIT, cycles: int) -> C
     The chain λ_{j-1} = Φ_j'(u_{j-1})ᵀ λ_j is solved as that of the states is; the last relaxation
     takes the gradients of the weights.
     """
-    n = levels[0].bounds[-1]
-    direction = Adjoint(tuple(level.mirrored() for level in levels))
-    cold = replace(method, guess="coarse" if method.guess == "previous" else method.guess)
-    solver = CycleWriter(direction, cold)
-    start = f"λ{n}"
-    solver.solve(start, cycles)
-    watches = [replace(w, interface=n - w.interface) for w in solver.watches]
-    roots = list(dict.fromkeys(solver.relaxed))
-    committed = commit_last(needed(direction.tasks, roots))
-    # Coarse propagators borrow their weights: gradients are those of the fine ones.
-    tasks = tuple(
-        replace(task, commits=False) if task.role in {Role.GUESS, Role.COARSE} else task
-        for task in committed
-    )
-    title = f"adjoint of MGRIT, n = {n}, {len(levels)} levels, {cycles} {method.cycle}-cycles"
-    return Cycles(cycles, _schedule(tasks, roots[-1], watches, (start,), title))
+    return _Adjoints(levels, method).after(cycles)
+
+
+class _SolveWriter(ABC):
+    """Writes schedules of more and more cycles, which go on where those of fewer ended."""
+
+    def __init__(self, levels: tuple[Level, ...], method: MGRIT, direction: Direction) -> None:
+        self.levels, self.method, self.direction = levels, method, direction
+        self.solver, self.n = CycleWriter(direction, method), levels[0].bounds[-1]
+
+    @abstractmethod
+    def after(self, cycles: int) -> Cycles:
+        """So many cycles, not less than were asked for before."""
+
+    @abstractmethod
+    def serial(self, cycles: int) -> Cycles:
+        """The serial network, as so many cycles are; the last that is asked for."""
+
+
+@final
+class _States(_SolveWriter):
+    """Cycles for the states, and the head behind them."""
+
+    def __init__(
+        self,
+        levels: tuple[Level, ...],
+        method: MGRIT,
+        *,
+        head: bool,
+        features: Mapping[Target, tuple[Feature, ...]],
+        warm: bool = False,
+    ) -> None:
+        super().__init__(levels, method, Forward(levels, features=features))
+        self.head = head
+        self.before = [INPUT, *map(_guess, levels[1].bounds[1:])] if warm else None
+
+    def after(self, cycles: int) -> Cycles:
+        return self._cycles(cycles, self.solver.solve(INPUT, cycles, self.before))
+
+    def serial(self, cycles: int) -> Cycles:
+        return self._cycles(cycles, self.solver.solve_serially(INPUT))
+
+    def _cycles(self, cycles: int, states: Sequence[str]) -> Cycles:
+        n, method, tasks = self.n, self.method, list(self.direction.tasks)
+        output = "out" if self.head else states[-1]
+        if self.head:
+            tasks.append(Task("out", "apply", Role.HEAD, (states[-1],), HEAD, piece=n))
+        kept = commit_last(needed(tasks, [output]))
+        title = f"MGRIT, n = {n}, {len(self.levels)} levels, {cycles} {method.cycle}-cycles"
+        inputs = tuple(self.before[:-1]) if self.before else (INPUT,)
+        schedule = _schedule(kept, output, self.solver.watches, inputs, title)
+        return Cycles(cycles, schedule, _linearised(self.levels, method, kept, states))
+
+
+@final
+class _Adjoints(_SolveWriter):
+    """Cycles for the adjoints, the last relaxation of which takes the gradients of the weights."""
+
+    def __init__(self, levels: tuple[Level, ...], method: MGRIT) -> None:
+        cold = replace(method, guess="coarse" if method.guess == "previous" else method.guess)
+        super().__init__(levels, cold, Adjoint(tuple(level.mirrored() for level in levels)))
+        self.start = f"λ{self.n}"
+
+    def after(self, cycles: int) -> Cycles:
+        self.solver.solve(self.start, cycles)
+        return self._cycles(cycles)
+
+    def serial(self, cycles: int) -> Cycles:
+        self.solver.solve_serially(self.start)
+        return self._cycles(cycles)
+
+    def _cycles(self, cycles: int) -> Cycles:
+        n, solver = self.n, self.solver
+        watches = [replace(w, interface=n - w.interface) for w in solver.watches]
+        roots = list(dict.fromkeys(solver.relaxed))
+        # Coarse propagators borrow their weights: gradients are those of the fine ones.
+        tasks = tuple(
+            replace(task, commits=False)
+            if task.commits and task.role in {Role.GUESS, Role.COARSE}
+            else task
+            for task in commit_last(needed(self.direction.tasks, roots))
+        )
+        levels, cycle = len(self.levels), self.method.cycle
+        title = f"adjoint of MGRIT, n = {n}, {levels} levels, {cycles} {cycle}-cycles"
+        return Cycles(cycles, _schedule(tasks, roots[-1], watches, (self.start,), title))
 
 
 def forward_cycles(
@@ -97,21 +156,22 @@ def iteration(
     """
     exact = levels[1].steps
     features = _features(levels, frozenset(with_features))
-    write = partial(mgrit_schedule, levels, method, head=head, features=features)
 
-    def counts(first: int) -> list[int]:
-        most = max(first, method.max_cycles)
-        return [*range(min(first, exact), min(most, exact - 1) + 1), exact]
+    def written(writer: _SolveWriter, first: int) -> tuple[Cycles, ...]:
+        most = min(max(first, method.max_cycles), exact - 1)
+        counts = range(min(first, exact), most + 1)
+        return (*map(writer.after, counts), writer.serial(exact))
 
-    forward = [write(k) for k in counts(method.forward_cycles)]
-    adjoint = [adjoint_schedule(levels, method, k) for k in counts(method.backward_cycles)]
-    warm: list[Cycles] = []
+    states = partial(_States, levels, method, head=head, features=features)
+    forward = written(states(), method.forward_cycles)
+    adjoint = written(_Adjoints(levels, method), method.backward_cycles)
+    warm: tuple[Cycles, ...] = ()
     guesses: dict[Target, str] = {}
     if method.guess == "previous" and exact > 1:
-        warm = [write(k, warm=True) for k in counts(method.forward_cycles)]
+        warm = written(states(warm=True), method.forward_cycles)
         inner = enumerate(levels[1].bounds[1:-1], start=2)
         guesses = {propagator(2, step): _guess(bound) for step, bound in inner}
-    return Iteration(levels, method, tuple(forward), tuple(adjoint), tuple(warm), guesses, features)
+    return Iteration(levels, method, forward, adjoint, warm, guesses, features)
 
 
 def _guess(bound: int) -> str:

@@ -136,3 +136,12 @@ def test_functions_take_turns_and_what_comes_before_is_not_timed() -> None:
     assert [len(seconds) for seconds in found] == [2, 2]
     assert max(map(max, found)) < 0.02
     assert len(medians(*calls, runs=1)) == 2
+
+
+def test_what_takes_long_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more to warm up, however many runs were asked for."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    for enough, ran in ((3.0, 1), (4.0, 2), (100.0, 5)):
+        found = turns(lambda: None, lambda: None, runs=5, enough=enough)
+        assert [len(seconds) for seconds in found] == [ran, ran]

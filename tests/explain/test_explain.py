@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pararealize import Parareal, Plan, pararealize
+from pararealize import MGRIT, Parareal, Plan, pararealize
 from pararealize.explain.explain import WIDTH, explain, summary
 from pararealize.models import odenet, resnet
 
@@ -54,6 +54,17 @@ def test_measured_errors_are_shown() -> None:
     words = explain(plan).split()
     assert f"{error:.0%}" in words
     assert "(leaves" in words
+
+
+@pytest.mark.parametrize(
+    ("n", "coarse", "said"), [(64, "auto", False), (65, "auto", True), (65, "mean", False)]
+)
+def test_it_is_said_where_not_all_kinds_were_measured(
+    plan: Plan, n: int, coarse: str, said: bool
+) -> None:
+    method = MGRIT(coarse=coarse)  # type: ignore[arg-type]
+    many = replace(plan, pieces=plan.pieces[:1] * n, method=method)
+    assert ("were not measured" in " ".join(summary(many))) == said
 
 
 @pytest.mark.parametrize(

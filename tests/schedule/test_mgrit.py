@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from chains import Shape, levels_of, options, shapes
 from pararealize.errors import RankError
-from pararealize.ir.hierarchy import Level, hierarchy
+from pararealize.ir.hierarchy import Cycles, Level, hierarchy
 from pararealize.ir.methods import MGRIT, Parareal
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.target import Target
 from pararealize.ir.task import Task
+from pararealize.schedule.directions import Direction
 from pararealize.schedule.mgrit import adjoint_schedule, iteration, mgrit_schedule
 from pararealize.schedule.parareal import parareal_schedule
 from pararealize.schedule.place import owner, place_iteration
@@ -288,6 +289,62 @@ def test_what_is_done_once(shape: Shape, method: MGRIT, k: int) -> None:
     assert all(task.value in read for task in forward.tasks[:-1])
     first = dict.fromkeys(t.propagator for t in forward if t.propagator.startswith("fine"))
     assert list(first) == serial(n)
+
+
+@given(shapes(), options("coarse", "coarsest", "full", "previous"))
+def test_an_iteration_is_of_schedules_that_are_written_alone(shape: Shape, method: MGRIT) -> None:
+    """The last one is that of as many cycles as there are steps, but for the names of values."""
+    levels, method = configured(shape, replace(method, max_cycles=3))
+    solved = iteration(levels, method, head=True)
+    for found in solved.forward[:-1]:
+        assert found == mgrit_schedule(levels, method, found.count)
+    for found in solved.warm[:-1]:
+        assert found == mgrit_schedule(levels, method, found.count, warm=True)
+    for found in solved.adjoint[:-1]:
+        assert found == adjoint_schedule(levels, method, found.count)
+    exact = levels[1].steps
+    assert places(solved.forward[-1]) == places(mgrit_schedule(levels, method, exact))
+    assert places(solved.adjoint[-1]) == places(adjoint_schedule(levels, method, exact))
+    for found in solved.warm[-1:]:
+        assert places(found) == places(mgrit_schedule(levels, method, exact, warm=True))
+
+
+def places(cycles: Cycles) -> object:
+    """A schedule without branches, its values by their place in it."""
+    order = {task.value: i for i, task in enumerate(cycles.schedule)}
+    tasks = [replace(task, value="", reads=()) for task in cycles.schedule]
+    reads = [[order.get(name, name) for name in task.reads] for task in cycles.schedule]
+    at = {target: order.get(name, name) for target, name in cycles.linearised.items()}
+    return cycles.count, tasks, reads, at, cycles.schedule.inputs, cycles.schedule.title
+
+
+def test_what_is_written_of_many_slices_grows_as_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cycles go on from those of the schedule before; none is written of the serial network."""
+    steps: list[str] = []
+    apply = Direction.apply
+
+    def counted(self: Direction, level: int, step: int, read: str) -> str:
+        steps.append(read)
+        return apply(self, level, step, read)
+
+    monkeypatch.setattr(Direction, "apply", counted)
+    counts = []
+    for n in (40, 80):
+        steps.clear()
+        iteration(hierarchy([4] * n, (4,)), MGRIT(), head=True)
+        counts.append(len(steps))
+    assert counts[1] < 2.2 * counts[0]
+
+
+def test_ranks_that_send_nothing_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of schedules with messages the graph is looked at."""
+    built: list[Schedule] = []
+    dag = Schedule.dag
+    monkeypatch.setattr(Schedule, "dag", lambda self: (built.append(self), dag(self))[1])
+    solved = iteration(hierarchy([4] * 4, (4,)), MGRIT(), head=True)
+    assert not built
+    place_iteration(solved, 4, 2, deliver=True)
+    assert len(built) == len(solved.forward) + len(solved.adjoint)
 
 
 # law 7

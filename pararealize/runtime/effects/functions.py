@@ -7,6 +7,7 @@ it inherits from, helper functions and classes of any file, attributes that can 
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -26,6 +27,8 @@ IMPLICIT = frozenset(
     )
 )
 MAKING = frozenset(("__new__", "__init__", "__post_init__"))
+#: Kinds of attributes that are no code and draw nothing; a module has two dozen of them.
+PLAIN = frozenset((dict, OrderedDict, set, list, tuple, bool, int, float, str, type(None)))
 
 
 @final
@@ -44,7 +47,7 @@ def functions_of(module: nn.Module) -> Iterable[FunctionType]:
     if isinstance(module, torch.jit.ScriptModule):  # whose code is no Python any more
         return ()
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    own = {k: v for k, v in module.__dict__.items() if _may_run(v)}
+    own = {k: v for k, v in module.__dict__.items() if type(v) not in PLAIN and _may_run(v)}
     kind: Any = type(module)
     codes = tuple((name, _lasting(value), callable(value)) for name, value in own.items())
     if not hooks and "forward" not in own and all(code for _, code, _ in codes):

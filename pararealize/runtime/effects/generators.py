@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.effects.functions import PLAIN
 from pararealize.runtime.effects.statistics import is_torchs
 from pararealize.runtime.values.pytree import tensors_of
 
@@ -44,6 +45,8 @@ def other_generators(modules: Iterable[nn.Module]) -> tuple[Generator, ...]:
 
 def _held(module: nn.Module) -> Iterator[Generator]:
     for value in vars(module).values():
+        if type(value) in PLAIN:
+            continue
         owner = getattr(value, "__self__", None) if callable(value) else value  # of rng.random
         if _is_generator(owner) and owner not in global_generators():
             yield owner

@@ -90,7 +90,8 @@ class Statistics:
         for own in self._own:
             own.restore()
         for module, buffers in self._kept:
-            module._buffers.update(buffers)
+            for name, value in buffers.items():  # those of scripted modules are no dictionary
+                module._buffers[name] = value
 
 
 def is_torchs(module: nn.Module) -> bool:

@@ -29,6 +29,7 @@ class Adjoints:
     ) -> None:
         self.setting, self.solved, self.values = setting, solved, solved.values
         self.others, self.retain = tuple(others), retain
+        self._places = {id(tensor): i for i, tensor in enumerate(self.others)}
         self.gradients: list[Tensor | None] = []
         self.done: set[str] = set()
 
@@ -137,7 +138,7 @@ class Adjoints:
         read = {id(tensor) for part in parts for tensor in part.weights()}
         inputs = [self.solved.inputs[name] for part in parts for name in part.inputs]
         read |= {id(leaf) for leaf in leaves_of(inputs)}
-        return [i for i, tensor in enumerate(self.others) if id(tensor) in read]
+        return sorted(self._places[each] for each in read if each in self._places)
 
     def _place(self, task: Task) -> Application:
         """Where a task's propagator is linearised."""

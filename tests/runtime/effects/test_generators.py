@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pararealize.runtime.effects import functions
 from pararealize.runtime.effects.generators import global_generators, other_generators
 from pararealize.tracing.copying import copy_tree
 
@@ -42,3 +43,15 @@ def test_the_generator_of_a_method_is_found(own: random.Random) -> None:
     assert not set(map(id, other_generators([Drawing(np.random.rand)]))) & set(
         map(id, global_generators())
     )
+
+
+def test_plain_attributes_are_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that every module has are dictionaries and flags, of no code and no generator."""
+    asked: list[object] = []
+    may_run = functions._may_run
+    monkeypatch.setattr(functions, "_may_run", lambda v: (asked.append(v), may_run(v))[1])
+    module = nn.Linear(2, 2)
+    module.own, module.helper = random.Random(3), np.tanh  # type: ignore[assignment]
+    assert list(functions.functions_of(module))
+    assert len(asked) == 2
+    assert module.own in other_generators([Drawing(module.own.random)])
