@@ -79,6 +79,12 @@ def calibrate(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
+    if emission.plan.groups:
+        raise MethodError(
+            "calibrate fits one coarse network to each subnetwork, and with "
+            f"levels={method.levels} groups of subnetworks have theirs as well: compile with "
+            "Parareal(levels=2)."
+        )
     agree(emission.transport, f"calibrates with {options}")
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))

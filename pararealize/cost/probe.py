@@ -36,6 +36,10 @@ class Probe:
         """The copy, in eval mode."""
         return copy_tree(self.model).eval()
 
+    def merged(self, points: tuple[int, ...]) -> Probe:
+        """The evaluations of groups of subnetworks, cut at some of the interfaces only."""
+        return Probe(self.partition.merged(points), self.model, self.inputs, self.seed)
+
     def fine(self, j: int) -> Fine:
         """Subnetwork j on the copy."""
         return self.layers(*self.partition.piece(j))

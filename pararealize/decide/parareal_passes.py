@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pararealize.coarse.builder import build_coarse
+from pararealize.coarse.builder import build_coarse, build_groups, group_name
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.predict import make_plan, predict
@@ -20,7 +20,7 @@ from pararealize.cost.profile import random_like
 from pararealize.decide.passes import MethodPasses
 from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition, State
-from pararealize.ir.decisions import Coarse, Decisions, Guess
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule, targets
@@ -57,8 +57,8 @@ class PararealPasses(MethodPasses):
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Coarse and guess networks that the sweeps apply, of the kinds that were saved."""
         sweeps = self._sweeps(probe.partition)
-        plan, coarse, guesses = self._planned(probe, ranks, sweeps)
-        return self.decided(probe, plan, sweeps=sweeps, coarse=coarse, guesses=guesses)
+        plan, parts = self._planned(probe, ranks, sweeps)
+        return self.decided(probe, plan, sweeps=sweeps, **parts)
 
     def price(self, partition: Partition) -> Plan:
         """The plan, from coarse and guess networks of one subnetwork of every kind."""
@@ -67,22 +67,27 @@ class PararealPasses(MethodPasses):
 
     def _planned(
         self, probe: Probe, ranks: int, sweeps: Sequence[Schedule], *, priced: bool = False
-    ) -> tuple[Plan, dict[int, Coarse], dict[int, Guess]]:
+    ) -> tuple[Plan, dict[str, Any]]:
         """The plan of the sweeps, and the networks that they apply."""
         method, machine, serial = self.method, self.request.machine, self.serial
         partition, setting = probe.partition, self.setting(probe.partition.chain)
         used = frozenset(target for stage in sweeps for target in targets(stage))
-        pieces = self.saved.pieces if self.saved else ()
+        pieces, groups = (self.saved.pieces, self.saved.groups) if self.saved else ((), ())
         chosen = saved_kinds(pieces, method)
         coarse = build_coarse(probe, setting, method, used, chosen, priced=priced)
+        above = {
+            level: saved_kinds([group for group in groups if group.level == level], method)
+            for level in {group.level for group in groups}
+        }
+        levels = build_groups(probe, setting, method, used, above, priced=priced)
         known = {piece.index - 1: piece.guess for piece in pieces if piece.guess != "none"}
         guesses = build_guesses(partition, setting, method, used, known, priced=priced)
         plan = make_plan(
             *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
-            {Target.coarse(j): choice for j, choice in coarse.items()},
+            {**{Target.coarse(j): choice for j, choice in coarse.items()}, **levels},
             guesses,
         )
-        return plan, coarse, guesses
+        return plan, {"coarse": coarse, "levels": levels, "guesses": guesses}
 
     def _sweeps(self, partition: Partition) -> tuple[Schedule, ...]:
         """The schedule and what may follow it: whatever the tolerance, with a certificate."""
@@ -125,7 +130,7 @@ class PararealPasses(MethodPasses):
         whole = None if asked == 1 else _inseparable(decisions, batch)
         if asked is not None and whole is not None:
             raise MethodError(
-                f"chunks={asked}: the coarse network of subnetwork {whole} does not treat every "
+                f"chunks={asked}: the coarse network of {whole} does not treat every "
                 "sample of a batch by itself (BatchNorm?), so that slices would change what it "
                 "computes: leave chunks out, or choose another coarse network."
             )
@@ -142,13 +147,19 @@ def _batch(partition: Partition) -> int:
     return min((shape[0] if shape else 0 for shape in shapes), default=0)
 
 
-def _inseparable(decisions: Decisions, batch: int) -> int | None:
-    """The first subnetwork whose coarse network does not treat every sample by itself, if any."""
-    for j, coarse in decisions.coarse.items():
-        state = decisions.partition.chain.state(decisions.partition.piece(j)[0])
+def _inseparable(decisions: Decisions, batch: int) -> str | None:
+    """The first whose coarse network does not treat every sample by itself, in words, if any."""
+    partition, method = decisions.partition, decisions.plan.method
+    points = method.points(partition.n) if isinstance(method, Parareal) else ()
+    found = {(f"subnetwork {j}", j - 1): coarse for j, coarse in decisions.coarse.items()}
+    for target, coarse in decisions.levels.items():
+        ends = points[target.level - 2]
+        found[group_name(ends, target.number), ends[target.number - 1]] = coarse
+    for (name, start), coarse in found.items():
+        state = partition.chain.state(partition.bounds[start])
         module = None if coarse.inputs else coarse.module  # inputs may have another batch
-        if j > 1 and (module is None or not is_separable(module, state, batch)):
-            return j
+        if start > 0 and (module is None or not is_separable(module, state, batch)):
+            return name
     return None
 
 

@@ -109,7 +109,7 @@ class _Step:
         return (self._by_jump if by_jump else self._by_difference)(state, base)
 
     def _by_jump(self, state: str, base: str) -> str:
-        """u' = v + F(u'_before - u_before)."""
+        """The sum v + F(u'_before - u_before)."""
         writer, k = self.sweep.writer, self.sweep.k
         piece = self._start + 1 if self._is_chain else self.end
         reads = (state, self.sweep.old[self._start])
@@ -119,7 +119,7 @@ class _Step:
         return writer.combine(self._state, Role.CORRECTION, "++", reads, self.end)
 
     def _by_difference(self, state: str, base: str) -> str:
-        """u' = G(u'_before) + v - G(u_before)."""
+        """The sum G(u'_before) + v - G(u_before)."""
         before, k = self.old_image(), self.sweep.k
         after = self._applied("g", k if self.tentative else k + 1, state)
         if self.tentative and before == base:

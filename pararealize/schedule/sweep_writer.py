@@ -44,6 +44,7 @@ class SweepWriter:
         return self.points[:1] if self.method.coarse == "fine" else self.points
 
     def apply(self, value: str, role: Role, target: Target, read: str, piece: int) -> str:
+        """What a propagator makes of a value, under the name that this has."""
         if (target, read) not in self.known:
             self.tasks.append(Task(value, "apply", role, (read,), target, piece=piece))
             self.known[target, read] = value
@@ -52,6 +53,7 @@ class SweepWriter:
     def combine(
         self, value: str, role: Role, signs: str, reads: tuple[str, ...], piece: int
     ) -> str:
+        """The sum of values, some of them subtracted."""
         self.tasks.append(Task(value, "combine", role, reads, signs=signs, piece=piece))
         return value
 

@@ -1,5 +1,7 @@
 """Coarsening: where levels end, the shortest path, and what is refused."""
 
+from itertools import pairwise
+
 import pytest
 
 from pararealize.errors import MethodError
@@ -60,7 +62,7 @@ def test_a_level_of_one_step_is_none(
     points = grouped(n, levels, coarsening)
     assert len(points) + 1 == left
     assert all(len(each) > 2 for each in points[1:])
-    assert all(set(above) < set(below) for below, above in zip(points, points[1:], strict=False))
+    assert all(set(above) < set(below) for below, above in pairwise(points))
 
 
 @pytest.mark.parametrize(
