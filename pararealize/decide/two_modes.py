@@ -33,8 +33,7 @@ def warn_of_batches(plan: Plan, propagators: Mapping[Target, Propagator], model:
         return
     kinds = {(str(p.index), Target.coarse(p.index)): p.coarse for p in plan.pieces}
     for group in plan.groups:
-        name = f"{group.first} … {group.last} together"
-        kinds[name, Target.coarse(group.index, group.level)] = group.coarse
+        kinds[f"{group.members} together", Target.coarse(group.index, group.level)] = group.coarse
     copies = {each: kind for each, kind in kinds.items() if kind not in {"none", "fine"}}
     parts = {name: propagators.get(target) for name, target in copies}
     found = [

@@ -18,9 +18,7 @@ def groups_table(plan: Plan) -> list[Table]:
 
 
 def _row(group: Group) -> tuple[str, ...]:
-    one = group.first == group.last
-    members = f"{group.first}" if one else f"{group.first} … {group.last}"
-    named = (str(group.level), str(group.index), members)
+    named = (str(group.level), str(group.index), group.members)
     if group.coarse == "none":
         return *named, "–", "", ""
     if group.coarse == "fine":

@@ -26,3 +26,8 @@ class Group:
     coarse_launches: int = 0
     coarse_kind: str = ""
     coarse_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def members(self) -> str:
+        """Its subnetworks, in words."""
+        return f"{self.first}" if self.first == self.last else f"{self.first} … {self.last}"

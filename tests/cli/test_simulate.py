@@ -96,7 +96,7 @@ def test_predictions_beside_measurements(tmp_path: Path) -> None:
     [
         (("--sweeps", "-1"), "--sweeps -1: expected 0 to 12"),
         (("--sweeps", "99"), "--sweeps 99: expected 0 to 12"),
-        (("--levels", "1"), "MGRIT has 2 levels or more"),
+        (("--levels", "1"), "there are 2 levels or more"),
         (("--measure", "0"), "--measure 0: expected 1 or more"),
         (("--measure", "two"), "--measure 'two': expected integers"),
         (("--measure", "2", "--device", "h100"), "--device changes nothing"),
