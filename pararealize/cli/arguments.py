@@ -94,8 +94,8 @@ class MethodOptions:
         guess = self.guess or ("coarse" if calibrated else "network")
         if calibrated and self.parareal_levels != Parareal.levels:
             raise MethodError(
-                f"--parareal-levels {self.parareal_levels}: --calibrate fits the coarse networks of "
-                "subnetworks, and groups of them have their own: leave it out."
+                f"--parareal-levels {self.parareal_levels}: --calibrate fits the coarse networks "
+                "of subnetworks, and groups of them have their own: leave it out."
             )
         if self.mgrit:
             names = {*names_of(MethodOptions), "tolerance"} - {"mgrit"}

@@ -55,7 +55,7 @@ def simulate(
     ] = False,
     sweeps: Annotated[int, typer.Option(help="Compare parareal with 1 … so many sweeps.")] = 0,
     levels: Annotated[
-        int, typer.Option(help="Compare 2 … so many levels, of MGRIT and with --sweeps of parareal.")
+        int, typer.Option(help="Compare MGRIT, and parareal with --sweeps, of 2 … so many levels.")
     ] = 0,
     best: Annotated[
         bool, typer.Option("--best", help="Find the best n, levels and coarsening.")
@@ -146,8 +146,9 @@ def _measured(
 def _methods(chosen: Method, sweeps: int, levels: int, *, best: bool) -> list[Method]:
     """The methods to compare; none where one alone is asked for.
 
-    Parareal's groups are such that corrections are fewest. Multigrid guesses by a sweep of its coarsest level, unless options say otherwise: one of level 2
-    would take as long with any number of levels.
+    Parareal's groups are such that corrections are fewest. Multigrid guesses by a sweep of its
+    coarsest level, unless options say otherwise: one of level 2 would take as long with any number
+    of levels.
     """
     for option, number in (("--sweeps", sweeps), ("--levels", levels)):
         options.check_range(option, number, 0, MOST_COMPARED)
