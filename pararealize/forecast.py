@@ -141,7 +141,7 @@ def _forecast(
 def _planned(passes: MethodPasses, chain: Chain, n: int) -> Plan | PararealizeError:
     """The plan for so many subnetworks, or why there is none."""
     try:
-        return passes.price(passes.cut(chain, n))
+        return passes.price(passes.cut(chain, passes.settle(chain, [n])))
     except (CutError, MethodError) as error:
         return error
 

@@ -71,8 +71,8 @@ class MethodOptions:
         float, typer.Option(help="Share of their rank that factored or wide layers keep.")
     ] = Parareal.coarse_rank
     parareal_levels: Annotated[
-        int, typer.Option(help="Levels of parareal's corrections: 3 for groups of subnetworks.")
-    ] = Parareal.levels
+        str, typer.Option(help="Levels of parareal's corrections: 3 for groups of subnetworks.")
+    ] = str(Parareal.levels)
     parareal_coarsening: Annotated[
         str, typer.Option(help="Subnetworks in a group, such as 4, or of every level: 4,2.")
     ] = ""
@@ -92,7 +92,7 @@ class MethodOptions:
         coarse = self.coarse or ("auto" if calibrated else "network")
         correction = self.correction or ("difference" if calibrated else "residual")
         guess = self.guess or ("coarse" if calibrated else "network")
-        if calibrated and self.parareal_levels != Parareal.levels:
+        if calibrated and self.parareal_levels not in {Parareal.levels, "2"}:
             raise MethodError(
                 f"--parareal-levels {self.parareal_levels}: --calibrate fits the coarse networks "
                 "of subnetworks, and groups of them have their own: leave it out."
@@ -103,13 +103,15 @@ class MethodOptions:
         options.check_kinds(context, coarse)
         depths = options.integers(self.coarse_depth, "--coarse-depth")
         depth = depths if len(depths) > 1 else depths[0]
+        levels: int | str = self.parareal_levels
+        levels = int(levels) if levels.isdecimal() else levels
         groups = self.parareal_coarsening
         sizes = options.integers(groups, "--parareal-coarsening", 2) if groups else ()
         parareal = Parareal(
             *(coarse, correction, self.iterations, guess, depth, self.coarse_budget),
             tolerance=tolerance,
             coarse_rank=self.coarse_rank,
-            levels=self.parareal_levels,
+            levels=levels,
             coarsening=(sizes if len(sizes) > 1 else sizes[0]) if sizes else None,
         )
         return options.method_of(self.mgrit, parareal)

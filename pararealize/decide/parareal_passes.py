@@ -18,8 +18,10 @@ from pararealize.cost.predict import make_plan, predict
 from pararealize.cost.probe import Probe
 from pararealize.cost.profile import random_like
 from pararealize.decide.passes import MethodPasses
+from pararealize.decide.request import Request
 from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition, State
+from pararealize.ir.coarsening import shortest
 from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
@@ -28,6 +30,9 @@ from pararealize.ir.target import Target
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import certified_stages, parareal_stages
 from pararealize.schedule.place import owner, place, place_stages
+
+#: Share of the time with two levels that three may take to be chosen.
+GAIN = 0.9
 
 #: Numbers of slices of a batch that are considered.
 COUNTS = (1, 2, 4, 8)
@@ -38,6 +43,36 @@ class PararealPasses(MethodPasses):
     """What parareal decides."""
 
     method: Parareal
+
+    def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:
+        super().__init__(request, serial, ranks, saved)
+        if saved is None and self.method.levels == "auto":  # until groups are chosen
+            self.method = replace(self.method, coarsening=None)
+
+    def settle(self, chain: Chain, counts: Sequence[int]) -> int:
+        """The fastest of some numbers of subnetworks, with two levels of corrections or three.
+
+        Three are looked at where subnetworks share a device, and taken where they are predicted to
+        be a tenth faster; fewer subnetworks than are best with two gain nothing by them.
+        """
+        asked: Parareal = self.request.method
+        shared, auto = self.request.machine.sharing is not None, asked.levels == "auto"
+        if self.saved is not None or not (shared and auto):
+            return super().settle(chain, counts)
+        self.method = two = replace(asked, coarsening=None)
+        n, seconds = self.fastest(chain, counts)
+        three = replace(asked, levels=3)
+        more = [count for count in counts if count >= n and three.points(count)[1:]]
+        if not more:
+            return n
+        self.method = three
+        count, less = self.fastest(chain, more)
+        if less > GAIN * seconds:
+            self.method = two
+            return n
+        groups = asked.coarsening or shortest(count, 3)[1]
+        self.method = replace(asked, coarsening=groups)
+        return count
 
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks.

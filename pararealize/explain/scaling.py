@@ -62,7 +62,7 @@ def weak(found: Forecast) -> Table | None:
 def named(method: Method) -> str:
     """A method in a few words, as options of the command line say it."""
     if isinstance(method, Parareal):
-        levels = f", {method.levels} levels" if method.levels > 2 else ""
+        levels = f", {method.levels} levels" if method.levels not in {2, "auto"} else ""
         return f"parareal, {method.iterations} sweep{'s' * (method.iterations != 1)}{levels}"
     by = "/".join(map(str, dict.fromkeys(method.factors)))
     return f"MGRIT, {method.levels} levels by {by}"

@@ -36,6 +36,28 @@ def check_coarsening(method: Any, factors: int) -> None:
         )
 
 
+def check_groups(method: Any, most: int) -> None:
+    """Raise where ``levels`` and ``coarsening`` of corrections do not fit together.
+
+    Raises:
+        MethodError: shows the line to write.
+
+    """
+    levels, groups = method.levels, method.coarsening
+    if levels != "auto" and not is_count(levels, 2, most):
+        raise MethodError(
+            f"Parareal(levels={shown(levels)}): expected an integer from 2 to {most}, or 'auto', "
+            "for example Parareal(levels=3)."
+        )
+    if groups is not None and levels == 2:
+        raise MethodError(
+            f"Parareal(levels=2, coarsening={shown(groups)}): with two levels there are no groups: "
+            f"write Parareal(levels=3, coarsening={shown(groups)}), or leave coarsening out."
+        )
+    if groups is not None:
+        check_coarsening(method, 1 if levels == "auto" else levels - 2)
+
+
 def grouped(n: int, levels: int, coarsening: int | Sequence[int] | None) -> tuple[Points, ...]:
     """The points of corrections in levels, of level 2, whose steps are n subnetworks, and so on.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pararealize.errors import MethodError
-from pararealize.ir.coarsening import Points, check_coarsening, grouped
+from pararealize.ir.coarsening import Points, check_coarsening, check_groups, grouped
 from pararealize.ir.options import (
     CoarseFactory,
     DescribedKind,
@@ -59,7 +59,8 @@ class Parareal:
             stand alone in a fresh coarse network that would be dear; 1 keeps them whole.
         levels: with 3, neighbouring subnetworks are groups, each with a coarse network H of its
             own: corrections run inside all groups side by side, then from group to group; with 4,
-            groups of groups, and so on.
+            groups of groups, and so on. ``"auto"`` takes 2, or on one device that subnetworks share
+            3 where that is predicted to be a tenth faster, and has their ``coarsening`` then.
         coarsening: how many steps of a level make one of the next, one number for all levels or one
             for each above the second; ``None`` for the shortest path of corrections.
 
@@ -80,7 +81,7 @@ class Parareal:
     seed: int = 0
     tolerance: float | None = None
     coarse_rank: float = 0.25
-    levels: int = 2
+    levels: int | str = "auto"
     coarsening: int | tuple[int, ...] | None = None
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -110,24 +111,14 @@ class Parareal:
                 f"Parareal(tolerance={shown(given)}): expected a number of 0 or more, relative to "
                 "the states, or None for as many sweeps as iterations says."
             )
-        self._check_levels()
+        check_groups(self, LEVELS)
         _check_coarse(self)
-
-    def _check_levels(self) -> None:
-        check_count(self, "levels", 2, LEVELS)
-        if self.coarsening is None:
-            return
-        if self.levels == 2:
-            raise MethodError(
-                f"Parareal(coarsening={shown(self.coarsening)}): with two levels there are no "
-                f"groups: write Parareal(levels=3, coarsening={shown(self.coarsening)}), or leave "
-                "coarsening out."
-            )
-        check_coarsening(self, self.levels - 2)
 
     def points(self, n: int) -> tuple[Points, ...]:
         """Where the steps of every level end, from level 2 on, for n subnetworks."""
-        return grouped(n, self.levels, self.coarsening)
+        chosen = 2 if self.coarsening is None else 3
+        levels = self.levels if isinstance(self.levels, int) else chosen
+        return grouped(n, levels, self.coarsening)
 
     def parameters(self, j: int | None) -> Mapping[str, Any]:
         """What coarse propagators of subnetwork j, counted from 1, take of it, by their names.

@@ -99,7 +99,10 @@ def test_predictions_beside_measurements(tmp_path: Path) -> None:
         (("--sweeps", "99"), "--sweeps 99: expected 0 to 12"),
         (("--levels", "1"), "there are 2 levels or more"),
         (("--parareal-levels", "1"), "Parareal(levels=1): expected an integer from 2"),
-        (("--parareal-coarsening", "4"), "write Parareal(levels=3, coarsening=4)"),
+        (
+            ("--parareal-levels", "2", "--parareal-coarsening", "4"),
+            "write Parareal(levels=3, coarsening=4)",
+        ),
         (("--parareal-levels", "3", "--parareal-coarsening", "1"), "expected 2 or more"),
         (("--measure", "0"), "--measure 0: expected 1 or more"),
         (("--measure", "two"), "--measure 'two': expected integers"),

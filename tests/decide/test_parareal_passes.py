@@ -166,6 +166,7 @@ def test_a_saved_network_has_its_levels_and_their_weights(tmp_path: Path) -> Non
     assert torch.equal(again(one.x), net(one.x))
 
 
+@pytest.mark.rest
 def test_slices_of_the_batch_need_networks_of_groups_that_take_samples_one_by_one() -> None:
     made: list[int] = []
 
@@ -237,15 +238,12 @@ def test_groups_are_shown_and_their_parameters_counted() -> None:
     assert net.plan.added_parameters == own
 
 
+@pytest.mark.rest
 def test_the_path_of_a_deep_network_is_shorter_in_levels() -> None:
     """On ranks, and on one device: what the schedule takes, of coarse networks of equal cost."""
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(128)))
-    x = torch.zeros(1, 64)
 
     def seconds(levels: int, **options: Any) -> float:
-        method = Parareal(levels=levels)
-        with quiet():
-            plan = pararealize(model, 16, method=method, example_inputs=(x,), **options).plan
+        plan = planned(16, Parareal(levels=levels), **options).plan
         assert bool(plan.groups) == (levels > 2)
         return plan.parallel_seconds
 
@@ -260,3 +258,72 @@ def test_the_targets_of_groups_are_named_after_their_level() -> None:
     assert Target.coarse(2, 3) in {task.target for task in net.schedule}
     assert "coarse3.2" in str(net.schedule)
     assert "coarse3.2" in dict(net.runner.graph.named_modules()) or "coarse3" in net.code
+
+
+# levels="auto"
+
+
+def deep() -> nn.Module:
+    """Small kernels, many of them: what pays on one device."""
+    return nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(96)))
+
+
+def planned(n: int | str, method: Parareal, **options: Any) -> ParallelNetwork:
+    with quiet():
+        x = torch.zeros(1, 16)
+        return pararealize(deep(), n, method=method, example_inputs=(x,), verify=False, **options)
+
+
+def test_on_a_shared_device_levels_are_chosen_by_predicted_time() -> None:
+    shared = {"machine": one_gpu()}
+    chosen, two = planned(16, Parareal(), **shared), planned(16, Parareal(levels=2), **shared)
+    assert chosen.plan.parallel_seconds <= 0.9 * two.plan.parallel_seconds
+    assert chosen.plan.method == Parareal(coarsening=(4,))
+    assert len(chosen.plan.groups) == 4
+    text = " ".join(chosen.explain().split())
+    assert "They were chosen (levels='auto')" in text
+    few = planned(3, Parareal(), **shared)
+    assert few.plan.method == Parareal()
+    assert few.plan.groups == ()
+    assert "levels" not in few.explain()
+
+
+@pytest.mark.rest
+def test_the_number_of_subnetworks_is_chosen_with_their_levels() -> None:
+    shared = {"machine": one_gpu()}
+    chosen, two = (planned("auto", Parareal(levels=kind), **shared) for kind in ("auto", 2))
+    assert chosen.plan.n > two.plan.n
+    assert chosen.plan.parallel_seconds <= 0.9 * two.plan.parallel_seconds
+
+
+@pytest.mark.rest
+def test_elsewhere_there_are_two_levels() -> None:
+    """Where every subnetwork has a device of its own: predictions are what they were."""
+    assert planned(16, Parareal()).schedule == planned(16, Parareal(levels=2)).schedule
+    grouped = planned(16, Parareal(coarsening=4))
+    assert grouped.plan.groups == ()
+    assert grouped.plan.method == Parareal()
+
+
+@pytest.mark.rest
+def test_what_was_chosen_is_saved_and_not_chosen_again(tmp_path: Path) -> None:
+    net = planned(16, Parareal(coarsening=3), machine=one_gpu())
+    assert net.plan.method.coarsening == 3
+    net.save(tmp_path / "net")
+    again = load(tmp_path / "net", deep())
+    assert again.plan.groups == net.plan.groups
+    assert again.plan.method == net.plan.method
+    assert again.schedule == net.schedule
+
+
+@pytest.mark.rest
+def test_calibrating_takes_two_levels_where_predictions_have_chosen() -> None:
+    net = planned(12, Parareal(), machine=one_gpu())
+    assert net.plan.groups
+    data = [(torch.randn(8, 16),) for _ in range(3)]
+    found = net.calibrate(data, agreement=0.01, epochs=1, best=True)
+    assert found is not None
+    assert net.plan.groups == ()
+    assert net.plan.method.points(12)[1:] == ()
+    assert not [key for key in net.state_dict() if "level3" in key]
+    assert net(data[0][0]).isfinite().all()

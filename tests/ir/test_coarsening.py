@@ -70,9 +70,9 @@ def test_a_level_of_one_step_is_none(
     [
         ({"levels": 1}, r"Parareal\(levels=1\): expected an integer from 2"),
         ({"levels": 2.0}, r"Parareal\(levels=2.0\)"),
-        ({"levels": True}, r"Parareal\(levels=True\)"),
+        ({"levels": True}, r"levels=True\): expected an integer from 2 to 64, or .auto."),
         ({"levels": "three"}, r"Parareal\(levels='three'\)"),
-        ({"coarsening": 4}, r"write Parareal\(levels=3, coarsening=4\)"),
+        ({"levels": 2, "coarsening": 4}, r"write Parareal\(levels=3, coarsening=4\)"),
         ({"levels": 3, "coarsening": 1}, r"levels=3, coarsening=1\): expected one factor"),
         ({"levels": 3, "coarsening": True}, "expected one factor of 2 or more"),
         ({"levels": 3, "coarsening": (2, 2)}, r"coarsening=\(2, 2\)\): expected one factor"),
