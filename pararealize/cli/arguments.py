@@ -103,8 +103,8 @@ class MethodOptions:
         options.check_kinds(context, coarse)
         depths = options.integers(self.coarse_depth, "--coarse-depth")
         depth = depths if len(depths) > 1 else depths[0]
-        levels: int | str = self.parareal_levels
-        levels = int(levels) if levels.isdecimal() else levels
+        text = self.parareal_levels
+        levels: int | str = int(text) if text.isdecimal() else text
         groups = self.parareal_coarsening
         sizes = options.integers(groups, "--parareal-coarsening", 2) if groups else ()
         parareal = Parareal(

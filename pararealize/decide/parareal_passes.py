@@ -55,18 +55,18 @@ class PararealPasses(MethodPasses):
         Three are looked at where subnetworks share a device, and taken where they are predicted to
         be a tenth faster; fewer subnetworks than are best with two gain nothing by them.
         """
-        asked: Parareal = self.request.method
+        asked = self.request.method
+        assert isinstance(asked, Parareal)
         shared, auto = self.request.machine.sharing is not None, asked.levels == "auto"
         if self.saved is not None or not (shared and auto):
             return super().settle(chain, counts)
-        self.method = two = replace(asked, coarsening=None)
-        n, seconds = self.fastest(chain, counts)
-        three = replace(asked, levels=3)
-        more = [count for count in counts if count >= n and three.points(count)[1:]]
-        if not more:
-            return n
+        self.method, three = replace(asked, coarsening=None), replace(asked, levels=3)
+        grouped = [count for count in counts if three.points(count)[1:]]
+        if not grouped:
+            return super().settle(chain, counts)
+        two, (n, seconds) = self.method, self.fastest(chain, counts)
         self.method = three
-        count, less = self.fastest(chain, more)
+        count, less = self.fastest(chain, [count for count in grouped if count >= n] or grouped)
         if less > GAIN * seconds:
             self.method = two
             return n

@@ -82,6 +82,7 @@ def test_a_function_makes_the_networks_of_groups_of_all_their_layers() -> None:
     assert torch.equal(image, state)
 
 
+@pytest.mark.rest
 def test_a_refusal_names_the_group() -> None:
     def wrong(_fine: nn.Module, before: Any, after: Any) -> nn.Module:
         return nn.Linear(before.shape[-1], after.shape[-1] + (len(made) == 2))
@@ -110,6 +111,7 @@ def test_the_network_itself_is_exact_by_groups(levels: int, correction: str) -> 
     assert error == 0.0 if correction == "difference" else error < 1e-12
 
 
+@pytest.mark.rest
 def test_statistics_of_networks_of_groups_move_once_a_step() -> None:
     def factory(_fine: nn.Module, before: Any, after: Any) -> nn.Module:
         width = after.shape[-1]
@@ -126,6 +128,7 @@ def test_statistics_of_networks_of_groups_move_once_a_step() -> None:
         assert set(counts.values()) == {1}
 
 
+@pytest.mark.rest
 def test_captured_calls_and_steps_answer_as_eager_ones() -> None:
     """Law 15: with dropout and BatchNorm, on lanes, groups side by side."""
     one = case(GROUPED, norm="batch", dropout="module")
@@ -193,6 +196,7 @@ def test_slices_of_the_batch_need_networks_of_groups_that_take_samples_one_by_on
     assert "the coarse network of the group of subnetworks 3 … 4 does not treat" in said
 
 
+@pytest.mark.rest
 def test_a_tolerance_goes_on_by_sweeps_in_levels() -> None:
     one = case(Parareal(tolerance=1e-9, levels=3, coarsening=2), n=6)
     with quiet():
@@ -214,6 +218,7 @@ def test_what_cannot_take_levels_says_so_before_any_work() -> None:
         net.calibrate(never(), agreement=0.9)
 
 
+@pytest.mark.rest
 def test_where_levels_collapse_calibrating_goes_on() -> None:
     """One group of all is no level: the network is that of two."""
     with quiet():
@@ -252,6 +257,7 @@ def test_the_path_of_a_deep_network_is_shorter_in_levels() -> None:
         assert three < 0.9 * two
 
 
+@pytest.mark.rest
 def test_the_targets_of_groups_are_named_after_their_level() -> None:
     with quiet():
         net: ParallelNetwork = case(GROUPED).compile()
