@@ -142,7 +142,7 @@ class _Step:
     @property
     def _number(self) -> int:
         """The step's, counted from 1."""
-        return self.sweep.writer.points[self.level - 2].index(self.end)
+        return self.sweep.writer.numbers[self.level - 2][self.end]
 
     @property
     def _start(self) -> int:

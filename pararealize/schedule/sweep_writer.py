@@ -32,6 +32,7 @@ class SweepWriter:
 
     def __post_init__(self) -> None:
         self.points: tuple[Points, ...] = self.method.points(self.n)
+        self.numbers = [{end: i for i, end in enumerate(points)} for points in self.points]
 
     @property
     def swept(self) -> tuple[Points, ...]:

@@ -169,6 +169,18 @@ def test_a_saved_network_has_its_levels_and_their_weights(tmp_path: Path) -> Non
     assert torch.equal(again(one.x), net(one.x))
 
 
+def test_on_devices_groups_answer_as_on_one() -> None:
+    """Law 8: the network of a group lies with its last subnetwork, and its weights as well."""
+    one = case(GROUPED, n=6)
+    with quiet():
+        net = compiled(one.model(), 6, one.method, one.x)
+        apart = compiled(one.model(), 6, one.method, one.x, devices=["cpu"] * 4)
+    ranks = {task.target: task.rank for task in apart.schedule if task.target is not None}
+    assert ranks[Target.coarse(2, 3)] == ranks[Target.fine(4)]
+    assert ranks[Target.coarse(3, 3)] == ranks[Target.fine(6)]
+    assert torch.equal(apart(one.x), net(one.x))
+
+
 @pytest.mark.rest
 def test_slices_of_the_batch_need_networks_of_groups_that_take_samples_one_by_one() -> None:
     made: list[int] = []
