@@ -72,13 +72,13 @@ class _Sweep:
 
     def _along(self, level: int, points: Points, base: States, start: States) -> States:
         """New states one after another, those at the start as given; without one it has no jump."""
-        last, found = not start and points[0] > self.exact, dict(start)
+        tentative, found = not start and points[0] > self.exact, dict(start)
         for before, after in pairwise(points):
             if before not in found or before <= self.exact:
                 found[after] = base[after]
             else:
-                names = _Step(self, level, after, tentative=last)
-                found[after] = names.correct(found[before], base[after])
+                step = _Step(self, level, after, tentative)
+                found[after] = step.correct(found[before], base[after])
         return found
 
     def _keep_tentative(self, group: Points, found: Mapping[int, str]) -> None:
@@ -91,7 +91,7 @@ class _Sweep:
         if self.writer.method.correction == "difference":
             for before, after in pairwise(points):
                 if before > self.exact:
-                    _Step(self, level, after, tentative=False).old_image()
+                    _Step(self, level, after).old_image()
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _Step:
     sweep: _Sweep
     level: int
     end: int
-    tentative: bool
+    tentative: bool = False
 
     def correct(self, state: str, base: str) -> str:
         """The new state after the step, of that before and of what it is without a jump."""
@@ -132,7 +132,7 @@ class _Step:
     def old_image(self) -> str:
         """G of the old state before the step."""
         old = self.sweep.old[self._start]
-        return _Step(self.sweep, self.level, self.end, False)._applied("g", self.sweep.k, old)
+        return _Step(self.sweep, self.level, self.end)._applied("g", self.sweep.k, old)
 
     def _applied(self, letter: str, k: int, read: str) -> str:
         writer, span = self.sweep.writer, (self._start, self.end)
