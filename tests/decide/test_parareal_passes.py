@@ -21,6 +21,8 @@ from pararealize.ir.target import Target
 from pararealize.network import ParallelNetwork
 
 RECIPE = Recipe("residual", 12, width=4)
+#: Kinds with which the laws are tried as well.
+ON_LAWS = {"network", "identity", "rediscretized", "auto"}
 GROUPED = Parareal(levels=3, coarsening=2)
 
 
@@ -40,7 +42,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("coarse", [c for c in coarse_names(Parareal) if c != "fine"])
+@pytest.mark.parametrize(
+    "coarse",
+    [
+        pytest.param(kind, marks=[pytest.mark.rest] * (kind in ON_LAWS))
+        for kind in coarse_names(Parareal)
+        if kind != "fine"
+    ],
+)
 @pytest.mark.parametrize(
     ("correction", "guess"), [("residual", "network"), ("difference", "coarse")]
 )
@@ -294,8 +303,7 @@ def planned(n: int | str, method: Parareal, **options: Any) -> ParallelNetwork:
 
 def test_on_a_shared_device_levels_are_chosen_by_predicted_time() -> None:
     shared = {"machine": one_gpu()}
-    chosen, two = planned(16, Parareal(), **shared), planned(16, Parareal(levels=2), **shared)
-    assert chosen.plan.parallel_seconds <= 0.9 * two.plan.parallel_seconds
+    chosen = planned(16, Parareal(), **shared)
     assert chosen.plan.method == Parareal(coarsening=(4,))
     assert len(chosen.plan.groups) == 4
     text = " ".join(chosen.explain().split())

@@ -209,7 +209,7 @@ def exact(target: Target, u: float, method: Parareal, n: int, phi: Callable[...,
 
 
 @given(st.integers(1, 14), methods(coarse=("network",)), st.booleans())
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(24))
 def test_law_2_linear_propagators_correct_any_guess(n: int, method: Parareal, reuse: bool) -> None:
     method = replace(method, iterations=1)
     values = run(
@@ -221,7 +221,7 @@ def test_law_2_linear_propagators_correct_any_guess(n: int, method: Parareal, re
 
 
 @given(st.integers(1, 14), methods(), st.booleans())
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(24))
 def test_law_3_the_network_itself_corrects_by_difference(
     n: int, method: Parareal, reuse: bool
 ) -> None:
@@ -232,7 +232,7 @@ def test_law_3_the_network_itself_corrects_by_difference(
 
 
 @given(st.integers(1, 14), methods(coarse=("network",)), st.booleans())
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(24))
 def test_law_4_after_k_sweeps_the_first_interfaces_are_exact(
     n: int, method: Parareal, reuse: bool
 ) -> None:
@@ -250,7 +250,7 @@ def test_law_4_after_k_sweeps_the_first_interfaces_are_exact(
 
 
 @given(st.integers(1, 14), methods(coarse=("network",)))
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(24))
 def test_law_6_the_serial_trajectory_is_a_fixed_point(n: int, method: Parareal) -> None:
     """Of every level: nothing changes if guesses are exact (law 5: no jump, no correction)."""
     states, method = serial(n), replace(method, guess="network")
@@ -263,7 +263,7 @@ def test_law_6_the_serial_trajectory_is_a_fixed_point(n: int, method: Parareal) 
 
 
 @given(st.integers(2, 14), methods(), st.data())
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(24))
 def test_stages_are_the_schedule_of_as_many_sweeps(
     n: int, method: Parareal, data: st.DataObject
 ) -> None:
