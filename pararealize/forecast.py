@@ -141,7 +141,7 @@ def _forecast(
 def _planned(passes: MethodPasses, chain: Chain, n: int) -> Plan | PararealizeError:
     """The plan for so many subnetworks, or why there is none."""
     try:
-        return passes.price(passes.cut(chain, n))
+        return passes.price(passes.cut(chain, passes.settle(chain, [n])))
     except (CutError, MethodError) as error:
         return error
 
@@ -173,7 +173,8 @@ def _estimate(plan: Plan, work: Work, base: Plan | None, *, training: bool) -> E
 def _memory(plan: Plan, j: int, *, training: bool) -> int:
     """Bytes of a device: its weights, with gradients and moments, and what it computes."""
     piece = plan.pieces[j]
-    weights = 4 * (piece.parameters + piece.coarse_parameters + piece.guess_parameters)
+    groups = sum(g.coarse_parameters for g in plan.groups if g.last == piece.index)
+    weights = 4 * (piece.parameters + piece.coarse_parameters + piece.guess_parameters + groups)
     kept = piece.memory if training else 2 * max(piece.interface_bytes, piece.memory // piece.depth)
     return weights * (1 + TRAINED * training) + kept
 
@@ -181,10 +182,12 @@ def _memory(plan: Plan, j: int, *, training: bool) -> int:
 def _weak(plan: Plan, base: Plan | None) -> tuple[float | None, float]:
     """Seconds of a network that grows with the devices, of subnetworks like those of ``base``.
 
-    And those of one device for it. Multigrid's coarse levels are of one depth, and have none.
+    And those of one device for it. Coarse networks of levels above the second are of one depth.
     """
     method, n = plan.method, plan.n
     if base is None or not isinstance(method, Parareal) or method.subnetworks is not None:
+        return None, 0.0
+    if base.groups or plan.groups:
         return None, 0.0
     first, *inner, last = base.pieces
     middle = max(inner, key=lambda piece: piece.seconds)

@@ -511,6 +511,7 @@ def methods(
         coarse_depth=st.integers(0, 1),
         coarse_budget=st.sampled_from((0.25, 1.0)),
         seed=st.integers(0, 100),
+        levels=st.sampled_from((2, 2, 3, 4)),
     )
 
 

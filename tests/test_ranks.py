@@ -135,12 +135,16 @@ def on_threads(case: Case, ranks: int) -> list[Step]:
 
 @pytest.mark.filterwarnings("ignore::pararealize.SlowerThanSerialWarning")
 @pytest.mark.parametrize(
-    ("family", "sweeps", "correction", "guess"),
-    pairwise(["dense", "skip"], [1, 2, 4], ["residual", "difference"], ["network", "coarse"]),
+    ("family", "sweeps", "correction", "guess", "levels"),
+    pairwise(
+        ["dense", "skip"], [1, 2, 4], ["residual", "difference"], ["network", "coarse"], [2, 3]
+    ),
 )
-def test_law_8_in_one_process(family: str, sweeps: int, correction: str, guess: str) -> None:
+def test_law_8_in_one_process(
+    family: str, sweeps: int, correction: str, guess: str, levels: int
+) -> None:
     """All on three ranks, which do not divide four subnetworks; two sweeps also on others."""
-    method = Parareal("network", correction, sweeps, guess)
+    method = Parareal("network", correction, sweeps, guess, levels=levels)
     case = Case(Recipe(family, 9, norm="batch"), 4, method)
     wanted = one_step(compiled(case.model(), case.n, case.method, case.x), case)
     for ranks in (1, 2, 3, 4) if sweeps == 2 else (3,):

@@ -23,7 +23,7 @@ from pararealize.calibration.data import batches, divided
 from pararealize.calibration.latency import Stand, measured_plan
 from pararealize.calibration.observe import Observed, Store, observe
 from pararealize.calibration.rounds import Rounds, start
-from pararealize.calibration.subject import Subject, completed, evaluating
+from pararealize.calibration.subject import Subject, completed, evaluating, in_two_levels
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
@@ -79,6 +79,12 @@ def calibrate(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
+    if emission.plan.groups and method.levels != "auto":
+        raise MethodError(
+            "calibrate fits one coarse network to each subnetwork, and with "
+            f"levels={method.levels} groups of subnetworks have theirs as well: compile with "
+            "Parareal(levels=2)."
+        )
     agree(emission.transport, f"calibrates with {options}")
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))
@@ -86,7 +92,7 @@ def calibrate(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
-        subject = completed(Subject(emission, network, method))
+        subject = completed(in_two_levels(Subject(emission, network, method)))
         emission, found = _Calibration(subject, observed, options, progress).run(data)
     if options.agreement is None and (emission.transport is None or emission.transport.rank == 0):
         warnings.warn(_unasked(found), AgreementWarning, stacklevel=3)

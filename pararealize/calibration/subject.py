@@ -163,6 +163,20 @@ def evaluating(network: nn.Module, serial: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def in_two_levels(subject: Subject) -> Subject:
+    """The subject without the groups of subnetworks that predictions chose for it, if they did.
+
+    One coarse network is fitted to each subnetwork, and corrections then are as fast as measured.
+    """
+    emission = subject.emission
+    if not emission.plan.groups:
+        return subject
+    method = replace(subject.method, coarsening=None)
+    plan = replace(emission.plan, method=method, groups=())
+    decisions = replace(emission.decisions, plan=plan)
+    return replace(subject, method=method, emission=replace(emission, decisions=decisions))
+
+
 def completed(subject: Subject) -> Subject:
     """The subject with all subnetworks and guesses of this rank that one sweep evaluates.
 

@@ -18,7 +18,7 @@ from pararealize.cli.options import names_of
 from pararealize.cli.specs import FORMS
 from pararealize.cli.terminal import Printer
 from pararealize.compiler import pararealize
-from pararealize.errors import SlowerThanSerialWarning
+from pararealize.errors import MethodError, SlowerThanSerialWarning
 from pararealize.ir.calibration import ABOVE, Fitting
 from pararealize.ir.methods import Method, Parareal, coarse_names
 from pararealize.network import ParallelNetwork
@@ -70,6 +70,12 @@ class MethodOptions:
     coarse_rank: Annotated[
         float, typer.Option(help="Share of their rank that factored or wide layers keep.")
     ] = Parareal.coarse_rank
+    parareal_levels: Annotated[
+        str, typer.Option(help="Levels of parareal's corrections: 3 for groups of subnetworks.")
+    ] = str(Parareal.levels)
+    parareal_coarsening: Annotated[
+        str, typer.Option(help="Subnetworks in a group, such as 4, or of every level: 4,2.")
+    ] = ""
     mgrit: Annotated[
         str, typer.Option(help="MGRIT instead, with options: coarsening=8,levels=3,coarse=mean.")
     ] = ""
@@ -86,16 +92,27 @@ class MethodOptions:
         coarse = self.coarse or ("auto" if calibrated else "network")
         correction = self.correction or ("difference" if calibrated else "residual")
         guess = self.guess or ("coarse" if calibrated else "network")
+        if calibrated and self.parareal_levels not in {Parareal.levels, "2"}:
+            raise MethodError(
+                f"--parareal-levels {self.parareal_levels}: --calibrate fits the coarse networks "
+                "of subnetworks, and groups of them have their own: leave it out."
+            )
         if self.mgrit:
             names = {*names_of(MethodOptions), "tolerance"} - {"mgrit"}
             options.refuse(context, sorted(names), "with --mgrit, name its own options there")
         options.check_kinds(context, coarse)
         depths = options.integers(self.coarse_depth, "--coarse-depth")
         depth = depths if len(depths) > 1 else depths[0]
+        text = self.parareal_levels
+        levels: int | str = int(text) if text.isdecimal() else text
+        groups = self.parareal_coarsening
+        sizes = options.integers(groups, "--parareal-coarsening", 2) if groups else ()
         parareal = Parareal(
             *(coarse, correction, self.iterations, guess, depth, self.coarse_budget),
             tolerance=tolerance,
             coarse_rank=self.coarse_rank,
+            levels=levels,
+            coarsening=(sizes if len(sizes) > 1 else sizes[0]) if sizes else None,
         )
         return options.method_of(self.mgrit, parareal)
 

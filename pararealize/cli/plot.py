@@ -117,8 +117,8 @@ def draw_scaling(found: Forecast) -> Figure:
 
 
 def draw_methods(found: Sequence[tuple[str, Forecast]]) -> Figure:
-    """Speedup against the number of devices, one line a method; the first ones dashed."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    """Speedup against the number of devices, one line a method, parareal's dashed."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, each) in enumerate(found):
         rows = [e for e in each.estimates if not e.refused]
@@ -133,7 +133,7 @@ def draw_methods(found: Sequence[tuple[str, Forecast]]) -> Figure:
     first = found[0][1]
     axes.set_title(f"{first.model}, {first.layers} layers", loc="left", fontsize=11)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

@@ -97,7 +97,7 @@ class CoarseKind(ABC):
         """The error that there is no propagator of this kind; says why and what to write."""
         layers = site.setting.chain.layers
         return CoarseError(
-            f"no {self.name!r} coarse propagator for subnetwork {site.number} "
+            f"no {self.name!r} coarse propagator for {site.title} "
             f"({layers[site.first].name} … {layers[site.last - 1].name}): {self.reason(site)}. "
             f"Write method=Parareal({self.advice}), take fewer subnetworks, or give a function "
             "(fine, interface_in, interface_out) -> nn.Module."

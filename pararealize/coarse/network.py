@@ -263,13 +263,13 @@ class Custom(CoarseKind):
         if not isinstance(module, nn.Module):
             raise CoarseError(
                 f"{self}(fine, interface_in, interface_out) must return a torch.nn.Module, and "
-                f"returned a {type(module).__name__} for subnetwork {site.number}."
+                f"returned a {type(module).__name__} for {site.title}."
             )
         module = like(module, site.setting.model)
         found = site.probe.shapes(module, source)
         if found != [spec.shape for spec in target]:
             raise CoarseError(
-                f"the coarse network {self} made for subnetwork {site.number} maps "
+                f"the coarse network {self} made for {site.title} maps "
                 f"{[list(s.shape) for s in source]} to {[list(s) for s in found]}, and the "
                 f"interface after it has {[list(s.shape) for s in target]}: make its output "
                 "that shape."

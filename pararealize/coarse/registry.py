@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import Any
@@ -22,6 +22,7 @@ from pararealize.coarse.intervals import (
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.network import Auto, Custom, Network, OwnLayers
 from pararealize.errors import CoarseError, MethodError
+from pararealize.ir.groups import Group
 from pararealize.ir.methods import Method
 from pararealize.ir.plan import Piece
 
@@ -110,8 +111,8 @@ def _fit(kind: type[CoarseKind], given: set[str]) -> bool:
     return required <= given <= known
 
 
-def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKind]:
-    """The kinds that a saved plan chose, by subnetwork; a user's own function is asked again.
+def saved_kinds(pieces: Iterable[Piece | Group], method: Method) -> dict[int, CoarseKind]:
+    """The kinds that a saved plan chose, by number; a user's own function is asked again.
 
     Raises:
         CoarseError: a piece names no kind that is known, or its words are not what its data says.
@@ -123,7 +124,7 @@ def saved_kinds(pieces: tuple[Piece, ...], method: Method) -> dict[int, CoarseKi
     return {piece.index: _saved_kind(piece, method) for piece in chosen}
 
 
-def _saved_kind(piece: Piece, method: Method) -> CoarseKind:
+def _saved_kind(piece: Piece | Group, method: Method) -> CoarseKind:
     given = method.coarse
     if isinstance(given, CoarseKind) and piece.coarse == str(given):
         return given

@@ -196,7 +196,8 @@ class Setting:
 class Site:
     """The layers ``first`` … ``last - 1`` that a propagator is built for.
 
-    They are subnetwork ``number``, counted from 1, of those that ``probe`` evaluates.
+    They are subnetwork ``number``, counted from 1, of those that ``probe`` evaluates, or a group of
+    subnetworks, which are ``named``.
     """
 
     setting: Setting
@@ -204,6 +205,12 @@ class Site:
     last: int
     number: int = 0
     probe: Probe | None = None
+    named: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is for, in errors."""
+        return self.named or f"subnetwork {self.number}"
 
     @property
     def span(self) -> tuple[int, int]:

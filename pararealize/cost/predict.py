@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import nn
 
@@ -12,14 +13,18 @@ from pararealize.cost.simulate import Timeline, simulate
 from pararealize.ir.chain import Chain, Cost, Partition
 from pararealize.ir.decisions import Coarse, Guess
 from pararealize.ir.features import Features
+from pararealize.ir.groups import Group
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Machine, Piece, Plan
 from pararealize.ir.schedule import Schedule
 from pararealize.ir.sharing import Sharing
 from pararealize.ir.target import HEAD, Target
-from pararealize.ir.task import Task
+from pararealize.ir.task import Role, Task
 from pararealize.schedule.lanes import Way, lanes
 from pararealize.schedule.place import place
+
+#: Tasks whose values are states at the interface behind their subnetwork.
+STATES = {Role.FINE, Role.COARSE, Role.CORRECTION}
 
 
 def make_plan(
@@ -36,7 +41,7 @@ def make_plan(
     """What was decided, and what it should be worth on ``ranks`` ranks.
 
     With 0 ranks there is one device a subnetwork. A subnetwork's own coarse propagator is that of
-    level 2; where slices are joined, multigrid's levels have others.
+    level 2; groups of them, and multigrid's joined slices, have those of levels above.
     """
     chain, n, start = partition.chain, partition.n, partition.bounds[-1]
     head, whole, given = chain.layers[start:], len(chain.layers), guesses or {}
@@ -66,6 +71,7 @@ def make_plan(
             for t, c in coarse.items()
             if c.weights
         },
+        groups=tuple(_groups(n, method, coarse)) if isinstance(method, Parareal) else (),
     )
     for j, seen in (features or {}).items():
         rest = max(0.0, plan.pieces[j - 1].seconds - seen.cost.seconds)
@@ -91,9 +97,11 @@ def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
     """The timeline of a placed schedule with the plan's costs and machine."""
     use = use or Use()
     clock, sizes = _clock(plan), {p.index: p.interface_bytes for p in plan.pieces}
+    crossed = _crossed(plan, placed)
 
     def message(task: Task) -> float:
-        return use.messages * plan.machine.message(sizes[task.piece - 1] / task.parts)
+        interface = crossed.get(task.value, task.piece - 1)
+        return use.messages * plan.machine.message(sizes[interface] / task.parts)
 
     return simulate(placed, lambda task: use.computing * clock(task), message, use.cores)
 
@@ -115,6 +123,17 @@ def predict_on_lanes(plan: Plan, schedule: Schedule, computing: float = 1.0) -> 
     return side_by_side(schedule, lanes(schedule, by=way), parts, machine.sharing or Sharing())
 
 
+def _crossed(plan: Plan, placed: Schedule) -> dict[str, int]:
+    """Interfaces of states that corrections in levels send further than to the next subnetwork."""
+    if not plan.groups:
+        return {}
+    ends = {(group.level, group.index): group.last for group in plan.groups}
+    guesses = [task for task in placed if task.role is Role.GUESS]
+    made = {task.value: task.piece for task in placed if task.role in STATES}
+    numbers = {t.value: (t.applied.level, t.applied.number) for t in guesses}
+    return made | {value: ends.get(number, number[1]) for value, number in numbers.items()}
+
+
 def _clock(plan: Plan) -> Callable[[Task], float]:
     """Seconds that a task of the plan takes by itself."""
     pieces = plan.pieces
@@ -124,6 +143,10 @@ def _clock(plan: Plan) -> Callable[[Task], float]:
     seconds |= {Target.guess(p.index - 1): p.guess_seconds for p in pieces if p.guess != "none"}
     seconds[HEAD] = plan.head_seconds
     launches = {Target.coarse(p.index): p.coarse_launches for p in pieces}
+    for g in plan.groups:
+        applied = (Target.coarse(g.index, g.level), Target.guess(g.index, g.level))
+        seconds |= dict.fromkeys(applied, g.coarse_seconds)
+        launches[applied[0]] = g.coarse_launches
     sizes = {p.index: p.interface_bytes for p in pieces}
 
     def clock(task: Task) -> float:
@@ -155,6 +178,9 @@ def _launching(plan: Plan, clock: Callable[[Task], float]) -> Callable[[Task], f
     for piece in plan.pieces:
         if piece.guess != "none":
             known[Target.guess(piece.index - 1)] = piece.guess_launches
+    for group in plan.groups:
+        applied = (Target.coarse, Target.guess)
+        known |= {of(group.index, group.level): group.coarse_launches for of in applied}
     floor = plan.machine.launch_seconds
     like = {p.index: floor * p.launches / p.seconds for p in plan.pieces if p.seconds}
 
@@ -219,6 +245,28 @@ def _piece(
         launches=cost.launches,
         guess_launches=guess.cost.launches if guess else 0,
     )
+
+
+def _groups(n: int, method: Parareal, coarse: Mapping[Target, Coarse]) -> Iterator[Group]:
+    """The groups of all levels above the second, each with what corrects it."""
+    for level, points in enumerate(method.points(n)[1:], start=3):
+        for number, (before, last) in enumerate(pairwise(points), start=1):
+            found = coarse.get(Target.coarse(number, level))
+            group = Group(level, number, before + 1, last)
+            if found is None:
+                shared = method.coarse == "fine" and number > 1
+                yield replace(group, coarse="fine" if shared else "none")
+                continue
+            cost = _correction(found, method)
+            yield replace(
+                group,
+                coarse=found.kind,
+                coarse_parameters=count(found.module),
+                coarse_seconds=cost.seconds,
+                coarse_launches=cost.launches,
+                coarse_kind=found.name,
+                coarse_options=found.options,
+            )
 
 
 def _activations(partition: Partition, j: int) -> int:

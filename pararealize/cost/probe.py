@@ -37,6 +37,10 @@ class Probe:
         """The copy, in eval mode."""
         return copy_tree(self.model).eval()
 
+    def merged(self, points: tuple[int, ...]) -> Probe:
+        """The evaluations of groups of subnetworks, cut at some of the interfaces only."""
+        return Probe(self.partition.merged(points), self.model, self.inputs, self.seed)
+
     def fine(self, j: int) -> Fine:
         """Subnetwork j on the copy, made when first asked for."""
         if j not in self._fine:

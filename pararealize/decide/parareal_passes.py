@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pararealize.coarse.builder import build_coarse
+from pararealize.coarse.builder import build_coarse, build_groups, group_name
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.registry import saved_kinds
 from pararealize.cost.predict import make_plan, predict
 from pararealize.cost.probe import Probe
 from pararealize.cost.profile import random_like
 from pararealize.decide.passes import MethodPasses
+from pararealize.decide.request import Request
 from pararealize.errors import MethodError
 from pararealize.ir.chain import Chain, Partition, State
-from pararealize.ir.decisions import Coarse, Decisions, Guess
+from pararealize.ir.coarsening import shortest
+from pararealize.ir.decisions import Decisions
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.schedule import Schedule, targets
@@ -28,6 +30,9 @@ from pararealize.ir.target import Target
 from pararealize.schedule.batch_slices import chunk
 from pararealize.schedule.parareal import certified_stages, parareal_stages
 from pararealize.schedule.place import owner, place, place_stages
+
+#: Share of the time with two levels that three may take to be chosen.
+GAIN = 0.9
 
 #: Numbers of slices of a batch that are considered.
 COUNTS = (1, 2, 4, 8)
@@ -38,6 +43,36 @@ class PararealPasses(MethodPasses):
     """What parareal decides."""
 
     method: Parareal
+
+    def __init__(self, request: Request, serial: nn.Module, ranks: int, saved: Plan | None) -> None:
+        super().__init__(request, serial, ranks, saved)
+        if saved is None and self.method.levels == "auto":  # until groups are chosen
+            self.method = replace(self.method, coarsening=None)
+
+    def settle(self, chain: Chain, counts: Sequence[int]) -> int:
+        """The fastest of some numbers of subnetworks, with two levels of corrections or three.
+
+        Three are looked at where subnetworks share a device, and taken where they are predicted to
+        be a tenth faster; fewer subnetworks than are best with two gain nothing by them.
+        """
+        asked = self.request.method
+        assert isinstance(asked, Parareal)
+        shared, auto = self.request.machine.sharing is not None, asked.levels == "auto"
+        if self.saved is not None or not (shared and auto):
+            return super().settle(chain, counts)
+        self.method, three = replace(asked, coarsening=None), replace(asked, levels=3)
+        grouped = [count for count in counts if three.points(count)[1:]]
+        if not grouped:
+            return super().settle(chain, counts)
+        two, (n, seconds) = self.method, self.fastest(chain, counts)
+        self.method = three
+        count, less = self.fastest(chain, [count for count in grouped if count >= n] or grouped)
+        if less > GAIN * seconds:
+            self.method = two
+            return n
+        groups = asked.coarsening or shortest(count, 3)[1]
+        self.method = replace(asked, coarsening=groups)
+        return count
 
     def cut(self, chain: Chain, n: int) -> Partition:
         """The chain in ``n`` subnetworks.
@@ -57,8 +92,8 @@ class PararealPasses(MethodPasses):
     def decide(self, probe: Probe, ranks: int) -> Decisions:
         """Coarse and guess networks that the sweeps apply, of the kinds that were saved."""
         sweeps = self._sweeps(probe.partition)
-        plan, coarse, guesses = self._planned(probe, ranks, sweeps)
-        return self.decided(probe, plan, sweeps=sweeps, coarse=coarse, guesses=guesses)
+        plan, parts = self._planned(probe, ranks, sweeps)
+        return self.decided(probe, plan, sweeps=sweeps, **parts)
 
     def price(self, partition: Partition) -> Plan:
         """The plan, from coarse and guess networks of one subnetwork of every kind."""
@@ -67,22 +102,27 @@ class PararealPasses(MethodPasses):
 
     def _planned(
         self, probe: Probe, ranks: int, sweeps: Sequence[Schedule], *, priced: bool = False
-    ) -> tuple[Plan, dict[int, Coarse], dict[int, Guess]]:
+    ) -> tuple[Plan, dict[str, Any]]:
         """The plan of the sweeps, and the networks that they apply."""
         method, machine, serial = self.method, self.request.machine, self.serial
         partition, setting = probe.partition, self.setting(probe.partition.chain)
         used = frozenset(target for stage in sweeps for target in targets(stage))
-        pieces = self.saved.pieces if self.saved else ()
+        pieces, groups = (self.saved.pieces, self.saved.groups) if self.saved else ((), ())
         chosen = saved_kinds(pieces, method)
         coarse = build_coarse(probe, setting, method, used, chosen, priced=priced)
+        above = {
+            level: saved_kinds([group for group in groups if group.level == level], method)
+            for level in {group.level for group in groups}
+        }
+        levels = build_groups(probe, setting, method, used, above, priced=priced)
         known = {piece.index - 1: piece.guess for piece in pieces if piece.guess != "none"}
         guesses = build_guesses(partition, setting, method, used, known, priced=priced)
         plan = make_plan(
             *(partition, sweeps[0], serial, method, machine, ranks if ranks > 1 else 0),
-            {Target.coarse(j): choice for j, choice in coarse.items()},
+            {**{Target.coarse(j): choice for j, choice in coarse.items()}, **levels},
             guesses,
         )
-        return plan, coarse, guesses
+        return plan, {"coarse": coarse, "levels": levels, "guesses": guesses}
 
     def _sweeps(self, partition: Partition) -> tuple[Schedule, ...]:
         """The schedule and what may follow it: whatever the tolerance, with a certificate."""
@@ -125,7 +165,7 @@ class PararealPasses(MethodPasses):
         whole = None if asked == 1 else _inseparable(decisions, batch)
         if asked is not None and whole is not None:
             raise MethodError(
-                f"chunks={asked}: the coarse network of subnetwork {whole} does not treat every "
+                f"chunks={asked}: the coarse network of {whole} does not treat every "
                 "sample of a batch by itself (BatchNorm?), so that slices would change what it "
                 "computes: leave chunks out, or choose another coarse network."
             )
@@ -142,13 +182,19 @@ def _batch(partition: Partition) -> int:
     return min((shape[0] if shape else 0 for shape in shapes), default=0)
 
 
-def _inseparable(decisions: Decisions, batch: int) -> int | None:
-    """The first subnetwork whose coarse network does not treat every sample by itself, if any."""
-    for j, coarse in decisions.coarse.items():
-        state = decisions.partition.chain.state(decisions.partition.piece(j)[0])
+def _inseparable(decisions: Decisions, batch: int) -> str | None:
+    """The first whose coarse network does not treat every sample by itself, in words, if any."""
+    partition, method = decisions.partition, decisions.plan.method
+    points = method.points(partition.n) if isinstance(method, Parareal) else ()
+    found = {(f"subnetwork {j}", j - 1): coarse for j, coarse in decisions.coarse.items()}
+    for target, coarse in decisions.levels.items():
+        ends = points[target.level - 2]
+        found[group_name(ends, target.number), ends[target.number - 1]] = coarse
+    for (name, start), coarse in found.items():
+        state = partition.chain.state(partition.bounds[start])
         module = None if coarse.inputs else coarse.module  # inputs may have another batch
-        if j > 1 and (module is None or not is_separable(module, state, batch)):
-            return j
+        if start > 0 and (module is None or not is_separable(module, state, batch)):
+            return name
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -105,19 +105,30 @@ class MethodPasses(ABC):
 
     def count(self, chain: Chain) -> int:
         """The number of subnetworks: as asked, or that with the least predicted time."""
-        if self.request.count is not None:
-            return self.request.count
+        return self.settle(chain, self.counts(chain))
 
+    def counts(self, chain: Chain) -> list[int]:
+        """Numbers of subnetworks to choose among: the one that is asked for, or what is tried."""
+        if self.request.count is not None:
+            return [self.request.count]
         further = MORE if self.request.machine.sharing is not None else ()
-        tried: list[int] = [n for n in (*COUNTS, *further) if n <= len(chain.interfaces) + 1]
-        with self.request.progress.task("choosing n", len(tried)) as advance:
+        return [n for n in (*COUNTS, *further) if n <= len(chain.interfaces) + 1]
+
+    def fastest(self, chain: Chain, counts: Sequence[int]) -> tuple[int, float]:
+        """The number of subnetworks with the least predicted time, and that time in seconds."""
+        with self.request.progress.task("choosing n", len(counts)) as advance:
 
             def seconds(n: int) -> float:
                 plan = self.price(self.cut(chain, n))
                 advance(f"n={n}: predicted {plan.speedup:.2f}×")
                 return plan.parallel_seconds
 
-            return min(tried, key=seconds)
+            times = {n: seconds(n) for n in counts}
+        return min(times.items(), key=lambda pair: pair[1])
+
+    def settle(self, chain: Chain, counts: Sequence[int]) -> int:
+        """The fastest of some numbers of subnetworks, with options that are chosen with it."""
+        return counts[0] if len(counts) == 1 else self.fastest(chain, counts)[0]
 
     def put(self, decisions: Decisions, *, over_ranks: bool) -> Decisions:
         """The schedules on ranks, on devices of this process, or on one device."""

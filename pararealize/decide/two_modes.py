@@ -31,16 +31,22 @@ def warn_of_batches(plan: Plan, propagators: Mapping[Target, Propagator], model:
         return
     if not model.training or method.iterations >= plan.n:
         return
-    copies = [piece for piece in plan.pieces if piece.coarse not in {"none", "fine"}]
-    coarse = {piece.index: propagators.get(Target.coarse(piece.index)) for piece in copies}
+    kinds = {(str(p.index), Target.coarse(p.index)): p.coarse for p in plan.pieces}
+    for group in plan.groups:
+        kinds[f"{group.members} together", Target.coarse(group.index, group.level)] = group.coarse
+    copies = {each: kind for each, kind in kinds.items() if kind not in {"none", "fine"}}
+    parts = {name: propagators.get(target) for name, target in copies}
     found = [
-        j for j, part in coarse.items() if part and any(map(normalises_by_batch, part.called()))
+        name
+        for name, part in parts.items()
+        if part and any(map(normalises_by_batch, part.called()))
     ]
     if found:
-        kinds = " and ".join(dict.fromkeys(repr(plan.pieces[j - 1].coarse) for j in found))
-        names = ", ".join(map(str, found))
+        named = " and ".join(
+            dict.fromkeys(repr(k) for (name, _), k in copies.items() if name in found)
+        )
         message = (
-            f"the coarse networks {kinds} of subnetworks {names} normalise by the batch "
+            f"the coarse networks {named} of subnetworks {', '.join(found)} normalise by the batch "
             "(BatchNorm) and correct by differences of two states: trained like this they may "
             "answer worse in eval mode, by running statistics, than in train mode. Write "
             "Parareal(coarse='network'), whose coarse networks have no batch normalisation, or "

@@ -12,7 +12,12 @@ from torch import nn
 from pararealize.emit.adoption import is_added
 from pararealize.emit.devices import on_devices
 from pararealize.emit.emission import Emission, Share
-from pararealize.emit.propagators import borrowing_propagators, propagators_of, share_masks
+from pararealize.emit.propagators import (
+    borrowing_propagators,
+    propagators_of,
+    registered_name,
+    share_masks,
+)
 from pararealize.emit.ranks import drawing, inner_of, keep_applied, on_rank
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.decisions import Coarse, Decisions
@@ -64,7 +69,7 @@ def assemble(
 def _registries(decisions: Decisions) -> dict[str, nn.ModuleDict]:
     """Coarse and guess networks by the names that they have in the state dictionary."""
     coarse = {str(j): c.module for j, c in decisions.coarse.items()}
-    coarse |= {str(target.number): c.module for target, c in decisions.levels.items()}
+    coarse |= {registered_name(target): c.module for target, c in decisions.levels.items()}
     guesses = {str(j): g.module for j, g in decisions.guesses.items()}
     return {
         prefix: nn.ModuleDict({key: m for key, m in modules.items() if m is not None})

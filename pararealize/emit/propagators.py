@@ -36,6 +36,10 @@ def propagators_of(
         return parts | level_propagators(decisions, serial, coarse)
     fits = Fits(partition, Twin(partial(without_data, serial)))
     parts |= coarse_propagators(fits, serial, method, decisions.coarse, coarse, fine)
+    for level, points in enumerate(method.points(partition.n)[1:], start=3):
+        groups = {t.number: c for t, c in decisions.levels.items() if t.level == level}
+        merged = Fits(partition.merged(points), fits.twin)
+        parts |= coarse_propagators(merged, serial, method, groups, coarse, {}, level)
     return parts | guess_propagators(fits, decisions.guesses, serial, registries["guess"])
 
 
@@ -67,27 +71,37 @@ def coarse_propagators(
     coarse: Mapping[int, Coarse],
     registry: nn.ModuleDict,
     fine: Mapping[Target, Propagator],
+    level: int = 2,
 ) -> dict[Target, Propagator]:
-    """What corrects every subnetwork, and what guesses in a coarse sweep."""
+    """What corrects every step of a level, and what guesses in a coarse sweep.
+
+    Of level 2 that are the subnetworks, of levels above the groups that ``fits`` is of.
+    """
     found: dict[Target, Propagator] = {}
     partition = fits.partition
     for j, choice in coarse.items():
-        label = f"the {choice.kind} coarse propagator of subnetwork {j}"
-        part = fine[Target.fine(j)]
+        target, guess = Target.coarse(j, level), Target.guess(j, level if level > 2 else 1)
+        whose = f"of subnetwork {j}" if level == 2 else f"{target}"
+        label = f"the {choice.kind} coarse propagator {whose}"
         if choice.segment is not None:
-            part = borrowed(serial, choice.segment, choice.averages, label)
+            part: Propagator = borrowed(serial, choice.segment, choice.averages, label)
         elif choice.module is not None:
             leaves = len(partition.chain.state(partition.piece(j)[0]))
             fitting = None if choice.name == "custom" else fits.coarse(j, choice.inputs)
-            inputs = choice.inputs
-            part = Registered(
-                registry, str(j), label, leaves=leaves, inputs=inputs, fitting=fitting
-            )
-        found[Target.guess(j)] = part  # a coarse sweep makes the guesses; else replaced below
+            key, inputs = registered_name(target), choice.inputs
+            part = Registered(registry, key, label, leaves=leaves, inputs=inputs, fitting=fitting)
+        else:
+            part = fine[Target.fine(j)]
+        found[guess] = part  # a coarse sweep makes the guesses; else replaced below
         if method.correction == "residual" and not choice.zero_preserving and j > 1:
             part = ZeroPreserving(part, shared=choice.module is None)
-        found[Target.coarse(j)] = part
+        found[target] = part
     return found
+
+
+def registered_name(target: Target) -> str:
+    """The key of a coarse network, under ``coarse.`` in the state dictionary."""
+    return str(target.number) if target.level == 2 else f"level{target.level}_{target.number}"
 
 
 def guess_propagators(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pararealize.explain.calibrated import sentences, sweeps_table
+from pararealize.explain.groups import groups_table, in_levels
 from pararealize.explain.table import WIDTH, Table, page, some
 from pararealize.ir.hierarchy import MANY
 from pararealize.ir.methods import MGRIT, Parareal
@@ -86,6 +87,7 @@ def summary(plan: Plan) -> list[str]:
         *map(_stack, plan.stacks),
         *_cycles(plan),
         *_sweeps(plan),
+        *in_levels(plan),
         *_fastest(plan),
         *sentences(plan),
         plan.verdict,
@@ -193,7 +195,7 @@ def parts(plan: Plan) -> tuple[Table | str, ...]:
     """The tables, then the sentences."""
     tables = [_network_table(plan)]
     if plan.n > 1:
-        tables.append(_added_table(plan))
+        tables += [_added_table(plan), *groups_table(plan)]
         if plan.calibration is not None:
             tables.append(sweeps_table(plan.calibration))
     return (*tables, *summary(plan))

@@ -62,7 +62,8 @@ def weak(found: Forecast) -> Table | None:
 def named(method: Method) -> str:
     """A method in a few words, as options of the command line say it."""
     if isinstance(method, Parareal):
-        return f"parareal, {method.iterations} sweep" + "s" * (method.iterations != 1)
+        levels = f", {method.levels} levels" if method.levels not in {2, "auto"} else ""
+        return f"parareal, {method.iterations} sweep{'s' * (method.iterations != 1)}{levels}"
     by = "/".join(map(str, dict.fromkeys(method.factors)))
     return f"MGRIT, {method.levels} levels by {by}"
 
@@ -146,6 +147,6 @@ def verdict(found: Forecast) -> list[str]:
         said.append(
             "Beyond it the corrections, which are made one after another, take more than the "
             "subnetworks save: with two levels that is at about the square root of the depth. "
-            "MGRIT with more levels goes on (--sweeps 1 --levels 5)."
+            "More levels go on, of parareal and of MGRIT (--sweeps 1 --levels 5)."
         )
     return said

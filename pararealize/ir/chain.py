@@ -278,6 +278,10 @@ class Partition:
         """First layer of subnetwork j (counted from 1) and the one after its last."""
         return self.bounds[j - 1], self.bounds[j]
 
+    def merged(self, points: tuple[int, ...]) -> Partition:
+        """The chain cut at some of the interfaces only, by number, and at both ends."""
+        return Partition(self.chain, tuple(self.bounds[point] for point in points))
+
     def interface(self, j: int) -> Interface:
         """The interface after subnetwork j."""
         return self.chain.interfaces[self.bounds[j] - 1]

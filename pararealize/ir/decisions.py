@@ -66,7 +66,7 @@ class Decisions:
         iteration: for multigrid, the cycles for states and adjoints.
         coarse: coarse propagators by subnetwork.
         guesses: guess networks by interface.
-        levels: coarse propagators of a multigrid hierarchy.
+        levels: coarse propagators of a multigrid hierarchy, or of groups of subnetworks.
         features: what multigrid's slices compute of the inputs alone, by slice.
         expectations: what the first layers take of each input.
         given: inputs other than tensors, that the network was compiled with.

@@ -11,6 +11,7 @@ from typing import Any
 from pararealize.errors import MethodError, TraceError
 from pararealize.ir.calibration import Calibration
 from pararealize.ir.chain import Cost, TensorSpec
+from pararealize.ir.groups import Group
 from pararealize.ir.methods import Method
 from pararealize.ir.options import is_number, shown
 from pararealize.ir.plan_checks import check_plan
@@ -164,6 +165,7 @@ class Plan:
     ``fitted`` are weights in multigrid's coarse propagators that were fitted to the network, by the
     propagator's name and an interval's first layer.
     ``calibration`` is what :meth:`ParallelNetwork.calibrate` found; seconds are then measured.
+    ``groups`` are those of parareal's corrections in levels.
     """
 
     model: str
@@ -187,6 +189,7 @@ class Plan:
     fitted: dict[str, dict[int, tuple[float, ...]]] = field(default_factory=dict)
     calibration: Calibration | None = None
     head_launches: int = 0
+    groups: tuple[Group, ...] = ()
     format: int = FORMAT
 
     @property
@@ -218,7 +221,8 @@ class Plan:
     @property
     def added_parameters(self) -> int:
         """Parameters of all coarse and guess networks."""
-        return sum(p.coarse_parameters + p.guess_parameters for p in self.pieces)
+        groups = sum(group.coarse_parameters for group in self.groups)
+        return groups + sum(p.coarse_parameters + p.guess_parameters for p in self.pieces)
 
     @property
     def coarse_share(self) -> float:

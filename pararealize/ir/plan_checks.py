@@ -33,6 +33,10 @@ def check_plan(plan: Plan) -> None:
             raise ValueError(f"{where}.depth: {piece.depth} layers")
         _check_numbers(piece, where)
     _check_numbers(plan, "$")
+    for i, group in enumerate(plan.groups):
+        _check_numbers(group, f"$.groups[{i}]")
+        if not 1 <= group.first <= group.last <= plan.n or group.level < 3:
+            raise ValueError(f"$.groups[{i}]: subnetworks {group.first} … {group.last}")
     for i, stack in enumerate(plan.stacks):
         _check_numbers(stack, f"$.stacks[{i}]")
     if plan.calibration is not None:

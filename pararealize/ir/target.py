@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 class Target(NamedTuple):
-    """A propagator: its kind, its number, and the level of multigrid it belongs to.
+    """A propagator: its kind, its number, and the level of a hierarchy it belongs to.
 
     Its text (``fine.2``, ``coarse.2``, on level 3 ``coarse3.2``, ``guess.1``, ``inputs.2``,
     ``head``) is for people, graphs and files; nothing reads its meaning from there.
@@ -34,13 +34,13 @@ class Target(NamedTuple):
 
     @classmethod
     def coarse(cls, j: int, level: int = 2) -> Target:
-        """G_j or F_j, of subnetwork j; of multigrid, of a level's step j."""
+        """G_j or F_j, of subnetwork j; on higher levels, of a level's step j."""
         return cls(Kind.COARSE, j, level)
 
     @classmethod
-    def guess(cls, j: int) -> Target:
-        """C_j, of interface j."""
-        return cls(Kind.GUESS, j)
+    def guess(cls, j: int, level: int = 1) -> Target:
+        """C_j, of interface j; in a coarse sweep, what guesses behind a level's step j."""
+        return cls(Kind.GUESS, j, level)
 
     @classmethod
     def inputs(cls, j: int) -> Target:

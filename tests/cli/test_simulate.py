@@ -51,9 +51,10 @@ def test_methods_beside_each_other(capsys: pytest.CaptureFixture[str], tmp_path:
     given = ("-n", "1…4", "--sweeps", "2", "--levels", "3", "--picture", str(picture))
     code, text = run(capsys, *given, "--mgrit", "coarsening=2,coarse=identity")
     assert code == 0
-    for name in ("parareal, 2 sweeps", "MGRIT, 2 levels by 2", "MGRIT, 3 levels by 2"):
+    names = ("parareal, 2 sweeps", "parareal, 2 sweeps, 3 levels", "MGRIT, 3 levels by 2")
+    for name in (*names, "MGRIT, 2 levels by 2"):
         assert name in text
-    assert "Fastest of 4 methods: " in text
+    assert "Fastest of 6 methods: " in text
     assert picture.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -62,7 +63,7 @@ def test_the_best_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "MGRIT, 5 levels by 8" in text
     assert "MGRIT, 2 levels by 2" in text
-    assert "Fastest of 13 methods: " in text
+    assert "Fastest of 16 methods: " in text
 
 
 def test_rows_of_predictions_and_measurements_make_a_table() -> None:
@@ -96,7 +97,13 @@ def test_predictions_beside_measurements(tmp_path: Path) -> None:
     [
         (("--sweeps", "-1"), "--sweeps -1: expected 0 to 12"),
         (("--sweeps", "99"), "--sweeps 99: expected 0 to 12"),
-        (("--levels", "1"), "MGRIT has 2 levels or more"),
+        (("--levels", "1"), "there are 2 levels or more"),
+        (("--parareal-levels", "1"), "Parareal(levels=1): expected an integer from 2"),
+        (
+            ("--parareal-levels", "2", "--parareal-coarsening", "4"),
+            "write Parareal(levels=3, coarsening=4)",
+        ),
+        (("--parareal-levels", "3", "--parareal-coarsening", "1"), "expected 2 or more"),
         (("--measure", "0"), "--measure 0: expected 1 or more"),
         (("--measure", "two"), "--measure 'two': expected integers"),
         (("--measure", "2", "--device", "h100"), "--device changes nothing"),

@@ -1,6 +1,7 @@
 """Plans: what is counted for every subnetwork, and the time that is predicted."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from pararealize import MGRIT, Machine, ParallelNetwork, Parareal, one_gpu, pararealize
-from pararealize.cost.predict import predict
+from pararealize.cost.predict import predict, timed
 from pararealize.explain.gantt import of_plan
 from pararealize.models import odenet, resnet
 from pararealize.schedule.place import place
@@ -178,3 +179,31 @@ def test_what_attention_launches_counts_on_a_device_that_is_shared() -> None:
     ]
     own, shared = (sum(piece.launches for piece in plan.pieces) for plan in plans)
     assert shared > 2 * own
+
+
+def test_states_that_groups_send_have_the_size_of_their_interface() -> None:
+    """From the end of one group to that of the next, not of the interface before the receiver."""
+    net = compiled(6, levels=3, coarsening=2)
+    pieces = tuple(replace(piece, interface_bytes=10**6 * piece.index) for piece in net.plan.pieces)
+    plan = replace(net.plan, pieces=pieces)
+    placed = place(net.schedule, 6, 6)
+    timeline = predict(plan, placed)
+    tasks = placed.tasks
+    sent = next(i for i, t in enumerate(tasks) if t.op == "send" and t.reads == ("u4.1",))
+    got = next(i for i, t in enumerate(tasks) if t.op == "recv" and t.value == "u4.1")
+    assert (tasks[sent].rank, tasks[got].rank) == (3, 5)
+    wanted = plan.machine.message(4 * 10**6)
+    assert timeline.stop[got] - timeline.start[sent] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("guess", ["network", "coarse"])
+def test_networks_of_groups_take_their_own_time(guess: str) -> None:
+    net = compiled(6, levels=3, coarsening=2, guess=guess)
+    assert [(g.first, g.last) for g in net.plan.groups] == [(1, 2), (3, 4), (5, 6)]
+    used = [g for g in net.plan.groups if g.coarse != "none"]
+    assert len(used) == (2 if guess == "network" else 3)
+    for options in ({}, {"machine": one_gpu()}):
+        plan = replace(net.plan, **options)
+        slow = replace(plan, groups=tuple(replace(g, coarse_seconds=1.0) for g in plan.groups))
+        assert timed(slow, net.schedule).parallel_seconds > 1.9
+        assert timed(plan, net.schedule).parallel_seconds < 0.1

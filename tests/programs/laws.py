@@ -93,6 +93,7 @@ def draw(generator: random.Random, least: int) -> Case:
         iterations=generator.randint(1, n),
         guess=generator.choice(("network", "coarse")),
         tolerance=generator.choice((None, None, 1e-9, 0.5, 2.0)),
+        levels=generator.choice((2, 3, 4)),
     )
     return Case(recipe, n, method, training=generator.random() < 0.8)
 

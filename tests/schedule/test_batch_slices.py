@@ -57,6 +57,7 @@ def methods() -> st.SearchStrategy[Parareal]:
         correction=st.sampled_from(["residual", "difference"]),
         coarse=st.sampled_from(["network", "fine"]),
         guess=st.sampled_from(["network", "coarse"]),
+        levels=st.sampled_from([2, 3, 4]),
     )
 
 

@@ -26,7 +26,7 @@ def test_the_whole_script_is_rehearsed(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_figures_are_foretold_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     gpu_zoo.main(["--foretell", "--tiny"])
-    assert re.search(r"ResNet-20 +\d+ +0\.\d+ +\d+ +0\.\d+ +\d", capsys.readouterr().out)
+    assert re.search(r"ResNet-20 +\d+ +0\.\d+ +\d+ +– +0\.\d+ +\d", capsys.readouterr().out)
 
 
 def test_rows_that_fail_or_are_late_say_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,9 @@ def simulate(
         bool, typer.Option("--mesh", help="Together with data parallelism, too.")
     ] = False,
     sweeps: Annotated[int, typer.Option(help="Compare parareal with 1 … so many sweeps.")] = 0,
-    levels: Annotated[int, typer.Option(help="Compare MGRIT with 2 … so many levels.")] = 0,
+    levels: Annotated[
+        int, typer.Option(help="Compare MGRIT, and parareal with --sweeps, of 2 … so many levels.")
+    ] = 0,
     best: Annotated[
         bool, typer.Option("--best", help="Find the best n, levels and coarsening.")
     ] = False,
@@ -144,19 +146,24 @@ def _measured(
 def _methods(chosen: Method, sweeps: int, levels: int, *, best: bool) -> list[Method]:
     """The methods to compare; none where one alone is asked for.
 
-    Multigrid guesses by a sweep of its coarsest level, unless options say otherwise: one of level 2
-    would take as long with any number of levels.
+    Parareal's groups are such that corrections are fewest. Multigrid guesses by a sweep of its
+    coarsest level, unless options say otherwise: one of level 2 would take as long with any number
+    of levels.
     """
     for option, number in (("--sweeps", sweeps), ("--levels", levels)):
         options.check_range(option, number, 0, MOST_COMPARED)
     if levels == 1:
-        raise MethodError("--levels 1: MGRIT has 2 levels or more: write --levels 4.")
+        raise MethodError("--levels 1: there are 2 levels or more: write --levels 4.")
     parareal = chosen if isinstance(chosen, Parareal) else Parareal()
     mgrit = chosen if isinstance(chosen, MGRIT) else MGRIT(coarsening=FACTOR, guess="coarsest")
     factors = FACTORS if best else (mgrit.factors[0],)
     sweeps, levels = (sweeps or 1, levels or BEST_LEVELS) if best else (sweeps, levels)
+    in_levels = [parareal]
+    if levels:
+        counts = range(2, levels + 1)
+        in_levels = [replace(parareal, levels=count, coarsening=None) for count in counts]
     return [
-        *(replace(parareal, iterations=k) for k in range(1, sweeps + 1)),
+        *(replace(each, iterations=k) for k in range(1, sweeps + 1) for each in in_levels),
         *(
             replace(mgrit, levels=count, coarsening=factor)
             for factor in factors
