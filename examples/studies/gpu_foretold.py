@@ -18,13 +18,12 @@ Built = tuple[Callable[[], nn.Module], Callable[[], Tensor], Any, Any]
 def foretold(networks: Mapping[str, Built], device: str = "h200") -> Table:
     """The fastest number of subnetworks of each network, and what it takes beside a serial graph.
 
-    With the size of the groups that corrections run in, where they run in levels.
-
-    No device is needed: times are those of the model of one.
+    With the size of the groups that corrections run in, where they run in levels. No device is
+    needed: times are those of the model of one.
     """
     rows = [_row(name, build(), batch(), device) for name, (build, batch, *_) in networks.items()]
-    columns = ("network", "kernels", "serial graph ms", "n", "groups of")
-    columns = (*columns, "on streams ms", "times faster")
+    counted = ("network", "kernels", "serial graph ms", "n", "groups of")
+    columns = (*counted, "on streams ms", "times faster")
     return Table(f"foretold: inference on one {device}, captured", columns, rows, left=("network",))
 
 
