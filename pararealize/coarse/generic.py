@@ -14,19 +14,10 @@ from pararealize.coarse.setting import Setting, Site, like
 from pararealize.ir.chain import Cost, State, TensorSpec
 from pararealize.ir.decisions import Coarse
 from pararealize.propagators.generic import generic_coarse, guard
-from pararealize.propagators.leafwise import Leafwise, leafwise
+from pararealize.propagators.leafwise import LeafMaps
 
 #: What to write where no network is known.
 EXACT = "coarse='fine', correction='difference'"
-
-
-@final
-class Priced(nn.Module):
-    """What stands for a map between two leaves where only its cost is asked for."""
-
-    def __init__(self, cost: Cost) -> None:
-        super().__init__()
-        self.cost = cost
 
 
 @dataclass(frozen=True)
@@ -63,23 +54,20 @@ class ShapeKind(CoarseKind):
     ) -> Cost | None:
         """The sum of the costs of maps between leaves, each of which is built and priced once."""
 
-        def priced(one: TensorSpec, other: TensorSpec) -> nn.Module | None:
-            cost = setting.once(
+        def priced(one: TensorSpec, other: TensorSpec) -> Cost | None:
+            return setting.once(
                 (self, one, other),
                 lambda: setting.price(
                     lambda: (self._module(setting, (one,), (other,), (None,)), (one,))
                 ),
             )
-            return None if cost is None else Priced(cost)
 
         if not source or not target:
             return None
-        module = leafwise(source, target, priced, passed, reads_all=self.reads_all)
-        if module is None:
-            return None
-        parts = module.parts if isinstance(module, Leafwise) else [module]
         alone = setting.machine.cost(0.0, 0.0, launches=1)
-        return sum((p.cost if isinstance(p, Priced) else alone for p in parts), Cost())
+        maps = LeafMaps(priced, lambda: alone, lambda _source, _target: alone)
+        pairs = maps.between(source, target, passed, reads_all=self.reads_all)
+        return None if pairs is None else sum((cost for *_, cost in pairs), Cost())
 
     def build(self, site: Site) -> Coarse | None:
         """The network with fresh weights, without biases where jumps are corrected."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Generic, TypeVar, final
 
 from torch import Tensor, nn
 
 from pararealize.ir.chain import State, TensorSpec
 
-#: Makes a network from a tensor of one spec to one of another, where one is known.
-Mapping = Callable[[TensorSpec, TensorSpec], nn.Module | None]
+#: A network between two leaves, or what stands for it where none is built: its cost.
+Part = TypeVar("Part")
+#: What maps a tensor of one spec to one of another, where that is known.
+Mapping = Callable[[TensorSpec, TensorSpec], Part | None]
 
 
 @final
@@ -67,45 +69,83 @@ class Blank(nn.Module):
 def leafwise(
     source: State,
     target: State,
-    known: Mapping,
+    known: Mapping[nn.Module],
     passed: Sequence[int | None] = (),
     *,
     reads_all: bool = False,
 ) -> nn.Module | None:
     """A network from a state to another, or ``None`` where none of the leaves can be mapped.
 
-    ``passed`` says which leaves are those of the state before, untouched. Others are mapped from
-    the leaf at their place, or from the first that can be; those that none can be are zero. With
-    ``reads_all`` a leaf that nothing has read is mapped to the first that it can be and added: what
-    made it would get no gradient otherwise.
+    See :class:`LeafMaps` for what maps which leaf.
     """
-    pairs: list[tuple[int, nn.Module]] = []
-    alone: list[int] = []
-    for place, spec in enumerate(target):
-        origin = passed[place] if place < len(passed) else None
-        if origin is not None:
-            pairs.append((origin, nn.Identity()))
-        else:
-            pairs.append(_mapped(source, place, spec, known))
-            alone.append(place)
-    if alone and all(isinstance(pairs[place][1], Blank) for place in alone):
+    maps = LeafMaps(known, nn.Identity, Blank)
+    pairs = maps.between(source, target, passed, reads_all=reads_all)
+    if pairs is None:
         return None
-    made = list(range(len(pairs)))
-    unread = set(range(len(source))) - {read for read, _ in pairs} if reads_all else set()
-    for i in sorted(unread):
-        for to in alone:
-            if i in unread and (part := known(source[i], target[to])) is not None:
-                pairs.append((i, part))
-                made.append(to)
-                unread.discard(i)
-    sources, parts = zip(*pairs, strict=True)
+    sources, made, parts = zip(*pairs, strict=True)
     return parts[0] if len(source) == len(parts) == 1 else Leafwise(parts, sources, made)
 
 
-def _mapped(source: State, place: int, spec: TensorSpec, known: Mapping) -> tuple[int, nn.Module]:
-    """The leaf that one is mapped from, and the network that does it."""
-    order = sorted(range(len(source)), key=lambda i: (i != place, i))
-    for i in order:
-        if (part := known(source[i], spec)) is not None:
-            return i, part
-    return order[0], Blank(source[order[0]], spec)
+@final
+class LeafMaps(Generic[Part]):
+    """What maps a state to another one: leaves that are read and made, with what stands between.
+
+    Args:
+        known: what maps a leaf of one spec to one of another, where that is known.
+        same: makes what hands a leaf on.
+        blank: makes what stands for a leaf that none can be mapped to.
+
+    """
+
+    def __init__(
+        self,
+        known: Mapping[Part],
+        same: Callable[[], Part],
+        blank: Callable[[TensorSpec, TensorSpec], Part],
+    ) -> None:
+        self.known, self.same, self.blank = known, same, blank
+
+    def between(
+        self,
+        source: State,
+        target: State,
+        passed: Sequence[int | None] = (),
+        *,
+        reads_all: bool = False,
+    ) -> list[tuple[int, int, Part]] | None:
+        """The leaf read, the leaf made, and what maps it; ``None`` where none can be mapped.
+
+        ``passed`` says which leaves are those of the state before, untouched. Others are mapped
+        from the leaf at their place, or from the first that can be; those that none can be are
+        zero. With ``reads_all`` a leaf that nothing has read is mapped to the first that it can be
+        and added: what made it would get no gradient otherwise.
+        """
+        found: list[tuple[int, int, Part]] = []
+        alone: list[int] = []
+        mapped = False
+        for place, spec in enumerate(target):
+            origin = passed[place] if place < len(passed) else None
+            if origin is not None:
+                found.append((origin, place, self.same()))
+                continue
+            alone.append(place)
+            read, part = self._mapped(source, place, spec)
+            mapped = mapped or part is not None
+            found.append((read, place, self.blank(source[read], spec) if part is None else part))
+        if alone and not mapped:
+            return None
+        unread = set(range(len(source))) - {read for read, *_ in found} if reads_all else set()
+        for i in sorted(unread):
+            for to in alone:
+                if i in unread and (part := self.known(source[i], target[to])) is not None:
+                    found.append((i, to, part))
+                    unread.discard(i)
+        return found
+
+    def _mapped(self, source: State, place: int, spec: TensorSpec) -> tuple[int, Part | None]:
+        """The leaf that one is mapped from, and what does it, where one can be."""
+        order = sorted(range(len(source)), key=lambda i: (i != place, i))
+        for i in order:
+            if (part := self.known(source[i], spec)) is not None:
+                return i, part
+        return order[0], None

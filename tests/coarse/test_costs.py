@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from networks import Language, Recipe, build, chain_of, example, recipes, small_chain
+from networks import Language, Recipe, UNet, build, chain_of, example, recipes, small_chain
 from pararealize import MGRIT, Parareal
 from pararealize.chain.interfaces import build_chain
 from pararealize.coarse import registry
+from pararealize.coarse.generic import Generic
 from pararealize.coarse.guesses import build_guesses, guess_costs
 from pararealize.coarse.kind import CoarseKind, costs_of
 from pararealize.coarse.registry import asked
@@ -207,6 +209,29 @@ def test_levels_cost_what_is_built(span: tuple[Chain, nn.Module, int, int], stri
         built = segment or chain.segment(first, last, training=True)
         costs = list(kind.level_costs(setting, first, stride))
         agree(costs[last - first - 1], chain.profile.cost(built.operations), chain)
+
+
+def test_maps_between_leaves_are_built_once_whatever_lies_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prices of tuples are sums: no network of a whole state is made for any of the intervals."""
+    model = UNet().double()
+    chain = chain_of(model, torch.randn(3, 4).double(), 8)
+    setting = Setting.of(chain, model, Machine(), Parareal())
+    built: list[tuple[object, ...]] = []
+    make = Generic._module
+
+    def counted(self: Generic, setting: Setting, *states: Any) -> nn.Module | None:
+        built.append(states[:2])
+        return make(self, setting, *states)
+
+    monkeypatch.setattr(Generic, "_module", counted)
+    size = len(chain.layers)
+    walks = [list(Generic(reads_all=True).costs(setting, first)) for first in range(size)]
+    widest = max(len(interface.values) for interface in chain.interfaces)
+    assert widest > 2
+    assert len(built) == len(set(built)) < sum(map(len, walks))
+    assert all(len(state) == 1 for states in built for state in states)
 
 
 def test_the_main_input_is_the_only_tensor() -> None:
