@@ -65,14 +65,14 @@ def test_like_subnetworks_are_priced_once_and_right(
     counts = [2, 8] if network == "ode" else [2, 4]
     found = forecast(model, counts, method=method, machine=SLOW)
     made = 0
-    one = builder.build_one
+    one = builder._build
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         nonlocal made
         made += 1
-        return one(*args)
+        return one(*args, **options)
 
-    monkeypatch.setattr(builder, "build_one", counted)
+    monkeypatch.setattr(builder, "_build", counted)
     for estimate in found.estimates:
         plan = pararealize(model, estimate.n, method=method, machine=SLOW).plan
         assert estimate.seconds == pytest.approx(plan.parallel_seconds)

@@ -68,7 +68,8 @@ def shortest(method: Method) -> str | CoarseKind:
     """The kind that a method was given, or its name where the method makes the same of that."""
     kind = method.coarse
     assert isinstance(kind, CoarseKind)
-    return kind.name if find(kind.name) is type(kind) and kind == kind.of(method) else kind
+    named = find(kind.name) is type(kind) and kind.name in names(type(method).__name__)
+    return kind.name if named and kind == kind.of(method) else kind
 
 
 def asked(method: Method, j: int | None = None) -> CoarseKind:

@@ -38,7 +38,7 @@ def adopt(network: nn.Module, serial: nn.Module) -> None:
 
     """
     own = {**serial._modules, **serial._parameters, **serial._buffers}
-    taken = [name for name in ADDED if name in own]
+    taken = [str(name) for name in ADDED if name in own]
     if taken:
         raise TraceError(
             f"{type(serial).__name__} has something called {taken[0]!r}, which is where coarse "

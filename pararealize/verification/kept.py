@@ -76,7 +76,7 @@ def unmoved(root: nn.Module, *, training: bool, graded: bool = False) -> Iterato
     try:
         for weight in weights:
             weight.requires_grad_(False)
-        with all_kept(root), frozen_statistics(modules), _few_hooks(root, modules):
+        with all_kept(root), frozen_statistics(modules, marks=False), _few_hooks(root, modules):
             yield
     finally:
         for weight in weights:

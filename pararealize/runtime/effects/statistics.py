@@ -16,11 +16,12 @@ OWN = ("torch.nn", "pararealize.propagators", "pararealize.layers")
 
 
 @contextmanager
-def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+def frozen_statistics(modules: Iterable[nn.Module], *, marks: bool = True) -> Iterator[None]:
     """Let nothing that an evaluation moves in the modules stay moved.
 
     BatchNorm still normalises by the batch; its running mean, variance and count stay, and so
-    does what modules of the user's own keep in plain attributes.
+    does what modules of the user's own keep in plain attributes. Whoever puts hooks back as well
+    wants no ``marks`` that they are there.
     """
     modules = tuple(modules)
     if all(map(is_torchs, modules)):  # others may change the mode of their parts
@@ -34,7 +35,7 @@ def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
             yield
     finally:
         for kept in own:
-            kept.restore()
+            kept.restore(marks=marks)
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for kept in own:
-            kept.restore()
+            kept.restore(marks=True)
 
 
 class Statistics:
@@ -88,7 +89,7 @@ class Statistics:
         for buffer, numbers in self._numbers:
             buffer.data.copy_(numbers)
         for own in self._own:
-            own.restore()
+            own.restore(marks=True)
         for module, buffers in self._kept:
             for name, value in buffers.items():  # those of scripted modules are no dictionary
                 module._buffers[name] = value
@@ -117,10 +118,17 @@ class _Own:
         """Let the module write on copies of its tensors."""
         self.module.__dict__.update({n: t.clone() for n, t in self.tensors.items()})
 
-    def restore(self) -> None:
-        """Put everything back."""
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.attributes)
+    def restore(self, *, marks: bool) -> None:
+        """Put everything back, but for ``marks`` that something was done once.
+
+        A new attribute that is ``True`` may say that hooks were put on other modules, as networks
+        of ``transformers`` do at their first call; without the mark they would come twice.
+        """
+        now = self.module.__dict__
+        new = [name for name in now.keys() - self.attributes.keys() if now[name] is True]
+        now.clear()
+        now.update(self.attributes)
+        now.update(dict.fromkeys(new if marks else (), True))
         self.contents.restore()
 
 
