@@ -10,10 +10,14 @@ from torch.fx.node import map_aggregate
 from pararealize.ir.chain import Cost, Interface, Layer, Profile
 from pararealize.ir.program import AMBIENT, Operation, Program, Ref
 from pararealize.propagators.block_list import OutsideBlocks
-from pararealize.propagators.paths import submodule
+from pararealize.propagators.fresh import normalises
+from pararealize.propagators.paths import parts_of, submodule
 from pararealize.propagators.step import Step
 
 ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__"})
+
+#: Functions that scale a state by what it is.
+NORMALISING = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 
 
 class LayerBuilder:
@@ -47,6 +51,7 @@ class LayerBuilder:
             branch=self._branch(*single) if single else None,
             signature=tuple(self._signature(o) for o in own),
             span=self._span(*single) if single else None,
+            normalises=any(map(self._normalises, own)),
         )
 
     def _parameters(self, operations: list[Operation]) -> tuple[str, ...]:
@@ -91,6 +96,11 @@ class LayerBuilder:
                 self.seen[operation.target] = repr(submodule(self.model, operation.target))
             return (operation.kind, self.seen[operation.target], shape, given)
         return (operation.kind, str(operation.target), shape, given)
+
+    def _normalises(self, operation: Operation) -> bool:
+        if operation.kind == "module":
+            return any(map(normalises, parts_of(submodule(self.model, operation.target))))
+        return operation.kind == "function" and operation.call in NORMALISING
 
     def _given(self, operation: Operation) -> str:
         """What kinds of arguments it has: steps of other sizes are still steps."""

@@ -27,6 +27,10 @@ from pararealize.schedule.parareal import guesser
 
 #: A head may cost this share of a subnetwork: nothing runs beside it, so it must be small.
 HEAD_SHARE = 0.1
+#: And this where it normalises the state: as a part of the last subnetwork it would be corrected by
+#: a coarse network that does not, whose scores are as large as the state of a deep network is. A
+#: ResNet-110 with n = 18 did not survive its first epoch that way.
+NORMALISING_SHARE = 0.2
 
 
 @final
@@ -212,5 +216,7 @@ def head_start(chain: Chain, n: int) -> int:
         return end
     start = repeated[-1] + 1
     total = chain.cost(0, end).seconds
-    small = chain.cost(start, end).seconds <= HEAD_SHARE * total / n
+    normalises = any(layer.normalises for layer in layers[start:])
+    share = NORMALISING_SHARE if normalises else HEAD_SHARE
+    small = chain.cost(start, end).seconds <= share * total / n
     return start if small and start >= n else end

@@ -152,7 +152,8 @@ class Layer:
 
     ``branch`` names φ(x) where the layer is residual, x + φ(x); ``signature`` is equal for layers
     that compute the same function of equal shapes with other weights. ``span`` names the call
-    where the layer is a step in time that can span several.
+    where the layer is a step in time that can span several. ``normalises`` says whether it scales
+    states by what they are.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Layer:
     branch: str | None
     signature: tuple[Any, ...]
     span: str | None = None
+    normalises: bool = False
 
     @property
     def is_weighted(self) -> bool:

@@ -203,6 +203,19 @@ def test_no_head_where_it_would_be_heavy() -> None:
     assert head_start(chain, 4) == len(chain.layers)
 
 
+@pytest.mark.parametrize(("normalises", "is_head"), [(True, True), (False, False)])
+def test_a_head_that_normalises_may_cost_more(normalises: bool, is_head: bool) -> None:
+    """A coarse network in its place would give scores as large as the state."""
+    known, _ = chain_of("deep")
+    n, start = 4, head_start(known, 4)
+    assert [layer.normalises for layer in known.layers[start:]][:1] == [True]
+    total = known.cost(0, start).seconds
+    heads = [replace(e, normalises=normalises, cost=Cost()) for e in known.layers[start:]]
+    heads[-1] = replace(heads[-1], cost=Cost(seconds=0.15 * total / n))
+    chain = replace(known, layers=(*known.layers[:start], *heads))
+    assert (head_start(chain, n) == start) is is_head
+
+
 def test_no_head_that_leaves_too_few_layers() -> None:
     chain, model = chain_of("resnet")
     n = len(chain.layers)
