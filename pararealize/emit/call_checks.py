@@ -45,10 +45,17 @@ def check_shapes(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str,
         return
     training = emission.serial.training
     mine = guards[0] if training else guards[-1]
-    given = {**dict(zip((a.target for a in emission.arguments), args, strict=False)), **kwargs}
+    given = _named(emission.arguments, args, kwargs)
     problem = "" if mine is None else mine.broken(training, given)
     if problem:
         raise ShapeError(problem)
+
+
+def _named(
+    arguments: tuple[Operation, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a call gives, by the names of the network's arguments."""
+    return {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
 
 
 def _check(
@@ -57,7 +64,7 @@ def _check(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> None:
-    given = {**dict(zip((a.target for a in arguments), args, strict=False)), **kwargs}
+    given = _named(arguments, args, kwargs)
     for argument in arguments:
         if FIXED in argument.kwargs and argument.target in given:
             _check_fixed(argument.target, given[argument.target], argument.kwargs[FIXED])
@@ -74,7 +81,7 @@ def _check_absent(emission: Emission, args: tuple[Any, ...], kwargs: Mapping[str
     """Raise where what was a tensor is absent; around its blocks a network sees that for itself."""
     if emission.plan.tracing.blocks:
         return
-    given = {**dict(zip((a.target for a in emission.arguments), args, strict=False)), **kwargs}
+    given = _named(emission.arguments, args, kwargs)
     for argument in emission.arguments:
         optional = argument.args == (None,) and FIXED not in argument.kwargs
         if optional and given.get(argument.target) is None:
