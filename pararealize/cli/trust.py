@@ -29,7 +29,6 @@ from pararealize.errors import PararealizeError, SlowerThanSerialWarning
 from pararealize.explain.table import Table
 from pararealize.ir.methods import MGRIT, Method, Parareal
 from pararealize.ir.plan import Plan
-from pararealize.ir.schedule import Schedule
 from pararealize.models import odenet
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
@@ -100,18 +99,35 @@ def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any
     entries = (
         variants.parallel(net, given, ranks, training=training),
         variants.serial(model, given, comm.rank, 1, training=training),
+        variants.ceiling(net, given, ranks, training=training),
     )
 
-    serial, ours = _undisturbed(*entries, comm=comm)
+    serial, ours, together = _undisturbed(*entries, comm=comm)
     cores = len(os.sched_getaffinity(0))
     plan = _timed_parts(net, given)
-    predicted = _predicted(plan, net.schedule, serial, cores, training=training)
-    predicted += _empty(method, comm, training=training) if ranks > 1 else 0.0
+    scale = serial / plan.serial_seconds
+    scale *= _hindrance(plan, together / scale, cores) if ranks > 1 else 1.0
+    use = Use(cores, scale, 2.0 if training else 1.0)  # adjoints travel back
+    predicted = predict(plan, net.schedule, use).makespan
+    predicted += _empty(method, net.plan.chunks, comm, training=training) if ranks > 1 else 0.0
     return Row(step, ranks, cores, serial, predicted, ours)
 
 
-def _empty(method: Method, comm: Any, *, training: bool) -> float:
+def _hindrance(plan: Plan, together: float, cores: int) -> float:
+    """How many times as long subnetworks take when all ranks compute, beyond sharing the cores.
+
+    They share caches and memory as well, and the system moves ranks between cores. ``together`` is
+    what the subnetworks take side by side, without guesses, corrections and messages.
+    """
+    own = [piece.seconds for piece in plan.pieces]
+    own[-1] += plan.head_seconds
+    return max(1.0, together / max(*own, sum(own) / cores))
+
+
+def _empty(method: Method, parts: int, comm: Any, *, training: bool) -> float:
     """Seconds of a step of a network of almost no work in as many subnetworks on the same ranks.
+
+    Its corrections take as many slices of the batch.
 
     That is what ranks take to agree and to launch, and to be woken where cores serve several.
     """
@@ -120,36 +136,39 @@ def _empty(method: Method, comm: Any, *, training: bool) -> float:
         factor = method.coarsening
         factor = factor if isinstance(factor, int) else factor[0]
         method, depth = replace(method, levels=2, coarsening=factor), 2 * factor
-    net, x = odenet(depth * comm.size, width=4, in_features=2, classes=2), torch.zeros(2, 2)
+    net, x = odenet(depth * comm.size, width=4, in_features=2, classes=2), torch.zeros(parts, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowerThanSerialWarning)
-        own = pararealize(net, comm.size, method=method, example_inputs=(x,), comm=comm)
+        own = pararealize(
+            net, comm.size, method=method, example_inputs=(x,), comm=comm, chunks=parts
+        )
     step = variants.parallel(own.train(training), x, comm.size, training=training)
     seconds = median(_step(step, comm)[1] for _ in range(EMPTY))
     return max(0.0, seconds - own.plan.parallel_seconds)
 
 
 def _undisturbed(
-    ours: variants.Variant, serial: variants.Variant, *, comm: Any
-) -> tuple[float, float]:
-    """Seconds of the serial network and of ours, in the rounds that were disturbed least.
+    ours: variants.Variant, serial: variants.Variant, together: variants.Variant, *, comm: Any
+) -> tuple[float, float, float]:
+    """Seconds of the serial network, of ours, and of subnetworks side by side, least disturbed.
 
     By how long ranks waited for a core that something else had. There are :data:`ROUNDS` rounds or
-    more: as many as fit into :data:`PATIENCE` seconds, until enough were not disturbed. Of both the
-    ratio in one round is what lasts where a machine is now slow and then fast: ours are the median
-    of the serial network's seconds times the median ratio.
+    more: as many as fit into :data:`PATIENCE` seconds, until enough were not disturbed. The ratio
+    in one round is what lasts where a machine is now slow and then fast: the others are the median
+    of the serial network's seconds times their median ratio to it.
     """
-    rounds: list[tuple[float, float, float]] = []
+    rounds: list[tuple[float, float, float, float]] = []
     end, done = time.perf_counter() + PATIENCE, False
     while not done:
-        (first, one), (second, other) = (_step(variant, comm) for variant in (ours, serial))
-        rounds.append((max(first, second), other, one / other))
+        steps = [_step(variant, comm) for variant in (ours, serial, together)]
+        waits, (one, alone, side) = zip(*steps, strict=True)
+        rounds.append((max(waits[:2]), alone, one / alone, side / alone))
         clean = sum(share < CLEAN for share, *_ in rounds[1:])
         over = clean >= KEPT or time.perf_counter() > end
         done = comm.bcast(over and len(rounds) > ROUNDS)
     kept = sorted(rounds[1:])[:KEPT]
-    seconds = median(seconds for _, seconds, _ in kept)
-    return seconds, seconds * median(ratio for *_, ratio in kept)
+    seconds, ratio, side = (median(column) for column in list(zip(*kept, strict=True))[1:])
+    return seconds, seconds * ratio, seconds * side
 
 
 def _step(variant: variants.Variant, comm: Any) -> tuple[float, float]:
@@ -171,19 +190,27 @@ def _waited() -> float:
 
 
 def _timed_parts(net: ParallelNetwork, x: Tensor) -> Plan:
-    """The plan with the seconds of subnetworks, guesses and coarse networks as measured here."""
+    """The plan with the seconds of subnetworks, guesses and coarse networks as measured here.
+
+    Coarse networks of slices of the batch are timed on one: a quarter of it takes more than a
+    quarter of the time.
+    """
     if net.plan.n == 1 or not isinstance(net.plan.method, Parareal):
         return net.plan
+    plan, parts = _timed(net, x), net.plan.chunks
+    if parts == 1:
+        return plan
+    slices = _timed(net, x[: max(1, len(x) // parts)]).pieces
+    pieces = (
+        replace(piece, coarse_seconds=parts * one.coarse_seconds)
+        for piece, one in zip(plan.pieces, slices, strict=True)
+    )
+    return replace(plan, pieces=tuple(pieces))
+
+
+def _timed(net: ParallelNetwork, x: Tensor) -> Plan:
     subject, inputs = subject_of(net), dict.fromkeys(net.plan.specs, x)
     return renewed_plan(Stand(subject, inputs, serial_run(subject)(inputs)[1]))
-
-
-def _predicted(
-    plan: Plan, schedule: Schedule, serial: float, cores: int, *, training: bool
-) -> float:
-    """Seconds of a step, by what the serial network takes beside it; adjoints travel back."""
-    use = Use(cores, serial / plan.serial_seconds, 2.0 if training else 1.0)
-    return predict(plan, schedule, use).makespan
 
 
 def table(name: str, rows: Sequence[Row]) -> Table:

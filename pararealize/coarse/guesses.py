@@ -20,8 +20,9 @@ from pararealize.ir.target import Target
 from pararealize.propagators.fresh import Fresh
 from pararealize.propagators.guess_networks import POSITIONS, generic_guess, map_kinds, token_guess
 
-#: A guess may cost this share of the network: the subnetwork behind it waits for it.
-GUESS_SHARE = 0.04
+#: A guess may cost this share of the network, as the subnetwork behind it waits for it; one of the
+#: best kind, which takes more than twice as long as the next, no more than this part of it.
+GUESS_SHARE, BEST = 0.04, 0.75
 
 #: What networks of the network's own layers keep.
 HOW = Pruning(normalisation=True)
@@ -169,9 +170,10 @@ def _kind(setting: Setting, layer: int) -> str:
         cost = _cost(setting, *ends, kind)
         return 0.0 if cost is None else cost.seconds
 
-    most = GUESS_SHARE * setting.fine.seconds(0, len(setting.chain.layers))
+    whole = setting.fine.seconds(0, len(setting.chain.layers))
     kinds = map_kinds(*ends)
-    cheap = (kind for kind in kinds if seconds(kind) <= most)
+    shares = dict.fromkeys(kinds, GUESS_SHARE) | {kinds[0]: BEST * GUESS_SHARE}
+    cheap = (kind for kind, share in shares.items() if seconds(kind) <= share * whole)
     return setting.once(("maps", state), lambda: next(cheap, None) or min(kinds, key=seconds))
 
 

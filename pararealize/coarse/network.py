@@ -12,7 +12,14 @@ from pararealize.coarse.generic import EXACT, generic_kind
 from pararealize.coarse.intervals import Identity, Rediscretized
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.narrow import narrow_cost, narrow_costs, narrow_ranks
-from pararealize.coarse.pruning import Pruning, Selection, prune, pruned_costs, selected_costs
+from pararealize.coarse.pruning import (
+    Order,
+    Pruning,
+    Selection,
+    prune,
+    pruned_costs,
+    selected_costs,
+)
 from pararealize.coarse.setting import LayerCosts, Setting, Site, can_copy, like
 from pararealize.cost.profile import module_cost
 from pararealize.errors import CoarseError
@@ -41,8 +48,9 @@ class OwnLayers(CoarseKind):
     ``by_batch``: in train mode it takes the mean of each state away by itself, in eval mode one
     running mean of both, so that what was learnt is not what answers. Plans that say nothing of it
     are of a version that kept it. Wide layers that stand alone have a share ``narrow`` of their
-    largest rank, 1 for whole ones, and of the repeated layers the first are kept or the
-    ``cheapest``, as those behind a pooling: plans that say nothing of it have the first, whole.
+    largest rank, 1 for whole ones, and of the repeated layers the ``quickest`` are kept, as those
+    behind a pooling, the ``cheapest`` by operations, or the first: plans that say nothing of it
+    have the first, whole.
     """
 
     name = "own layers"
@@ -54,6 +62,7 @@ class OwnLayers(CoarseKind):
     by_batch: bool = True
     narrow: float = 1.0
     cheapest: bool = False
+    quickest: bool = False
 
     def costs(self, setting: Setting, first: int) -> Iterator[Cost | None]:
         """Costs of the layers kept."""
@@ -84,7 +93,7 @@ class OwnLayers(CoarseKind):
     def _kept(self, site: Site) -> tuple[Segment, Cost] | None:
         """The operations kept and their cost, or ``None`` where that is no network."""
         setting, how = site.setting, self._pruning(site.setting)
-        selection = how.selection(setting.chain, *site.span)
+        selection = how.selection(setting, *site.span)
         kept = how.kept(selection, self._repeated(selection))
         segment = prune(setting.chain, setting.model, *site.span, kept, how)
         if not can_copy(segment, masks=False):
@@ -103,7 +112,8 @@ class OwnLayers(CoarseKind):
         return setting.once((self, how), lambda: narrow_costs(setting, whole, ranks))
 
     def _pruning(self, setting: Setting) -> Pruning:
-        return Pruning(setting.difference, by_batch=self.by_batch, cheapest=self.cheapest)
+        order: Order = "seconds" if self.quickest else "flops" if self.cheapest else "first"
+        return Pruning(setting.difference, by_batch=self.by_batch, order=order)
 
     def _repeated(self, selection: Selection) -> int:
         return max(0, self.depth - selection.changing)
@@ -170,7 +180,7 @@ class Network(CoarseKind):
 
     @property
     def _whole(self) -> OwnLayers:
-        return OwnLayers(self.depth, by_batch=False, cheapest=True)
+        return OwnLayers(self.depth, by_batch=False, quickest=True)
 
     @property
     def _narrow(self) -> OwnLayers:

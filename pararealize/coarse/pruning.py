@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain as chained
-from typing import final
+from typing import Literal, final
 
 from torch import nn
 
 from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost, Layer
+from pararealize.ir.plan import Machine
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 from pararealize.propagators.fresh import normalises, normalises_by_batch
 from pararealize.propagators.memory import written_by_call
@@ -23,14 +24,18 @@ class Selection:
     """Which layers of a piece its thin version keeps; they are taken in one after another.
 
     All that change the state's shape; of the repeated ones with weights so many, from the first on
-    or the ``cheapest``; and of layers without weights (activations, normalisation) those that
-    follow them.
+    or those of the lowest ``price``; and of layers without weights (activations, normalisation)
+    those that follow them.
     """
 
     def __init__(
-        self, chain: Chain, first: int, last: int | None = None, *, cheapest: bool = False
+        self,
+        chain: Chain,
+        first: int,
+        last: int | None = None,
+        price: Callable[[Cost], float] = lambda _: 0.0,
     ) -> None:
-        self.layers, self.stop, self.cheapest = chain.layers, first, cheapest
+        self.layers, self.stop, self.price = chain.layers, first, price
         self.changing = 0
         self.always: list[int] = []
         self.repeated: list[list[int]] = []
@@ -44,7 +49,7 @@ class Selection:
         layer = self.layers[self.stop]
         if layer.is_weighted and layer.preserves:
             self._home = []
-            insort(self._order, (layer.cost.flops * self.cheapest, len(self.repeated)))
+            insort(self._order, (self.price(layer.cost), len(self.repeated)))
             self.repeated.append(self._home)
         elif layer.is_weighted:
             self._home = self.always
@@ -78,6 +83,10 @@ class Selection:
         return sorted(ends)
 
 
+#: Which repeated layers a thin version keeps.
+Order = Literal["first", "flops", "seconds"]
+
+
 @dataclass(frozen=True)
 class Pruning:
     """How a thin version of a piece is written, and how many repeated layers it keeps.
@@ -86,17 +95,27 @@ class Pruning:
     networks of states, neither for networks of jumps. ``whole`` layers that change the shape keep
     all of their operations; else those inside that do not change it are left out. Layers that
     normalise ``by_batch`` stay with the others of a network that sees one state a step. Repeated
-    layers are kept from the first on, or those of the fewest operations first, the ``cheapest``.
+    layers are kept in an ``order``: from the ``"first"`` on, or those of the fewest ``"flops"`` or
+    predicted ``"seconds"`` before others.
     """
 
     normalisation: bool
     whole: bool = False
     by_batch: bool = True
-    cheapest: bool = False
+    order: Order = "first"
 
-    def selection(self, chain: Chain, first: int, last: int | None = None) -> Selection:
+    def selection(self, setting: Setting, first: int, last: int | None = None) -> Selection:
         """The selection from a piece."""
-        return Selection(chain, first, last, cheapest=self.cheapest)
+        return Selection(setting.chain, first, last, partial(self._price, setting.machine))
+
+    def _price(self, machine: Machine, cost: Cost) -> float:
+        """What layers are ordered by, which no measurement moves: plans are built again by it."""
+        match self.order:
+            case "first":
+                return 0.0
+            case "flops":
+                return cost.flops
+        return machine.cost(cost.flops, cost.bytes, launches=cost.launches).seconds
 
     def kept(self, selection: Selection, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""
@@ -143,7 +162,7 @@ def selected_costs(
     ``costs`` are those of the layers, where they are not as the network has them.
     """
     layers = costs or pruned_costs(setting, how)
-    selection = how.selection(setting.chain, first)
+    selection = how.selection(setting, first)
     always, groups = Cost(), list[Cost]()
 
     def cost(count: int) -> Cost | None:

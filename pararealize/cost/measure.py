@@ -38,6 +38,7 @@ def turns(
 ) -> list[list[float]]:
     """Seconds of so many runs of every function, which take turns, each once more to warm up.
 
+    Every round begins with another one, so that none always runs behind the same one's memory.
     What is done ``before`` every run is not timed: waiting for a device, or for other ranks. Once
     they have taken ``enough`` seconds in all, no further run follows the first.
     """
@@ -45,11 +46,12 @@ def turns(
     for number in range(runs + 1):
         if number > 1 and sum(map(sum, times)) > enough:
             break
-        for function, found in zip(functions, times, strict=True):
+        for turn in range(len(functions)):
+            which = (number + turn) % len(functions)
             before()
             begin = time.perf_counter()
-            function()
-            found.append(time.perf_counter() - begin)
+            functions[which]()
+            times[which].append(time.perf_counter() - begin)
     return [found[1:] for found in times]
 
 

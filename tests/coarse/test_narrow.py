@@ -131,9 +131,30 @@ def test_of_repeated_layers_the_cheapest_is_kept() -> None:
     assert [name for name, m in layers if isinstance(m, nn.Conv2d)] == ["2"]
 
 
+def kept(launch: float, kind: OwnLayers | str = "network") -> set[str]:
+    """Layers that a coarse network of a vision transformer keeps, where a launch takes so long."""
+    model = seeded(lambda: models.vit(4, width=32, heads=4, patch=7, size=14))
+    net = pararealize(
+        model,
+        2,
+        example_inputs=(torch.zeros(1, 1, 14, 14),),
+        method=Parareal(coarse=kind, coarse_budget=1),
+        machine=Machine(launch_seconds=launch),
+        verify=False,
+    )
+    return {name.split("_")[2] for name in net.coarse["2"].layers}
+
+
+def test_of_repeated_layers_the_quickest_is_kept() -> None:
+    """Attention has fewer operations than two wide layers, and more launches."""
+    assert kept(0.0) == {"attention"}
+    assert kept(1e-3) == {"mlp"}
+    assert kept(1e-3, OwnLayers(by_batch=False, cheapest=True)) == {"attention"}
+
+
 def test_plans_that_say_nothing_of_it_have_the_first_whole() -> None:
     earlier = {"kind": "own layers", "depth": 1, "by_batch": False}
-    assert described(earlier) == OwnLayers(1, by_batch=False, narrow=1.0, cheapest=False)
+    assert described(earlier) == OwnLayers(1, by_batch=False, narrow=1.0, cheapest=False, quickest=False)
     assert described({"kind": "network", "depth": 2}) == Network(2, rank=1.0)
 
 
