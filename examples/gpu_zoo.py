@@ -27,7 +27,7 @@ from pararealize.cli.zoos import import_torchvision
 from pararealize.models import causal_lm, resnet, vit
 from studies.captured import Bench, section
 from studies.gpu_foretold import foretold
-from studies.gpu_rows import INFERENCE, Entry, calibrated, inference, multigrid, training
+from studies.gpu_rows import INFERENCE, Entry, Trained, calibrated, inference, multigrid, training
 from studies.running import needs_device, start
 
 
@@ -83,6 +83,18 @@ def zoo(tiny: bool) -> dict[str, Entry]:
     return found
 
 
+def trained(tiny: bool) -> dict[str, Trained]:
+    """Networks to train and calibrate."""
+    if tiny:
+        return {"ResNet-20": Trained(lambda: resnet(20, width=4), 16, 2, steps=4)}
+    vision = deepest(tiny)["ViT 24x256"][0]
+    return {
+        "ResNet-110": Trained(lambda: resnet(110), 32, 4),
+        "ViT 24x256": Trained(vision, 32, 6, rate=0.01),
+        "ResNet-1001": Trained(lambda: resnet(1001), 32, 18, steps=150),
+    }
+
+
 # all
 
 
@@ -115,12 +127,8 @@ def sections(bench: Bench) -> None:
     ]
     section(bench, "a step of MGRIT, batch 200, ms", columns, chains)
     columns = ("eager", "graph", "lanes", "over", "agreement", "sweeps")
-    section(
-        bench,
-        "trained and calibrated, ms",
-        columns,
-        [("ResNet-110", partial(calibrated, bench, tiny=tiny))],
-    )
+    rows = [(name, partial(calibrated, bench, each)) for name, each in trained(tiny).items()]
+    section(bench, "trained and calibrated, ms", columns, rows)
     rows = [(name, partial(inference, bench, entry)) for name, entry in zoo(tiny).items()]
     section(bench, "a dozen networks, inference, batch 1, ms", INFERENCE, rows)
 

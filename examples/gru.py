@@ -17,6 +17,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional
 from pararealize import MGRIT, models
 from pararealize.errors import MethodError
 from pararealize.explain.table import Table
-from pararealize.layers import ImplicitGRUStep
+from pararealize.layers import ImplicitGRUStep, TimeParallel, TimeParareal
 from studies.datasets import add_data, read
 from studies.labelled import Examples
 from studies.recurrent_steps import step_times, steps_table
@@ -76,20 +77,22 @@ def multigrid(model: nn.Module) -> nn.Module:
     return timed_anyway(model, 8, method=method, example_inputs=(example,))
 
 
-def solved(
-    slices: int, sweeps: int | None = None, comm: Any = None
-) -> Callable[[nn.Module], nn.Module]:
-    """The network with all times solved for by sweeps over so many slices; 1 is serial."""
+def solved(recurrence: Callable[[ImplicitGRUStep], nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    """The network with a recurrence that gives all states."""
 
     def prepare(model: nn.Module) -> nn.Module:
         assert isinstance(model, models.SequenceClassifier)
-        return Solved(model, slices, sweeps=sweeps, comm=comm)
+        return Solved(model, recurrence)
 
     return prepare
 
 
 def rows(
-    slices: Sequence[int], sweeps: Sequence[int], comm: Any = None, **options: Any
+    slices: Sequence[int],
+    sweeps: Sequence[int],
+    block: int | None,
+    comm: Any = None,
+    **options: Any,
 ) -> tuple[Row, ...]:
     """The networks to compare, all with the same initial weights for a seed."""
 
@@ -100,13 +103,19 @@ def rows(
         Row("classic GRU", lambda length: models.gru(length, **options)),
         Row("implicit GRU", implicit),
         Row("implicit GRU, MGRIT", implicit, multigrid),
-        *(Row(f"implicit GRU, solved in {n}", implicit, solved(n)) for n in slices),
     ]
+    for n in slices:
+        exact = partial(TimeParallel, slices=n)
+        found.append(Row(f"implicit GRU, solved in {n}", implicit, solved(exact)))
+    for n in (n for n in slices if n > 1):
+        guessed = partial(TimeParareal, slices=n, block=block)
+        found.append(Row(f"implicit GRU, parareal in {n}", implicit, solved(guessed)))
     for n, k in ((n, k) for n in slices for k in sweeps if k < n):
         name = f"implicit GRU, {n} slices, sweeps {k}"
-        found.append(Row(name, implicit, solved(n, k)))
+        bounded = partial(TimeParallel, slices=n, sweeps=k)
+        found.append(Row(name, implicit, solved(bounded)))
         if comm is not None:
-            shared = solved(n, k, comm)
+            shared = solved(partial(bounded, comm=comm))
             found.append(Row(f"{name}, {comm.size} ranks", implicit, shared, shared=True))
     return tuple(found)
 
@@ -216,6 +225,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 8], help="of time")
     parser.add_argument("--sweeps", type=int, nargs="+", default=[2], help="over slices, at most")
+    parser.add_argument("--block", type=int, help="samples of a step of the guess: as slices")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="rows of the table")
     parser.add_argument("--steps", type=int, nargs="+", metavar="LENGTH", help="time steps alone")
     parser.add_argument("--rounds", type=int, default=15, help="of every network, timed in turns")
@@ -229,7 +239,8 @@ def main() -> None:
     if options.ranks and not options.worker:
         raise SystemExit(again("--worker", ranks=options.ranks).returncode)
     torch.set_num_threads(options.threads)
-    solvers, sizes = (options.slices, options.sweeps), {"width": options.width, "dt": options.dt}
+    solvers = options.slices, options.sweeps, options.block
+    sizes = {"width": options.width, "dt": options.dt}
     if options.steps:
         comm = world() if options.worker else None
         compared = chosen(rows(*solvers, comm, **sizes), options.only)

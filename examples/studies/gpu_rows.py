@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -215,24 +216,35 @@ def prototypes(count: int, size: int) -> tuple[Tensor, Tensor]:
     return patterns[labels] + 0.7 * torch.randn(count, 3, size, size), labels
 
 
-def calibrated(bench: Bench, *, tiny: bool) -> Sequence[str]:
-    """A ResNet-110 trained here, calibrated, beside itself."""
-    size, depth = (16, 20) if tiny else (32, 110)
-    steps, samples = (4, 256) if tiny else (300, 2048)
+@dataclass(frozen=True)
+class Trained:
+    """A network to train and calibrate: its images' size, subnetworks, steps and learning rate."""
+
+    make: Callable[[], nn.Module]
+    size: int
+    n: int
+    steps: int = 300
+    rate: float = 0.05
+    minutes: float = 0.7
+
+
+def calibrated(bench: Bench, trained: Trained) -> Sequence[str]:
+    """A network trained here, calibrated, beside itself."""
+    samples = 256 if bench.tiny else 2048
     torch.manual_seed(0)
-    model = bench.put(resnet(depth, width=4 if tiny else 16))
-    images, labels = (bench.put(t) for t in prototypes(samples, size))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    model = bench.put(trained.make())
+    images, labels = (bench.put(t) for t in prototypes(samples, trained.size))
+    optimizer = torch.optim.SGD(model.parameters(), lr=trained.rate, momentum=0.9)
     step = capture_step(model, functional.cross_entropy, optimizer=optimizer, device=bench.device)
-    for k in range(steps):
+    for k in range(trained.steps):
         chosen = slice(k * 64 % samples, k * 64 % samples + 64)
         step(images[chosen], labels[chosen])
     model.eval()
     x = images[:1].clone()
     method = Parareal(correction="difference", guess="coarse", coarse="network")
-    net = timed_anyway(model, 2 if tiny else 4, method=method, example_inputs=(x,))
-    options: dict[str, Any] = {"agreement": 0.1} if tiny else {"agreement": 0.995, "minutes": 1.0}
-    reached = net.calibrate(images, progress=False, **options)
+    net = timed_anyway(model, trained.n, method=method, example_inputs=(x,))
+    wanted = 0.1 if bench.tiny else 0.995
+    reached = net.calibrate(images, progress=False, agreement=wanted, minutes=trained.minutes)
     net.eval()
     found = measured(
         bench,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,18 @@ from pararealize.models import SequenceClassifier
 
 
 class Solved(nn.Module):
-    """``model`` with the same parts: features of all frames at once, then all times by slices.
+    """``model`` with the same parts: features of all frames at once, then a recurrence of its step.
 
-    Slices, tolerance, sweeps and ``comm`` are those of :class:`TimeParallel`.
+    The recurrence gives all states: a :class:`TimeParallel` or :class:`TimeParareal`.
     """
 
     def __init__(
-        self,
-        model: SequenceClassifier,
-        slices: int,
-        tolerance: float = 1e-4,
-        sweeps: int | None = None,
-        comm: Any = None,
+        self, model: SequenceClassifier, recurrence: Callable[[ImplicitGRUStep], nn.Module]
     ) -> None:
         super().__init__()
+        assert isinstance(model.step, ImplicitGRUStep)
         self.features, self.head = model.features, model.head
-        self.recurrence = TimeParallel(model.step, slices, tolerance, sweeps=sweeps, comm=comm)
+        self.recurrence = recurrence(model.step)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, length, ...]`` to class scores ``[batch, classes]``."""

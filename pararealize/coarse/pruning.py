@@ -13,7 +13,6 @@ from torch import nn
 
 from pararealize.coarse.setting import LayerCosts, Setting
 from pararealize.ir.chain import Chain, Cost, Layer
-from pararealize.ir.plan import Machine
 from pararealize.ir.program import AMBIENT, Operation, Ref, Segment
 from pararealize.propagators.fresh import normalises, normalises_by_batch
 from pararealize.propagators.memory import written_by_call
@@ -33,7 +32,7 @@ class Selection:
         chain: Chain,
         first: int,
         last: int | None = None,
-        price: Callable[[Cost], float] = lambda _: 0.0,
+        price: Callable[[int], float] = lambda _: 0.0,
     ) -> None:
         self.layers, self.stop, self.price = chain.layers, first, price
         self.changing = 0
@@ -49,7 +48,7 @@ class Selection:
         layer = self.layers[self.stop]
         if layer.is_weighted and layer.preserves:
             self._home = []
-            insort(self._order, (self.price(layer.cost), len(self.repeated)))
+            insort(self._order, (self.price(self.stop), len(self.repeated)))
             self.repeated.append(self._home)
         elif layer.is_weighted:
             self._home = self.always
@@ -106,16 +105,21 @@ class Pruning:
 
     def selection(self, setting: Setting, first: int, last: int | None = None) -> Selection:
         """The selection from a piece."""
-        return Selection(setting.chain, first, last, partial(self._price, setting.machine))
+        return Selection(setting.chain, first, last, self._price(setting))
 
-    def _price(self, machine: Machine, cost: Cost) -> float:
+    def _price(self, setting: Setting) -> Callable[[int], float]:
         """What layers are ordered by, which no measurement moves: plans are built again by it."""
-        match self.order:
-            case "first":
-                return 0.0
-            case "flops":
-                return cost.flops
-        return machine.cost(cost.flops, cost.bytes, launches=cost.launches).seconds
+        if self.order == "first":
+            return lambda _: 0.0
+        if self.order == "flops":
+            return lambda layer: setting.chain.layers[layer].cost.flops
+        each, machine = pruned_costs(setting, self).each, setting.machine
+
+        def seconds(layer: int) -> float:
+            cost = each[layer]
+            return machine.cost(cost.flops, cost.bytes, launches=cost.launches).seconds
+
+        return seconds
 
     def kept(self, selection: Selection, count: int) -> list[int]:
         """The layers kept, where so many repeated ones are."""

@@ -5,6 +5,7 @@ from pararealize.layers.nested import nested_iteration, refine
 from pararealize.layers.parallel import EulerStep, LayerParallel
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 from pararealize.layers.time_parallel import TimeParallel
+from pararealize.layers.time_parareal import TimeParareal
 
 __all__ = [
     "EulerStep",
@@ -13,6 +14,7 @@ __all__ = [
     "LayerParallel",
     "MultilevelTraining",
     "TimeParallel",
+    "TimeParareal",
     "mgopt",
     "nested_iteration",
     "refine",

@@ -114,16 +114,20 @@ class TimeParallel(nn.Module):
             RankError: on ranks, another one's step has other weights.
 
         """
-        step = self.step
-        if x.dim() != 3 or x.shape[2] != step.inputs or not x.shape[1]:
-            raise MethodError(
-                f"x is {list(x.shape)}: expected [batch, length, {step.inputs}], length 1 or more."
-            )
-        first = x.new_zeros(x.shape[0], step.width) if hidden is None else hidden
+        self.check(x)
+        first = x.new_zeros(x.shape[0], self.step.width) if hidden is None else hidden
         transport = self._transport
         if transport is None or transport.size == 1:
             return self._solved(x, first, self._weights, None).transpose(0, 1)
         return self._shared(transport, x, first).transpose(0, 1)
+
+    def check(self, x: Tensor) -> None:
+        """Raise a MethodError where x is no ``[batch, length, inputs]``."""
+        inputs = self.step.inputs
+        if x.dim() != 3 or x.shape[2] != inputs or not x.shape[1]:
+            raise MethodError(
+                f"x is {list(x.shape)}: expected [batch, length, {inputs}], length 1 or more."
+            )
 
     def _shared(self, transport: Transport, x: Tensor, first: Tensor) -> Tensor:
         """States ``[length, batch, width]``, of which every rank finds its own slices'."""

@@ -154,7 +154,9 @@ def test_of_repeated_layers_the_quickest_is_kept() -> None:
 
 def test_plans_that_say_nothing_of_it_have_the_first_whole() -> None:
     earlier = {"kind": "own layers", "depth": 1, "by_batch": False}
-    assert described(earlier) == OwnLayers(1, by_batch=False, narrow=1.0, cheapest=False, quickest=False)
+    assert described(earlier) == OwnLayers(
+        1, by_batch=False, narrow=1.0, cheapest=False, quickest=False
+    )
     assert described({"kind": "network", "depth": 2}) == Network(2, rank=1.0)
 
 
