@@ -468,7 +468,7 @@ def test_ranks_do_what_one_process_does(ranks: int, options: dict[str, Any]) -> 
 
 
 def test_ranks_compare_kinds_whose_groups_have_weights_of_their_own() -> None:
-    """A group's own layers lie elsewhere: where a kind would run them, others stand in."""
+    """A group's own layers lie elsewhere: kinds that would run them are left out."""
     group, nets = LocalGroup(2, patience=30), {}
     models = [copy.deepcopy(trained()) for _ in range(2)]
 
@@ -479,11 +479,18 @@ def test_ranks_compare_kinds_whose_groups_have_weights_of_their_own() -> None:
 
     on_threads(work, 2)
     assert len(nets) == 2
-    kinds = {c.kind for net, _ in nets.values() for c in found(net).candidates}
-    assert {"stepped 1", "identity", "rediscretized"} <= kinds
     (one, first), (other, second) = nets.values()
     assert torch.equal(first, second)
     assert timeless(found(one)) == timeless(found(other))
+    kinds = {candidate.kind for candidate in found(one).candidates}
+    assert {"stepped 1", "identity"} <= kinds
+    reason = "its groups would run layers of other ranks"
+    assert found(one).left_out["rediscretized, 3 levels"] == reason
+    alone = calibrated(coarse="auto", coarsening=2, agreement=0.3, confidence=0.5)
+    wanted = {c.name: c for c in timeless(found(alone)).candidates}
+    for candidate in timeless(found(one)).candidates:
+        if candidate.kind != found(one).kind:  # that one is fitted to all data
+            assert candidate.fits == wanted[candidate.name].fits
 
 
 def on_threads(work: Any, ranks: int) -> None:

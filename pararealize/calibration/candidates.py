@@ -88,6 +88,10 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     """The coarse propagators of a kind; ``None`` where no subnetwork has such a one.
 
     Weights of their own start from the network's, or those that the network already has.
+
+    Raises:
+        CoarseError: none can be where the network lies; says why.
+
     """
     described = kinds(subject)[kind]
     found = {stride.target: _coarse(subject, described, stride, seed) for stride in wanted(subject)}
@@ -97,6 +101,7 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     if not has:
         return None
     coarse = {target: choice for target, (choice, _) in found.items()}
+    _check_home(subject, coarse)
     serial, parts = subject.emission.serial, subject.emission.propagators
     modules = {registered_name(t): c.module for t, c in coarse.items() if c.module is not None}
     registry = nn.ModuleDict(modules).eval()
@@ -118,22 +123,26 @@ def _coarse(subject: Subject, kind: CoarseKind, stride: Stride, seed: int) -> tu
         return _compiled(subject, stride, seed), True
     for option in (kind, *substitutes()):
         try:
-            return _at_home(subject, _built(subject, seed, stride, option), stride), option == kind
+            return _built(subject, seed, stride, option), option == kind
         except CoarseError:
             continue
     return _built(subject, seed, stride), False
 
 
-def _at_home(subject: Subject, coarse: Coarse, stride: Stride) -> Coarse:
-    """A coarse propagator that reads no layers of other ranks; those of groups might.
+def _check_home(subject: Subject, coarse: Mapping[Target, Coarse]) -> None:
+    """Raise, on all ranks, where one's coarse propagators would run layers of another.
+
+    Those that the network was compiled with have them.
 
     Raises:
-        CoarseError: it runs a group's own layers, of which some lie elsewhere.
+        CoarseError: so it is.
 
     """
-    if coarse.segment is not None and stride.level > 2 and subject.gathered is not None:
-        raise CoarseError(f"{stride.target} reads weights that lie on several ranks.")
-    return coarse
+    if subject.transport is None or subject.method.coarse != "auto":
+        return
+    runs = any(t.level > 2 and choice.segment is not None for t, choice in coarse.items())
+    if any(subject.transport.exchange(runs)):
+        raise CoarseError("its groups would run layers of other ranks")
 
 
 def _compiled(subject: Subject, stride: Stride, seed: int) -> Coarse:
