@@ -22,7 +22,7 @@ class Fitting:
 
     Attributes:
         agreement: share of answers that have to be the serial network's; ``None`` keeps the number
-            of sweeps as it is.
+            of sweeps, and of levels, as it is.
         epochs: passes over the stored states in each of the two rounds of fitting.
         steps: most optimiser steps of a round; ``None`` for no limit.
         tolerance: relative error below which fitting a coarse network stops early.
