@@ -84,14 +84,10 @@ def kinds(subject: Subject) -> dict[str, CoarseKind]:
     return {method.coarse if isinstance(method.coarse, str) else str(kind): kind}
 
 
-def build(subject: Subject, kind: str, seed: int) -> Built | None:
-    """The coarse propagators of a kind; ``None`` where no subnetwork has such a one.
+def build(subject: Subject, kind: str, seed: int) -> Built | str:
+    """The coarse propagators of a kind, or why not; nothing where no subnetwork has such a one.
 
     Weights of their own start from the network's, or those that the network already has.
-
-    Raises:
-        CoarseError: none can be where the network lies; says why.
-
     """
     described = kinds(subject)[kind]
     found = {stride.target: _coarse(subject, described, stride, seed) for stride in wanted(subject)}
@@ -99,9 +95,10 @@ def build(subject: Subject, kind: str, seed: int) -> Built | None:
     if subject.transport is not None:
         has = any(subject.transport.exchange(has))
     if not has:
-        return None
+        return ""
     coarse = {target: choice for target, (choice, _) in found.items()}
-    _check_home(subject, coarse)
+    if _runs_elsewhere(subject, coarse):
+        return "its groups would run layers of other ranks"
     serial, parts = subject.emission.serial, subject.emission.propagators
     modules = {registered_name(t): c.module for t, c in coarse.items() if c.module is not None}
     registry = nn.ModuleDict(modules).eval()
@@ -129,20 +126,12 @@ def _coarse(subject: Subject, kind: CoarseKind, stride: Stride, seed: int) -> tu
     return _built(subject, seed, stride), False
 
 
-def _check_home(subject: Subject, coarse: Mapping[Target, Coarse]) -> None:
-    """Raise, on all ranks, where one's coarse propagators would run layers of another.
-
-    Those that the network was compiled with have them.
-
-    Raises:
-        CoarseError: so it is.
-
-    """
+def _runs_elsewhere(subject: Subject, coarse: Mapping[Target, Coarse]) -> bool:
+    """Whether a group of any rank would run layers of others; where it was compiled it has them."""
     if subject.transport is None or subject.method.coarse != "auto":
-        return
+        return False
     runs = any(t.level > 2 and choice.segment is not None for t, choice in coarse.items())
-    if any(subject.transport.exchange(runs)):
-        raise CoarseError("its groups would run layers of other ranks")
+    return any(subject.transport.exchange(runs))
 
 
 def _compiled(subject: Subject, stride: Stride, seed: int) -> Coarse:

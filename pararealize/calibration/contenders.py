@@ -10,7 +10,7 @@ from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.latency import Stand, coarse_plan
 from pararealize.calibration.subject import in_levels
 from pararealize.cost.predict import timed
-from pararealize.errors import CalibrationError, CoarseError
+from pararealize.errors import CalibrationError
 from pararealize.explain.advice import hopeless
 from pararealize.ir.calibration import Fitting, called
 from pararealize.ir.groups import Group
@@ -57,13 +57,10 @@ def contenders(
         if len(found) >= FIRST and enough():
             left_out[called(kind, subject.levels)] = "no time was left"
             continue
-        try:
-            built = build(subject, kind, options.seed)
-        except CoarseError as error:
-            if subject.gathered is None:
-                raise
-            left_out[called(kind, subject.levels)], built = str(error), None
-        if built is not None:
+        built = build(subject, kind, options.seed)
+        if isinstance(built, str):
+            left_out |= {called(kind, subject.levels): built} if built else {}
+        else:
             own = coarse_plan(stand, plan, built)
             soonest = timed(own, subject.schedule(1)).parallel_seconds
             found[built.name] = Contender(built, own, soonest)
