@@ -11,14 +11,15 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pararealize import ParallelNetwork, Parareal, pararealize
+from pararealize import ParallelNetwork, Parareal, one_gpu, pararealize
 from pararealize.cli.comparison import Agreement, Comparison
 from pararealize.cli.data import Batches
 from pararealize.cli.training import score
@@ -33,7 +34,8 @@ class How:
     """How networks are cut and calibrated.
 
     Kind, blocks and rank of every coarse network, samples, epochs, samples a step, learning rate;
-    named interfaces, or where pieces weigh the same.
+    named interfaces, or where pieces weigh the same; levels of corrections, and whether pieces and
+    predicted times are those of one GPU.
     """
 
     coarse: str
@@ -44,6 +46,8 @@ class How:
     batch: int
     rate: float
     interfaces: tuple[str, ...] | None = None
+    levels: int = 2
+    gpu: bool = False
 
 
 def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
@@ -54,9 +58,14 @@ def convert(run: Trained, n: int, how: How) -> tuple[ParallelNetwork, float]:
         guess="coarse",
         coarse_depth=how.depth,
         coarse_rank=how.rank,
+        levels=how.levels,
     )
     net = pararealize(
-        run.model, n, method=method, example_inputs=(inputs[:1],), interfaces=how.interfaces
+        *(run.model, n),
+        method=method,
+        example_inputs=(inputs[:1],),
+        interfaces=how.interfaces,
+        machine=one_gpu() if how.gpu else None,
     ).eval()
     begin = time.process_time()
     net.calibrate(
@@ -109,24 +118,27 @@ def strange(inputs: Tensor, seed: int) -> dict[str, Tensor]:
 
 
 def row(
-    name: str, n: int, seed: int, run: Trained, seconds: float, found: Agreement, once: Sweep
+    net: ParallelNetwork, name: str, seed: int, run: Trained, seconds: float, found: Agreement
 ) -> list[str]:
     """A line of the table."""
+    once, plan = Sweep.of(net, run.data), net.plan
     shares = [f"{100 * found.sweeps[k].agreement:.2f}" for k in range(3)]
     quality = found.quality
     assert quality is not None
     change = 100 * (once.accuracy - run.accuracy)
     return [
-        *(name, str(n), str(seed), *shares, f"{change:+.2f}"),
+        *(name, str(plan.n), str(plan.method.levels), str(seed), *shares, f"{change:+.2f}"),
         *(f"{100 * quality.coverage:.1f}", f"{quality.correlation:.2f}"),
         *(f"{100 * quality.doubted:.1f}", f"{100 * quality.fallback:.2f}"),
         f"{100 * seconds / run.seconds:.0f}",
+        f"{1e3 * plan.serial_seconds:.3f}",
+        f"{1e3 * plan.parallel_seconds:.3f}",
     ]
 
 
 COLUMNS = (
-    *("network", "n", "seed", "0 sweeps", "1", "2", "accuracy"),
-    *("covered", "rank corr.", "doubted", "with fallback", "seconds"),
+    *("network", "n", "levels", "seed", "0 sweeps", "1", "2", "accuracy"),
+    *("covered", "rank corr.", "doubted", "with fallback", "seconds", "serial ms", "one sweep"),
 )
 
 
@@ -134,7 +146,8 @@ def main() -> None:
     """Train or read back, convert, compare; percentages, seconds as a share of the training's.
 
     "accuracy" is what one sweep adds to it, "with fallback" the agreement where every doubtful
-    answer is the serial one.
+    answer is the serial one; milliseconds are predicted, of parts that are measured here, or with
+    --gpu for one GPU.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
@@ -149,30 +162,36 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--levels", type=int, nargs="+", default=[2], help="of corrections")
+    parser.add_argument("--usual", action="store_true", help="no inputs of other kinds")
+    parser.add_argument("--gpu", action="store_true", help="cut and predict for one GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cuts = None if options.interfaces is None else tuple(options.interfaces)
     how = How(
         *(options.coarse, depths(options.depth), options.rank, options.samples),
         *(options.epochs, options.batch, options.rate, cuts),
+        gpu=options.gpu,
     )
     counts = options.n if cuts is None else [len(cuts) + 1]
     rows = []
     for seed in options.seeds:
         one = trained(options.only, seed, options.cache)
-        for n in counts:
-            net, seconds = convert(one, n, how)
-            data = one.data
-            found, once = compare(net, data.test_inputs, data.test_labels), Sweep.of(net, data)
-            rows.append(row(options.only, n, seed, one, seconds, found, once))
+        for n, levels in product(counts, options.levels):
+            net, seconds = convert(one, n, replace(how, levels=levels))
+            found = compare(net, one.data.test_inputs, one.data.test_labels)
+            rows.append(row(net, options.only, seed, one, seconds, found))
             print(*rows[-1])
-            print(
-                f"    perplexity {math.exp(one.loss):.3f} serial, {math.exp(once.loss):.3f} after "
-                "one sweep"
-            )
-            for kind, inputs in strange(data.test_inputs, seed).items():
+            _print_perplexity(one, net)
+            others = {} if options.usual else strange(one.data.test_inputs, seed)
+            for kind, inputs in others.items():
                 _print_strange(kind, compare(net, inputs))
-    print(Table("agreement in percent", COLUMNS, rows, left=("network",)).text(120))
+    print(Table("agreement in percent", COLUMNS, rows, left=("network",)).text(140))
+
+
+def _print_perplexity(run: Trained, net: ParallelNetwork) -> None:
+    serial, once = math.exp(run.loss), math.exp(Sweep.of(net, run.data).loss)
+    print(f"    perplexity {serial:.3f} serial, {once:.3f} after one sweep")
 
 
 def _print_strange(kind: str, found: Agreement) -> None:

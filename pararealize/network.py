@@ -186,8 +186,9 @@ class ParallelNetwork(Emitted, Capturable, HoldsParameters, Shown):
     ) -> Calibration:
         """Fit coarse networks to the trained weights, which stay as they are, and choose sweeps.
 
-        With ``Parareal(coarse="auto")`` kinds of coarse propagators are compared. Optimisers made
-        before do not know the new coarse weights. On ranks, all call it with the same data.
+        With ``Parareal(coarse="auto")`` kinds of coarse propagators are compared, and levels that
+        predictions have chosen with two. Optimisers made before do not know the new coarse weights.
+        On ranks, all call it with the same data.
 
         Args:
             data: inputs without labels: one tensor ``[samples, …]``, a ``Dataset``, or an iterable

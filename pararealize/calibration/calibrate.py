@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +20,11 @@ from pararealize.calibration.candidates import Built
 from pararealize.calibration.certify import certify
 from pararealize.calibration.contenders import contenders, hopeful
 from pararealize.calibration.data import batches, divided
-from pararealize.calibration.latency import Stand, measured_plan
+from pararealize.calibration.latency import Stand, network_plan
 from pararealize.calibration.observe import Observed, Store, observe
 from pararealize.calibration.rounds import Rounds, start
-from pararealize.calibration.subject import Subject, completed, evaluating, in_two_levels
+from pararealize.calibration.scores import score
+from pararealize.calibration.subject import Subject, completed, evaluating, gathered
 from pararealize.cost.predict import timed
 from pararealize.emit.assemble import renewed, rule_of
 from pararealize.emit.emission import Emission
@@ -33,13 +34,9 @@ from pararealize.ir.calibration import Calibration, Candidate, Fitting, Sweeps
 from pararealize.ir.methods import Parareal
 from pararealize.ir.plan import Plan
 from pararealize.ir.shares import required
-from pararealize.ir.target import Target
-from pararealize.propagators.propagator import Propagator
 from pararealize.propagators.registered import moved
 from pararealize.runtime.communication.occasions import agree
-from pararealize.runtime.monitoring.answers import agreements, errors
 from pararealize.runtime.monitoring.progress import Progress
-from pararealize.runtime.monitoring.rules import answer
 from pararealize.runtime.values.pytree import device_of
 
 #: Sweeps after which a candidate is scored in any case.
@@ -79,12 +76,6 @@ def calibrate(
             "calibrate fits the coarse networks of parareal, with n=2 or more subnetworks; MGRIT "
             "has none: pararealize(model, n, method=Parareal(...))."
         )
-    if emission.plan.groups and method.levels != "auto":
-        raise MethodError(
-            "calibrate fits one coarse network to each subnetwork, and with "
-            f"levels={method.levels} groups of subnetworks have theirs as well: compile with "
-            "Parareal(levels=2)."
-        )
     agree(emission.transport, f"calibrates with {options}")
     with ExitStack() as stack:
         stack.enter_context(evaluating(network, emission.serial))
@@ -92,7 +83,7 @@ def calibrate(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(progress)
         observed = Observed(*(stack.enter_context(Store(options.memory // 2)) for _ in range(2)))
-        subject = completed(in_two_levels(Subject(emission, network, method)))
+        subject = gathered(completed(Subject(emission, network, method)))
         emission, found = _Calibration(subject, observed, options, progress).run(data)
     if options.agreement is None and (emission.transport is None or emission.transport.rank == 0):
         warnings.warn(_unasked(found), AgreementWarning, stacklevel=3)
@@ -121,8 +112,8 @@ class _Calibration:
             enough = partial(self.budget.is_over, OBSERVED)
             observe(self.subject, parts, self.observed, device, told, enough)
         self.stand = Stand.on(self.subject, self.observed.held_out[0])
-        self.plan = measured_plan(self.stand)
-        self._rounds(self.observed, GUESSED).guesses(self.guesses)
+        self.plan = network_plan(self.stand)
+        self._rounds(self.subject, self.observed, GUESSED).guesses(self.guesses)
         with self.progress.task("costs of coarse networks") as advance:
             told, enough = self.budget.noted(advance), partial(self.budget.is_over, COSTED)
             self.contenders, late = contenders(self.stand, self.plan, options, told, enough)
@@ -138,8 +129,8 @@ class _Calibration:
         asked, (_, held_out) = self.options.agreement, self.observed.samples
         return None if asked is None else required(asked, held_out, self.options.confidence)
 
-    def _rounds(self, observed: Observed, share: float) -> Rounds:
-        return Rounds(self.subject, observed, self.options, self.progress, self.budget, share)
+    def _rounds(self, subject: Subject, observed: Observed, share: float) -> Rounds:
+        return Rounds(subject, observed, self.options, self.progress, self.budget, share)
 
     def _compare(self, hopeful: Sequence[str]) -> tuple[str, ...]:
         """The kinds that were tried on a few of the data, the one to prefer first."""
@@ -163,28 +154,54 @@ class _Calibration:
         return "even one sweep takes longer" if self.contenders[kind].soonest >= best else ""
 
     def _settle(self, compared: Iterable[str]) -> tuple[Tried, Sweeps]:
-        """The first candidate, fitted to all data, that agrees as asked.
+        """The fastest candidate, fitted to all data, that agrees as asked.
+
+        The one to prefer is fitted first; where all data show it to be slower than what the next
+        one reached on a few, that follows.
 
         Raises:
             CalibrationError: none does.
 
         """
-        needed = self.required
-        for kind in compared:
-            late = kind in self.tried and self.budget.is_over(SETTLED)
-            found = self.tried[kind] if late else self._try(kind, self.observed, SETTLED)
-            if needed is None:
-                asked = max(1, self.subject.method.iterations)
-                rows = found.candidate.certified
-                return found, min(rows, key=lambda row: abs(row.count - asked))
-            row = found.candidate.fastest(needed)
-            if row is not None and (row.seconds < self.plan.serial_seconds or not self._only_fast):
-                return found, row
+        left, best = list(compared), None
+        while left:
+            name = left.pop(0)
+            late = name in self.tried and self.budget.is_over(SETTLED)
+            found = self.tried[name] if late else self._try(name, self.observed, SETTLED)
+            if self.required is None:
+                return found, self._as_asked(found)
+            row = self._answer(found)
+            if row is not None and (best is None or row.seconds < best[1].seconds):
+                best = found, row
+            following = self._answer(self.tried[left[0]]) if left else None
+            if best and (following is None or following.seconds >= best[1].seconds):
+                break
+        return best or self._closest()
+
+    def _as_asked(self, found: Tried) -> Sweeps:
+        """The number of sweeps that the network has, or the next to it."""
+        asked = max(1, self.subject.method.iterations)
+        return min(found.candidate.certified, key=lambda row: abs(row.count - asked))
+
+    def _answer(self, found: Tried) -> Sweeps | None:
+        """The fastest sweeps that agree as asked, unless only faster networks than serial count."""
+        row = found.candidate.fastest(self.required or 0.0)
+        slow = row is not None and row.seconds >= self.plan.serial_seconds
+        return None if slow and self._only_fast else row
+
+    def _closest(self) -> tuple[Tried, Sweeps]:
+        """What agrees most, if that is enough.
+
+        Raises:
+            CalibrationError: it is not.
+
+        """
         best = max(self.tried.values(), key=lambda found: found.candidate.closest.agreement)
         if self.options.best:
             return best, best.candidate.closest
         wanted = self.options.agreement or 1.0
-        raise CalibrationError(unreached(best.candidate, self.subject.n, wanted, needed or wanted))
+        needed = self.required or wanted
+        raise CalibrationError(unreached(best.candidate, self.subject.n, wanted, needed))
 
     @property
     def _only_fast(self) -> bool:
@@ -197,21 +214,22 @@ class _Calibration:
         row = found.fastest(1.0 if self.required is None else self.required)
         return (0.0, row.seconds) if row is not None else (1.0, -found.closest.agreement)
 
-    def _try(self, kind: str, observed: Observed, share: float) -> Tried:
+    def _try(self, name: str, observed: Observed, share: float) -> Tried:
         """Fit and score a kind; what was fitted before goes on from there."""
-        before, contender = self.tried.get(kind), self.contenders[kind]
+        before, contender = self.tried.get(name), self.contenders[name]
         built = before.built if before else contender.built
-        if before is None and self.subject.emission.plan.calibration is None:
-            start(self.subject, built, observed)
-        emission = self.subject.emission
+        emission = built.subject.emission
+        if before is None and emission.plan.calibration is None:
+            start(built, observed)
         guessing = moved(emission.propagators, emission.registries["guess"], self.guesses)
         built = replace(built, parts={**built.parts, **guessing})
-        fits = self._rounds(observed, share).coarse(built)
+        fits = self._rounds(built.subject, observed, share).coarse(built)
         known = before.candidate.fastest(self.required or 0.0) if before else None
         least = max(LOOK, self.subject.method.iterations, known.count if known else 0)
-        candidate = Candidate(kind, fits, self._score(built, contender.plan, least))
-        self.tried[kind] = Tried(built, contender.plan, candidate)
-        return self.tried[kind]
+        sweeps = self._score(built, contender.plan, least)
+        candidate = Candidate(built.kind, fits, sweeps, built.subject.levels)
+        self.tried[name] = Tried(built, contender.plan, candidate)
+        return self.tried[name]
 
     def _score(self, built: Built, plan: Plan, least: int) -> tuple[Sweeps, ...]:
         """Agreement after 0, 1, 2, … sweeps, up to where it is as asked, and ``least`` of them."""
@@ -221,15 +239,15 @@ class _Calibration:
             reached = max((row.agreement for row in rows), default=0.0) >= enough
             if k > least and (reached or self.budget.is_over(SETTLED)):
                 break
-            seconds = timed(plan, self.subject.schedule(k)).parallel_seconds
-            found = score(self.subject, built.parts, k, self.observed.held_out)
+            seconds = timed(plan, built.subject.schedule(k)).parallel_seconds
+            found = score(built.subject, built.parts, k, self.observed.held_out)
             rows.append(Sweeps(k, *found, seconds))
         return tuple(rows)
 
     def _emission(self, chosen: Tried, row: Sweeps) -> tuple[Emission, Calibration]:
         """The network as it is from now on, and what the calibration found."""
-        subject = self.subject
-        emission, built = subject.emission, chosen.built
+        built, subject = chosen.built, chosen.built.subject
+        emission = subject.emission
         method = replace(subject.method, iterations=row.count)
         certificate = certify(subject, built.parts, row.count, self.observed, self.options)
         spent, transport = self.budget.spent, subject.transport
@@ -247,6 +265,8 @@ class _Calibration:
             wanted=self.options.agreement,
             confidence=self.options.confidence,
             left_out=self.left_out,
+            levels=subject.levels,
+            measured=self.stand.is_measured,
         )
         plan = replace(
             timed(chosen.plan, subject.schedule(row.count)),
@@ -258,19 +278,6 @@ class _Calibration:
         registries = {"coarse": built.registry, "guess": self.guesses}
         stages = subject.stages(row.count)
         return renewed(emission, built.parts, registries, stages, rule, plan), calibration
-
-
-def score(
-    subject: Subject, parts: Mapping[Target, Propagator], iterations: int, records: Store
-) -> tuple[float, float]:
-    """Share of held-out answers that are the serial network's, and their mean relative error."""
-    run = subject.run(subject.schedule(iterations), parts)
-    agreed, wrong = [], []
-    for record in records:
-        found, serial = answer(run(record["inputs"])[0]), answer(record["output"])
-        agreed.append(agreements(found, serial).double())
-        wrong.append(errors(found, serial))
-    return float(torch.cat(agreed).mean()), float(torch.cat(wrong).mean())
 
 
 def _unasked(found: Calibration) -> str:

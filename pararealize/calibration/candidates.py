@@ -11,17 +11,21 @@ import torch
 from torch import nn
 
 from pararealize.calibration.fit import Fitter
+from pararealize.calibration.strides import Stride
 from pararealize.calibration.subject import Subject
-from pararealize.coarse.builder import build_one
+from pararealize.coarse.builder import build_step
 from pararealize.coarse.kind import CoarseKind
 from pararealize.coarse.registry import asked, candidates, saved_kinds, substitutes
 from pararealize.coarse.setting import Setting
 from pararealize.cost.probe import Probe
 from pararealize.emit.fits import Fits
-from pararealize.emit.propagators import coarse_propagators
+from pararealize.emit.propagators import correcting_propagators, registered_name
 from pararealize.errors import CoarseError
+from pararealize.ir.calibration import called
 from pararealize.ir.chain import Cost
 from pararealize.ir.decisions import Coarse
+from pararealize.ir.groups import Group
+from pararealize.ir.plan import Piece, Plan
 from pararealize.ir.target import HEAD, Kind, Target
 from pararealize.propagators.propagator import Propagator, ZeroPreserving
 from pararealize.schedule.parareal import guesser
@@ -29,35 +33,46 @@ from pararealize.schedule.parareal import guesser
 
 @dataclass(frozen=True)
 class Built:
-    """The coarse propagators of one kind, by subnetwork of this rank.
+    """The coarse propagators of one kind for a subject with its levels, of this rank.
 
-    ``parts`` are propagators, ``registry`` holds the networks with weights.
+    ``coarse`` is by what corrects a subnetwork or group, ``parts`` are propagators, ``registry``
+    holds the networks with weights.
     """
 
+    subject: Subject
     kind: str
-    coarse: Mapping[int, Coarse]
+    coarse: Mapping[Target, Coarse]
     parts: Mapping[Target, Propagator]
     registry: nn.ModuleDict
 
-    def fitter(self, subject: Subject, j: int) -> Fitter:
-        """What is fitted of subnetwork j."""
-        key, residual = str(j), subject.method.correction == "residual"
-        sweeps = subject.method.guess == "coarse" and j < subject.n
-        guessing = Target.guess(j) if residual else Target.coarse(j)
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return called(self.kind, self.subject.levels)
+
+    def fitter(self, stride: Stride) -> Fitter:
+        """What is fitted of a subnetwork or group."""
+        subject = self.subject
+        residual = subject.method.correction == "residual"
+        guessing = stride.guess if residual else stride.target
         return Fitter(
-            dict(self.registry.items()).get(key),
-            self.parts[guessing] if sweeps else None,
-            self.parts[Target.coarse(j)] if j > 1 else None,
+            dict(self.registry.items()).get(registered_name(stride.target)),
+            self.parts[guessing] if subject.guesses(stride) else None,
+            self.parts[stride.target] if stride.start > 0 else None,
             residual=residual,
-            head=subject.emission.propagators.get(HEAD) if j == subject.n else None,
+            head=subject.emission.propagators.get(HEAD) if stride.end == subject.n else None,
         )
 
 
-def wanted(subject: Subject) -> list[int]:
-    """Subnetworks whose coarse propagator lies on this rank: that of the first only guesses."""
-    first = 1 if subject.method.guess == "coarse" else 2
-    pieces = range(first, subject.n + 1)
-    return [j for j in pieces if guesser(j, subject.method) in subject.pieces]
+def wanted(subject: Subject) -> list[Stride]:
+    """What coarse propagators of this rank bridge: those from the start only guess."""
+    first = 0 if subject.method.guess == "coarse" else 1
+    mine = subject.pieces
+    return [
+        stride
+        for stride in subject.strides
+        if stride.start >= first and guesser(stride.end, subject.method, stride.start) in mine
+    ]
 
 
 def kinds(subject: Subject) -> dict[str, CoarseKind]:
@@ -69,65 +84,84 @@ def kinds(subject: Subject) -> dict[str, CoarseKind]:
     return {method.coarse if isinstance(method.coarse, str) else str(kind): kind}
 
 
-def build(subject: Subject, kind: str, seed: int) -> Built | None:
-    """The coarse propagators of a kind; ``None`` where no subnetwork has such a one.
+def build(subject: Subject, kind: str, seed: int) -> Built | str:
+    """The coarse propagators of a kind, or why not; nothing where no subnetwork has such a one.
 
     Weights of their own start from the network's, or those that the network already has.
     """
     described = kinds(subject)[kind]
-    found = {j: _coarse(subject, described, j, seed) for j in wanted(subject)}
+    found = {stride.target: _coarse(subject, described, stride, seed) for stride in wanted(subject)}
     has = any(own for _, own in found.values())
     if subject.transport is not None:
         has = any(subject.transport.exchange(has))
     if not has:
-        return None
-    coarse = {j: choice for j, (choice, _) in found.items()}
+        return ""
+    coarse = {target: choice for target, (choice, _) in found.items()}
+    if _runs_elsewhere(subject, coarse):
+        return "its groups would run layers of other ranks"
     serial, parts = subject.emission.serial, subject.emission.propagators
-    modules = {str(j): c.module for j, c in coarse.items() if c.module is not None}
+    modules = {registered_name(t): c.module for t, c in coarse.items() if c.module is not None}
     registry = nn.ModuleDict(modules).eval()
     fits = Fits.of(subject.emission)
-    made = coarse_propagators(fits, serial, subject.method, coarse, registry, parts)
+    made = correcting_propagators(fits, serial, subject.method, coarse, registry, parts)
     if subject.method.guess == "network":
         made = {t: part for t, part in made.items() if t.kind is not Kind.GUESS}
-    return Built(kind, coarse, made, registry)
+    return Built(subject, kind, coarse, made, registry)
 
 
-def _coarse(subject: Subject, kind: CoarseKind, j: int, seed: int) -> tuple[Coarse, bool]:
+def _coarse(subject: Subject, kind: CoarseKind, stride: Stride, seed: int) -> tuple[Coarse, bool]:
     """A coarse propagator of the kind, or what stands in for it; and whether it is of the kind.
 
     Raises:
-        CoarseError: none of them exists for the subnetwork.
+        CoarseError: none of them exists for the subnetwork or group.
 
     """
     if subject.method.coarse != "auto":
-        return _compiled(subject, j, seed), True
+        return _compiled(subject, stride, seed), True
     for option in (kind, *substitutes()):
         try:
-            return _built(subject, seed, j, option), option == kind
+            return _built(subject, seed, stride, option), option == kind
         except CoarseError:
             continue
-    return _built(subject, seed, j), False
+    return _built(subject, seed, stride), False
 
 
-def _compiled(subject: Subject, j: int, seed: int) -> Coarse:
+def _runs_elsewhere(subject: Subject, coarse: Mapping[Target, Coarse]) -> bool:
+    """Whether a group of any rank would run layers of others; where it was compiled it has them."""
+    if subject.transport is None or subject.method.coarse != "auto":
+        return False
+    runs = any(t.level > 2 and choice.segment is not None for t, choice in coarse.items())
+    return any(subject.transport.exchange(runs))
+
+
+def _compiled(subject: Subject, stride: Stride, seed: int) -> Coarse:
     """The one that the network has, with its weights where it has any."""
-    emission, key = subject.emission, str(j)
-    piece, parts = emission.plan.pieces[j - 1], emission.propagators
+    emission, key, target = subject.emission, registered_name(stride.target), stride.target
+    row, parts = _row(emission.plan, stride), emission.propagators
     registry = emission.registries["coarse"]
     if key in registry:
-        corrector = parts.get(Target.coarse(j))
+        corrector = parts.get(target)
         zero = corrector is not None and not isinstance(corrector, ZeroPreserving)
-        inputs = (corrector or parts[Target.guess(j)]).inputs
+        inputs = (corrector or parts[stride.guess]).inputs
         module = copy.deepcopy(registry[key])
-        said: dict[str, Any] = {"name": piece.coarse_kind, "options": piece.coarse_options}
-        return Coarse(piece.coarse, Cost(), module, None, inputs, zero_preserving=zero, **said)
-    chosen = saved_kinds((piece,), subject.method)
-    return _built(subject, seed, j, chosen.get(j))
+        said: dict[str, Any] = {"name": row.coarse_kind, "options": row.coarse_options}
+        return Coarse(row.coarse, Cost(), module, None, inputs, zero_preserving=zero, **said)
+    chosen = saved_kinds((row,), subject.method)
+    return _built(subject, seed, stride, chosen.get(stride.number))
 
 
-def _built(subject: Subject, seed: int, j: int, kind: CoarseKind | None = None) -> Coarse:
-    torch.manual_seed(seed + j)
-    machine = subject.emission.plan.machine
-    probe = Probe(subject.partition, subject.emission.serial, {}, seed + j)
-    setting = Setting.of(probe.partition.chain, probe.model, machine, subject.method)
-    return build_one(probe, setting, subject.method, j, kind)
+def _row(plan: Plan, stride: Stride) -> Piece | Group:
+    """What a plan says of a subnetwork or group."""
+    if stride.level == 2:
+        return plan.pieces[stride.number - 1]
+    groups = {(group.level, group.index): group for group in plan.groups}
+    return groups[stride.level, stride.number]
+
+
+def _built(subject: Subject, seed: int, stride: Stride, kind: CoarseKind | None = None) -> Coarse:
+    torch.manual_seed(seed + stride.seed)
+    method, machine = subject.method, subject.emission.plan.machine
+    layers = subject.layers if stride.level > 2 else subject.emission.serial
+    probe = Probe(subject.partition, layers, {}, seed + stride.seed)
+    setting = Setting.of(probe.partition.chain, probe.model, machine, method)
+    return build_step(probe, setting, method, stride.target, kind)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pararealize.calibration.observe import Observed, Store
+from pararealize.calibration.strides import piece
 from pararealize.calibration.subject import Evaluation, Subject
 from pararealize.ir.calibration import Certificate, Fitting, Region
 from pararealize.ir.schedule import Watch
@@ -95,9 +96,8 @@ def _seen(
     for record in records:
         output, pairs = run(record["inputs"])
         found, serial = answer(output), answer(record["output"])
-        here = [watches[j] for j in pairs]
-        own = tables(here, list(pairs.values()), batch_of(record["inputs"]), near)
-        each = subject.together(dict(zip(pairs, own, strict=True)))
+        own = tables(list(pairs), list(pairs.values()), batch_of(record["inputs"]), near)
+        each = subject.together({w.interface: t for w, t in zip(pairs, own, strict=True)})
         every = [Measure(w.sweep, j, *each[j]) for j, w in watches.items()]
         jumps = torch.stack([m.relative for m in every], 1)
         distances = torch.stack([m.distances for m in every], 1)
@@ -190,7 +190,7 @@ def regions(subject: Subject, interfaces: Iterable[int], records: Store) -> dict
     seen: dict[int, list[Tensor | None]] = {j: [] for j in mine}
     for record in records:
         for j in mine:
-            seen[j].append(features(record["states"][j][1], batch_of(record["inputs"])))
+            seen[j].append(features(record["states"][piece(j)][1], batch_of(record["inputs"])))
     found = {j: region(j, rows) for j, rows in seen.items()}
     return {j: here for j, here in found.items() if here is not None}
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from pararealize.calibration.candidates import Built, build, kinds
 from pararealize.calibration.latency import Stand, coarse_plan
+from pararealize.calibration.subject import in_levels
 from pararealize.cost.predict import timed
 from pararealize.errors import CalibrationError
 from pararealize.explain.advice import hopeless
-from pararealize.ir.calibration import Fitting
-from pararealize.ir.plan import Plan
+from pararealize.ir.calibration import Fitting, called
+from pararealize.ir.groups import Group
+from pararealize.ir.plan import Piece, Plan
 
 #: Kinds that are timed however late it is.
 FIRST = 3
@@ -28,7 +31,8 @@ class Contender:
     @property
     def fits(self) -> bool:
         """Whether it has weights of its own, which are fitted."""
-        return any(piece.coarse_parameters for piece in self.plan.pieces)
+        rows: Iterable[Piece | Group] = (*self.plan.pieces, *self.plan.groups)
+        return any(row.coarse_parameters for row in rows)
 
 
 def contenders(
@@ -40,23 +44,26 @@ def contenders(
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """All kinds that the subnetworks have, with what they cost as measured, and why others not.
 
-    ``enough`` ends it early; where time is limited those come first that are usually chosen: copies
-    of blocks, fewer before more of them.
+    Each with the levels of corrections that it is tried with. ``enough`` ends it early; where time
+    is limited those come first that are usually chosen: copies of blocks, fewer before more of
+    them.
     """
-    subject, found, left_out = stand.subject, dict[str, Contender](), dict[str, str]()
-    every = kinds(subject)
+    found, left_out = dict[str, Contender](), dict[str, str]()
+    every = kinds(stand.subject)
     order = list(every)
     if options.minutes is not None:
         order.sort(key=lambda k: (not every[k].owns_weights, every[k].options.get("depth", 0), k))
-    for kind in order:
+    for kind, subject in product(order, in_levels(stand.subject, options)):
         if len(found) >= FIRST and enough():
-            left_out[kind] = "no time was left"
+            left_out[called(kind, subject.levels)] = "no time was left"
             continue
         built = build(subject, kind, options.seed)
-        if built is not None:
+        if isinstance(built, str):
+            left_out |= {called(kind, subject.levels): built} if built else {}
+        else:
             own = coarse_plan(stand, plan, built)
             soonest = timed(own, subject.schedule(1)).parallel_seconds
-            found[kind] = Contender(built, own, soonest)
+            found[built.name] = Contender(built, own, soonest)
         progress()
     return found, left_out
 

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.observe import serial_run
-from pararealize.calibration.subject import Pairs, Subject
+from pararealize.calibration.strides import Interval, piece
+from pararealize.calibration.subject import Subject
 from pararealize.cost.captured import capturing
 from pararealize.cost.measure import captured_seconds, medians, threads, wait
-from pararealize.cost.predict import count
+from pararealize.cost.predict import correction, count
+from pararealize.emit.propagators import registered_name
 from pararealize.ir.chain import TensorSpec
 from pararealize.ir.plan import Piece, Plan
 from pararealize.ir.target import HEAD, Kind, Target
@@ -24,6 +26,9 @@ from pararealize.runtime.capture.device import Device
 from pararealize.runtime.values.pytree import map_tensors
 
 RUNS = 7
+
+#: What a plan says of seconds and launches, by what takes them.
+Costs = Mapping[Target, Mapping[str, Any]]
 
 
 def cut_to(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
@@ -38,12 +43,12 @@ def cut_to(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[s
 class Stand:
     """What parts of a network are timed on: inputs of one call, and the states they lead to.
 
-    ``pairs`` are the states after and before the subnetworks of this rank.
+    ``states`` are those before and after the subnetworks and groups of this rank, by interfaces.
     """
 
     subject: Subject
     inputs: Mapping[str, Any]
-    pairs: Pairs
+    states: Mapping[Interval, tuple[Any, Any]]
 
     @classmethod
     def on(cls, subject: Subject, record: Mapping[str, Any]) -> Stand:
@@ -51,9 +56,14 @@ class Stand:
         inputs = cut_to(record["inputs"], subject.emission.plan.specs)
         return cls(subject, inputs, serial_run(subject)(inputs)[1])
 
-    def before(self, j: int) -> Any:
-        """The state before subnetwork j; there is none before the first."""
-        return None if j == 1 else self.pairs[j][1]
+    def before(self, interval: Interval) -> Any:
+        """The state before a subnetwork or group; there is none before the first."""
+        return None if interval[0] == 0 else self.states[interval][0]
+
+    @property
+    def fine(self) -> dict[Target, Any]:
+        """The subnetworks of this rank, with the states before them."""
+        return {Target.fine(j): self.before(piece(j)) for j in self.subject.pieces}
 
     def time(
         self, parts: Mapping[Target, Propagator], states: Mapping[Target, Any]
@@ -79,6 +89,15 @@ class Stand:
                 seconds = medians(*map(_waited, calls), runs=RUNS) if targets else []
         return self.subject.together(dict(zip(targets, seconds, strict=True)))
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the machine that the network was compiled for may be this one.
+
+        What subnetworks that share a device take is not to be seen where nothing records graphs.
+        """
+        shared = self.subject.emission.plan.machine.sharing is not None
+        return not shared or self._capturing() is not None
+
     def _capturing(self) -> Device | None:
         """What records graphs where the inputs lie, if the network was compiled for them."""
         if self.subject.emission.plan.machine.sharing is None:
@@ -87,13 +106,19 @@ class Stand:
         return capturing(next((tensor.device for tensor in tensors), torch.device("cpu")))
 
 
-def measured_plan(stand: Stand) -> Plan:
-    """The plan with seconds of the network itself, and of its guesses, as measured here."""
-    subject, pairs = stand.subject, stand.pairs
-    plan, parts = subject.emission.plan, subject.emission.propagators
-    states = {Target.fine(j): stand.before(j) for j in pairs}
-    if subject.n in pairs and subject.head:
-        states[HEAD] = pairs[subject.n][0]
+def network_plan(stand: Stand) -> Plan:
+    """The plan with seconds of the network itself, and of its guesses, as measured here.
+
+    Where the machine that it is for is elsewhere, with the seconds that were predicted.
+    """
+    return _measured_plan(stand) if stand.is_measured else stand.subject.emission.plan
+
+
+def _measured_plan(stand: Stand) -> Plan:
+    subject, parts = stand.subject, stand.subject.emission.propagators
+    plan, states = subject.emission.plan, stand.fine
+    if subject.n in subject.pieces and subject.head:
+        states[HEAD] = stand.states[piece(subject.n)][1]
     if subject.method.guess == "network":
         states |= dict.fromkeys(target for target in parts if target.kind is Kind.GUESS)
     seconds = stand.time(parts, states)
@@ -105,22 +130,17 @@ def measured_plan(stand: Stand) -> Plan:
 
 def renewed_plan(stand: Stand) -> Plan:
     """The plan with the seconds of all its parts, coarse ones too, as measured here and now."""
-    subject, plan = stand.subject, measured_plan(stand)
+    subject, plan = stand.subject, _measured_plan(stand)
     parts = subject.emission.propagators
-    states = {Target.fine(j): stand.before(j) for j in stand.pairs}
-    coarse = [j for j in wanted(subject) if Target.coarse(j) in parts]
-    seconds = stand.time(parts, states | {Target.coarse(j): stand.before(j) for j in coarse})
+    coarse = {s.target: stand.before(s.interval) for s in wanted(subject) if s.target in parts}
+    seconds = stand.time(parts, stand.fine | coarse)
     samples = [len(next(iter(stand.inputs.values()))), next(iter(plan.specs.values())).shape[0]]
+    found = {t: {"coarse_seconds": s, "coarse_launches": 0} for t, s in seconds.items()}
     pieces = tuple(
-        replace(
-            piece,
-            coarse_seconds=seconds.get(Target.coarse(piece.index), piece.coarse_seconds),
-            coarse_launches=0,
-            interface_bytes=piece.interface_bytes * samples[0] // samples[1],
-        )
+        replace(piece, interface_bytes=piece.interface_bytes * samples[0] // samples[1])
         for piece in plan.pieces
     )
-    return replace(plan, pieces=pieces)
+    return _corrected(replace(plan, pieces=pieces), found)
 
 
 def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
@@ -130,24 +150,58 @@ def _timed(piece: Piece, seconds: Mapping[Target, float]) -> Piece:
 
 
 def coarse_plan(stand: Stand, plan: Plan, built: Built) -> Plan:
-    """The plan with a candidate's coarse propagators and their measured seconds.
+    """The plan with a candidate's levels and coarse propagators, and the seconds of these."""
+    subject, names = built.subject, ("coarse", "coarse_kind", "coarse_options", "coarse_parameters")
+    kinds = subject.together(
+        {t: (c.kind, c.name, c.options, count(c.module)) for t, c in built.coarse.items()}
+    )
+    timed = (_measured if stand.is_measured else _predicted)(stand, built)
+    found: dict[Target, dict[str, Any]] = {
+        target: {**dict(zip(names, values, strict=True)), **timed.get(target, {})}
+        for target, values in kinds.items()
+    }
+    levels = replace(plan, method=subject.method, groups=subject.emission.plan.groups)
+    return _corrected(levels, found)
 
-    They are timed in turns with the subnetworks, as they run in a call: alone, their weights would
-    stay in the caches.
+
+def _measured(stand: Stand, built: Built) -> Costs:
+    """Seconds of coarse propagators, timed in turns with the subnetworks.
+
+    So they run in a call: alone, their weights would stay in the caches.
     """
-    subject = stand.subject
-    states = {Target.fine(j): stand.before(j) for j in stand.pairs}
-    states |= {Target.coarse(j): stand.before(j) for j in wanted(subject)}
-    seconds = stand.time({**subject.emission.propagators, **built.parts}, states)
-    names = ("coarse", "coarse_kind", "coarse_options", "coarse_parameters")
-    coarse = built.coarse.items()
-    kinds = subject.together({j: (c.kind, c.name, c.options, count(c.module)) for j, c in coarse})
-    pieces = list(plan.pieces)
-    for j, values in kinds.items():
-        found: dict[str, Any] = dict(zip(names, values, strict=True))
-        found["coarse_seconds"] = seconds[Target.coarse(j)]
-        pieces[j - 1] = replace(pieces[j - 1], **found, coarse_launches=0)
-    return replace(plan, pieces=tuple(pieces))
+    subject = built.subject
+    coarse = {s.target: stand.before(s.interval) for s in wanted(subject)}
+    every = {**subject.emission.propagators, **built.parts}
+    seconds = stand.time(every, stand.fine | coarse)
+    return {t: {"coarse_seconds": s, "coarse_launches": 0} for t, s in seconds.items()}
+
+
+def _predicted(stand: Stand, built: Built) -> Costs:
+    """Seconds of those that the network did not have; of the others the plan has them."""
+    subject = built.subject
+    registry = stand.subject.emission.registries["coarse"]
+    known = set(registry) if subject.method.coarse != "auto" else set[str]()
+    costs = {
+        target: correction(choice, subject.method)
+        for target, choice in built.coarse.items()
+        if registered_name(target) not in known
+    }
+    return subject.together(
+        {t: {"coarse_seconds": c.seconds, "coarse_launches": c.launches} for t, c in costs.items()}
+    )
+
+
+def _corrected(plan: Plan, found: Mapping[Target, Mapping[str, Any]]) -> Plan:
+    """The plan with what is known of coarse propagators."""
+
+    def known(row: Any, target: Target) -> Any:
+        return replace(row, **found.get(target, {}))
+
+    return replace(
+        plan,
+        pieces=tuple(known(piece, Target.coarse(piece.index)) for piece in plan.pieces),
+        groups=tuple(known(g, Target.coarse(g.index, g.level)) for g in plan.groups),
+    )
 
 
 def _waited(function: Callable[[], Any]) -> Callable[[], None]:

@@ -14,6 +14,7 @@ from pararealize.calibration.budget import Budget
 from pararealize.calibration.candidates import Built, wanted
 from pararealize.calibration.fit import Errors, Fitter, Sample, Samples, fit, steps_of
 from pararealize.calibration.observe import Observed, Store, respond, states_of
+from pararealize.calibration.strides import Interval, Stride, piece
 from pararealize.calibration.subject import Subject
 from pararealize.coarse.copies import replica
 from pararealize.cost.predict import count
@@ -49,7 +50,7 @@ class Rounds:
                 continue
             fitter = Fitter(registry[part.key], part.within(registry))
             with self.progress.task(f"guess network {j - 1}", self._steps) as advance:
-                samples, told = self._samples(j, None, guess=True), self.budget.noted(advance)
+                samples, told = self._guessed(j), self.budget.noted(advance)
                 fit(fitter, samples, self.options, self.options.seed + j, told, seconds)
 
     def coarse(self, built: Built) -> tuple[Fit, ...]:
@@ -64,42 +65,61 @@ class Rounds:
             respond(self.subject, built.parts, self.observed.fitted, near)
             respond(self.subject, built.parts, self.observed.held_out, far)
             errors |= self._round(built, (near, far))
-        found = {j: Fit(j, c.kind, count(c.module), *errors[j]) for j, c in built.coarse.items()}
+        found = {
+            (t.level, t.number): Fit(t.number, c.kind, count(c.module), *errors[t], level=t.level)
+            for t, c in built.coarse.items()
+        }
         return tuple(row for _, row in sorted(self.subject.together(found).items()))
 
-    def _round(self, built: Built, responses: Responses | None) -> dict[int, Errors]:
-        fitters = {j: built.fitter(self.subject, j) for j in wanted(self.subject)}
+    def _round(self, built: Built, responses: Responses | None) -> dict[Target, Errors]:
+        fitters = {stride: built.fitter(stride) for stride in wanted(self.subject)}
         active = {
-            j: f
-            for j, f in fitters.items()
-            if (f.corrector if responses else f.sweeper) is not None
+            stride: fitter
+            for stride, fitter in fitters.items()
+            if (fitter.corrector if responses else fitter.sweeper) is not None
         }
-        found: dict[int, Errors] = {} if responses else dict.fromkeys(fitters, (None, None))
+        none: Errors = (None, None)
+        found = {} if responses else {stride.target: none for stride in fitters}
         fits = sum(f.module is not None for f in active.values())
-        with self.progress.task(f"{built.kind} coarse networks", self._steps * fits) as advance:
+        with self.progress.task(f"{built.name} coarse networks", self._steps * fits) as advance:
             left = fits if responses else 2 * fits  # another round follows the first
-            for j, fitter in active.items():
-                samples, told = self._samples(j, responses), self.budget.noted(advance)
+            for stride, fitter in active.items():
+                samples, told = self._samples(stride, responses), self.budget.noted(advance)
                 seconds = self.budget.until(self.share) / max(1, left)
                 left -= fitter.module is not None
-                found[j] = fit(fitter, samples, self.options, self.options.seed + j, told, seconds)
+                seed = self.options.seed + stride.seed
+                found[stride.target] = fit(fitter, samples, self.options, seed, told, seconds)
         return found
 
     @property
     def _steps(self) -> int:
         return steps_of(self.options, len(self.observed.fitted))
 
-    def _samples(self, j: int, responses: Responses | None, *, guess: bool = False) -> Samples:
-        def read(store: Store, response: Store | None, i: int) -> Sample:
-            record = store[i]
-            (before, after), inputs = states_of(record, j), self.subject.named(record["inputs"])
-            if guess:
-                return Sample(None, before, inputs)
-            near = {} if response is None else response[i]
-            return Sample(before, after, inputs, *near.get(j, ()))
+    def _guessed(self, j: int) -> Samples:
+        """States before subnetwork j, of the network's inputs alone."""
+
+        def read(record: Mapping[str, Any], _response: Any) -> Sample:
+            state = states_of(record, piece(j))[0]
+            return Sample(None, state, self.subject.named(record["inputs"]))
+
+        return self._read(read, None)
+
+    def _samples(self, stride: Stride, responses: Responses | None) -> Samples:
+        """States at both ends of a subnetwork or group, with what it made of guesses."""
+
+        def read(record: Mapping[str, Any], response: Mapping[Interval, Any]) -> Sample:
+            inputs = self.subject.named(record["inputs"])
+            states = states_of(record, stride.interval)
+            return Sample(*states, inputs, *response.get(stride.interval, ()))
+
+        return self._read(read, responses)
+
+    def _read(self, read: Callable[..., Sample], responses: Responses | None) -> Samples:
+        def one(store: Store, response: Store | None, i: int) -> Sample:
+            return read(store[i], {} if response is None else response[i])
 
         def every(store: Store, response: Store | None) -> list[Callable[[], Sample]]:
-            return [partial(read, store, response, i) for i in range(len(store))]
+            return [partial(one, store, response, i) for i in range(len(store))]
 
         near, far = responses or (None, None)
         return Samples(every(self.observed.fitted, near), every(self.observed.held_out, far))
@@ -132,30 +152,33 @@ class Moments:
 
 
 @torch.no_grad()
-def start(subject: Subject, built: Built, observed: Observed) -> None:
+def start(built: Built, observed: Observed) -> None:
     """Let every factored layer have the least squared error on the stored states."""
-    partition, serial = subject.partition, subject.emission.serial
-    for j, coarse in built.coarse.items():
-        module = coarse.module
+    for stride in wanted(built.subject):
+        module = built.coarse[stride.target].module
         if not isinstance(module, Fresh):
             continue
         factored = {k: m for k, m in module.layers.items() if isinstance(m, FactoredLayer)}
         if factored:
-            segment = replica(partition.chain, serial, *partition.piece(j))
-            whole = Fresh(serial, segment, bias=True, trained=True).eval()
+            whole = _whole(built.subject, stride)
             originals = {key: cast("Layer", whole.layers[key]) for key in factored}
-            moments = _moments(whole, originals, _values(subject, j, coarse.inputs, observed))
-            for key, seen in moments.items():
+            for key, seen in _moments(whole, originals, _values(built, stride, observed)).items():
                 factored[key].project(originals[key], seen.mean, seen.covariance)
 
 
-def _values(
-    subject: Subject, j: int, names: tuple[str, ...], observed: Observed
-) -> Iterator[list[Any]]:
-    """What subnetwork j was given, batch by batch."""
+def _whole(subject: Subject, stride: Stride) -> Fresh:
+    """A copy of all layers of a subnetwork or group."""
+    bounds, layers = subject.partition.bounds, subject.layers
+    chain, (first, last) = subject.partition.chain, (bounds[stride.start], bounds[stride.end])
+    return Fresh(layers, replica(chain, layers, first, last), bias=True, trained=True).eval()
+
+
+def _values(built: Built, stride: Stride, observed: Observed) -> Iterator[list[Any]]:
+    """What a subnetwork or group was given, batch by batch."""
+    names = built.coarse[stride.target].inputs
     for record in observed.fitted:
-        inputs = subject.named(record["inputs"])
-        before = states_of(record, j)[0]
+        inputs = built.subject.named(record["inputs"])
+        before = states_of(record, stride.interval)[0]
         state = [] if before is None else leaves_of(before)
         yield [*state, *(inputs[name] for name in names)]
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from pararealize.calibration.strides import Interval, Stride, strides
 from pararealize.coarse.guesses import build_guesses
 from pararealize.coarse.setting import Setting
+from pararealize.emit.collect import serial_copy
 from pararealize.emit.emission import Emission
 from pararealize.emit.fits import Fits
 from pararealize.emit.graph import lower
 from pararealize.emit.propagators import fine_propagators, guess_propagators
 from pararealize.errors import CalibrationError
+from pararealize.ir.calibration import Fitting
 from pararealize.ir.chain import Partition
 from pararealize.ir.methods import Parareal
-from pararealize.ir.schedule import Schedule, targets
+from pararealize.ir.schedule import Schedule, Watch, targets
 from pararealize.ir.stages import watches_in_order
 from pararealize.ir.target import Target
 from pararealize.propagators.propagator import Propagator
@@ -31,18 +35,22 @@ from pararealize.runtime.values.arguments import Arguments
 from pararealize.schedule.parareal import certified_stages, parareal_schedule
 from pararealize.schedule.place import owner, place, place_stages
 
-Pairs = dict[int, tuple[Any, Any]]
-#: Of the inputs by argument: the output, and the pairs watched, by interface.
+Pairs = dict[Watch, tuple[Any, Any]]
+#: Of the inputs by argument: the output, and the new and old values watched on this rank.
 Evaluation = Callable[[Mapping[str, Any]], tuple[Any, Pairs]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A compiled network, and the options of parareal that it has now."""
+    """A compiled network, and the options of parareal that it has now.
+
+    ``gathered`` has the layers of all ranks, where groups of subnetworks lie on several.
+    """
 
     emission: Emission
     network: nn.Module
     method: Parareal
+    gathered: nn.Module | None = None
 
     @property
     def partition(self) -> Partition:
@@ -53,6 +61,38 @@ class Subject:
     def n(self) -> int:
         """Number of subnetworks."""
         return self.partition.n
+
+    @property
+    def layers(self) -> nn.Module:
+        """The network that coarse networks start from."""
+        return self.gathered or self.emission.serial
+
+    @property
+    def levels(self) -> int:
+        """Levels of its corrections."""
+        return len(self.method.points(self.n)) + 1
+
+    @cached_property
+    def strides(self) -> tuple[Stride, ...]:
+        """What coarse propagators bridge, on every level."""
+        return strides(self.n, self.method)
+
+    @property
+    def groups(self) -> list[Stride]:
+        """The groups that something corrects, of two subnetworks or more."""
+        return [s for s in self.strides if s.start > 0 and s.end - s.start > 1]
+
+    def guesses(self, stride: Stride) -> bool:
+        """Whether a coarse sweep guesses by it: the longest that ends at an interface does."""
+        longer = (s for s in self.strides if s.end == stride.end and s.level > stride.level)
+        swept = self.method.guess == "coarse" and stride.end < self.n
+        return swept and not any(longer)
+
+    def interval(self, watch: Watch) -> Interval:
+        """The interfaces between which a watch of the serial network, or of guesses, looks."""
+        points = self.method.points(self.n)[watch.level - 2]
+        at = points.index(watch.interface)
+        return points[at - 1], points[at]
 
     @property
     def transport(self) -> Transport | None:
@@ -106,7 +146,7 @@ class Subject:
         return place(schedule, self.n, self.ranks, deliver=self.transport is not None)
 
     def run(self, schedule: Schedule, parts: Mapping[Target, Propagator]) -> Evaluation:
-        """A function of the inputs by argument: the output, and the pairs watched, by interface.
+        """A function of the inputs by argument: the output, and the pairs watched on this rank.
 
         It applies ``parts`` instead of the network's own propagators of the same targets.
 
@@ -132,12 +172,12 @@ class Subject:
 
 
 def _on_graph(graph: fx.GraphModule, placed: Schedule) -> Evaluation:
-    interfaces = [watch.interface for watch in watches_in_order((placed,))]
+    watches = watches_in_order((placed,))
 
     @torch.no_grad()
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
         output, pairs = graph(**inputs)
-        return output, dict(zip(interfaces, pairs, strict=True))
+        return output, dict(zip(watches, pairs, strict=True))
 
     return evaluate
 
@@ -146,7 +186,7 @@ def _on_rank(runner: RankRunner, program: StaticProgram) -> Evaluation:
     @torch.no_grad()
     def evaluate(inputs: Mapping[str, Any]) -> tuple[Any, Pairs]:
         output = runner.run((), inputs, None)
-        return output, {w.interface: (new, old) for w, new, old in program.watched}
+        return output, {w: (new, old) for w, new, old in program.watched}
 
     return evaluate
 
@@ -164,17 +204,29 @@ def evaluating(network: nn.Module, serial: nn.Module) -> Iterator[None]:
 
 
 def in_two_levels(subject: Subject) -> Subject:
-    """The subject without the groups of subnetworks that predictions chose for it, if they did.
-
-    One coarse network is fitted to each subnetwork, and corrections then are as fast as measured.
-    """
+    """The subject without groups of subnetworks."""
     emission = subject.emission
-    if not emission.plan.groups:
-        return subject
     method = replace(subject.method, coarsening=None)
     plan = replace(emission.plan, method=method, groups=())
     decisions = replace(emission.decisions, plan=plan)
     return replace(subject, method=method, emission=replace(emission, decisions=decisions))
+
+
+def in_levels(subject: Subject, options: Fitting) -> tuple[Subject, ...]:
+    """The subject and, where predictions chose its groups, itself in two levels to compare.
+
+    Without an agreement that decides between them levels stay, as sweeps do.
+    """
+    chosen = subject.emission.plan.groups and subject.method.levels == "auto"
+    compares = chosen and options.agreement is not None
+    return (subject, in_two_levels(subject)) if compares else (subject,)
+
+
+def gathered(subject: Subject) -> Subject:
+    """The subject with the layers of all ranks, where groups need them; all ranks call it."""
+    if subject.transport is None or not subject.groups:
+        return subject
+    return replace(subject, gathered=serial_copy(subject.emission).eval())
 
 
 def completed(subject: Subject) -> Subject:

@@ -18,7 +18,7 @@ from pararealize.cli.options import names_of
 from pararealize.cli.specs import FORMS
 from pararealize.cli.terminal import Printer
 from pararealize.compiler import pararealize
-from pararealize.errors import MethodError, SlowerThanSerialWarning
+from pararealize.errors import SlowerThanSerialWarning
 from pararealize.ir.calibration import ABOVE, Fitting
 from pararealize.ir.methods import Method, Parareal, coarse_names
 from pararealize.network import ParallelNetwork
@@ -92,11 +92,6 @@ class MethodOptions:
         coarse = self.coarse or ("auto" if calibrated else "network")
         correction = self.correction or ("difference" if calibrated else "residual")
         guess = self.guess or ("coarse" if calibrated else "network")
-        if calibrated and self.parareal_levels not in {Parareal.levels, "2"}:
-            raise MethodError(
-                f"--parareal-levels {self.parareal_levels}: --calibrate fits the coarse networks "
-                "of subnetworks, and groups of them have their own: leave it out."
-            )
         if self.mgrit:
             names = {*names_of(MethodOptions), "tolerance"} - {"mgrit"}
             options.refuse(context, sorted(names), "with --mgrit, name its own options there")

@@ -119,7 +119,7 @@ def candidates_table(calibration: Calibration) -> Table:
     """The kinds of coarse networks that were compared, one a row; an arrow marks the chosen."""
     counts = sorted({row.count for c in calibration.candidates for row in c.sweeps})
     sweeps = [f"{k} sweeps" if k == 0 else str(k) for k in counts]
-    chosen = [c.kind == calibration.kind for c in calibration.candidates]
+    chosen = [c.name == calibration.name for c in calibration.candidates]
     reached, needed = calibration.reached, calibration.required
     return Table(
         f"coarse networks compared on {calibration.held_out:,} held-out samples: agreement with "
@@ -140,7 +140,7 @@ def _row(
 ) -> list[str]:
     agreed = {found.count: f"{found.agreement:.1%}" for found in candidate.sweeps}
     return [
-        candidate.kind,
+        candidate.name,
         f"{candidate.parameters:,}",
         _worst(fit.step_error for fit in candidate.fits),
         _worst(fit.contraction for fit in candidate.fits),
@@ -204,7 +204,7 @@ def _unreached(found: Calibration, n: int, out: Path) -> str:
     )
     return (
         f"no coarse network agrees with the serial network on {asked:.2%} of the held-out "
-        f"samples with fewer than {n} sweeps: the best is {found.kind!r} with {row.agreement:.2%} "
+        f"samples with fewer than {n} sweeps: the best is {found.name!r} with {row.agreement:.2%} "
         f"({low:.2%} to {high:.2%}) after {row.count}{margin}. {out} was not written. Ask for less "
         f"(--agreement {max(0.001, int(low * 1e3) / 1e3):g}), give more data, --epochs or "
         "--minutes, take fewer subnetworks, "

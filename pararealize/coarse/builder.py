@@ -124,6 +124,23 @@ def build_one(
     return _build(site, kind or asked(method, j), alone=kind is not None)
 
 
+def build_step(
+    probe: Probe, setting: Setting, method: Parareal, target: Target, kind: CoarseKind | None = None
+) -> Coarse:
+    """The coarse propagator of a subnetwork or, on levels above the second, of a group of them.
+
+    Raises:
+        CoarseError: there is none.
+
+    """
+    if target.level == 2:
+        return build_one(probe, setting, method, target.number, kind)
+    points, j = method.points(probe.partition.n)[target.level - 2], target.number
+    merged = probe.merged(points)
+    site = Site(setting, *merged.partition.piece(j), j, merged, group_name(points, j))
+    return _build(site, kind or asked(method), alone=kind is not None)
+
+
 def _build(site: Site, kind: CoarseKind, *, alone: bool) -> Coarse:
     for each in (kind,) if alone else (kind, *kind.instead):
         coarse = each.build(site)

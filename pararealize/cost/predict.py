@@ -219,7 +219,7 @@ def _piece(
     names = dict.fromkeys(name for layer in layers for name in layer.parameters)
     after = partition.interface(j) if j < partition.n else None
     cost = chain.cost(first, last) + _context(chain, first, last)
-    corrected = _correction(coarse, method)
+    corrected = correction(coarse, method)
     return Piece(
         index=j,
         layers=(layers[0].name, layers[-1].name),
@@ -257,7 +257,7 @@ def _groups(n: int, method: Parareal, coarse: Mapping[Target, Coarse]) -> Iterat
                 shared = method.coarse == "fine" and number > 1
                 yield replace(group, coarse="fine" if shared else "none")
                 continue
-            cost = _correction(found, method)
+            cost = correction(found, method)
             yield replace(
                 group,
                 coarse=found.kind,
@@ -277,7 +277,7 @@ def _activations(partition: Partition, j: int) -> int:
     return sum(spec.bytes for spec in specs if spec is not None)
 
 
-def _correction(coarse: Coarse | None, method: Method) -> Cost:
+def correction(coarse: Coarse | None, method: Method) -> Cost:
     """One correction: a residual one made zero-preserving evaluates its network twice."""
     if coarse is None:
         return Cost()

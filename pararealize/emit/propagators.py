@@ -35,11 +35,10 @@ def propagators_of(
     if isinstance(method, MGRIT):
         return parts | level_propagators(decisions, serial, coarse)
     fits = Fits(partition, Twin(partial(without_data, serial)))
-    parts |= coarse_propagators(fits, serial, method, decisions.coarse, coarse, fine)
-    for level, points in enumerate(method.points(partition.n)[1:], start=3):
-        groups = {t.number: c for t, c in decisions.levels.items() if t.level == level}
-        merged = Fits(partition.merged(points), fits.twin)
-        parts |= coarse_propagators(merged, serial, method, groups, coarse, {}, level)
+    every = {Target.coarse(j): choice for j, choice in decisions.coarse.items()}
+    parts |= correcting_propagators(
+        fits, serial, method, {**every, **decisions.levels}, coarse, fine
+    )
     return parts | guess_propagators(fits, decisions.guesses, serial, registries["guess"])
 
 
@@ -64,19 +63,35 @@ def _fine(chain: Chain, serial: nn.Module, first: int, last: int, title: str) ->
     return Fine(serial, train, evaluate, title.format(" … ".join(layers)))
 
 
-def coarse_propagators(
+def correcting_propagators(
+    fits: Fits,
+    serial: nn.Module,
+    method: Parareal,
+    coarse: Mapping[Target, Coarse],
+    registry: nn.ModuleDict,
+    fine: Mapping[Target, Propagator],
+) -> dict[Target, Propagator]:
+    """What corrects the subnetworks that ``fits`` is of, and their groups on levels above."""
+    found: dict[Target, Propagator] = {}
+    partition = fits.partition
+    for level, points in enumerate(method.points(partition.n), start=2):
+        own = {t.number: choice for t, choice in coarse.items() if t.level == level}
+        here = fits if level == 2 else Fits(partition.merged(points), fits.twin)
+        known = fine if level == 2 else {}
+        found |= _coarse_propagators(here, serial, method, own, registry, known, level)
+    return found
+
+
+def _coarse_propagators(
     fits: Fits,
     serial: nn.Module,
     method: Parareal,
     coarse: Mapping[int, Coarse],
     registry: nn.ModuleDict,
     fine: Mapping[Target, Propagator],
-    level: int = 2,
+    level: int,
 ) -> dict[Target, Propagator]:
-    """What corrects every step of a level, and what guesses in a coarse sweep.
-
-    Of level 2 that are the subnetworks, of levels above the groups that ``fits`` is of.
-    """
+    """What corrects every step of a level, and what guesses in a coarse sweep."""
     found: dict[Target, Propagator] = {}
     partition = fits.partition
     for j, choice in coarse.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import mean
 
 from pararealize.ir.calibration import Candidate
+from pararealize.ir.coarsening import shortest
 from pararealize.ir.plan import Plan
 
 #: Numbers of subnetworks that are looked at.
@@ -23,7 +24,7 @@ def unreached(best: Candidate, n: int, agreement: float, needed: float) -> str:
     return (
         f"no coarse network reaches an agreement of {agreement:.2%}"
         f"{by_chance if needed > agreement else ''} with fewer than {n} sweeps: the best "
-        f"is {best.kind!r} with {row.agreement:.2%} after {row.count}. Ask for less "
+        f"is {best.name!r} with {row.agreement:.2%} after {row.count}. Ask for less "
         f"(agreement={row.agreement:.3f}), give more data or epochs, take fewer subnetworks, or "
         "accept the best with best=True."
     )
@@ -41,14 +42,14 @@ def hopeless(plan: Plan, soonest: float) -> str:
 def would_win(plan: Plan, sweeps: int = 1) -> str:
     """In a sentence, what would be faster, by the costs of a plan whose coarse networks lose.
 
-    K sweeps of n subnetworks take about K S/n + (K + 1)(n - 1)(c + m): S is serial, c one coarse
-    evaluation, m a message.
+    K sweeps of n subnetworks take about K S/n + (K + 1) r (c + m): S is serial, c one coarse
+    evaluation, m a message, and r the corrections in a row, n - 1 of them in two levels.
     """
-    step = _step(plan)
+    step, levels = _step(plan), max((group.level for group in plan.groups), default=2)
 
     def speedup(n: int, deeper: float = 1.0) -> float:
-        serial = deeper * plan.serial_seconds
-        return serial / (sweeps * serial / n + (sweeps + 1) * (n - 1) * step)
+        serial, row = deeper * plan.serial_seconds, shortest(n, levels)[0]
+        return serial / (sweeps * serial / n + (sweeps + 1) * row * step)
 
     count = max(COUNTS, key=speedup)
     gpu = "a GPU, with the step in a CUDA graph"

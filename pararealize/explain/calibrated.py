@@ -40,11 +40,13 @@ def sentences(plan: Plan) -> list[str]:
     found = plan.calibration
     if found is None:
         return []
+    by = "From its parts as measured there" if found.measured else "By its machine's rates"
+    where = "one device" if plan.machine.sharing is not None else f"{plan.devices} devices"
     return [
         f"Calibrated in {found.seconds:.1f} s on {found.samples:,} samples, tested on "
-        f"{found.held_out:,} others: {choice(found)} From its parts as measured there it is "
-        f"predicted to be {found.serial_seconds / found.reached.seconds:.2f}× as fast as serial on "
-        f"{plan.devices} devices; pararealize check measures on this machine.",
+        f"{found.held_out:,} others: {choice(found)} {by} it is predicted to be "
+        f"{found.serial_seconds / found.reached.seconds:.2f}× as fast as serial on {where}; "
+        "pararealize check measures on this machine.",
         *([] if found.certificate is None else [certificate(found.certificate)]),
     ]
 
@@ -55,7 +57,7 @@ def choice(found: Calibration) -> str:
     low, high = interval(row.agreement, found.held_out)
     sweeps = f"{row.count} sweep{'' if row.count == 1 else 's'}"
     said = (
-        f"with {found.kind!r} coarse networks and {sweeps} {row.agreement:.2%} of the answers are "
+        f"with {found.name!r} coarse networks and {sweeps} {row.agreement:.2%} of the answers are "
         f"the serial network's (of all such data {low:.2%} to {high:.2%}, with 95% confidence)"
     )
     if wanted is None or needed is None:
@@ -74,8 +76,9 @@ def choice(found: Calibration) -> str:
         return f"{asked}.{_left_out(found)}"
     fastest = row.seconds <= min(other.seconds for other in good)
     why = "the fastest" if fastest else "on fewer samples the fastest"
+    tried = "kinds and levels" if len({c.levels for c in found.candidates}) > 1 else "kinds"
     return (
-        f"{asked}; {why} of the {len(good)} kinds that reach it, of {len(found.candidates)}."
+        f"{asked}; {why} of the {len(good)} {tried} that reach it, of {len(found.candidates)}."
         f"{_left_out(found)}"
     )
 

@@ -44,7 +44,7 @@ def in_levels(plan: Plan) -> list[str]:
             f"Corrections run in {len(points) + 1} levels: inside groups of subnetworks side by "
             f"side, then from group to group ({counts})."
         )
-    if points[1:] and method.levels == "auto":
+    if points[1:] and method.levels == "auto" and plan.calibration is None:
         said.append(
             "They were chosen (levels='auto') as predicted to be faster by a tenth or more than "
             "corrections one after another, which levels=2 asks for."

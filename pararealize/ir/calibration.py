@@ -22,7 +22,7 @@ class Fitting:
 
     Attributes:
         agreement: share of answers that have to be the serial network's; ``None`` keeps the number
-            of sweeps as it is.
+            of sweeps, and of levels, as it is.
         epochs: passes over the stored states in each of the two rounds of fitting.
         steps: most optimiser steps of a round; ``None`` for no limit.
         tolerance: relative error below which fitting a coarse network stops early.
@@ -90,12 +90,18 @@ class Fitting:
             raise MethodError(f"calibrate(above={self.above!r}): expected one of {ABOVE}.")
 
 
+def called(kind: str, levels: int) -> str:
+    """What people call coarse networks of a kind that correct in so many levels."""
+    return kind if levels == 2 else f"{kind}, {levels} levels"
+
+
 @dataclass(frozen=True)
 class Fit:
     """How near one coarse propagator is to its subnetwork on held-out data.
 
     ``step_error`` is ‖G(u) - Φ(u)‖ / ‖Φ(u)‖ on the trajectory, ``contraction`` what a sweep leaves
-    of a jump r, ‖ΔG - ΔΦ‖ / ‖ΔΦ‖; ``None`` where there is none.
+    of a jump r, ‖ΔG - ΔΦ‖ / ‖ΔΦ‖; ``None`` where there is none. On a ``level`` above the second it
+    is that of a group, of which ``piece`` is the number, and Φ all of its subnetworks.
     """
 
     piece: int
@@ -103,6 +109,7 @@ class Fit:
     parameters: int
     step_error: float | None
     contraction: float | None
+    level: int = 2
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,17 @@ class Sweeps:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kind of coarse propagator with what it reaches."""
+    """A kind of coarse propagator, in so many ``levels`` of corrections, with what it reaches."""
 
     kind: str
     fits: tuple[Fit, ...]
     sweeps: tuple[Sweeps, ...]
+    levels: int = 2
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return called(self.kind, self.levels)
 
     @property
     def parameters(self) -> int:
@@ -198,7 +211,8 @@ class Calibration:
     """What a calibration found and chose.
 
     ``samples`` were fitted to, ``held_out`` tested on; ``seconds`` it took; ``serial_seconds`` are
-    those of one serial evaluation as measured; ``left_out`` says of kinds that were not tried why.
+    those of one serial evaluation, ``measured`` or else predicted for a machine that is elsewhere;
+    ``left_out`` says of kinds that were not tried why; corrections run in so many ``levels``.
     """
 
     kind: str
@@ -212,6 +226,8 @@ class Calibration:
     wanted: float | None = None
     confidence: float = 0.5
     left_out: Mapping[str, str] = field(default_factory=dict)
+    levels: int = 2
+    measured: bool = True
 
     @property
     def required(self) -> float | None:
@@ -221,9 +237,14 @@ class Calibration:
         return required(self.wanted, self.held_out, self.confidence)
 
     @property
+    def name(self) -> str:
+        """What people call the coarse networks that the network now has."""
+        return called(self.kind, self.levels)
+
+    @property
     def chosen(self) -> Candidate:
         """The candidate that the network now has."""
-        return next(c for c in self.candidates if c.kind == self.kind)
+        return next(c for c in self.candidates if c.name == self.name)
 
     @property
     def reached(self) -> Sweeps:

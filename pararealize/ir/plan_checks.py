@@ -54,11 +54,11 @@ def _check_numbers(data: Any, where: str) -> None:
 
 
 def _calibration_problems(found: Calibration, n: int) -> Iterator[tuple[str, str]]:
-    kinds = {candidate.kind: candidate for candidate in found.candidates}
-    if found.kind not in kinds:
-        yield "kind", f"{found.kind!r:.40} is none of {sorted(kinds)}"
+    kinds = {candidate.name: candidate for candidate in found.candidates}
+    if found.name not in kinds:
+        yield "kind", f"{found.name!r:.40} is none of {sorted(kinds)}"
         return
-    counts = [sweeps.count for sweeps in kinds[found.kind].sweeps]
+    counts = [sweeps.count for sweeps in kinds[found.name].sweeps]
     if found.iterations not in counts:
         yield "iterations", f"{found.iterations} sweeps, measured were {counts}"
     certificate = found.certificate

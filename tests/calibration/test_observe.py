@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import pytest
 import torch
 
 from pararealize import Parareal
-from pararealize.calibration.observe import Store, guessed_schedule
+from pararealize.calibration.observe import Store, guessed_schedule, serial_schedule
+from pararealize.calibration.strides import strides
+from pararealize.ir.schedule import Schedule
+from pararealize.ir.stages import reported
+from pararealize.ir.task import Task
 from pararealize.schedule.parareal import parareal_schedule
+from pararealize.schedule.place import owner, place
 
 METHOD = Parareal("thinned", "difference", guess="coarse")
 
@@ -28,6 +34,56 @@ def test_guesses_and_what_becomes_of_them_are_all_that_is_made() -> None:
         (2, "v2.0", "u1.0"),
         (3, "v3.0", "u2.0"),
     ]
+
+
+GROUPED = replace(METHOD, levels=3, coarsening=2)
+
+
+def test_groups_are_watched_where_they_are_corrected() -> None:
+    """On three ranks the state before subnetworks 5 and 6 is sent once more, under its own name."""
+    groups = [s for s in strides(6, GROUPED) if s.level == 3 and s.start > 0]
+    schedule = serial_schedule(6, head=False, groups=groups)
+    assert "from3.3 = u4" in list(map(str, schedule))
+    assert "own3.3 = from3.3" in list(map(str, schedule))
+    placed = place(schedule, 6, 2)
+    seen = {(w.level, w.interface): rank for w, rank in reported((placed,))}
+    assert seen == {
+        **{(2, j): owner(j, 6, 2) for j in range(1, 7)},
+        **{(3, j): owner(j, 6, 2) for j in (4, 6)},
+    }
+
+
+def fine_of(schedule: Schedule, j: int) -> Task:
+    """What subnetwork j makes of the guess before it."""
+    return next(task for task in schedule if task.value == f"v{j}.0")
+
+
+def behind(made: dict[str, Task], value: str, until: str) -> list[int]:
+    """The subnetworks, or guesses beside them, that a value has gone through since another one."""
+    if value not in made or value == until:
+        return []
+    task = made[value]
+    own = [task.piece] if task.op == "apply" else []
+    return behind(made, task.reads[0], until) + own
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("levels", [3, 4])
+def test_a_group_goes_on_from_the_guess_before_it(ranks: int, levels: int) -> None:
+    """All of its subnetworks; every watch is reported by the rank that fits to it."""
+    method = replace(GROUPED, levels=levels)
+    groups = [s for s in strides(8, method) if s.level > 2 and s.start > 0]
+    found = guessed_schedule(parareal_schedule(8, method), groups)
+    made = {task.value: task for task in found}
+    for group in groups:
+        watch = next(w for w in found.watches if (w.level, w.interface) == (group.level, group.end))
+        guess = behind(made, watch.old, "")[-1:]
+        assert guess in ([group.start], [group.start + 1])  # where it was made
+        row = behind(made, watch.new, fine_of(found, group.start + 1).reads[0])
+        assert row == list(range(group.start + 1, group.end + 1))
+    placed = place(found, 8, ranks)
+    for watch, rank in reported((placed,)):
+        assert rank == owner(watch.interface, 8, ranks)
 
 
 def record(i: int) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from calibrations import FOUND, rows
+from calibrations import FAST, FOUND, rows
 from safetensors.torch import save_file
 from torch import nn
 
@@ -94,3 +95,9 @@ def test_candidates_stand_beside_each_other() -> None:
     good = ["thinned", "1", "2,234", "0.12", "0.031", "75.0%", "100.0%", "–", "1.29×", "(1)"]
     assert good in found
     assert ["mean", "0", "–", "–", "–", "12.5%", "–", "4.50×", "(1)"] in found
+
+
+def test_candidates_of_one_kind_are_told_apart_by_their_levels() -> None:
+    both = replace(FOUND, candidates=(FAST, replace(FAST, levels=3)), levels=3)
+    marked = [row for row in rows(candidates_table(both)) if row[0] == "→"]
+    assert [row[1:4] for row in marked] == [["identity,", "3", "levels"]]

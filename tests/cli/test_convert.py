@@ -176,6 +176,18 @@ def test_coarse_networks_are_as_deep_and_of_the_rank_asked_for(place: Place) -> 
     assert (methods[1].coarse, methods[1].coarse_rank) == ("factored", 0.2)
 
 
+def test_groups_are_fitted_as_asked_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    grouped = ("-n", "4", "--parareal-levels", "3", "--parareal-coarsening", "2")
+    options = ("--coarse", "thinned", "--agreement", "0.5")
+    assert place.convert(place.data, "grouped", *options, *grouped) == 0
+    assert "'thinned, 3 levels' coarse networks" in said(capsys)
+    net = load(place.folder / "grouped", load_model(place.model))
+    assert [group.first for group in net.plan.groups] == [1, 3]
+    assert any(name.startswith("coarse.level3_") for name in net.state_dict())
+    check = ("check", str(place.folder / "grouped"), "--model", place.model)
+    assert code(*check, "--data", str(place.data), "--agreement", "0.3") == 0
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [

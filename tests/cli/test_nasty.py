@@ -128,10 +128,6 @@ def test_an_error_in_a_model_is_shown_with_debug() -> None:
         (("explain", *OK, "--mgrit", "x" * 5000), "is none of levels"),
         (("explain", *OK, "--parareal-levels", "many"), "levels='many'"),
         (("explain", *OK, "--parareal-levels", "9" * 30), "from 2 to 64"),
-        (
-            ("convert", *OK, "-o", "out", "--calibrate", "x", "--parareal-levels", "3"),
-            "groups of them have",
-        ),
         (("explain", *OK, "--tolerance", "nan"), "tolerance=nan"),
         (("explain", *OK, "--cut", ""), "interface"),
         (("demo", "--threads", "0"), "--threads 0: expected 1 to 1024"),

@@ -226,19 +226,6 @@ def test_a_tolerance_goes_on_by_sweeps_in_levels() -> None:
     assert relative(answer, one.model()(one.x)) < 1e-9
 
 
-def test_what_cannot_take_levels_says_so_before_any_work() -> None:
-    one = case(GROUPED)
-    with quiet():
-        net = one.compile()
-
-    def never() -> Iterator[Tensor]:
-        raise AssertionError
-        yield one.x
-
-    with pytest.raises(MethodError, match=r"compile with Parareal\(levels=2\)"):
-        net.calibrate(never(), agreement=0.9)
-
-
 @pytest.mark.rest
 def test_where_levels_collapse_calibrating_goes_on() -> None:
     """One group of all is no level: the network is that of two."""
@@ -343,13 +330,18 @@ def test_what_was_chosen_is_saved_and_not_chosen_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.rest
-def test_calibrating_takes_two_levels_where_predictions_have_chosen() -> None:
+def test_calibrating_keeps_the_levels_that_were_chosen_where_they_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pararealize.calibration.calibrate.score", lambda *_: (1.0, 0.0))
     net = planned(12, Parareal(), machine=one_gpu())
-    assert net.plan.groups
+    groups = [(group.first, group.last) for group in net.plan.groups]
     data = [(torch.randn(8, 16),) for _ in range(3)]
-    found = net.calibrate(data, agreement=0.01, epochs=1, best=True)
-    assert found is not None
-    assert net.plan.groups == ()
-    assert net.plan.method.points(12)[1:] == ()
-    assert not [key for key in net.state_dict() if "level3" in key]
-    assert net(data[0][0]).isfinite().all()
+    found = net.calibrate(data, agreement=0.9, epochs=1, progress=False)
+    assert {candidate.levels for candidate in found.candidates} == {2, 3}
+    assert found.levels == 3
+    assert [(group.first, group.last) for group in net.plan.groups] == groups
+    assert "They were chosen" not in net.explain()
+    net.save(tmp_path)
+    again = load(tmp_path, deep())
+    assert torch.equal(again(data[0][0]), net(data[0][0]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from calibrations import FAST, FOUND, rows
+from calibrations import FAST, FOUND, GOOD, rows
 from torch import nn
 
-from pararealize import Parareal, pararealize
+from pararealize import Parareal, one_gpu, pararealize
 from pararealize.explain.calibrated import choice, sentences, sweeps_table
 from pararealize.explain.explain import explain
 
@@ -44,8 +44,17 @@ def test_an_arrow_marks_the_sweeps_that_a_call_takes() -> None:
         ),
         ({"wanted": 0.99}, "less than the 99.00% asked for, and nothing"),
         ({"candidates": (FAST,)}, "90.00% were asked for."),
+        (
+            {"candidates": (FAST, replace(GOOD, levels=3)), "levels": 3, "kind": "thinned 1"}
+            | {"iterations": 1},
+            "with 'thinned 1, 3 levels' coarse networks and 1 sweep 100.00%",
+        ),
+        ({"candidates": (FAST, replace(FAST, levels=3))}, "of the 2 kinds and levels that reach"),
     ],
-    ids=["fastest", "another", "free", "margin", "left out", "missed", "alone"],
+    ids=[
+        *("fastest", "another", "free", "margin", "left out", "missed", "alone", "levels"),
+        "both levels",
+    ],
 )
 def test_why_it_was_chosen(changes: dict[str, object], said: str) -> None:
     assert said in choice(replace(FOUND, **changes))  # type: ignore[arg-type]
@@ -66,3 +75,6 @@ def test_a_calibrated_network_explains_itself() -> None:
     assert "scores are within 1.5 of each other, 3.1% of them" in text
     assert "the network warns of doubtful ones" in text
     assert "calibrated, on 260 held-out samples" in text
+    elsewhere = replace(plan, machine=one_gpu(), calibration=replace(FOUND, measured=False))
+    text = " ".join(explain(elsewhere).split())
+    assert "By its machine's rates it is predicted to be 1.50× as fast as serial on one" in text

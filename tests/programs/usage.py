@@ -475,9 +475,10 @@ def saves_as_the_umask_says(comm: Any, folder: str) -> None:
 
 def calibrates(comm: Any, folder: str) -> None:
     """Every rank fits its own coarse networks to what one process fits them to."""
-    kinds = {"above": "exact"}, {"limit": 1e-9, "above": "exact"}
-    for i, (guess, options) in enumerate(zip(("network", "coarse"), kinds, strict=True)):
-        method = Parareal(correction="difference", guess=guess)
+    kinds = {"above": "exact"}, {"limit": 1e-9, "above": "exact"}, {"limit": 1e-9, "above": "exact"}
+    guesses = (("network", 2), ("coarse", 2), ("coarse", 3))
+    for i, ((guess, levels), options) in enumerate(zip(guesses, kinds, strict=True)):
+        method = Parareal(correction="difference", guess=guess, levels=levels)
         net, alone = build(comm=comm, method=method), build(method=method)
         x = batch(60)
         for module in (net, alone):
