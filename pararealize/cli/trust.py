@@ -200,12 +200,16 @@ def _timed_parts(net: ParallelNetwork, x: Tensor) -> Plan:
     plan, parts = _timed(net, x), net.plan.chunks
     if parts == 1:
         return plan
-    slices = _timed(net, x[: max(1, len(x) // parts)]).pieces
+    slices = _timed(net, x[: max(1, len(x) // parts)])
     pieces = (
-        replace(piece, coarse_seconds=parts * one.coarse_seconds)
-        for piece, one in zip(plan.pieces, slices, strict=True)
+        replace(whole, coarse_seconds=parts * one.coarse_seconds)
+        for whole, one in zip(plan.pieces, slices.pieces, strict=True)
     )
-    return replace(plan, pieces=tuple(pieces))
+    groups = (
+        replace(whole, coarse_seconds=parts * one.coarse_seconds)
+        for whole, one in zip(plan.groups, slices.groups, strict=True)
+    )
+    return replace(plan, pieces=tuple(pieces), groups=tuple(groups))
 
 
 def _timed(net: ParallelNetwork, x: Tensor) -> Plan:

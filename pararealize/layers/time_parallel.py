@@ -19,6 +19,7 @@ from torch.nn import functional
 from pararealize.errors import MethodError
 from pararealize.ir.options import is_count
 from pararealize.layers.adjoints import adjoints
+from pararealize.layers.precision import without_autocast
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 from pararealize.layers.shared_slices import Share, Sharing, told
 from pararealize.layers.slices import HiddenWeights, SlicedStates, Slices, solve, steps_of
@@ -114,20 +115,27 @@ class TimeParallel(nn.Module):
             RankError: on ranks, another one's step has other weights.
 
         """
-        self.check(x)
-        first = x.new_zeros(x.shape[0], self.step.width) if hidden is None else hidden
-        transport = self._transport
-        if transport is None or transport.size == 1:
-            return self._solved(x, first, self._weights, None).transpose(0, 1)
-        return self._shared(transport, x, first).transpose(0, 1)
+        x, first = self.given(x, hidden)
+        with without_autocast(self.step.weight_hh, x, first) as (x, first):
+            transport = self._transport
+            if transport is None or transport.size == 1:
+                return self._solved(x, first, self._weights, None).transpose(0, 1)
+            return self._shared(transport, x, first).transpose(0, 1)
 
-    def check(self, x: Tensor) -> None:
-        """Raise a MethodError where x is no ``[batch, length, inputs]``."""
-        inputs = self.step.inputs
-        if x.dim() != 3 or x.shape[2] != inputs or not x.shape[1]:
+    def given(self, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The series and h_0, which is 0 where it is not given.
+
+        Raises:
+            MethodError: x is no ``[batch, length, inputs]``.
+
+        """
+        step = self.step
+        if x.dim() != 3 or x.shape[2] != step.inputs or 0 in x.shape:
             raise MethodError(
-                f"x is {list(x.shape)}: expected [batch, length, {inputs}], length 1 or more."
+                f"x is {list(x.shape)}: expected [batch, length, {step.inputs}], with at least one "
+                "series of length 1 or more."
             )
+        return x, x.new_zeros(x.shape[0], step.width) if hidden is None else hidden
 
     def _shared(self, transport: Transport, x: Tensor, first: Tensor) -> Tensor:
         """States ``[length, batch, width]``, of which every rank finds its own slices'."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pararealize.errors import MethodError
 from pararealize.ir.options import is_count
+from pararealize.layers.precision import without_autocast
 from pararealize.layers.recurrent import GRUStep, ImplicitGRUStep
 from pararealize.layers.slices import steps_of
 from pararealize.layers.time_parallel import TimeParallel
@@ -81,10 +82,13 @@ class TimeParareal(nn.Module):
             MethodError: x has another shape.
 
         """
-        self.fine.check(x)
+        x, first = self.fine.given(x, hidden)
+        with without_autocast(self.memory, x, first) as (x, first):
+            return self._states(x, first)
+
+    def _states(self, x: Tensor, first: Tensor) -> Tensor:
         length = x.shape[1]
         steps, count = steps_of(length, self.slices)
-        first = x.new_zeros(len(x), self.step.width) if hidden is None else hidden
         parts = functional.pad(x, (0, 0, 0, steps * count - length)).unflatten(1, (count, steps))
         guesses = [first, *self._guesses(parts, first)]
         ran = self.fine(parts.transpose(0, 1).flatten(0, 1), torch.cat(guesses))
@@ -95,8 +99,9 @@ class TimeParareal(nn.Module):
             jumps.append(state - guesses[number])
         self._note(guesses, jumps)
         times = torch.arange(1, steps + 1, dtype=x.dtype, device=x.device) / steps
-        carried = torch.stack(jumps)[:, :, None] * kept ** times[:, None]
-        found: Tensor = (states + carried).transpose(0, 1).flatten(1, 2)[:, :length]
+        moved = torch.stack(jumps)[:, :, None]
+        corrected = torch.addcmul(states, moved, kept ** times[:, None])
+        found: Tensor = corrected.transpose(0, 1).flatten(1, 2)[:, :length]
         return found
 
     def _guesses(self, parts: Tensor, first: Tensor) -> list[Tensor]:

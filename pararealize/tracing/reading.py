@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from pararealize.errors import TraceError
 from pararealize.ir.program import Program
@@ -115,13 +116,15 @@ def snapshot(value: Any, depth: int = DEPTH) -> Any:
     """A value as plain data that can be compared: an object by what its attributes hold."""
     if isinstance(value, PLAIN):
         return value
+    if isinstance(value, (Tensor, Proxy)):  # which stands for one while a network is traced
+        return Tensor.__name__
     if isinstance(value, (tuple, list)):
         return type(value).__name__, tuple(snapshot(v, depth - 1) for v in value) if depth else ()
     if isinstance(value, Mapping):
         items = value.items() if depth else ()
         return "dict", tuple((k, snapshot(v, depth - 1)) for k, v in items)
     attributes = getattr(value, "__dict__", None)
-    if attributes is None or isinstance(value, (Tensor, nn.Module)) or not depth:
+    if attributes is None or isinstance(value, nn.Module) or not depth:
         return type(value).__name__
     return type(value).__name__, snapshot(attributes, depth - 1)
 

@@ -164,5 +164,6 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 def test_other_steps_and_shapes_are_refused() -> None:
     with pytest.raises(MethodError, match="Linear"):
         TimeParareal(nn.Linear(3, 3))  # type: ignore[arg-type]
-    with pytest.raises(MethodError, match=r"\[batch, length, 3\]"):
-        TimeParareal(ImplicitGRUStep(3, 5))(torch.randn(2, 7, 4))
+    for shape in ((2, 7, 4), (0, 7, 3), (2, 0, 3), (7, 3)):
+        with pytest.raises(MethodError, match=r"\[batch, length, 3\]"):
+            TimeParareal(ImplicitGRUStep(3, 5))(torch.randn(shape))
