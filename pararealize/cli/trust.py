@@ -106,8 +106,8 @@ def _row(model: nn.Module, method: Method, x: Sequence[Tensor] | None, comm: Any
     cores = len(os.sched_getaffinity(0))
     plan = _timed_parts(net, given)
     scale = serial / plan.serial_seconds
-    scale *= _hindrance(plan, together / scale, cores) if ranks > 1 else 1.0
-    use = Use(cores, scale, 2.0 if training else 1.0)  # adjoints travel back
+    hindrance = _hindrance(plan, together / scale, cores) if ranks > 1 else 1.0
+    use = Use(cores, scale, 2.0 if training else 1.0, hindrance)  # adjoints travel back
     predicted = predict(plan, net.schedule, use).makespan
     predicted += _empty(method, net.plan.chunks, comm, training=training) if ranks > 1 else 0.0
     return Row(step, ranks, cores, serial, predicted, ours)
@@ -200,7 +200,10 @@ def _timed_parts(net: ParallelNetwork, x: Tensor) -> Plan:
     plan, parts = _timed(net, x), net.plan.chunks
     if parts == 1:
         return plan
+    training = net.training
+    net.eval()  # in train mode guesses normalise by the batch, which one sample is too few for
     slices = _timed(net, x[: max(1, len(x) // parts)])
+    net.train(training)
     pieces = (
         replace(whole, coarse_seconds=parts * one.coarse_seconds)
         for whole, one in zip(plan.pieces, slices.pieces, strict=True)

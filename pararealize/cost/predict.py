@@ -84,13 +84,14 @@ def make_plan(
 class Use:
     """What of a machine a prediction is for: ``cores`` that all ranks share, if they do.
 
-    A step computes ``computing`` times as long as an evaluation, and sends ``messages`` times as
-    many messages.
+    There several that compute take ``hindrance`` times as long as one. A step computes
+    ``computing`` times as long as an evaluation, and sends ``messages`` times as many messages.
     """
 
     cores: int | None = None
     computing: float = 1.0
     messages: float = 1.0
+    hindrance: float = 1.0
 
 
 def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
@@ -103,7 +104,10 @@ def predict(plan: Plan, placed: Schedule, use: Use | None = None) -> Timeline:
         interface = crossed.get(task.value, task.piece - 1)
         return use.messages * plan.machine.message(sizes[interface] / task.parts)
 
-    return simulate(placed, lambda task: use.computing * clock(task), message, use.cores)
+    def seconds(task: Task) -> float:
+        return use.computing * clock(task)
+
+    return simulate(placed, seconds, message, use.cores, use.hindrance)
 
 
 def predict_on_lanes(plan: Plan, schedule: Schedule, computing: float = 1.0) -> Timeline:

@@ -54,11 +54,13 @@ def on_shared_cores(
     seconds: Callable[[Task], float],
     message: Callable[[Task], float],
     cores: int,
+    hindrance: float = 1.0,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Start and stop of every task of a placed schedule whose ranks share so many cores.
 
     Where a > cores ranks compute, each advances at cores / a of a core's speed; who waits for a
-    message takes nothing.
+    message takes nothing. Several that compute take ``hindrance`` times as long beyond that, as
+    they share caches and memory and are moved between cores.
     """
     ranks = [_Rank([]) for _ in range(schedule.ranks)]
     for i, task in enumerate(schedule.tasks):
@@ -66,7 +68,7 @@ def on_shared_cores(
     clock = _Clock(schedule, seconds, message, schedule.dag())
     while any(rank.next is not None for rank in ranks):
         _begin(clock, ranks)
-        _advance(clock, ranks, cores)
+        _advance(clock, ranks, cores, hindrance)
     each = range(len(schedule.tasks))
     return tuple(clock.start[i] for i in each), tuple(clock.stop[i] for i in each)
 
@@ -88,10 +90,11 @@ def _begin(clock: _Clock, ranks: list[_Rank]) -> None:
                 rank.at, rank.begun, moved = rank.at + 1, False, True
 
 
-def _advance(clock: _Clock, ranks: list[_Rank], cores: int) -> None:
+def _advance(clock: _Clock, ranks: list[_Rank], cores: int, hindrance: float) -> None:
     """Go to the next time at which a task ends or a message arrives."""
     busy = [rank for rank in ranks if rank.begun]
     speed = min(1.0, cores / len(busy)) if busy else 1.0
+    speed /= hindrance if len(busy) > 1 else 1.0
     waits = [clock.ready(i) for rank in ranks if not rank.begun and (i := rank.next) is not None]
     ends = [clock.now + rank.left / speed for rank in busy]
     later = min((time for time in (*ends, *waits) if time > clock.now), default=inf)

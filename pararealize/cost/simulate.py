@@ -36,17 +36,20 @@ def simulate(
     clock: Callable[[Task], float],
     message: Callable[[Task], float],
     cores: int | None = None,
+    hindrance: float = 1.0,
 ) -> Timeline:
     """The timeline of a placed schedule, every rank running its tasks in order.
 
-    Where ranks are more than the ``cores`` that they share, see :func:`on_shared_cores`.
+    Where ranks are more than the ``cores`` that they share, or hinder each other there, see
+    :func:`on_shared_cores`.
 
     ``clock`` gives the seconds that a task takes, ``message`` those that a message travels.
     A receive ends ``message(recv)`` seconds after its send began, or when the rank gets to it;
     sends cost the sender nothing (they overlap with what it computes next).
     """
-    if cores is not None and cores < schedule.ranks:
-        return Timeline(schedule, *on_shared_cores(schedule, clock, message, cores), ())
+    if cores is not None and (cores < schedule.ranks or hindrance != 1):
+        shared = on_shared_cores(schedule, clock, message, cores, hindrance)
+        return Timeline(schedule, *shared, ())
     graph = schedule.dag()
     start: list[float] = []
     stop: list[float] = []

@@ -38,6 +38,22 @@ def test_ranks_advance_at_their_share(
     assert timeline.stop == pytest.approx(stops)
 
 
+@pytest.mark.parametrize(
+    ("cores", "seconds", "stops"),
+    [
+        (2, (1.0, 3.0), (2.0, 4.0)),  # half as fast until one is done
+        (1, (1.0, 1.0), (4.0, 4.0)),
+        (1, (1.0, 0.0), (1.0, 0.0)),  # alone as fast as ever
+    ],
+)
+def test_those_that_compute_at_once_hinder_each_other(
+    cores: int, seconds: tuple[float, ...], stops: tuple[float, ...]
+) -> None:
+    schedule, each = independent(len(seconds), seconds)
+    timeline = simulate(schedule, lambda task: each[task.value], lambda _: 0.0, cores, 2.0)
+    assert timeline.stop == pytest.approx(stops)
+
+
 @pytest.mark.parametrize("n", [2, 3, 5])
 @pytest.mark.parametrize("sweeps", [1, 2])
 def test_limits(n: int, sweeps: int) -> None:
