@@ -600,3 +600,12 @@ def assert_looked_into(kind: type[nn.Module]) -> None:
     assert not net.plan.tracing.blocks
     for inputs in (x, torch.randn(5, 4).double()):
         torch.testing.assert_close(net(inputs), model(inputs), rtol=1e-12, atol=1e-12)
+
+
+def serial_states(step: nn.Module, x: Tensor, hidden: Tensor) -> Tensor:
+    """All states of a recurrence, one step after another: ``[batch, length, width]``."""
+    states = []
+    for t in range(x.shape[1]):
+        hidden = step(hidden, x[:, t])
+        states.append(hidden)
+    return torch.stack(states, 1)

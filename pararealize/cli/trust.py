@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pararealize.calibration.latency import Stand, renewed_plan
 from pararealize.calibration.observe import serial_run
+from pararealize.calibration.subject import evaluating
 from pararealize.cli import variants
 from pararealize.cli.benchmark import settle
 from pararealize.cli.comparison import subject_of
@@ -27,11 +28,14 @@ from pararealize.cost.predict import Use, predict
 from pararealize.cost.rates import measured_machine
 from pararealize.errors import PararealizeError, SlowerThanSerialWarning
 from pararealize.explain.table import Table
+from pararealize.ir.groups import Group
 from pararealize.ir.methods import MGRIT, Method, Parareal
-from pararealize.ir.plan import Plan
+from pararealize.ir.plan import Piece, Plan
 from pararealize.models import odenet
 from pararealize.network import ParallelNetwork
 from pararealize.runtime.communication.connect import connect
+
+T = TypeVar("T", Piece, Group)
 
 #: Steps of each kind that are measured in turns, at least; those that count, and their largest
 #: share of time in which a rank waited for a core; and seconds in which as many are looked for.
@@ -200,19 +204,17 @@ def _timed_parts(net: ParallelNetwork, x: Tensor) -> Plan:
     plan, parts = _timed(net, x), net.plan.chunks
     if parts == 1:
         return plan
-    training = net.training
-    net.eval()  # in train mode guesses normalise by the batch, which one sample is too few for
-    slices = _timed(net, x[: max(1, len(x) // parts)])
-    net.train(training)
-    pieces = (
-        replace(whole, coarse_seconds=parts * one.coarse_seconds)
-        for whole, one in zip(plan.pieces, slices.pieces, strict=True)
-    )
-    groups = (
-        replace(whole, coarse_seconds=parts * one.coarse_seconds)
-        for whole, one in zip(plan.groups, slices.groups, strict=True)
-    )
-    return replace(plan, pieces=tuple(pieces), groups=tuple(groups))
+    # In train mode guesses normalise by the batch, which one sample is too few for.
+    with evaluating(net, subject_of(net).emission.serial):
+        slices = _timed(net, x[: max(1, len(x) // parts)])
+    pieces = _with_coarse(plan.pieces, slices.pieces, parts)
+    return replace(plan, pieces=pieces, groups=_with_coarse(plan.groups, slices.groups, parts))
+
+
+def _with_coarse(wholes: Sequence[T], slices: Sequence[T], parts: int) -> tuple[T, ...]:
+    """Subnetworks or groups whose coarse networks take so many times what one slice takes."""
+    pairs = zip(wholes, slices, strict=True)
+    return tuple(replace(whole, coarse_seconds=parts * one.coarse_seconds) for whole, one in pairs)
 
 
 def _timed(net: ParallelNetwork, x: Tensor) -> Plan:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from networks import serial_states
 from pararealize.errors import MethodError
 from pararealize.layers import GRUStep, ImplicitGRUStep, TimeParallel
 
@@ -26,14 +27,6 @@ def made(
     x = torch.randn(4, length, 3, dtype=torch.float64, requires_grad=True)
     first = torch.randn(4, width, dtype=torch.float64, requires_grad=True)
     return kind(3, width, dt).double(), x, first
-
-
-def serial(step: nn.Module, x: Tensor, hidden: Tensor) -> Tensor:
-    states = []
-    for t in range(x.shape[1]):
-        hidden = step(hidden, x[:, t])
-        states.append(hidden)
-    return torch.stack(states, 1)
 
 
 def gradients(step: nn.Module, x: Tensor, first: Tensor, states: Tensor) -> list[Tensor]:
@@ -56,7 +49,7 @@ def test_all_sweeps_give_the_serial_recurrence(
 ) -> None:
     step, x, first = made(kind, length, dt)
     solver = TimeParallel(step, slices, tolerance=0.0)
-    wanted, found = serial(step, x, first), solver(x, first)
+    wanted, found = serial_states(step, x, first), solver(x, first)
     assert error(found, wanted) < 1e-14
     pairs = zip(gradients(step, x, first, found), gradients(step, x, first, wanted), strict=True)
     for ours, theirs in pairs:
@@ -71,7 +64,7 @@ def test_the_error_follows_the_tolerance(kind: Kind, tolerance: float) -> None:
     """Starts move by at most the tolerance; by forgetting it adds up to a few of it."""
     step, x, first = made(kind, 96)
     solver = TimeParallel(step, 8, tolerance)
-    wanted, found = serial(step, x, first), solver(x, first)
+    wanted, found = serial_states(step, x, first), solver(x, first)
     assert error(found, wanted) < 10 * tolerance
     pairs = zip(gradients(step, x, first, found), gradients(step, x, first, wanted), strict=True)
     assert all(error(ours, theirs) < 50 * tolerance for ours, theirs in pairs)
@@ -99,7 +92,7 @@ def test_a_sweep_with_corrections_is_better_than_one_without() -> None:
 def test_sweeps_are_no_more_than_asked_for(kind: Kind) -> None:
     """As many slices as sweeps are exact, later ones nearly; all sweeps are the serial way."""
     step, x, first = made(kind, 40, dt=0.05)
-    wanted = serial(step, x, first)
+    wanted = serial_states(step, x, first)
     few, all_ = TimeParallel(step, 8, 0.0, sweeps=3), TimeParallel(step, 8, 0.0, sweeps=11)
     states = few(x, first)
     states[:, -1].sum().backward()
@@ -114,7 +107,7 @@ def test_training_goes_the_serial_way() -> None:
     step, x, first = made(ImplicitGRUStep, 40)
     x, first, twin = x.detach(), first.detach(), copy.deepcopy(step)
     solver = TimeParallel(step, 4, 1e-10)
-    for net, run in ((step, solver), (twin, lambda x, first: serial(twin, x, first))):
+    for net, run in ((step, solver), (twin, lambda x, first: serial_states(twin, x, first))):
         optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
         for _ in range(5):
             optimizer.zero_grad()

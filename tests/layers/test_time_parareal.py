@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from networks import serial_states
 from pararealize.errors import MethodError
 from pararealize.layers import GRUStep, ImplicitGRUStep, TimeParareal
 from pararealize.layers.time_parareal import EPSILON
@@ -30,14 +31,6 @@ def made(kind: Kind, length: int, slices: int, block: int) -> tuple[TimeParareal
     return net, x, torch.randn(2, 5, dtype=torch.float64)
 
 
-def serial(step: nn.Module, x: Tensor, hidden: Tensor) -> Tensor:
-    states = []
-    for t in range(x.shape[1]):
-        hidden = step(hidden, x[:, t])
-        states.append(hidden)
-    return torch.stack(states, 1)
-
-
 def by_its_equations(net: TimeParareal, x: Tensor, first: Tensor) -> Tensor:
     """The states, one slice and one sample after another."""
     steps = -(-x.shape[1] // min(net.slices, x.shape[1]))
@@ -51,8 +44,8 @@ def by_its_equations(net: TimeParareal, x: Tensor, first: Tensor) -> Tensor:
             mean = functional.adaptive_avg_pool1d(before, blocks)
             square = functional.adaptive_avg_pool1d(before.square(), blocks)
             told = torch.cat([mean, (square - mean.square() + EPSILON).sqrt()], 1)
-            coarse = guess = serial(net.coarse.step, told.transpose(1, 2), coarse)[:, -1]
-        ran, jump = serial(net.step, part, guess), state - guess
+            coarse = guess = serial_states(net.coarse.step, told.transpose(1, 2), coarse)[:, -1]
+        ran, jump = serial_states(net.step, part, guess), state - guess
         times = torch.arange(1, part.shape[1] + 1, dtype=x.dtype)[:, None] / steps
         corrected = ran + jump[:, None] * torch.sigmoid(net.memory) ** times
         found.append(corrected)
@@ -73,13 +66,13 @@ def test_it_is_what_its_equations_say(kind: Kind, length: int, slices: int, bloc
 @KINDS
 def test_one_slice_is_the_serial_recurrence(kind: Kind) -> None:
     net, x, first = made(kind, 11, 1, 4)
-    torch.testing.assert_close(net(x, first), serial(net.step, x, first), atol=1e-14, rtol=0)
+    torch.testing.assert_close(net(x, first), serial_states(net.step, x, first), atol=1e-14, rtol=0)
     assert len(net.jumps) == 0
 
 
 def test_exact_guesses_make_no_jump_and_the_serial_states(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, first = made(ImplicitGRUStep, 18, 3, 4)
-    wanted = serial(net.step, x, first)
+    wanted = serial_states(net.step, x, first)
     exact = [wanted[:, 5], wanted[:, 11]]
     monkeypatch.setattr(TimeParareal, "_guesses", lambda *_: exact)
     torch.testing.assert_close(net(x, first), wanted, atol=1e-14, rtol=0)
